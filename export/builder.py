@@ -1,0 +1,94 @@
+"""Writing an ONNX graph node by node: equal nodes are written once, constants are shared, nothing else gets in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from gems_edge import __version__
+
+# onnx ≥ 1.23 writes newer versions by default, which onnxruntime refuses.
+IR_VERSION = 10
+OPSET = 20
+
+Dim = int | str  # a number, or the name of a dynamic dimension
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in the graph and the shape it really has there (an expanded tensor may be kept small, see lowering)."""
+
+    name: str
+    shape: tuple[Dim, ...]
+
+
+class GraphBuilder:
+    def __init__(self, name: str):
+        self.name = name
+        self._nodes: list[onnx.NodeProto] = []
+        self._written: dict[tuple, tuple[str, ...]] = {}
+        self._constants: dict[tuple, str] = {}
+        self._initializers: dict[str, np.ndarray] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[tuple[str, str, tuple[Dim, ...]]] = []
+
+    def input(self, name: str, shape: Sequence[Dim]) -> Value:
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+        return Value(name, tuple(shape))
+
+    def initializer(self, name: str, array: np.ndarray) -> Value:
+        """A named tensor of the model (a weight)."""
+        self._initializers[name] = np.ascontiguousarray(array)
+        return Value(name, array.shape)
+
+    def overridable(self, name: str, array: np.ndarray, shape: Sequence[Dim]) -> Value:
+        """A named tensor that a caller may feed; it has `array` as its default."""
+        self._initializers[name] = np.ascontiguousarray(array)
+        return self.input(name, shape)
+
+    def constant(self, array: np.ndarray | list[int] | float) -> str:
+        """The name of an anonymous constant: int64 for integers, float32 for floats; equal ones are shared."""
+        array = np.asarray(array)
+        array = array.astype(np.float32) if array.dtype.kind == "f" else array
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = self._constants[key] = f"constant.{len(self._constants)}"
+            self._initializers[name] = array
+        return self._constants[key]
+
+    def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes) -> tuple[str, ...]:
+        key = (kind, tuple(inputs), outputs, repr(sorted(attributes.items())))
+        if key not in self._written:
+            base = f"{kind.lower()}.{len(self._nodes)}"
+            names = (base,) if outputs == 1 else tuple(f"{base}.{i}" for i in range(outputs))
+            self._nodes.append(helper.make_node(kind, list(inputs), list(names), name=base, **attributes))
+            self._written[key] = names
+        return self._written[key]
+
+    def op(self, kind: str, *inputs: str, **attributes) -> str:
+        return self.node(kind, inputs, **attributes)[0]
+
+    def output(self, name: str, value: str, shape: Sequence[Dim]) -> None:
+        self._outputs.append((name, value, tuple(shape)))
+
+    def model(self) -> onnx.ModelProto:
+        """The checked model; nodes and constants that no output needs are left out."""
+        outputs = []
+        for name, value, shape in self._outputs:
+            self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output.{name}"))
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+        needed, nodes = {name for name, _, _ in self._outputs}, []
+        for node in reversed(self._nodes):
+            if needed.intersection(node.output):
+                nodes.append(node)
+                needed.update(node.input)
+        initializers = [numpy_helper.from_array(a, n) for n, a in self._initializers.items() if n in needed]
+        graph = helper.make_graph(nodes[::-1], self.name, self._inputs, outputs, initializers)
+        model = helper.make_model(
+            graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)],
+            producer_name="gems-edge", producer_version=__version__,
+        )  # fmt: skip
+        onnx.checker.check_model(model, full_check=True)
+        return model

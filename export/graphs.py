@@ -1,0 +1,122 @@
+"""The two graphs of a bundle: adapt.onnx (one inner step) and predict.onnx, traced from the functions that trained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from gems_edge.export.builder import GraphBuilder, Value
+from gems_edge.export.lowering import Lowering
+from gems_edge.meta.inner import Support, inner_step
+from gems_edge.meta.rules import UpdateRule
+from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights
+from gems_edge.models.layers import Statistics
+
+IMAGES, CLASSES = "images", "classes"
+HEAD = ("head.weight", "head.bias")
+_PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
+
+
+@dataclass(frozen=True)
+class Trace:
+    graph: torch.fx.Graph
+    dynamic: dict  # symbol of the tracer → "images" or "classes"
+
+
+def adapt_graph(model: FewShotModel, weights: Weights, rule: UpdateRule) -> onnx.ModelProto:
+    """One inner step as ONNX: (images, targets, adapted weights) → (loss, updated weights, support statistics).
+
+    Weights that the rule does not move are initialisers; they have no backward pass. Numbers of images and classes
+    are dynamic.
+    """
+    images, classes = _trace_sizes(model)
+    defaults = _float32(initial_weights(model, weights, model.spec.ways))
+    weights = defaults | {name: torch.rand(classes, *defaults[name].shape[1:]) for name in HEAD}
+    adapted = rule.adapted(weights)
+    statistics = model.statistics_names()
+
+    def step(images: Tensor, targets: Tensor, *tensors: Tensor) -> list[Tensor]:
+        named = dict(zip(weights, tensors))
+        leaves = named | {name: named[name].detach().requires_grad_() for name in adapted}
+        result = inner_step(model, leaves, Support(images, targets), rule)
+        return [result.loss, *(result.weights[n] for n in adapted), *(result.statistics[n] for n in statistics)]
+
+    spec = model.spec
+    example = torch.rand(images, spec.channels, spec.image_size, spec.image_size)
+    trace = _trace(step, [example, torch.zeros(images, classes), *weights.values()], classes=(1, 1))
+    builder = GraphBuilder("adapt")
+    inputs = [
+        builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size]),
+        builder.input("targets", [IMAGES, CLASSES]),
+    ]
+    for name, tensor in defaults.items():
+        shape = [CLASSES, *tensor.shape[1:]] if name in HEAD else list(tensor.shape)
+        if name in adapted:
+            inputs.append(builder.input(name, shape))
+        elif name in HEAD:  # its rows follow the number of classes
+            inputs.append(builder.overridable(name, tensor.numpy(), shape))
+        else:
+            inputs.append(builder.initializer(name, tensor.numpy()))
+    outputs = ["loss", *(f"updated.{name}" for name in adapted), *statistics]
+    _write(builder, trace, inputs, outputs, sources={IMAGES: (inputs[0], 0), CLASSES: (inputs[1], 1)})
+    return builder.model()
+
+
+def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics) -> onnx.ModelProto:
+    """images → logits as ONNX, with weights and normalisation statistics as initialisers; the head may be fed."""
+    images, classes = _trace_sizes(model)
+    spec = model.spec
+    defaults = _float32(initial_weights(model, weights, spec.ways))
+    statistics = {name: statistics[name].detach().float() for name in model.statistics_names()}
+
+    def predict(images: Tensor, *tensors: Tensor) -> list[Tensor]:
+        named = dict(zip((*defaults, *statistics), tensors))
+        return [forward(model, {n: named[n] for n in defaults}, images, {n: named[n] for n in statistics} or None)[0]]
+
+    example = torch.rand(images, spec.channels, spec.image_size, spec.image_size)
+    weights = defaults | {name: torch.rand(classes, *defaults[name].shape[1:]) for name in HEAD}
+    bias_at = 1 + list(defaults).index("head.bias")
+    trace = _trace(predict, [example, *weights.values(), *statistics.values()], classes=(bias_at, 0))
+    builder = GraphBuilder("predict")
+    inputs = [builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size])]
+    for name, tensor in defaults.items():
+        if name in HEAD:
+            inputs.append(builder.overridable(name, tensor.numpy(), [CLASSES, *tensor.shape[1:]]))
+        else:
+            inputs.append(builder.initializer(name, tensor.numpy()))
+    inputs += [builder.initializer(name, tensor.numpy()) for name, tensor in statistics.items()]
+    _write(builder, trace, inputs, ["logits"], sources={IMAGES: (inputs[0], 0), CLASSES: (inputs[bias_at], 0)})
+    return builder.model()
+
+
+def _write(builder: GraphBuilder, trace: Trace, inputs: Sequence[Value], outputs: Sequence[str], sources: dict) -> None:
+    results = Lowering(builder, trace.dynamic, sources).run(trace.graph, inputs)
+    for name, value in zip(outputs, results, strict=True):
+        builder.output(name, value.name, value.shape)
+
+
+def _trace(function: Callable, arguments: Sequence[Tensor], classes: tuple[int, int]) -> Trace:
+    """The ATen operations of `function` with symbolic sizes.
+
+    The first size of argument 0 is the number of images; `classes` names the argument and axis that hold theirs.
+    """
+    graph = make_fx(function, tracing_mode="symbolic")(*(a.detach().clone() for a in arguments)).graph
+    graph.eliminate_dead_code()
+    placeholders = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
+    symbols = {placeholders[0].shape[0].node.expr: IMAGES, placeholders[classes[0]].shape[classes[1]].node.expr: CLASSES}
+    return Trace(graph, symbols)
+
+
+def _trace_sizes(model: FewShotModel) -> tuple[int, int]:
+    """Numbers of images and classes to trace with: the tracer gives equal sizes one symbol, so no other size may equal them."""
+    spec = model.spec
+    taken = {spec.image_size, spec.channels, spec.feature_size, spec.ways, *spec.widths}
+    images, classes, *_ = (prime for prime in _PRIMES if prime not in taken)
+    return images, classes
+
+
+def _float32(weights: Weights) -> Weights:
+    return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}

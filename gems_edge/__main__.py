@@ -1,0 +1,3 @@
+from gems_edge.cli.main import main
+
+main()

@@ -1,0 +1,159 @@
+"""gems-edge data: which images there are, packing a folder into one file, a look at a set."""
+
+import click
+
+from gems_edge.cli.common import emit, json_option, say, table
+
+root_option = click.option("--root", type=click.Path(), help="Where torchvision's sets are or are downloaded to.  [default: the cache]")
+size_option = click.option("--image-size", type=int, help="Side of the square images in pixels.  [default: the source's own, 84 for colour photos]")
+channels_option = click.option("--channels", type=click.Choice(["1", "3"]), help="1: greyscale, 3: colour.  [default: the source's own]")
+
+
+@click.group()
+def command():
+    """List, pack and show image data.
+
+    \b
+    Example:
+      gems-edge data list
+      gems-edge data show glyphs -o glyphs.png
+      gems-edge data pack photos -o photos.npz
+    """
+
+
+@command.command("list")
+@root_option
+@json_option
+def list_command(root, as_json):
+    """What --data can name, and whether it is on this machine.
+
+    \b
+    Example:
+      gems-edge data list
+    """
+    from gems_edge.data.sources import list_sources
+
+    sources = list_sources(root)
+    if as_json:
+        emit([{"name": source.name, "ready": source.ready, "where": source.where} for source in sources])
+        return
+    words = {True: "yes", False: "no: downloaded at the first use", None: "-"}
+    click.echo(table([[source.name, words[source.ready], source.where] for source in sources], ["data", "ready", "where"]))
+
+
+@command.command()
+@click.argument("spec")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write a contact sheet (PNG).")
+@size_option
+@channels_option
+@root_option
+@json_option
+def show(spec, output, image_size, channels, root, as_json):
+    """Classes, images and splits of SPEC, and a picture of it.
+
+    \b
+    Example:
+      gems-edge data show folder:photos -o photos.png
+    """
+    from gems_edge.data.imageset import contact_sheet
+    from gems_edge.data.sources import load_images
+
+    image_set = load_images(spec, image_size=image_size, channels=int(channels) if channels else None, root=root)
+    facts = _facts(image_set)
+    if output:
+        import io
+
+        buffer = io.BytesIO()
+        contact_sheet(image_set).save(buffer, "PNG")
+        _write(output, buffer.getvalue())
+        facts["contact_sheet"] = output
+    if as_json:
+        emit(facts)
+        return
+    _print(facts)
+
+
+@command.command()
+@click.argument("folder", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The packed file (.npz) to write.")
+@size_option
+@channels_option
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split by class, where FOLDER gives none.")
+@json_option
+def pack(folder, output, image_size, channels, seed, as_json):
+    """Put the images of FOLDER (CLASS/image or train|val|test/CLASS/image) into one file for packed:FILE.npz.
+
+    \b
+    Example:
+      gems-edge data pack photos -o photos.npz --image-size 84
+    """
+    from pathlib import Path
+
+    from gems_edge.data.folder import read_folder
+    from gems_edge.data.packed import write_packed
+    from gems_edge.data.sources import check_format
+    from gems_edge.errors import UserError
+
+    if not output.endswith(".npz"):
+        raise UserError(f"{output} must end in .npz")
+    _check_directory(output)
+    channels = int(channels) if channels else None
+    check_format(image_size, channels)
+    image_set = read_folder(folder, image_size, channels, seed)
+    write_packed(image_set, output, source=f"packed from {Path(folder).resolve().name}")
+    facts = {**_facts(image_set), "packed": output, "bytes": Path(output).stat().st_size}
+    if as_json:
+        emit(facts)
+        return
+    _print(facts)
+    say(f"use it with --data packed:{output}")
+
+
+def _facts(image_set) -> dict:
+    sizes = image_set.class_sizes()
+    return {
+        "data": image_set.name,
+        "classes": len(image_set.classes),
+        "images": len(image_set.images),
+        "image_size": int(image_set.images.shape[1]),
+        "channels": int(image_set.images.shape[3]),
+        "inverted": image_set.inverted,
+        "images_per_class": {"min": int(sizes.min()), "max": int(sizes.max())},
+        "splits": {
+            split: {"classes": len(ids), "images": int(sizes[ids].sum())}
+            for split in ("train", "val", "test")
+            for ids in [image_set.of_split(split)]
+        },
+        "grouped": image_set.group is not None,
+        "source": image_set.source,
+    }
+
+
+def _print(facts: dict) -> None:
+    per_class = facts["images_per_class"]
+    ink = ", dark background (read inverted)" if facts["inverted"] else ""
+    click.echo(f"{facts['data']}: {facts['classes']} classes, {facts['images']} images ({per_class['min']} to {per_class['max']} a class)")
+    click.echo(f"{facts['image_size']}×{facts['image_size']}, {facts['channels']} channel{'s' if facts['channels'] > 1 else ''}{ink}")
+    if facts["grouped"]:
+        click.echo("images come in groups of near-duplicates; support and query never share one")
+    click.echo(table([[name, part["classes"], part["images"]] for name, part in facts["splits"].items()], ["split", "classes", "images"]))
+    click.echo(f"source: {facts['source']}")
+    for key in ("contact_sheet", "packed"):
+        if key in facts:
+            click.echo(f"written: {facts[key]}")
+
+
+def _write(path: str, content: bytes) -> None:
+    from gems_edge.files import write_atomic
+
+    _check_directory(path)
+    write_atomic(path, content)
+
+
+def _check_directory(path: str) -> None:
+    from pathlib import Path
+
+    from gems_edge.errors import UserError
+
+    if not Path(path).parent.is_dir():
+        raise UserError(f"{Path(path).parent} does not exist; create it or write elsewhere")

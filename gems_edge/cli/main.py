@@ -1,0 +1,101 @@
+"""The entry point: commands are imported only when they are called, so that --help and the board stay fast."""
+
+import importlib
+import os
+import sys
+
+import click
+
+from gems_edge import __version__
+from gems_edge.errors import MachineError, UserError
+
+# name → the line in --help. Each command lives in gems_edge/cli/NAME.py as `command`.
+COMMANDS = {
+    "demo": "Train, prune, export, adapt, predict and measure on glyphs; leaves one HTML page.",
+    "train": "Meta-train a few-shot model.",
+    "evaluate": "Accuracy of a run or a bundle on new episodes, with its interval.",
+    "export": "Prune a run physically and write a bundle for the board.",
+    "adapt": "Teach a bundle new classes from a folder of photos (board).",
+    "predict": "Classify images with a bundle and what it learned (board).",
+    "bench": "Measure a bundle here and predict its cost on boards.",
+    "report": "Write one HTML page about runs and bundles.",
+    "devices": "List, show and check device profiles.",
+    "data": "List, pack and show image data.",
+}
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, context):
+        return list(COMMANDS)
+
+    def get_command(self, context, name):
+        if name not in COMMANDS:
+            return None
+        try:
+            return importlib.import_module(f"gems_edge.cli.{name}").command
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("gems_edge"):
+                raise
+            raise UserError(_missing(error)) from None
+
+    def format_commands(self, context, formatter):
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="gems-edge")
+def group():
+    """Few-shot learning on small boards.
+
+    \b
+    Example:
+      gems-edge train --data glyphs -o runs/glyphs
+      gems-edge export runs/glyphs --ratio 0.8 -o glyphs.gems
+      gems-edge adapt glyphs.gems --support photos -o mine.state
+      gems-edge predict glyphs.gems --state mine.state image.jpg
+    """
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    return f"this command needs the package {error.name!r}: install the workstation's part with pip install 'gems-edge[train]'"
+
+
+def main() -> None:
+    """Run a command; bad input ends with 2, a failing machine with 1, each with one line on stderr."""
+    try:
+        group(standalone_mode=False)
+        return
+    except click.exceptions.Exit as exit_request:
+        sys.exit(exit_request.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        code, message = 2, error.format_message() + hint
+    except UserError as error:
+        code, message = 2, str(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("gems_edge"):
+            raise
+        code, message = 2, _missing(error)
+    except PermissionError as error:
+        code, message = 2, f"no permission for {error.filename or error}; choose another place or change its rights"
+    except (MachineError, OSError, MemoryError) as error:
+        code, message = 1, _machine(error)
+    except (KeyboardInterrupt, click.Abort):
+        code, message = 130, "stopped"
+    except Exception as error:
+        if os.environ.get("GEMS_EDGE_DEBUG"):
+            raise
+        code, message = 1, f"unexpected {type(error).__name__}: {error}; set GEMS_EDGE_DEBUG=1 for the traceback"
+    click.echo("gems-edge: " + " ".join(str(message).split()), err=True)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _machine(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory; try fewer images at a time"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)

@@ -1,0 +1,203 @@
+"""What an ONNX graph costs: exact MACs, bytes moved, peak of activations, constants. Needs onnx (workstation only)."""
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from gems_edge.cost.liveness import ALIASES, Op, TensorSize, execution_order, peak_bytes
+from gems_edge.cost.shapes import fix_dims, tensor_sizes
+from gems_edge.errors import UserError
+
+# What onnxruntime folds into a convolution whose weight is constant (ConvMul, ConvAdd and ConvBN fusion) …
+FOLDED = frozenset({"Mul", "Add", "BatchNormalization"})
+# … and what it appends to any convolution (FusedConv).
+ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh"})
+# Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
+UNCOUNTED = frozenset(
+    "Einsum LSTM GRU RNN QLinearConv ConvInteger QLinearMatMul MatMulInteger DeformConv Attention If Loop Scan".split()
+)
+# Ops that read no more than they write, however large their input is.
+READS_ITS_OUTPUT = frozenset({"Slice", "Gather"})
+
+GraphCost = dict[str, Any]
+
+
+def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> GraphCost:
+    """Cost of one run of `model` with its dynamic dimensions as in `dims`, e.g. {"images": 1, "classes": 5}.
+
+    Returns the manifest's GRAPHCOST: dims; macs; bytes (read + written by all ops, after constant folding and with
+    Mul/Add/BatchNormalization and an activation folded into their convolution; views cost nothing); peak_bytes
+    (activations, fed tensors and graph outputs alive at once, see liveness.py, plus the column buffer of a
+    ConvTranspose); constant_bytes (initialisers after folding); ops: count, macs and bytes by kind.
+    Kinds are ONNX op types; "Conv.depthwise" and "Conv.grouped" mark groups, "Conv.fed" a convolution whose weight is
+    not constant, which onnxruntime cannot pack ahead.
+    Raises UserError for an op whose MACs are not counted, or shapes that cannot be known.
+    """
+    fixed = fix_dims(_loaded(model), dims)
+    for node in fixed.graph.node:
+        if node.op_type in UNCOUNTED:
+            raise UserError(f"the graph holds the op {node.op_type} ({node.name or 'unnamed'}), whose cost is not counted")
+    sizes = tensor_sizes(fixed)
+    constants, nodes = _fold_constants(fixed.graph)
+    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output})
+    table: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for op in ops:
+        for column, number in enumerate((1, op.macs, op.bytes)):
+            table[op.kind][column] += number
+    used = {name for op in ops for name in op.inputs} | {value.name for value in fixed.graph.output}
+    stored = sum(sizes[name].bytes for name in constants & used)
+    given = {value.name for value in fixed.graph.input}
+    stored += sum(_stored_bytes(tensor) for tensor in _loaded(model).graph.initializer if tensor.name in given)
+    return {
+        "dims": dict(dims),
+        "macs": sum(op.macs for op in ops),
+        "bytes": sum(op.bytes for op in ops),
+        "peak_bytes": _peak(fixed, ops, sizes, constants),
+        "constant_bytes": stored,
+        "ops": [
+            {"kind": kind, "count": count, "macs": macs, "bytes": moved}
+            for kind, (count, macs, moved) in sorted(table.items(), key=lambda item: (-item[1][1], -item[1][2], item[0]))
+        ],
+    }
+
+
+def adapt_peak(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> dict[str, int]:
+    """Peak memory of adapt.onnx as a line in the number of images: {"fixed_bytes", "bytes_per_image"}.
+
+    From the peaks at dims["images"] and at twice as many. The peak is a maximum of lines, so between the two the line
+    is never below it.
+    """
+    model = _loaded(model)
+    images = dims["images"]
+    once, twice = (describe(model, dims | {"images": count})["peak_bytes"] for count in (images, 2 * images))
+    slope = math.ceil((twice - once) / images)
+    return {"fixed_bytes": max(0, once - slope * images), "bytes_per_image": slope}
+
+
+def _loaded(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
+    if isinstance(model, onnx.ModelProto):
+        return model
+    try:
+        return onnx.load(str(model), load_external_data=False)
+    except FileNotFoundError:
+        raise UserError(f"{model} does not exist") from None
+    except Exception as error:
+        raise UserError(f"{model} is not a readable ONNX file ({type(error).__name__})") from None
+
+
+def _stored_bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _fold_constants(graph: onnx.GraphProto) -> tuple[set[str], list[onnx.NodeProto]]:
+    """The constant tensors, and the nodes that are left once everything computable from them is computed."""
+    constants = {tensor.name for tensor in graph.initializer}
+    left = []
+    for node in graph.node:
+        if node.op_type == "Constant" or (node.input and all(name in constants for name in node.input if name)):
+            constants.update(node.output)
+        else:
+            left.append(node)
+    return constants, left
+
+
+def _fuse(
+    nodes: list[onnx.NodeProto], sizes: dict[str, TensorSize], constants: set[str], outputs: set[str]
+) -> list[Op]:
+    consumers = defaultdict(list)
+    for node in nodes:
+        for name in node.input:
+            consumers[name].append(node)
+    gone: set[int] = set()
+
+    def only_consumer(name: str, kinds: frozenset[str]) -> onnx.NodeProto | None:
+        users = consumers[name]
+        return users[0] if len(users) == 1 and name not in outputs and users[0].op_type in kinds else None
+
+    ops = []
+    for node in nodes:
+        if id(node) in gone:
+            continue
+        inputs, outs = list(node.input), list(node.output)
+        if node.op_type == "Conv":
+            channels = sizes[outs[0]].shape[1]
+            while node.input[1] in constants and (follower := only_consumer(outs[0], FOLDED)):
+                others = [name for name in follower.input if name != outs[0]]
+                if not all(name in constants and _per_channel(follower, sizes[name].shape, channels) for name in others):
+                    break
+                if follower.op_type != "Mul" and len(inputs) == 2:
+                    inputs.append(others[-1])  # the bias that the fused convolution gets: one number a channel
+                gone.add(id(follower))
+                outs = [follower.output[0]]
+            if follower := only_consumer(outs[0], ACTIVATIONS):
+                gone.add(id(follower))
+                outs = [follower.output[0]]
+        ops.append(_op(node, tuple(inputs), tuple(outs), sizes, constants))
+    return ops
+
+
+def _per_channel(follower: onnx.NodeProto, shape: tuple[int, ...], channels: int) -> bool:
+    """Whether a constant of this shape scales or shifts an [N, C, H, W] map channel by channel."""
+    if follower.op_type == "BatchNormalization":
+        return True
+    aligned = (1,) * (4 - len(shape)) + shape
+    return len(aligned) == 4 and aligned[0] == aligned[2] == aligned[3] == 1 and aligned[1] in (1, channels)
+
+
+def _op(
+    node: onnx.NodeProto, inputs: tuple[str, ...], outputs: tuple[str, ...], sizes: dict[str, TensorSize], constants: set[str]
+) -> Op:
+    written = sum(sizes[name].bytes for name in outputs if name)
+    read = sum(sizes[name].bytes for name in set(inputs) if name)
+    moved = read + written
+    if node.op_type in ALIASES or node.op_type == "Shape":
+        moved = 0
+    elif node.op_type in READS_ITS_OUTPUT:
+        moved = min(moved, 2 * written)
+    kind, workspace = node.op_type, 0
+    if kind == "Conv":
+        kind = _conv_kind(node, sizes, constants)
+    if kind == "ConvTranspose":
+        # onnxruntime multiplies one image at a time into a [Cout·kh·kw, H·W] column buffer, then scatters it
+        image, weight = sizes[inputs[0]], sizes[inputs[1]]
+        workspace = math.prod(weight.shape[1:]) * math.prod(image.shape[2:]) * image.item_bytes
+    return Op(kind, inputs, outputs, _macs(node, sizes), moved, workspace)
+
+
+def _conv_kind(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str]) -> str:
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    if groups > 1:
+        return "Conv.depthwise" if sizes[node.input[1]].shape[1] == 1 else "Conv.grouped"
+    return "Conv" if node.input[1] in constants else "Conv.fed"
+
+
+def _macs(node: onnx.NodeProto, sizes: dict[str, TensorSize]) -> int:
+    """Multiply-accumulates of one node; elementwise work, pooling and padding positions skipped by a kernel count as ONNX defines.
+
+    Conv: every output element reads Cin/groups·kh·kw weights. ConvTranspose: every input element writes Cout/groups·kh·kw.
+    """
+    first = sizes[node.input[0]] if node.input and node.input[0] else None
+    if node.op_type == "Conv":
+        return sizes[node.output[0]].elements * math.prod(sizes[node.input[1]].shape[1:])
+    if node.op_type == "ConvTranspose":
+        return first.elements * math.prod(sizes[node.input[1]].shape[1:])
+    if node.op_type == "MatMul":
+        return sizes[node.output[0]].elements * first.shape[-1]
+    if node.op_type == "Gemm":
+        transposed = next((attribute.i for attribute in node.attribute if attribute.name == "transA"), 0)
+        return sizes[node.output[0]].elements * first.shape[0 if transposed else 1]
+    return 0
+
+
+def _peak(model: onnx.ModelProto, ops: list[Op], sizes: dict[str, TensorSize], constants: set[str]) -> int:
+    graph = model.graph
+    return peak_bytes(
+        execution_order(ops),
+        sizes,
+        [value.name for value in graph.input],
+        [value.name for value in graph.output],
+        frozenset(constants),
+    )

@@ -1,0 +1,139 @@
+"""Episodes drawn by index: which images are the support and the query set of a task (numpy only)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gems_edge.data.imageset import SPLITS, ImageSet
+from gems_edge.errors import UserError
+
+# Random orders of a class's groups that are tried before the stored division is used.
+GROUP_TRIES = 20
+
+
+@dataclass(frozen=True)
+class EpisodeIndices:
+    """One task; the label of an image is the position of its class."""
+
+    classes: np.ndarray  # int64 [ways], index into ImageSet.classes
+    support: np.ndarray  # int64 [ways, shots], index into ImageSet.images
+    query: np.ndarray  # int64 [ways, queries]
+
+
+@dataclass(frozen=True)
+class EpisodeSampler:
+    """Draws tasks of one split; made by make_sampler."""
+
+    split: str
+    ways: int
+    shots: int
+    queries: int
+    seed: int
+    classes: np.ndarray  # int64: class ids of the split
+    members: tuple[np.ndarray, ...]  # per class of the split: its image indices
+    groups: tuple[tuple[np.ndarray, ...], ...] | None  # per class: image indices of each of its groups
+    divisions: tuple[frozenset[int], ...] | None  # per class: support groups that certainly leave enough queries
+
+    def draw(self, iteration: int, task: int) -> EpisodeIndices:
+        """The task with this number: a pure function of (seed, split, iteration, task), so that resuming a run or
+        dividing tasks over processes needs no state."""
+        random = np.random.default_rng([self.seed, SPLITS.index(self.split), iteration, task])
+        chosen = random.choice(len(self.classes), self.ways, replace=False)
+        support = np.empty((self.ways, self.shots), np.int64)
+        query = np.empty((self.ways, self.queries), np.int64)
+        for row, position in enumerate(chosen):
+            if self.groups is None:
+                members = self.members[position]
+                drawn = members[random.choice(len(members), self.shots + self.queries, replace=False)]
+                support[row], query[row] = drawn[: self.shots], drawn[self.shots :]
+            else:
+                support[row], query[row] = self._draw_grouped(position, random)
+        return EpisodeIndices(self.classes[chosen], support, query)
+
+    def _draw_grouped(self, position: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Support from as many groups as possible up to `shots`, evenly; query from all the others."""
+        groups = self.groups[position]
+        inside = self._support_groups(position, random)
+        shuffled = [random.permutation(groups[i]) for i in inside]
+        # The first image of every group, then the second of every group, …
+        ranks = np.concatenate([np.arange(len(part)) for part in shuffled])
+        support = np.concatenate(shuffled)[np.argsort(ranks, kind="stable")[: self.shots]]
+        taken = set(inside)
+        rest = np.concatenate([group for i, group in enumerate(groups) if i not in taken])
+        return support, rest[random.choice(len(rest), self.queries, replace=False)]
+
+    def _support_groups(self, position: int, random: np.random.Generator) -> list[int]:
+        groups = self.groups[position]
+        spare = len(self.members[position]) - self.queries
+        for _ in range(GROUP_TRIES):
+            inside, images = [], 0
+            for i in random.permutation(len(groups)).tolist():
+                if images + len(groups[i]) <= spare:
+                    inside.append(i)
+                    images += len(groups[i])
+                    if len(inside) == self.shots:
+                        break
+            if images >= self.shots:
+                return inside
+        return random.permutation(sorted(self.divisions[position])).tolist()
+
+
+def make_sampler(image_set: ImageSet, split: str, ways: int, shots: int, queries: int, seed: int) -> EpisodeSampler:
+    """A sampler over the classes of `split`.
+
+    Raises UserError for an unknown split, numbers out of range, too few classes in the split, and a class with too few
+    images (or, where images come in groups, whose groups cannot be divided into support and query).
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}; use train, val or test")
+    for value, option, least in ((ways, "ways", 2), (shots, "shots", 1), (queries, "queries", 1), (seed, "seed", 0)):
+        if value < least:
+            raise UserError(f"--{option} is {value}; it must be {least} or more")
+    classes = image_set.of_split(split)
+    if len(classes) < ways:
+        raise UserError(
+            f"{image_set.name}: split {split} has {len(classes)} classes, too few for {ways}-way episodes; "
+            f"add classes{f' or use --ways {len(classes)}' if len(classes) >= 2 else ''}"
+        )
+    order = np.argsort(image_set.label, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(image_set.class_sizes())])
+    members = tuple(order[starts[c] : starts[c + 1]] for c in classes)
+    for class_id, own in zip(classes, members):
+        if len(own) < shots + queries:
+            spare = len(own) - shots
+            raise UserError(
+                f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(own)} images, but {shots} shots and "
+                f"{queries} queries need {shots + queries}; add images or use {f'--queries {spare}' if spare >= 1 else 'fewer --shots'}"
+            )
+    groups = divisions = None
+    if image_set.group is not None:
+        groups = tuple(_grouped(own, image_set.group) for own in members)
+        divisions = []
+        for class_id, own in zip(classes, groups):
+            division = divide_groups([len(group) for group in own], shots, queries)
+            if division is None:
+                raise UserError(
+                    f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(own)} groups of near-duplicates, which "
+                    f"cannot give {shots} shots and {queries} queries without sharing one; use fewer --queries"
+                )
+            divisions.append(division)
+        divisions = tuple(divisions)
+    return EpisodeSampler(split, ways, shots, queries, seed, classes, members, groups, divisions)
+
+
+def divide_groups(sizes: list[int], shots: int, queries: int) -> frozenset[int] | None:
+    """Groups for the support set: at least `shots` images inside, at least `queries` outside; None if there are none."""
+    most = sum(sizes) - queries
+    reached: dict[int, frozenset[int]] = {0: frozenset()}
+    for i, size in enumerate(sizes):
+        for total, inside in list(reached.items()):
+            if shots <= total <= most:
+                return inside
+            if total + size <= most:
+                reached.setdefault(total + size, inside | {i})
+    return next((inside for total, inside in reached.items() if shots <= total <= most), None)
+
+
+def _grouped(members: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, ...]:
+    own = group[members]
+    return tuple(members[own == number] for number in np.unique(own))

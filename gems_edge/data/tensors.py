@@ -1,0 +1,44 @@
+"""A whole image set as one uint8 tensor on the training device, and episodes cut out of it by index."""
+
+from dataclasses import dataclass
+
+import torch
+
+from gems_edge.data.episodes import EpisodeIndices
+from gems_edge.data.imageset import ImageSet
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One task on the device; images are in 0…1, labels count from 0 to ways − 1."""
+
+    support_images: torch.Tensor  # float [ways * shots, C, H, W], classes one after the other
+    support_labels: torch.Tensor  # int64 [ways * shots]
+    query_images: torch.Tensor  # float [ways * queries, C, H, W]
+    query_labels: torch.Tensor  # int64 [ways * queries]
+
+
+@dataclass(frozen=True)
+class EpisodeTensors:
+    """All images of a set: an episode needs no copy from host to device but its indices."""
+
+    images: torch.Tensor  # uint8 [N, C, H, W]
+
+    def episode(self, indices: EpisodeIndices, dtype: torch.dtype = torch.float32) -> Episode:
+        """The images and labels of one task; the same values as images.to_input in float32."""
+        support_images, support_labels = self._part(indices.support, dtype)
+        query_images, query_labels = self._part(indices.query, dtype)
+        return Episode(support_images, support_labels, query_images, query_labels)
+
+    def _part(self, indices, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        ways, count = indices.shape
+        chosen = torch.from_numpy(indices.reshape(-1)).to(self.images.device)
+        # In float32 first: bfloat16 cannot hold every whole number up to 255.
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        images = (self.images[chosen].to(wide) * (1 / 255)).to(dtype)
+        return images, torch.arange(ways, device=self.images.device).repeat_interleave(count)
+
+
+def episode_tensors(image_set: ImageSet, device: torch.device | str = "cpu") -> EpisodeTensors:
+    """Put a set on a device, once."""
+    return EpisodeTensors(torch.from_numpy(image_set.images).permute(0, 3, 1, 2).contiguous().to(device))

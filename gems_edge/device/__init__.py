@@ -1,0 +1,5 @@
+"""What runs on the board: numpy, onnxruntime, pillow, click and safetensors, nothing of the workstation."""
+
+from gems_edge.device.learner import Adaptation, Learner
+
+__all__ = ["Adaptation", "Learner"]

@@ -1,0 +1,196 @@
+"""Reading a bundle: every byte is checked against the manifest before anything of it runs."""
+
+import hashlib
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from gems_edge.errors import UserError
+from gems_edge.files import read_json, sha256_bytes
+
+FORMAT = "gems-edge-bundle"
+FORMAT_VERSION = 1
+FILES = ("predict.onnx", "adapt.onnx", "weights.safetensors")
+HEAD = ("head.weight", "head.bias")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What the board needs to know of a bundle. `weights` holds the meta-learned start values, float32."""
+
+    path: Path
+    hash: str  # SHA-256 of manifest.json, which holds the hashes of the other files
+    name: str
+    ways: int
+    shots: int
+    head: str  # per-class | shared
+    image_size: int
+    channels: int
+    inverted: bool  # photos must be inverted on reading: the data was light on dark
+    normalization: str  # transductive | support | group
+    steps: int
+    predict_peak_bytes: int  # activations of one image in predict.onnx
+    adapted: tuple[str, ...]
+    statistics: tuple[str, ...]
+    weights: dict[str, np.ndarray]
+    manifest: dict[str, Any]
+
+    def model(self, file: str) -> bytes:
+        """The bytes of `file`, checked against the manifest once more."""
+        content = (self.path / file).read_bytes()
+        if sha256_bytes(content) != self.manifest["files"][file]["sha256"]:
+            raise UserError(_altered(self.path, file))
+        return content
+
+    def start_weights(self, classes: int) -> dict[str, np.ndarray]:
+        """The tensors that a step moves, and the head, at their start values with one head row per class.
+
+        Raises UserError for more classes than a per-class head has rows, and for fewer than two.
+        """
+        if classes < 2:
+            raise UserError("one class cannot be told from anything; give at least two classes")
+        weights = {name: self.weights[name] for name in (*self.adapted, *HEAD)}
+        if self.head == "per-class" and classes > self.ways:
+            raise UserError(
+                f"{self.path} learns at most {self.ways} classes (per-class head), not {classes}; "
+                f"give {self.ways} or fewer, or a bundle with a shared head"
+            )
+        for name in HEAD:
+            rows = weights[name]
+            weights[name] = np.repeat(rows, classes, axis=0) if self.head == "shared" else rows[:classes]
+        return weights
+
+
+def read_bundle(path: Path | str) -> Bundle:
+    """Read and check the bundle at `path`.
+
+    Raises UserError for anything that is missing, altered, of another format or version, or outside the bundle.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path} is not a bundle (a directory NAME.gems written by gems-edge export)")
+    manifest_path = path / "manifest.json"
+    manifest = read_json(manifest_path, f"{path} is not a readable bundle")
+    fields = _Fields(path, manifest)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path} is not a gems-edge bundle: its manifest.json has no format {FORMAT!r}")
+    version = fields.whole("format_version")
+    if version != FORMAT_VERSION:
+        advice = "install a newer gems-edge" if version > FORMAT_VERSION else "export it again"
+        raise UserError(f"{path} has bundle format {version} and this gems-edge reads {FORMAT_VERSION}; {advice}")
+    _check_files(path, fields)
+    bundle = Bundle(
+        path=path,
+        hash=sha256_bytes(manifest_path.read_bytes()),
+        name=fields.text("name"),
+        ways=fields.whole("ways", 2),
+        shots=fields.whole("shots"),
+        head=fields.text("head", ("per-class", "shared")),
+        image_size=fields.whole("image.size"),
+        channels=fields.whole("image.channels"),
+        inverted=fields.get("image.inverted", bool, "true or false"),
+        normalization=fields.text("normalization", ("transductive", "support", "group")),
+        steps=fields.whole("rule.steps"),
+        predict_peak_bytes=fields.whole("cost.predict.peak_bytes", 0),
+        adapted=fields.names("tensors.adapted"),
+        statistics=fields.names("tensors.statistics"),
+        weights=_read_weights(path, fields),
+        manifest=manifest,
+    )
+    _check_tensors(bundle, fields)
+    return bundle
+
+
+def _check_files(path: Path, fields: "_Fields") -> None:
+    listed = fields.get("files", dict, "an object")
+    for file in FILES:
+        if file not in listed:
+            raise UserError(f"{path} is incomplete: its manifest does not list {file}; export it again")
+    for file in listed:
+        if not file or file in (".", "..") or any(sign in file for sign in "/\\\0"):
+            raise UserError(f"{path} is not trustworthy: its manifest names a file outside the bundle ({file!r})")
+        expected = fields.get(f"files/{file}/sha256", str, "a SHA-256", "/")
+        try:
+            if not stat.S_ISREG((path / file).lstat().st_mode):
+                raise UserError(f"{path / file} is not a plain file, as a bundle's files must be; copy the bundle again")
+            with open(path / file, "rb") as content:
+                actual = hashlib.file_digest(content, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise UserError(f"{path} is incomplete: {file} is missing; copy the bundle again") from None
+        if actual != expected:
+            raise UserError(_altered(path, file))
+
+
+def _altered(path: Path, file: str) -> str:
+    return f"{path / file} was altered: its SHA-256 is not the manifest's; copy or export the bundle again"
+
+
+def _read_weights(path: Path, fields: "_Fields") -> dict[str, np.ndarray]:
+    file = path / "weights.safetensors"
+    try:
+        weights = safetensors.numpy.load(file.read_bytes())
+    except (safetensors.SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as safetensors ({error}); export the bundle again") from None
+    names = [*fields.names("tensors.adapted"), *fields.names("tensors.constant"), *fields.names("tensors.statistics")]
+    for name in [*names, *HEAD]:
+        if name not in weights or weights[name].dtype != np.float32 or not np.isfinite(weights[name]).all():
+            raise UserError(f"{file} lacks finite float32 values for {name}, which the manifest lists; export the bundle again")
+    return weights
+
+
+def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
+    if bundle.channels not in (1, 3):
+        raise fields.error("image.channels", "1 or 3")
+    rows = 1 if bundle.head == "shared" else bundle.ways
+    weight, bias = (bundle.weights[name] for name in HEAD)
+    if weight.ndim != 2 or weight.shape[0] != rows or bias.shape != (rows,):
+        raise UserError(f"{bundle.path}: head.weight and head.bias must have {rows} rows as the manifest says; export it again")
+
+
+class _Fields:
+    """Typed access to the manifest: a wrong or missing entry is named."""
+
+    def __init__(self, path: Path, manifest: Any):
+        self.path, self.manifest = path, manifest
+
+    def error(self, key: str, expected: str) -> UserError:
+        return UserError(f"{self.path / 'manifest.json'}: {key!r} must be {expected}; export the bundle again")
+
+    def get(self, key: str, kind: type, expected: str, separator: str = ".") -> Any:
+        value = self.manifest
+        for part in key.split(separator):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.error(key, expected)
+        return value
+
+    def whole(self, key: str, least: int = 1) -> int:
+        expected = f"a whole number of at least {least}"
+        value = self.get(key, int, expected)
+        if value < least:
+            raise self.error(key, expected)
+        return value
+
+    def text(self, key: str, choices: tuple[str, ...] = ()) -> str:
+        expected = f"one of {', '.join(choices)}" if choices else "a text"
+        value = self.get(key, str, expected)
+        if choices and value not in choices:
+            raise self.error(key, expected)
+        return value
+
+    def names(self, key: str) -> tuple[str, ...]:
+        value = self.get(key, list, "a list of tensor names")
+        if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
+            raise self.error(key, "a list of different tensor names")
+        return tuple(value)
+
+
+def bundle_bytes(bundle: Bundle) -> dict[str, int]:
+    """The size of every file of the bundle, the manifest included."""
+    files = ["manifest.json", *bundle.manifest["files"]]
+    return {file: (bundle.path / file).stat().st_size for file in files}

@@ -1,0 +1,221 @@
+"""Learning new classes from a few images, and telling them apart: what a bundle is for."""
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gems_edge.device.bundle import HEAD, Bundle, read_bundle
+from gems_edge.device.onnxfile import initializers, with_values
+from gems_edge.device.runtime import Session, check_threads
+from gems_edge.device.state import State, load_state, save_state
+from gems_edge.errors import UserError
+from gems_edge.images import decode_image, to_input
+
+# Images per call of the predict graph: as many as keep its activations within this, so that a thousand images need no
+# more memory than a few. More brings nothing: a core is busy with one image (a batch of one runs as fast per image).
+_BATCH_BYTES = 16 << 20
+_BATCH_MOST = 64
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What `Learner.adapt` did: the loss before each step, the seconds of each step and of the whole call."""
+
+    classes: tuple[Hashable, ...]
+    images: int
+    losses: tuple[float, ...]
+    seconds: tuple[float, ...]
+    total_seconds: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses)
+
+
+class Learner:
+    """A bundle and what it was taught. numpy in and out.
+
+    Images are arrays [N, S, S, C], or [N, S, S] for a one-channel bundle, where S and C are the bundle's `image_size` and
+    `channels`: uint8, or floating point in 0…1. They are taken as they are, light on dark where `bundle.inverted` is
+    true; `read_images` makes them from files.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None):
+        self.bundle = bundle
+        self.threads = check_threads(threads)
+        self.taught: State | None = None
+        self._session: Session | None = None
+        self._weights = bundle.start_weights(bundle.ways)
+        self._weights |= {name: bundle.weights[name] for name in bundle.statistics}
+        self.classes: tuple[Hashable, ...] = tuple(f"class {number}" for number in range(1, bundle.ways + 1))
+
+    @classmethod
+    def load(cls, path: Path | str, threads: int | None = None) -> "Learner":
+        """The bundle at `path`, untaught. `threads`: None is one per core. Raises UserError for a bad bundle."""
+        return cls(read_bundle(path), threads)
+
+    def read_images(self, files: Sequence[Path | str | bytes]) -> np.ndarray:
+        """Image files (or their bytes) as this bundle wants them: uint8 [N, S, S, C]. Raises UserError naming a bad one."""
+        size, channels, invert = self.bundle.image_size, self.bundle.channels, self.bundle.inverted
+        pixels = [decode_image(file, size, channels, invert=invert) for file in files]
+        return np.stack(pixels) if pixels else np.zeros((0, size, size, channels), np.uint8)
+
+    def adapt(
+        self,
+        images: np.ndarray,
+        labels: Sequence[Hashable],
+        steps: int | None = None,
+        on_step: Callable[[int, float, float], None] | None = None,
+    ) -> Adaptation:
+        """Learn the classes named by `labels` (text, numbers or anything hashable; one per image) from the bundle's start.
+
+        Classes are numbered by first appearance. Earlier teaching is replaced, and kept if this raises. `steps`: gradient
+        steps, None for the bundle's own number. `on_step(step, loss, seconds)` is called after each.
+        Raises UserError for images or labels that do not fit, fewer than two classes, more than a per-class head has
+        rows, and a loss that is no longer finite; MachineError if memory runs out.
+        """
+        started = time.perf_counter()
+        bundle = self.bundle
+        inputs = self._inputs(images)
+        classes, index = _number(labels, len(inputs))
+        if steps is None:
+            steps = bundle.steps
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+            raise UserError(f"steps must be a whole number of at least 1, not {steps!r}")
+        weights = bundle.start_weights(len(classes))
+        feeds = {"images": inputs, "targets": np.eye(len(classes), dtype=np.float32)[index]}
+        self._session = None  # a board has no memory for both graphs
+        session = adapt_session(bundle, self.threads)
+        fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
+        updated = [f"updated.{name}" for name in bundle.adapted]
+        losses, seconds = [], []
+        for step in range(1, steps + 1):
+            before = time.perf_counter()
+            loss, *values = session.run(["loss", *updated], feeds | {name: weights[name] for name in fed})
+            if not np.isfinite(loss).all() or not all(np.isfinite(value).all() for value in values):
+                raise UserError(f"adaptation diverged at step {step} (loss {float(loss):g}); use fewer steps or other images")
+            weights |= dict(zip(bundle.adapted, values))
+            losses.append(float(loss))
+            seconds.append(time.perf_counter() - before)
+            if on_step:
+                on_step(step, losses[-1], seconds[-1])
+        if bundle.statistics:  # of the support set under the weights as they now are; the backward pass is not run
+            statistics = session.run(bundle.statistics, feeds | {name: weights[name] for name in fed}, partial=True)
+            if not all(np.isfinite(value).all() for value in statistics):
+                raise UserError("adaptation gave statistics that are not finite; use fewer steps or other images")
+            weights |= dict(zip(bundle.statistics, statistics))
+        tensors = {name: weights[name] for name in (*bundle.adapted, *bundle.statistics)}
+        self._teach(State(bundle.hash, classes, steps, len(inputs), tensors), weights)
+        return Adaptation(classes, len(inputs), tuple(losses), tuple(seconds), time.perf_counter() - started)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities, float32 [N, classes], columns as `classes`.
+
+        Normalisation uses the statistics of the support set (mode "group": of each image by itself), so one image at a
+        time or a thousand give the same answers. Raises UserError for images that do not fit.
+        """
+        inputs = self._inputs(images)
+        if self._session is None:
+            self._session = predict_session(self.bundle, self._weights, self.threads)
+        head = {name: self._weights[name] for name in HEAD}
+        batch = self.batch_size()
+        logits = [
+            self._session.run(["logits"], {"images": inputs[i : i + batch], **head})[0] for i in range(0, len(inputs), batch)
+        ]
+        return _softmax(np.concatenate(logits))
+
+    def batch_size(self) -> int:
+        """Images per call of the predict graph."""
+        return max(1, min(_BATCH_MOST, _BATCH_BYTES // max(1, self.bundle.predict_peak_bytes)))
+
+    def save(self, path: Path | str) -> State:
+        """Write what was taught to the state directory `path`. Raises UserError before any teaching, and as save_state."""
+        if self.taught is None:
+            raise UserError("nothing was taught yet, so there is no state to save; call adapt first")
+        return save_state(path, self.taught)
+
+    def load_state(self, path: Path | str) -> State:
+        """Take over what was saved to `path` for this bundle. Raises UserError as device.state.load_state."""
+        state = load_state(path, self.bundle.hash)
+        weights = self.bundle.start_weights(len(state.classes))
+        wanted = {name: weights[name] for name in self.bundle.adapted}
+        wanted |= {name: self.bundle.weights[name] for name in self.bundle.statistics}
+        if {n: v.shape for n, v in state.tensors.items()} != {n: v.shape for n, v in wanted.items()}:
+            raise UserError(f"{path} does not hold the tensors of {self.bundle.path}; run gems-edge adapt again")
+        self._teach(state, weights | dict(state.tensors))
+        return state
+
+    def _teach(self, state: State, weights: dict[str, np.ndarray]) -> None:
+        self.taught, self.classes, self._weights, self._session = state, state.classes, weights, None
+
+    def _inputs(self, images: np.ndarray) -> np.ndarray:
+        """The network's input, float32 [N, C, S, S] in 0…1."""
+        size, channels = self.bundle.image_size, self.bundle.channels
+        images = np.asarray(images)
+        if images.ndim == 3 and channels == 1:
+            images = images[..., None]
+        if images.ndim != 4 or images.shape[1:] != (size, size, channels):
+            grey = f" or [N, {size}, {size}]" if channels == 1 else ""
+            raise UserError(
+                f"images have shape {list(images.shape)} and must be [N, {size}, {size}, {channels}]{grey}; "
+                "Learner.read_images makes them from files"
+            )
+        if not len(images):
+            raise UserError("no images were given; give at least one")
+        if images.dtype == np.uint8:
+            return to_input(images)
+        if images.dtype.kind != "f":
+            raise UserError(f"images are {images.dtype} and must be uint8, or floating point in 0…1; convert them with astype")
+        if not (images.min() >= 0 and images.max() <= 1):  # false for NaN too
+            raise UserError("floating-point images must lie in 0…1; divide by 255, or give uint8")
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+
+
+def adapt_session(bundle: Bundle, threads: int | None) -> Session:
+    """The adaptation graph, loaded and checked against the manifest."""
+    what = str(bundle.path / "adapt.onnx")
+    model = bundle.model("adapt.onnx")
+    initializers(model, what)  # refuses what is no ONNX and what reads other files
+    session = Session(model, what, threads=threads)
+    outputs = ["loss", *(f"updated.{name}" for name in bundle.adapted), *bundle.statistics]
+    session.require(["images", "targets", *bundle.adapted, *HEAD], outputs)
+    return session
+
+
+def predict_session(bundle: Bundle, weights: dict[str, np.ndarray], threads: int | None) -> Session:
+    """The predict graph with `weights` (adapted backbone and statistics) in place of the start values; the head is fed."""
+    what = str(bundle.path / "predict.onnx")
+    changed = {
+        name: weights[name]
+        for name in (*bundle.adapted, *bundle.statistics)
+        if name not in HEAD and weights[name] is not bundle.weights[name]
+    }
+    session = Session(with_values(bundle.model("predict.onnx"), changed, what), what, threads=threads)
+    session.require(["images", *HEAD], ["logits"])
+    return session
+
+
+def _number(labels: Sequence[Hashable], images: int) -> tuple[tuple[Hashable, ...], np.ndarray]:
+    """The classes in order of first appearance, and for each image the index of its class."""
+    if isinstance(labels, str):
+        raise UserError("labels must be a list with one class name per image, not one text")
+    labels = list(labels)
+    if len(labels) != images:
+        raise UserError(f"{images} images came with {len(labels)} labels; give one label per image")
+    labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    classes: dict[Hashable, int] = {}
+    try:
+        index = [classes.setdefault(label, len(classes)) for label in labels]
+    except TypeError as error:
+        raise UserError(f"class names must be text, numbers or other hashable values ({error})") from None
+    if any(name != name or name is None or name == "" for name in classes):
+        raise UserError("a class name is empty or not a number; name every class")
+    return tuple(classes), np.array(index)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,175 @@
+"""Measuring on this machine: time, memory of a fresh process, cold start, and what machine it is."""
+
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gems_edge.device.bundle import HEAD, Bundle
+from gems_edge.device.learner import adapt_session, predict_session
+from gems_edge.errors import MachineError, UserError
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Quantiles of repeated measurements, each with a 95 % interval from the order statistics."""
+
+    quantiles: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    runs: int
+
+    def as_dict(self, unit: str, source: str, digits: int = 4) -> dict[str, Any]:
+        """The form in which `bench --json` gives numbers: values by name, then unit, interval, tag and source."""
+        values = {name: round(value, digits) for name, value in self.quantiles.items()}
+        intervals = {name: [round(low, digits), round(high, digits)] for name, (low, high) in self.intervals.items()}
+        return {**values, "unit": unit, "interval": intervals, "runs": self.runs, "tag": "measured", "source": source}
+
+
+def summarise(values: Sequence[float], quantiles: dict[str, float] = QUANTILES) -> Sample:
+    """Quantiles of `values`, with distribution-free 95 % intervals: the binomial ranks around each, clipped to the extremes."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    count = len(ordered)
+    intervals = {}
+    for name, q in quantiles.items():
+        margin = 1.96 * np.sqrt(count * q * (1 - q))
+        low, high = np.clip([np.floor(count * q - margin), np.ceil(count * q + margin)], 0, count - 1).astype(int)
+        intervals[name] = (float(ordered[low]), float(ordered[high]))
+    return Sample({name: float(np.quantile(ordered, q)) for name, q in quantiles.items()}, intervals, count)
+
+
+def time_calls(call: Callable[[], Any], *, warm_up: int = 10, runs: int = 300, seconds: float = 5.0) -> list[float]:
+    """Milliseconds of each call after the warm-up; stops after `runs` or `seconds`, whichever comes first, at least 5 runs."""
+    for _ in range(warm_up if _milliseconds(call) * warm_up < 1e3 * seconds else 1):
+        call()
+    taken: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(taken) < 5 or (len(taken) < runs and time.perf_counter() < deadline):
+        taken.append(_milliseconds(call))
+    return taken
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def predict_times(bundle: Bundle, threads: int | None, **limits) -> list[float]:
+    """Milliseconds of predict.onnx for one image, untaught weights packed as initialisers, decoding not counted."""
+    weights = bundle.start_weights(bundle.ways)
+    session = predict_session(bundle, weights, threads)
+    feeds = {"images": random_input(bundle, 1), **{name: weights[name] for name in HEAD}}
+    return time_calls(lambda: session.run(["logits"], feeds), **limits)
+
+
+def adapt_times(bundle: Bundle, threads: int | None, **limits) -> list[float]:
+    """Milliseconds of one gradient step on ways × shots images."""
+    weights = bundle.start_weights(bundle.ways)
+    session = adapt_session(bundle, threads)
+    images = bundle.ways * bundle.shots
+    targets = np.eye(bundle.ways, dtype=np.float32)[np.arange(images) % bundle.ways]
+    feeds = {"images": random_input(bundle, images), "targets": targets, **weights}
+    outputs = ["loss", *(f"updated.{name}" for name in bundle.adapted)]
+    return time_calls(lambda: session.run(outputs, feeds), **limits)
+
+
+def random_pixels(bundle: Bundle, images: int) -> np.ndarray:
+    """Noise, uint8 [N, S, S, C]: dense kernels take the same time for any content."""
+    shape = (images, bundle.image_size, bundle.image_size, bundle.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def random_input(bundle: Bundle, images: int) -> np.ndarray:
+    return np.ascontiguousarray(random_pixels(bundle, images).transpose(0, 3, 1, 2), np.float32) / 255
+
+
+def fresh_memory(path: Path, what: str, images: int, threads: int | None, repeats: int = 3) -> list[dict[str, float]]:
+    """Peak resident memory of a fresh process that loads the bundle and does `what` (predict or adapt) with `images` images.
+
+    One entry per repeat: baseline_mb after the imports, peak_mb at the end (VmHWM).
+    """
+    command = [sys.executable, "-m", "gems_edge.device.probe", str(path), what, str(images), str(threads or 0)]
+    return [json.loads(_child(command)) for _ in range(repeats)]
+
+
+def cold_starts(bundle: Bundle, threads: int | None, repeats: int = 5) -> list[float]:
+    """Seconds from starting `gems-edge predict BUNDLE IMAGE` to its end; the first start, which fills caches, is not counted."""
+    with tempfile.TemporaryDirectory(prefix="gems-edge-") as directory:
+        image = Path(directory) / "image.png"
+        Image.fromarray(random_pixels(bundle, 1)[0].squeeze()).save(image)
+        command = [sys.executable, "-m", "gems_edge", "predict", str(bundle.path), str(image), "--json"]
+        command += ["--threads", str(threads)] if threads else []
+        return [_milliseconds(lambda: _child(command)) / 1e3 for _ in range(repeats + 1)][1:]
+
+
+def _child(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        reasons = {"SIGILL": "this onnxruntime does not fit the processor; install another version", "SIGKILL": "out of memory"}
+        raise MachineError(f"the measured process died of {name} ({reasons.get(name, 'a crash in onnxruntime')})")
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    raise (UserError if done.returncode == 2 else MachineError)(lines[-1].removeprefix("gems-edge: "))
+
+
+def peak_rss_mb() -> float | None:
+    """Peak resident memory of this process in MB (10⁶ bytes); None where the system does not say."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found else None
+
+
+def host_facts() -> dict[str, Any]:
+    """What machine this is; facts that it does not tell are left out."""
+    cpu = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    temperature = _read("/sys/class/thermal/thermal_zone0/temp").strip()
+    clock = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").strip()
+    facts = {
+        "board": _read("/proc/device-tree/model").strip("\0\n "),
+        "machine": platform.machine(),
+        "cpu": cpu[1].strip() if cpu else "",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_mb": round(int(memory[1]) * 1024 / 1e6) if memory else None,
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip(),
+        "clock_mhz": round(int(clock) / 1e3) if clock.isdigit() else None,
+        "temperature_c": int(temperature) / 1e3 if temperature.lstrip("-").isdigit() else None,
+        "throttled": _throttled(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+        "numpy": np.__version__,
+    }
+    return {name: fact for name, fact in facts.items() if fact not in ("", None)}
+
+
+def _throttled() -> str | None:
+    """`vcgencmd get_throttled` of a Raspberry Pi, e.g. 0x50000: under-voltage or a capped clock spoils every figure."""
+    try:
+        done = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip().removeprefix("throttled=") or None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,144 @@
+"""The little of the ONNX file format that the board needs without the onnx package: find initialisers, replace their values.
+
+onnxruntime's own `SessionOptions.add_initializer` cannot do the second: graph optimisation folds the values in the
+file first and then drops the given ones without a word (seen with 1.31.1), so predictions would silently be those of the
+untaught weights. Values written into the file's bytes are folded and packed like any others.
+
+Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gems_edge.errors import UserError
+
+_FLOAT = 1
+# Which fields of which message hold messages that can hold tensors.
+_CHILDREN = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_DEEPEST = 32
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A tensor of the main graph: its shape, and where its float32 values lie in the file (-1 if they are not float32)."""
+
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def initializers(model: bytes, what: str) -> dict[str, Initializer]:
+    """The main graph's initialisers by name.
+
+    Raises UserError, naming `what`, for bytes that are no ONNX model and for tensors kept in other files.
+    """
+    found: dict[str, Initializer] = {}
+    try:
+        _walk(model, 0, len(model), "model", found, 0)
+    except (IndexError, ValueError) as error:
+        raise UserError(f"{what} is damaged or not an ONNX model ({error}); export or copy the bundle again") from None
+    except _ExternalData as error:
+        raise UserError(f"{what} keeps tensor {error} in another file, which a bundle must not; export it again") from None
+    return found
+
+
+def with_values(model: bytes, values: Mapping[str, np.ndarray], what: str) -> bytes:
+    """`model` with the float32 initialisers of `values` replaced; same shapes, so every other byte stays.
+
+    Raises UserError, naming `what`, if an initialiser is missing or differs in shape or type.
+    """
+    known = initializers(model, what)
+    changed = bytearray(model)
+    for name, value in values.items():
+        place = known.get(name)
+        if place is None or place.shape != value.shape or place.length != 4 * value.size:
+            reason = "is missing" if place is None else f"has shape {list(place.shape)}, expected float32 {list(value.shape)}"
+            raise UserError(f"{what} does not fit its bundle: initialiser {name} {reason}; export the bundle again")
+        changed[place.offset : place.offset + place.length] = np.ascontiguousarray(value, "<f4").tobytes()
+    return bytes(changed)
+
+
+class _ExternalData(Exception):
+    pass
+
+
+def _walk(data: bytes, start: int, end: int, kind: str, found: dict[str, Initializer], depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError("nested too deep")
+    if kind == "tensor":
+        name, initializer = _tensor(data, start, end)
+        if depth == 2:  # model → graph → tensor
+            found[name] = initializer
+        return
+    children = _CHILDREN[kind]
+    for number, wire, low, high in _fields(data, start, end):
+        if wire == 2 and number in children:
+            _walk(data, low, high, children[number], found, depth + 1)
+
+
+def _tensor(data: bytes, start: int, end: int) -> tuple[str, Initializer]:
+    name, shape, kind, offset, length = "", [], 0, -1, -1
+    external = False
+    for number, wire, low, high in _fields(data, start, end):
+        if number == 1 and wire == 0:
+            shape.append(low)
+        elif number == 1 and wire == 2:
+            while low < high:
+                size, low = _varint(data, low)
+                shape.append(size)
+        elif number == 2:
+            kind = low
+        elif number == 8:
+            name = data[low:high].decode()
+        elif number in (4, 9) and wire == 2:  # packed float_data and raw_data are the same little-endian bytes
+            offset, length = low, high - low
+        elif number == 13 or (number == 14 and low == 1):
+            external = True
+    if external:
+        raise _ExternalData(name or "without a name")
+    return name, Initializer(tuple(shape), offset, length) if kind == _FLOAT else Initializer(tuple(shape), -1, -1)
+
+
+def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(field, wire type, start, stop) of each field; for a varint its value stands at `start`."""
+    while position < end:
+        key, position = _varint(data, position)
+        wire = key & 7
+        if wire == 0:
+            low, position = _varint(data, position)
+            high = low
+        else:
+            if wire == 2:
+                size, position = _varint(data, position)
+            elif wire in (1, 5):
+                size = 8 if wire == 1 else 4
+            else:
+                raise ValueError(f"unknown wire type {wire}")
+            low, high = position, position + size
+            position = high
+        if position > end:
+            raise ValueError("it ends too early")
+        yield key >> 3, wire, low, high
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number is too long")

@@ -1,0 +1,31 @@
+"""The process whose memory `bench` measures: python -m gems_edge.device.probe BUNDLE predict|adapt IMAGES THREADS"""
+
+import json
+import sys
+
+from gems_edge.device import Learner
+from gems_edge.device.measure import peak_rss_mb, random_pixels
+from gems_edge.errors import MachineError, UserError
+
+# The memory of a step is not at its highest in the first run.
+STEPS = 3
+
+
+def main(path: str, what: str, images: str, threads: str) -> None:
+    baseline = peak_rss_mb()
+    learner = Learner.load(path, int(threads) or None)
+    pixels = random_pixels(learner.bundle, int(images))
+    if what == "adapt":
+        learner.adapt(pixels, [index % learner.bundle.ways for index in range(len(pixels))], STEPS)
+    else:
+        for _ in range(STEPS):
+            learner.predict(pixels)
+    print(json.dumps({"baseline_mb": baseline, "peak_mb": peak_rss_mb()}))
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (UserError, MachineError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)

@@ -1,0 +1,102 @@
+"""The only place that imports onnxruntime: quiet, without telemetry, sized for a small board."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from gems_edge.errors import MachineError, UserError
+
+
+def _refuse_crashing_wheel() -> None:
+    """onnxruntime 1.21.0's aarch64 wheel dies of SIGILL on import on ARMv8.0 cores (Pi 3, Pi 4, Zero 2 W; its issue 23957).
+
+    Nothing in Python can catch that, and importing in a child process first would double the start-up time of every
+    command, so the one release known to crash is recognised by its file.
+    """
+    if platform.machine() != "aarch64" or "asimddp" in _text("/proc/cpuinfo"):
+        return
+    spec = find_spec("onnxruntime")
+    if spec and spec.origin and '__version__ = "1.21.0"' in _text(spec.origin):
+        raise UserError("onnxruntime 1.21.0 crashes on this processor; install another: pip install 'onnxruntime>=1.22'")
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+_refuse_crashing_wheel()
+# From 1.29 on the wheels write device ids below $HOME and send usage data unless this is set before the import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime  # noqa: E402
+
+onnxruntime.set_default_logger_severity(4)  # errors arrive as exceptions; warnings are not the user's
+VERSION: str = onnxruntime.__version__
+
+
+class Session:
+    """A loaded graph: named arrays in, named arrays out."""
+
+    def __init__(self, model: bytes, what: str, *, threads: int | None = None, arena: bool = False):
+        """Load `model` on the CPU with `threads` threads (None: one per core).
+
+        `arena` keeps freed activations for the next run. Without it, and without the memory pattern, which both
+        are off here, a step's peak is a third lower on a 512 MB board (shared/notes/adaptation_graph.md).
+        Raises UserError, naming `what`, for bytes that onnxruntime cannot load.
+        """
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.enable_cpu_mem_arena = arena
+        options.enable_mem_pattern = arena
+        options.inter_op_num_threads = 1
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._what = what
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes share no base but Exception
+            raise self._explain(error, "cannot be loaded") from None
+        self.inputs = tuple(item.name for item in self._session.get_inputs())
+        self.overridable = tuple(item.name for item in self._session.get_overridable_initializers())
+        self.outputs = tuple(item.name for item in self._session.get_outputs())
+
+    def require(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Raises UserError unless the graph can be fed exactly `inputs` and gives at least `outputs`."""
+        accepted = set(self.inputs) | set(self.overridable)
+        missing = [name for name in inputs if name not in accepted] + [name for name in outputs if name not in self.outputs]
+        surplus = [name for name in self.inputs if name not in inputs]
+        if missing or surplus:
+            reason = f"lacks {missing[0]!r}" if missing else f"asks for the unknown input {surplus[0]!r}"
+            raise UserError(f"{self._what} is not the graph that its manifest describes: it {reason}; export the bundle again")
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], *, partial: bool = False) -> list[np.ndarray]:
+        """The named `outputs`; `partial` computes only the nodes that they need.
+
+        Raises UserError for feeds that do not fit, MachineError when memory runs out.
+        """
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4
+        options.only_execute_path_to_fetches = partial
+        try:
+            return self._session.run(list(outputs), dict(feeds), options)
+        except Exception as error:
+            raise self._explain(error, "cannot be run") from None
+
+    def _explain(self, error: Exception, failed: str) -> Exception:
+        message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "bad_alloc" in message or "Failed to allocate" in message:
+            return MachineError(f"out of memory in {self._what}; give fewer or smaller images, or close other programs")
+        return UserError(f"{self._what} {failed} by onnxruntime {VERSION} ({message[:160]}); export or copy the bundle again")
+
+
+def check_threads(threads: int | None) -> int | None:
+    """`threads` itself; UserError unless it is None or at least 1."""
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise UserError(f"threads must be a whole number of at least 1, not {threads!r}")
+    return threads

@@ -1,0 +1,69 @@
+"""Support photos in folders: DIR/CLASS/image, one folder per class."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gems_edge.device.bundle import Bundle
+from gems_edge.errors import UserError
+from gems_edge.images import EXTENSIONS, decode_image, list_images
+
+
+@dataclass(frozen=True)
+class SupportSet:
+    """images uint8 [N, S, S, C] as the bundle wants them, and each image's class name and file."""
+
+    images: np.ndarray
+    labels: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.labels))
+
+
+def read_support(directory: Path | str, bundle: Bundle) -> SupportSet:
+    """Read DIR/CLASS/*.jpg|png|… ; classes and files in order of name, hidden files left out.
+
+    Raises UserError for a layout that is not one folder of images per class, fewer than two classes, more than a per-class
+    bundle can learn, an image that cannot be read, and one picture under two class names.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory; give one with a folder of photos per class")
+    visible = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in visible if entry.is_dir()]
+    loose = [entry for entry in visible if entry.is_file() and entry.suffix.lower() in EXTENSIONS]
+    if loose:
+        raise UserError(f"{loose[0]} lies beside the class folders of {directory}; move it into the folder of its class")
+    if not folders:
+        raise UserError(f"{directory} has no class folders; put the photos of each class into a folder with its name")
+    listed = [(folder.name, _files(folder)) for folder in folders]
+    if len(listed) < 2:
+        raise UserError(f"{directory} holds one class ({listed[0][0]}); give a folder for each of at least two classes")
+    bundle.start_weights(len(listed))  # before minutes of decoding: refuses more classes than the head has rows
+    files = [(name, file) for name, images in listed for file in images]
+    pixels = np.stack(
+        [decode_image(file, bundle.image_size, bundle.channels, invert=bundle.inverted) for _, file in files]
+    )
+    _refuse_shared_pictures(files, pixels)
+    return SupportSet(pixels, tuple(name for name, _ in files), tuple(file for _, file in files))
+
+
+def _files(folder: Path) -> list[Path]:
+    images = list_images(folder)
+    if images:
+        return images
+    inner = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if inner:
+        raise UserError(f"{folder} holds folders ({inner[0]}) instead of images; the layout is DIR/CLASS/image")
+    raise UserError(f"{folder} holds no image; add photos ({', '.join(EXTENSIONS[:3])} …) or remove the folder")
+
+
+def _refuse_shared_pictures(files: list[tuple[str, Path]], pixels: np.ndarray) -> None:
+    seen: dict[bytes, tuple[str, Path]] = {}
+    for (name, file), image in zip(files, pixels):
+        other = seen.setdefault(image.tobytes(), (name, file))
+        if other[0] != name:
+            raise UserError(f"{file} and {other[1]} are the same picture in two classes; remove it from one")

@@ -1,0 +1,68 @@
+"""Writing files so that a crash or a power cut leaves the old content or the new one, never a mixture."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gems_edge.errors import UserError
+
+
+def write_atomic(path: Path | str, content: bytes | str) -> None:
+    """Write `content` to `path`: temporary file in the same directory, fsync, rename, fsync of the directory.
+
+    Raises OSError as the system gives it (disk full, no permission); `path` is then what it was before.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path | str) -> None:
+    """Make a rename inside `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path | str, what: str) -> Any:
+    """The JSON document at `path`; UserError naming `what` if it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{what}: {path} does not exist") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{what}: {path} is not valid JSON ({error})") from None
+
+
+def sha256_bytes(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def cache_directory() -> Path:
+    """The one place outside runs, bundles and states that is written to: $GEMS_EDGE_CACHE or ~/.cache/gems-edge."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GEMS_EDGE_CACHE") or Path(base) / "gems-edge")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

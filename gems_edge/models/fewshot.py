@@ -1,0 +1,69 @@
+"""Backbone and head as one model, used as a pure function of its weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gems_edge.models.backbones import BACKBONE_CLASSES
+from gems_edge.models.layers import Normalization, NormPass, Statistics
+from gems_edge.models.spec import ModelSpec
+
+# Every tensor of a model by its name, as state_dict() names them.
+Weights = dict[str, Tensor]
+
+
+class Head(nn.Module):
+    """A linear classifier. "per-class": one learned row per way (the papers'); "shared": one learned row for every class.
+
+    The shared row is copied to each class before the inner loop moves the copies apart (UNICORN-MAML, Ye & Chao 2022),
+    so one model serves any number of classes.
+    """
+
+    def __init__(self, features: int, rows: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, features))
+        self.bias = nn.Parameter(torch.zeros(rows))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight, self.bias)
+
+
+class FewShotModel(nn.Module):
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.spec = spec
+        grouped = spec.normalization == "group"
+        self.backbone = BACKBONE_CLASSES[spec.backbone](spec.widths, spec.channels, grouped)
+        self.head = Head(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
+
+    def forward(self, images: Tensor, statistics: Statistics | None = None) -> tuple[Tensor, Statistics]:
+        """images [N, C, H, W] in 0…1 → logits [N, classes], and the batch's statistics (empty if they were given)."""
+        norm = NormPass(statistics)
+        return self.head(self.backbone(images, norm)), norm.seen
+
+    def statistics_names(self) -> tuple[str, ...]:
+        """The names of the statistics in forward order; none in mode "group"."""
+        norms = [module for module in self.modules() if isinstance(module, Normalization) and not module.groups]
+        return tuple(f"{norm.name}.{kind}" for norm in norms for kind in ("mean", "var"))
+
+
+def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None):
+    """`model` with `weights` in place of its own: a pure function. Shapes as FewShotModel.forward."""
+    return functional_call(model, weights, (images, statistics))
+
+
+def initial_weights(model: FewShotModel, weights: Weights, classes: int) -> Weights:
+    """The weights that the inner loop starts from, with one head row per class.
+
+    The shared row is copied; of a per-class head the first `classes` rows are taken (classes ≤ ways).
+    """
+    head = {name: weights[name] for name in ("head.weight", "head.bias")}
+    if model.spec.head == "shared":
+        head = {name: row.expand(classes, *row.shape[1:]) for name, row in head.items()}
+    elif classes != model.spec.ways:
+        if classes > model.spec.ways:
+            raise ValueError(f"{classes} classes for a per-class head of {model.spec.ways} ways")
+        head = {name: rows[:classes] for name, rows in head.items()}
+    return weights | head

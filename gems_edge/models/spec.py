@@ -1,0 +1,67 @@
+"""What a model is, as plain data: a compact model differs from a dense one in `widths` alone. No torch here."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gems_edge.errors import UserError
+
+NORMALIZATIONS = ("transductive", "support", "group")
+HEADS = ("per-class", "shared")
+# Output channels of every 3×3 convolution, in order. ResNet-12 has three a block; the block's skip has the third's.
+FULL_WIDTHS = {"conv4": (64,) * 4, "resnet12": (64,) * 3 + (128,) * 3 + (256,) * 3 + (512,) * 3}
+BACKBONES = tuple(FULL_WIDTHS)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Shape and mode of a few-shot model; `ways` counts only for the head "per-class"."""
+
+    backbone: str
+    widths: tuple[int, ...]
+    image_size: int
+    channels: int
+    normalization: str
+    head: str
+    ways: int
+
+    def __post_init__(self) -> None:
+        if self.backbone not in FULL_WIDTHS:
+            raise UserError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
+        expected = len(FULL_WIDTHS[self.backbone])
+        if len(self.widths) != expected or min(self.widths) < 1:
+            raise UserError(f"{self.backbone} takes {expected} positive widths, one per convolution; got {list(self.widths)}")
+        if self.normalization not in NORMALIZATIONS:
+            raise UserError(f"unknown normalization {self.normalization!r}; choose one of {', '.join(NORMALIZATIONS)}")
+        if self.head not in HEADS:
+            raise UserError(f"unknown head {self.head!r}; choose one of {', '.join(HEADS)}")
+        if self.channels not in (1, 3):
+            raise UserError(f"images have 1 or 3 channels, not {self.channels}")
+        if self.image_size < 16:
+            raise UserError(f"images of {self.image_size} pixels vanish in four 2×2 pools; use at least 16")
+        if self.ways < 2:
+            raise UserError(f"a classifier needs at least 2 ways, not {self.ways}")
+
+    @property
+    def feature_size(self) -> int:
+        """Length of the feature vector: Conv-4 flattens its last map, ResNet-12 averages it."""
+        side = self.image_size // 16
+        return self.widths[-1] * (side * side if self.backbone == "conv4" else 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"widths": list(self.widths)}
+
+
+def parse_widths(text: str, backbone: str) -> tuple[int, ...]:
+    """`full`, one number N (every width scaled so that the first is N), or one number per convolution, comma-separated."""
+    full = FULL_WIDTHS.get(backbone)
+    if full is None:
+        raise UserError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
+    if text == "full":
+        return full
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--widths takes `full`, one number, or {len(full)} numbers with commas; got {text!r}") from None
+    if len(numbers) == 1:
+        numbers = tuple(max(1, numbers[0] * width // full[0]) for width in full)
+    return numbers
