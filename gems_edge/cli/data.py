@@ -4,9 +4,17 @@ import click
 
 from gems_edge.cli.common import emit, json_option, say, table
 
-root_option = click.option("--root", type=click.Path(), help="Where torchvision's sets are or are downloaded to.  [default: the cache]")
-size_option = click.option("--image-size", type=int, help="Side of the square images in pixels.  [default: the source's own, 84 for colour photos]")
-channels_option = click.option("--channels", type=click.Choice(["1", "3"]), help="1: greyscale, 3: colour.  [default: the source's own]")
+root_option = click.option(
+    "--root", type=click.Path(), help="Where torchvision's sets are or are downloaded to.  [default: the cache]"
+)
+size_option = click.option(
+    "--image-size",
+    type=int,
+    help="Side of the square images in pixels.  [default: the source's own, 84 for colour photos]",
+)
+channels_option = click.option(
+    "--channels", type=click.Choice(["1", "3"]), help="1: greyscale, 3: colour.  [default: the source's own]"
+)
 
 
 @click.group()
@@ -38,7 +46,9 @@ def list_command(root, as_json):
         emit([{"name": source.name, "ready": source.ready, "where": source.where} for source in sources])
         return
     words = {True: "yes", False: "no: downloaded at the first use", None: "-"}
-    click.echo(table([[source.name, words[source.ready], source.where] for source in sources], ["data", "ready", "where"]))
+    click.echo(
+        table([[source.name, words[source.ready], source.where] for source in sources], ["data", "ready", "where"])
+    )
 
 
 @command.command()
@@ -55,17 +65,20 @@ def show(spec, output, image_size, channels, root, as_json):
     Example:
       gems-edge data show folder:photos -o photos.png
     """
+    import io
+
     from gems_edge.data.imageset import contact_sheet
     from gems_edge.data.sources import load_images
+    from gems_edge.files import write_atomic
 
+    if output:
+        _check_directory(output)
     image_set = load_images(spec, image_size=image_size, channels=int(channels) if channels else None, root=root)
     facts = _facts(image_set)
     if output:
-        import io
-
         buffer = io.BytesIO()
         contact_sheet(image_set).save(buffer, "PNG")
-        _write(output, buffer.getvalue())
+        write_atomic(output, buffer.getvalue())
         facts["contact_sheet"] = output
     if as_json:
         emit(facts)
@@ -78,7 +91,13 @@ def show(spec, output, image_size, channels, root, as_json):
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The packed file (.npz) to write.")
 @size_option
 @channels_option
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split by class, where FOLDER gives none.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the split by class, where FOLDER gives none.",
+)
 @json_option
 def pack(folder, output, image_size, channels, seed, as_json):
     """Put the images of FOLDER (CLASS/image or train|val|test/CLASS/image) into one file for packed:FILE.npz.
@@ -131,23 +150,25 @@ def _facts(image_set) -> dict:
 
 def _print(facts: dict) -> None:
     per_class = facts["images_per_class"]
+    pixels = f"{facts['image_size']}×{facts['image_size']}, {'greyscale' if facts['channels'] == 1 else 'colour'}"
     ink = ", dark background (read inverted)" if facts["inverted"] else ""
-    click.echo(f"{facts['data']}: {facts['classes']} classes, {facts['images']} images ({per_class['min']} to {per_class['max']} a class)")
-    click.echo(f"{facts['image_size']}×{facts['image_size']}, {facts['channels']} channel{'s' if facts['channels'] > 1 else ''}{ink}")
+    click.echo(
+        f"{facts['data']}: {facts['classes']} classes, {facts['images']} images "
+        f"({per_class['min']} to {per_class['max']} a class)"
+    )
+    click.echo(pixels + ink)
     if facts["grouped"]:
         click.echo("images come in groups of near-duplicates; support and query never share one")
-    click.echo(table([[name, part["classes"], part["images"]] for name, part in facts["splits"].items()], ["split", "classes", "images"]))
+    click.echo(
+        table(
+            [[name, part["classes"], part["images"]] for name, part in facts["splits"].items()],
+            ["split", "classes", "images"],
+        )
+    )
     click.echo(f"source: {facts['source']}")
     for key in ("contact_sheet", "packed"):
         if key in facts:
             click.echo(f"written: {facts[key]}")
-
-
-def _write(path: str, content: bytes) -> None:
-    from gems_edge.files import write_atomic
-
-    _check_directory(path)
-    write_atomic(path, content)
 
 
 def _check_directory(path: str) -> None:

@@ -102,8 +102,9 @@ def make_sampler(image_set: ImageSet, split: str, ways: int, shots: int, queries
         if len(own) < shots + queries:
             spare = len(own) - shots
             raise UserError(
-                f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(own)} images, but {shots} shots and "
-                f"{queries} queries need {shots + queries}; add images or use {f'--queries {spare}' if spare >= 1 else 'fewer --shots'}"
+                f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(own)} images, but {shots} "
+                f"shots and {queries} queries need {shots + queries}; add images or use "
+                f"{f'--queries {spare}' if spare >= 1 else 'fewer --shots'}"
             )
     groups = divisions = None
     if image_set.group is not None:
@@ -113,8 +114,9 @@ def make_sampler(image_set: ImageSet, split: str, ways: int, shots: int, queries
             division = divide_groups([len(group) for group in own], shots, queries)
             if division is None:
                 raise UserError(
-                    f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(own)} groups of near-duplicates, which "
-                    f"cannot give {shots} shots and {queries} queries without sharing one; use fewer --queries"
+                    f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(own)} groups of "
+                    f"near-duplicates, which cannot give {shots} shots and {queries} queries without sharing one; "
+                    "use fewer --queries"
                 )
             divisions.append(division)
         divisions = tuple(divisions)
@@ -122,7 +124,7 @@ def make_sampler(image_set: ImageSet, split: str, ways: int, shots: int, queries
 
 
 def divide_groups(sizes: list[int], shots: int, queries: int) -> frozenset[int] | None:
-    """Groups for the support set: at least `shots` images inside, at least `queries` outside; None if there are none."""
+    """Groups for the support set with at least `shots` images inside and `queries` outside; None if impossible."""
     most = sum(sizes) - queries
     reached: dict[int, frozenset[int]] = {0: frozenset()}
     for i, size in enumerate(sizes):

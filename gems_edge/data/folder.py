@@ -18,7 +18,9 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16")
 COLOUR_SIZE, GREY_SIZE = 84, 28
 
 
-def read_folder(path: Path | str, image_size: int | None = None, channels: int | None = None, seed: int = 0, name: str = "") -> ImageSet:
+def read_folder(
+    path: Path | str, image_size: int | None = None, channels: int | None = None, seed: int = 0, name: str = ""
+) -> ImageSet:
     """Read a folder of class folders; without given splits the classes are split by `split_classes` with `seed`.
 
     Images become greyscale only if the first image of every class is; greyscale images with a bright border are
@@ -31,7 +33,9 @@ def read_folder(path: Path | str, image_size: int | None = None, channels: int |
     files = {name: list_images(folders[name][1]) for name in classes}
     for class_name in classes:
         if not files[class_name]:
-            raise UserError(f"class {class_name!r} ({folders[class_name][1]}) has no images; add JPEG or PNG files or remove it")
+            raise UserError(
+                f"class {class_name!r} ({folders[class_name][1]}) has no images; add JPEG or PNG files or remove it"
+            )
     if channels is None:
         channels = 1 if all(_is_grey(files[class_name][0]) for class_name in classes) else 3
     image_size = image_size or (GREY_SIZE if channels == 1 else COLOUR_SIZE)
@@ -58,7 +62,7 @@ def read_folder(path: Path | str, image_size: int | None = None, channels: int |
 
 
 def decode_files(paths: Sequence[Path | str], size: int, channels: int) -> tuple[np.ndarray, list[str]]:
-    """Decode files on all cores: uint8 [N, size, size, channels] and each file's SHA-256; UserError names a bad file."""
+    """Decode on all cores: uint8 [N, size, size, channels] and each file's SHA-256; UserError names a bad file."""
     images = np.empty((len(paths), size, size, channels), np.uint8)
 
     def decode(item: tuple[int, Path | str]) -> str:
@@ -89,7 +93,10 @@ def _class_folders(path: Path) -> dict[str, tuple[str | None, Path]]:
     for part in top:
         for folder in _sub_folders(part):
             if folder.name in found:
-                raise UserError(f"class {folder.name!r} is in {found[folder.name][0]} and in {part.name}: the split leaks; keep it in one of them")
+                raise UserError(
+                    f"class {folder.name!r} is in {found[folder.name][0]} and in {part.name}: the split leaks; "
+                    "keep it in one of them"
+                )
             found[folder.name] = (part.name, folder)
     if not found:
         raise UserError(f"{path} has split folders but no class folders inside; expected {path}/train/CLASS/image")
@@ -109,7 +116,7 @@ def _is_grey(path: Path) -> bool:
 
 
 def _without_copies(paths: Sequence[Path], label: np.ndarray, split: np.ndarray, hashes: list[str]) -> np.ndarray:
-    """Indices of the images without later copies in the same class; UserError for a copy in a class of another split."""
+    """Indices of the images without later copies in their class; UserError for a copy in another split."""
     first: dict[str, int] = {}
     seen: set[tuple[str, int]] = set()
     keep = []
@@ -117,7 +124,9 @@ def _without_copies(paths: Sequence[Path], label: np.ndarray, split: np.ndarray,
         other = first.setdefault(digest, i)
         here, there = split[label[i]], split[label[other]]
         if here != there:
-            raise UserError(f"{paths[other]} ({there}) and {paths[i]} ({here}) are the same file: the split leaks; remove one")
+            raise UserError(
+                f"{paths[other]} ({there}) and {paths[i]} ({here}) are the same file: the split leaks; remove one"
+            )
         if (digest, int(label[i])) not in seen:
             seen.add((digest, int(label[i])))
             keep.append(i)

@@ -4,6 +4,7 @@ Nothing is downloaded: the fonts (DejaVu, STIX) come with matplotlib. A class is
 it, whose variants are near-duplicates. The images are cached after the first use.
 """
 
+import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from gems_edge.files import cache_directory
 # Part of the cache's name: raise it with every change that alters a pixel, a class or a split.
 VERSION = 1
 SIZE = 28
-SOURCE = "characters rendered from matplotlib's bundled fonts (DejaVu: Bitstream Vera licence; STIX: STIX Fonts licence)"
+SOURCE = (
+    "characters rendered from matplotlib's bundled fonts (DejaVu: Bitstream Vera licence; STIX: STIX Fonts licence)"
+)
 
 # Distances of blurred shapes, chosen by looking at pairs: below the first, one outline reused by two faces; below the
 # second, characters that a reader takes for one another at 28 × 28 or that differ by the form of an accent only.
@@ -109,7 +112,11 @@ def candidates() -> list[str]:
 
 
 def _is_class(character: str) -> bool:
-    if unicodedata.category(character)[0] not in "LNPS" or 0x2500 <= ord(character) < 0x25A0 or 0x2800 <= ord(character) < 0x2900:
+    if (
+        unicodedata.category(character)[0] not in "LNPS"
+        or 0x2500 <= ord(character) < 0x25A0
+        or 0x2800 <= ord(character) < 0x2900
+    ):
         return False
     parts = unicodedata.normalize("NFKD", character)
     return len(parts) == 1 and parts == character or len(parts) == 2 and unicodedata.combining(parts[1]) > 0
@@ -201,12 +208,19 @@ def _jittered(canvases: np.ndarray, random: np.random.Generator, jitter: Jitter)
     stroke = random.uniform(-jitter.stroke, jitter.stroke, count).astype(np.float32)
 
     halved = _halved(_thickened(canvases, stroke))
-    grid = (np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2)
+    grid = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
     cos, sin = np.cos(angle), np.sin(angle)
-    matrix = np.array([[cos / scale[0], (sin + shear * cos) / scale[0]], [-sin / scale[1], (cos - shear * sin) / scale[1]]], np.float32)
+    matrix = np.array(
+        [[cos / scale[0], (sin + shear * cos) / scale[0]], [-sin / scale[1], (cos - shear * sin) / scale[1]]],
+        np.float32,
+    )
     x, y = (grid - shift[i][:, None].astype(np.float32) for i in range(2))
-    source_x = matrix[0, 0][:, None, None] * x[:, None, :] + matrix[0, 1][:, None, None] * y[:, :, None] + (SIZE - 1) / 2
-    source_y = matrix[1, 0][:, None, None] * x[:, None, :] + matrix[1, 1][:, None, None] * y[:, :, None] + (SIZE - 1) / 2
+    source_x = (
+        matrix[0, 0][:, None, None] * x[:, None, :] + matrix[0, 1][:, None, None] * y[:, :, None] + (SIZE - 1) / 2
+    )
+    source_y = (
+        matrix[1, 0][:, None, None] * x[:, None, :] + matrix[1, 1][:, None, None] * y[:, :, None] + (SIZE - 1) / 2
+    )
     sampled = _sampled(halved, source_x, source_y)
     # Hairlines of light faces stay as bright as the ink of the others.
     sampled *= 255 / np.maximum(sampled.max((1, 2), keepdims=True), 1)
@@ -261,6 +275,8 @@ def _split_by_base(characters: list[str], seed: int) -> np.ndarray:
 
 
 def _font(face: str):
+    # Importing matplotlib makes a directory in the user's home unless it is told of another place.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     import matplotlib
     from matplotlib.ft2font import FT2Font
 

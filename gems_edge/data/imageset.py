@@ -20,7 +20,9 @@ class ImageSet:
     label: np.ndarray  # int64 [N], index into classes
     classes: tuple[str, ...]
     split: np.ndarray  # <U5 [classes]: train | val | test
-    group: np.ndarray | None  # int64 [N] near-duplicates share a number: support and query never share a group; None: no such groups
+    group: (
+        np.ndarray | None
+    )  # int64 [N] near-duplicates share a number: support and query never share a group; None: no such groups
     inverted: bool  # images were inverted on reading (255 − x): the board must do the same with its photos
     source: str  # one line: where it came from, terms
 
@@ -50,7 +52,7 @@ def split_classes(count: int, seed: int = 0) -> np.ndarray:
 
 
 def resize_images(images: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """uint8 [N, H, W, C] → [N, size, size, channels] as images.decode_image does it: centred square, bilinear, luminance."""
+    """uint8 [N, H, W, C] → [N, size, size, channels] cut and resized as by images.decode_image."""
     if images.shape[1:] == (size, size, channels):
         return images
     mode = {1: "L", 3: "RGB"}[channels]
@@ -78,7 +80,7 @@ def has_bright_border(images: np.ndarray) -> bool:
 
 
 def contact_sheet(image_set: ImageSet, columns: int = 12, classes: int = 24) -> Image.Image:
-    """A picture of up to `classes` classes spread over the set: one row each, `columns` images spread over the class."""
+    """A picture of up to `classes` classes spread over the set: one row each, `columns` images."""
     chosen = np.unique(np.linspace(0, len(image_set.classes) - 1, min(classes, len(image_set.classes))).astype(int))
     size = image_set.images.shape[1]
     sheet = Image.new("RGB", (columns * (size + 1), len(chosen) * (size + 1)), (90, 90, 90))

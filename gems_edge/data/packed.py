@@ -23,7 +23,9 @@ JPEG_QUALITY = 92
 KEYS = ("classes", "label", "split", "data", "offset", "images", "group", "meta")
 
 
-def read_packed(path: Path | str, image_size: int | None = None, channels: int | None = None, name: str = "") -> ImageSet:
+def read_packed(
+    path: Path | str, image_size: int | None = None, channels: int | None = None, name: str = ""
+) -> ImageSet:
     """Read a packed file; size and channels are the file's own unless given.
 
     Greyscale images are inverted if meta.inverted says so or, where it says nothing, if their border is bright.
@@ -38,9 +40,13 @@ def read_packed(path: Path | str, image_size: int | None = None, channels: int |
         size, channels = image_size or min(images.shape[1:3]), channels or images.shape[3]
         images = resize_images(images, size, channels)
     elif "data" in arrays and "offset" in arrays:
-        images = _decoded(arrays["data"], arrays["offset"], [classes[i] for i in label], image_size, channels, meta, path)
+        images = _decoded(
+            arrays["data"], arrays["offset"], [classes[i] for i in label], image_size, channels, meta, path
+        )
     else:
-        raise UserError(f"{path} holds no images (neither images nor data and offset); pack it with gems-edge data pack")
+        raise UserError(
+            f"{path} holds no images (neither images nor data and offset); pack it with gems-edge data pack"
+        )
     inverted = bool(meta.get("inverted", has_bright_border(images)))
     terms = str(meta.get("licence") or meta.get("terms") or "").strip()
     source = str(meta.get("source") or path.name)
@@ -110,14 +116,28 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             if isinstance(file, np.ndarray):
                 raise ValueError("one array, not an archive")
-            return {key: file[key] for key in KEYS if key in file.files}
+            arrays = {key: file[key] for key in KEYS if key in file.files}
+        # numpy hands a member that is no array through as bytes.
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{key} is no array")
+        return arrays
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give an existing packed file (.npz)") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a directory; use folder:{path} or pack it with gems-edge data pack") from None
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied") from None
-    except (ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError, SyntaxError) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        SyntaxError,
+    ) as error:
         raise _unreadable(path, error) from None
     except (zipfile.BadZipFile, zlib.error) as error:
         raise _unreadable(path, error) from None
@@ -151,7 +171,9 @@ def _checked_classes(arrays: dict[str, np.ndarray], path: Path) -> tuple[tuple[s
         raise UserError(f"{path}: classes and split must be text and label whole numbers")
     names = tuple(classes.tolist())
     if len(split) != len(names):
-        raise UserError(f"{path}: split has {len(split)} entries for {len(names)} classes; it must name one split per class")
+        raise UserError(
+            f"{path}: split has {len(split)} entries for {len(names)} classes; it must name one split per class"
+        )
     splits: dict[str, str] = {}
     for name, part in zip(names, split.tolist()):
         if part not in SPLITS:
@@ -163,14 +185,18 @@ def _checked_classes(arrays: dict[str, np.ndarray], path: Path) -> tuple[tuple[s
     if len(label) == 0:
         raise UserError(f"{path} holds no images")
     if label.min() < 0 or label.max() >= len(names):
-        raise UserError(f"{path}: label {label.min() if label.min() < 0 else label.max()} names no class (there are {len(names)})")
+        raise UserError(
+            f"{path}: label {label.min() if label.min() < 0 else label.max()} names no class (there are {len(names)})"
+        )
     return names, label.astype(np.int64), split.astype("<U5")
 
 
 def _stored_pixels(images: np.ndarray, count: int, path: Path) -> np.ndarray:
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:3]:
-        raise UserError(f"{path}: images are {images.dtype} {list(images.shape)}; they must be uint8 [N, H, W] or [N, H, W, 1 or 3]")
+        raise UserError(
+            f"{path}: images are {images.dtype} {list(images.shape)}; they must be uint8 [N, H, W] or [N, H, W, 1 or 3]"
+        )
     if len(images) != count:
         raise UserError(f"{path}: {len(images)} images for {count} labels; the file is inconsistent, pack it anew")
     return images

@@ -35,7 +35,9 @@ def load_images(
     kind, colon, path = spec.partition(":")
     if colon and kind in ("folder", "packed"):
         if not path:
-            raise UserError(f"--data {spec} names no {'folder' if kind == 'folder' else 'file'}; write it after the colon")
+            raise UserError(
+                f"--data {spec} names no {'folder' if kind == 'folder' else 'file'}; write it after the colon"
+            )
         read = read_folder if kind == "folder" else read_packed
         return read(Path(path).expanduser(), image_size, channels, name=spec)
     if spec == "glyphs":

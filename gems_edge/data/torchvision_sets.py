@@ -41,7 +41,11 @@ class PublicSet:
 PUBLIC_SETS = {
     "omniglot": PublicSet(
         *("Omniglot", ({"background": True}, {"background": False}), 28, 1, True),
-        files=("omniglot-py/images_background.zip", "omniglot-py/images_evaluation.zip"),
+        files=tuple(
+            f"omniglot-py/images_{part}{end}"
+            for part in ("background", "evaluation")
+            for end in (".zip", "/ (unpacked)")
+        ),
         terms="Omniglot (Lake et al. 2015), MIT",
     ),
     "flowers102": PublicSet(
@@ -68,10 +72,14 @@ def default_root() -> Path:
 
 def is_present(name: str, root: Path | None = None) -> bool:
     """True if the set's files are below the root; says nothing of their content."""
-    return all(((root or default_root()) / file).exists() for file in PUBLIC_SETS[name].files)
+    return all(
+        ((root or default_root()) / file.removesuffix(" (unpacked)")).exists() for file in PUBLIC_SETS[name].files
+    )
 
 
-def load_public(name: str, image_size: int | None = None, channels: int | None = None, root: Path | None = None) -> ImageSet:
+def load_public(
+    name: str, image_size: int | None = None, channels: int | None = None, root: Path | None = None
+) -> ImageSet:
     """A set of PUBLIC_SETS, downloaded to `root` if it is not there; decoded photos are cached.
 
     Raises UserError if a needed package is missing or the files are not those of the set, MachineError if the set
@@ -108,11 +116,14 @@ def read_split(name: str) -> dict[str, list[str]]:
 
 
 def split_of(classes: tuple[str, ...], lists: dict[str, list[str]]) -> np.ndarray:
-    """The split of each class, <U5: by its own name or, for Omniglot, else by its alphabet; UserError for an unlisted one."""
+    """The split of each class, <U5: by its name or, for Omniglot, by its alphabet; UserError for an unlisted one."""
     where = {entry: split for split in SPLITS for entry in lists[split]}
     split = [where.get(name) or where.get(name.split("/")[0]) for name in classes]
     if None in split:
-        raise UserError(f"class {classes[split.index(None)]!r} is in no published split; the files are not those of the set, remove them")
+        raise UserError(
+            f"class {classes[split.index(None)]!r} is in no published split; "
+            "the files are not those of the set, remove them"
+        )
     return np.array(split, dtype="<U5")
 
 
@@ -142,7 +153,10 @@ def _open(name: str, public: PublicSet, root: Path) -> list[Any]:
 
     def open_parts(download: bool) -> list[Any]:
         with _one_line(name, root):
-            return [getattr(datasets, public.dataset)(str(root), download=download, **part, **options) for part in public.parts]
+            return [
+                getattr(datasets, public.dataset)(str(root), download=download, **part, **options)
+                for part in public.parts
+            ]
 
     with contextlib.suppress(_Absent):
         return open_parts(download=False)
@@ -162,7 +176,9 @@ def _one_line(name: str, root: Path) -> Iterator[None]:
     except RuntimeError as error:
         raise _Absent(str(error)) from None
     except (FileNotFoundError, KeyError, ValueError, EOFError) as error:
-        raise UserError(f"{name}: the files in {root} are incomplete or damaged ({error}); remove them and run the command again") from None
+        raise UserError(
+            f"{name}: the files in {root} are incomplete or damaged ({error}); remove them and run the command again"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -179,6 +195,6 @@ def _download(name: str, public: PublicSet, root: Path) -> Iterator[None]:
     except (OSError, _Absent) as error:
         reason = getattr(error, "reason", None) or error
         wanted = ", ".join(public.files)
-        raise MachineError(f"{name} cannot be downloaded ({reason}); put {wanted} into {root} yourself, or name another place by --root") from None
+        raise MachineError(f"{name} cannot be downloaded ({reason}); put {wanted} into {root} yourself") from None
     finally:
         socket.setdefaulttimeout(before)

@@ -16,6 +16,8 @@ from gems_edge.files import read_json, sha256_bytes
 FORMAT = "gems-edge-bundle"
 FORMAT_VERSION = 1
 FILES = ("predict.onnx", "adapt.onnx", "weights.safetensors")
+# What memory and latency are predicted from.
+COSTS = ("predict.macs", "adapt_step.macs", "adapt_step.constant_bytes", "adapt_peak.fixed_bytes", "adapt_peak.bytes_per_image")
 HEAD = ("head.weight", "head.bias")
 
 
@@ -96,7 +98,7 @@ def read_bundle(path: Path | str) -> Bundle:
         inverted=fields.get("image.inverted", bool, "true or false"),
         normalization=fields.text("normalization", ("transductive", "support", "group")),
         steps=fields.whole("rule.steps"),
-        predict_peak_bytes=fields.whole("cost.predict.peak_bytes", 0),
+        predict_peak_bytes=fields.whole("cost.predict.peak_bytes", 0, 1 << 40),
         adapted=fields.names("tensors.adapted"),
         statistics=fields.names("tensors.statistics"),
         weights=_read_weights(path, fields),
@@ -146,6 +148,9 @@ def _read_weights(path: Path, fields: "_Fields") -> dict[str, np.ndarray]:
 def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
     if bundle.channels not in (1, 3):
         raise fields.error("image.channels", "1 or 3")
+    for key in COSTS:
+        if fields.get(f"cost.{key}", int | float, "a number") < 0:
+            raise fields.error(f"cost.{key}", "a number that is not negative")
     rows = 1 if bundle.head == "shared" else bundle.ways
     weight, bias = (bundle.weights[name] for name in HEAD)
     if weight.ndim != 2 or weight.shape[0] != rows or bias.shape != (rows,):
@@ -161,18 +166,18 @@ class _Fields:
     def error(self, key: str, expected: str) -> UserError:
         return UserError(f"{self.path / 'manifest.json'}: {key!r} must be {expected}; export the bundle again")
 
-    def get(self, key: str, kind: type, expected: str, separator: str = ".") -> Any:
+    def get(self, key: str, kind: Any, expected: str, separator: str = ".") -> Any:
         value = self.manifest
         for part in key.split(separator):
             value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise self.error(key, expected)
         return value
 
-    def whole(self, key: str, least: int = 1) -> int:
-        expected = f"a whole number of at least {least}"
+    def whole(self, key: str, least: int = 1, most: int = 10_000) -> int:
+        expected = f"a whole number from {least} to {most}"
         value = self.get(key, int, expected)
-        if value < least:
+        if not least <= value <= most:
             raise self.error(key, expected)
         return value
 

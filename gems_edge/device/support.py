@@ -53,12 +53,13 @@ def read_support(directory: Path | str, bundle: Bundle) -> SupportSet:
 
 def _files(folder: Path) -> list[Path]:
     images = list_images(folder)
-    if images:
-        return images
-    inner = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if inner:
-        raise UserError(f"{folder} holds folders ({inner[0]}) instead of images; the layout is DIR/CLASS/image")
-    raise UserError(f"{folder} holds no image; add photos ({', '.join(EXTENSIONS[:3])} …) or remove the folder")
+    inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    nested = next((entry for entry in inner if list_images(entry)), None)
+    if nested:
+        raise UserError(f"{nested} is a folder of images inside the class {folder.name}; the layout is DIR/CLASS/image")
+    if not images:
+        raise UserError(f"{folder} holds no image; add photos ({', '.join(EXTENSIONS[:3])} …) or remove the folder")
+    return images
 
 
 def _refuse_shared_pictures(files: list[tuple[str, Path]], pixels: np.ndarray) -> None:

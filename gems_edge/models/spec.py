@@ -13,6 +13,25 @@ BACKBONES = tuple(FULL_WIDTHS)
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """Shape of one convolution: channels, kernel side, and the side of its (equal) input and output maps."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    side: int
+
+    @property
+    def weights(self) -> int:
+        return self.inputs * self.outputs * self.kernel**2
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image's forward pass."""
+        return self.weights * self.side**2
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Shape and mode of a few-shot model; `ways` counts only for the head "per-class"."""
 
@@ -46,6 +65,30 @@ class ModelSpec:
         """Length of the feature vector: Conv-4 flattens its last map, ResNet-12 averages it."""
         side = self.image_size // 16
         return self.widths[-1] * (side * side if self.backbone == "conv4" else 1)
+
+    def convolutions(self) -> list[Convolution]:
+        """Every convolution of the backbone in forward order."""
+        if self.backbone == "conv4":
+            inputs = (self.channels, *self.widths[:-1])
+            return [Convolution(i, o, 3, self.image_size >> n) for n, (i, o) in enumerate(zip(inputs, self.widths))]
+        layers, inputs = [], self.channels
+        for block in range(len(self.widths) // 3):
+            first, second, third = self.widths[3 * block : 3 * block + 3]
+            side = self.image_size >> block
+            shapes = ((inputs, first, 3), (first, second, 3), (second, third, 3), (inputs, third, 1))
+            layers += [Convolution(i, o, kernel, side) for i, o, kernel in shapes]
+            inputs = third
+        return layers
+
+    @property
+    def backbone_weights(self) -> int:
+        """Convolution weights of the backbone: what a pruning ratio is a share of."""
+        return sum(layer.weights for layer in self.convolutions())
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image's forward pass, head of `ways` rows included."""
+        return sum(layer.macs for layer in self.convolutions()) + self.feature_size * self.ways
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"widths": list(self.widths)}

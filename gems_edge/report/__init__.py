@@ -1,0 +1,1 @@
+"""The HTML report: sections made from runs, bundles, episodes and measurements, rendered as one page."""

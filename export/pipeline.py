@@ -1,0 +1,196 @@
+"""From a run to a bundle: prune, recover, trace, verify, write."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from gems_edge import __version__
+from gems_edge.cost.graph import adapt_peak, describe
+from gems_edge.data.episodes import make_sampler
+from gems_edge.data.imageset import ImageSet
+from gems_edge.data.sources import load_images
+from gems_edge.data.tensors import episode_tensors
+from gems_edge.errors import UserError
+from gems_edge.export.bundle import check_target, write_bundle
+from gems_edge.export.graphs import adapt_graph, predict_graph
+from gems_edge.export.prune import Pruned, check_ratio, prune
+from gems_edge.export.verify import verify_bundle
+from gems_edge.files import write_atomic
+from gems_edge.meta.allocator import keep_freed_memory
+from gems_edge.meta.config import TrainConfig, write_config
+from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
+from gems_edge.meta.rules import make_rule
+from gems_edge.meta.run import Run
+from gems_edge.meta.train import train
+from gems_edge.models.fewshot import FewShotModel, Weights, forward
+from gems_edge.models.layers import Statistics
+
+VERIFIED_EPISODES = 5
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    ratio: float = 0.0
+    recover_iterations: int | None = None  # None: a quarter of the run's
+    round_to: int = 8
+    episodes: int = 200  # for the accuracies in the manifest
+    seed: int = 1
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Reports:
+    """How the pipeline tells what it is doing."""
+
+    say: Callable[[str], None]
+    training: Callable[[dict[str, Any]], None] | None = None
+    evaluation: Callable[[int], None] | None = None
+
+
+def export_run(directory: Path, output: Path, options: ExportOptions, reports: Reports) -> dict[str, Any]:
+    """Export the run in `directory` to the bundle `output`; returns the manifest.
+
+    Raises UserError for a ratio that the network cannot meet, a network that cannot be exported, and a bundle that
+    does not reproduce torch's results; `output` is then what it was before.
+    """
+    run = Run(directory)
+    config = board_config(run.config())
+    model, weights = run.model()
+    check_ratio(model.spec, options.ratio)
+    check_target(output)
+    keep_freed_memory()
+    images = load_images(config.data, image_size=config.image_size, channels=config.channels, root=options.root)
+    sampler = make_sampler(images, "test", config.ways, config.shots, config.queries, options.seed)
+    rule = make_rule(config.method, config.inner_lr, config.head)
+    dense = FewShotModel(config.model_spec())
+    pruned = prune(dense, weights, options.ratio, options.round_to)
+    if options.ratio:
+        reports.say(f"widths {list(dense.spec.widths)} → {list(pruned.spec.widths)}: {100 * pruned.reached:.1f} % of the backbone's weights gone")
+        pruned = recover(run, config, pruned, options, reports)
+    compact = FewShotModel(pruned.spec)
+
+    def accuracies(subject: FewShotModel, tensors: Weights) -> dict[str, Any]:
+        found = evaluate(
+            subject, tensors, episode_tensors(images), sampler, rule, steps=[config.steps],
+            modes=modes_for(config.normalization), tasks=range(options.episodes), progress=reports.evaluation,
+        )  # fmt: skip
+        protocol = {"ways": config.ways, "shots": config.shots, "steps": config.steps}
+        return {mode: mean_accuracy(values).as_dict() | protocol for (mode, _), values in found.items()}
+
+    reports.say(f"accuracy over {options.episodes} test episodes …")
+    before = accuracies(dense, weights)
+    after = accuracies(compact, pruned.weights) if options.ratio else before
+    statistics = _start_statistics(compact, pruned.weights, images, sampler)
+    adapt = adapt_graph(compact, pruned.weights, rule)
+    predict = predict_graph(compact, pruned.weights, statistics)
+    manifest = {
+        **_identity(output, config, pruned.spec, images),
+        "tensors": _tensor_names(compact, rule),
+        "ratio": {"asked": options.ratio, "reached": round(pruned.reached, 6), "round_to": pruned.round_to},
+        "params": {"before": _parameters(dense), "after": _parameters(compact)},
+        "macs": {"before": dense.spec.macs, "after": pruned.spec.macs},
+        "accuracy_before": before,
+        "accuracy": after,
+        "cost": {
+            "predict": describe(predict, {"images": 1, "classes": config.ways}),
+            "adapt_step": describe(adapt, {"images": config.ways * config.shots, "classes": config.ways}),
+            "adapt_peak": adapt_peak(adapt, {"images": config.ways * config.shots, "classes": config.ways}),
+        },
+        "provenance": _provenance(run, config),
+    }
+    tensors = {name: tensor.detach().float().numpy() for name, tensor in (pruned.weights | statistics).items()}
+
+    def check(staging: Path) -> dict[str, Any]:
+        result = verify_bundle(staging, compact, pruned.weights, rule, config.steps, images, sampler, range(VERIFIED_EPISODES))
+        return {"verification": result.as_dict()}
+
+    return write_bundle(output, predict.SerializeToString(), adapt.SerializeToString(), tensors, manifest, check)
+
+
+def board_config(config: TrainConfig) -> TrainConfig:
+    """A board sees one image at a time, so a transductive run is exported in mode "support"."""
+    return replace(config, normalization="support") if config.normalization == "transductive" else config
+
+
+def recover(run: Run, config: TrainConfig, pruned: Pruned, options: ExportOptions, reports: Reports) -> Pruned:
+    """Meta-train the compact network from its pruned weights, as a run inside the run: it resumes, and can be evaluated."""
+    iterations = config.iterations // 4 if options.recover_iterations is None else options.recover_iterations
+    if not iterations:
+        return pruned
+    widths = ",".join(str(width) for width in pruned.spec.widths)
+    wanted = replace(config, widths=widths, iterations=iterations, seed=config.seed + 1)
+    name = f"{options.ratio:g}-{options.round_to}-{iterations}"
+    inner = Run(run.directory / "compact" / name)
+    start = save({name: tensor.contiguous() for name, tensor in pruned.weights.items()})
+    if inner.directory.exists() and not _continues(inner, wanted, start):
+        shutil.rmtree(inner.directory)
+    if not inner.config_path.exists():
+        inner.directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(inner.initial_path, start)
+        write_config(inner.config_path, wanted)
+    reports.say(f"recover: {iterations} iterations of the compact network ({inner.directory})")
+    best = train(inner, wanted, resume=True, initial=load_file(inner.initial_path), progress=reports.training, root=options.root)
+    reports.say(f"recovered to {100 * best['accuracy']:.1f} ± {100 * best['ci95']:.1f} % on validation")
+    return replace(pruned, weights=inner.model()[1])
+
+
+def _continues(inner: Run, wanted: TrainConfig, start: bytes) -> bool:
+    """Whether the compact run in `inner` is the same recovery, begun or finished."""
+    try:
+        return inner.config() == wanted and inner.initial_path.read_bytes() == start
+    except (UserError, OSError):
+        return False
+
+
+def _start_statistics(model: FewShotModel, weights: Weights, images: ImageSet, sampler) -> Statistics:
+    """Normalisation statistics of an untaught bundle: those of one episode's support set. Teaching replaces them."""
+    support = episode_tensors(images).episode(sampler.draw(0, 0)).support_images
+    with torch.no_grad():
+        return forward(model, weights, support)[1]
+
+
+def _tensor_names(model: FewShotModel, rule) -> dict[str, list[str]]:
+    names = [name for name, _ in model.named_parameters()]
+    adapted = list(rule.adapted(names))
+    return {
+        "adapted": adapted,
+        "constant": [name for name in names if name not in adapted],
+        "statistics": list(model.statistics_names()),
+    }
+
+
+def _identity(output: Path, config: TrainConfig, spec, images: ImageSet) -> dict[str, Any]:
+    return {
+        "name": output.name.removesuffix(".gems"),
+        "ways": config.ways,
+        "shots": config.shots,
+        "queries": config.queries,
+        "head": config.head,
+        "image": {"size": config.image_size, "channels": config.channels, "inverted": images.inverted},
+        "normalization": config.normalization,
+        "backbone": {"name": spec.backbone, "widths": list(spec.widths), "feature_size": spec.feature_size},
+        "rule": {"name": config.method, "inner_lr": config.inner_lr, "steps": config.steps, "first_order": config.first_order},
+    }
+
+
+def _provenance(run: Run, config: TrainConfig) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "torch-pruning")}
+    trained = run.config()
+    # A packed file or a folder is named, not located: no local paths in a bundle.
+    kind, _, place = config.data.partition(":")
+    data = f"{kind}:{Path(place).name}" if place else kind
+    return {
+        "gems_edge": __version__, **versions, "data": data, "run": run.directory.resolve().name, "trained_as": trained.normalization,
+        "iterations": trained.iterations, "seed": trained.seed, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }  # fmt: skip
+
+
+def _parameters(model: FewShotModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

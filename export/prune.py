@@ -1,0 +1,173 @@
+"""Removing whole channels until a share of the backbone's weights is gone.
+
+torch-pruning gives the dependency graph (which channels of which tensors go together) and the group importance; its own
+`pruning_ratio` is a share of channels. Here the ratio is a share of weights, so the widths are searched for.
+"""
+
+import copy
+import itertools
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from gems_edge.errors import UserError
+from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.layers import Normalization
+from gems_edge.models.spec import ModelSpec
+
+# A layer of fewer channels carries no information worth a board's time.
+LEAST_CHANNELS = 4
+TOLERANCE = 0.02
+# How far a layer's share of kept channels may lie from the uniform share: importance decides within this band.
+BAND = 1.25
+
+
+@dataclass(frozen=True)
+class Pruned:
+    spec: ModelSpec
+    weights: Weights
+    reached: float  # share of the backbone's convolution weights that is gone
+    round_to: int  # what the widths are multiples of
+
+
+class _TracedNorm(nn.BatchNorm2d):
+    """Stands in for Normalization, so that the dependency graph sees a layer it knows."""
+
+    def forward(self, x, _norm):
+        return super().forward(x)
+
+
+def check_ratio(spec: ModelSpec, ratio: float) -> None:
+    """UserError for a ratio outside 0 ≤ ratio < 1 or one that leaves layers with fewer than LEAST_CHANNELS channels."""
+    if not 0 <= ratio < 1:
+        raise UserError(f"--ratio {ratio:g}: give the share of weights to remove, 0 (none) up to below 1")
+    smallest = replace(spec, widths=tuple(min(LEAST_CHANNELS, width) for width in spec.widths))
+    largest = 1 - smallest.backbone_weights / spec.backbone_weights
+    if ratio > largest + TOLERANCE:
+        raise UserError(f"--ratio {ratio:g} leaves layers of fewer than {LEAST_CHANNELS} channels; this network allows up to {int(largest * 1000) / 1000:g}")
+
+
+def prune(model: FewShotModel, weights: Weights, ratio: float, round_to: int = 8) -> Pruned:
+    """Remove `ratio` of the backbone's weights as whole channels, the least important of each layer first.
+
+    Importance of a channel: L2 norm over every weight tied to it (its filter, its normalisation, the slices of the
+    layers that read it). Widths are multiples of `round_to`, or of 4, 2, 1 if that misses the ratio by over 2 points.
+    """
+    spec = model.spec
+    check_ratio(spec, ratio)
+    if ratio == 0:
+        return Pruned(spec, dict(weights), 0.0, 1)
+    twin = _twin(model, weights)
+    graph, importances = _groups(twin, spec)
+    steps = [step for step in (round_to, 4, 2, 1) if step <= round_to]
+    for step in steps:
+        widths = search_widths(spec, importances, ratio, step)
+        reached = 1 - replace(spec, widths=widths).backbone_weights / spec.backbone_weights
+        if abs(reached - ratio) <= TOLERANCE:
+            break
+    else:
+        raise UserError(f"--ratio {ratio:g} cannot be met within 2 points on {spec.backbone} {list(spec.widths)}; the nearest is {reached:.3f}")
+    _remove(twin, graph, importances, widths)
+    compact = replace(spec, widths=widths)
+    names = dict(FewShotModel(compact).named_parameters())
+    state = twin.state_dict()
+    return Pruned(compact, {name: state[name].detach().clone() for name in names}, reached, step)
+
+
+def search_widths(spec: ModelSpec, importances: list[torch.Tensor], ratio: float, step: int) -> tuple[int, ...]:
+    """Widths, multiples of `step`, that keep 1 − ratio of the weights and the most importance.
+
+    Local search from uniform widths; a move changes one or two layers by one step. First comes how far the kept share
+    of weights lies outside ±1 point of the wanted one, then the mean over layers of the kept importance.
+    """
+    keep, full = 1 - ratio, spec.widths
+    uniform = _uniform_share(spec, keep)
+    kept = [torch.cat([torch.zeros(1), imp.sort(descending=True).values.cumsum(0) / imp.sum()]).tolist() for imp in importances]
+    low = [max(min(step, w), min(LEAST_CHANNELS, w), _multiple(w * uniform / BAND, step, w)) for w in full]
+    high = [max(l, _multiple(w * uniform * BAND, step, w)) for l, w in zip(low, full)]
+
+    def cost(widths: tuple[int, ...]) -> tuple[float, float]:
+        share = replace(spec, widths=widths).backbone_weights / spec.backbone_weights
+        importance = sum(curve[width] for curve, width in zip(kept, widths)) / len(widths)
+        return max(0.0, abs(share - keep) - TOLERANCE / 2), -importance
+
+    best = tuple(min(max(_multiple(w * uniform, step, w), l), h) for w, l, h in zip(full, low, high))
+    single = [((i, d),) for i in range(len(full)) for d in (-step, step)]
+    moves = single + [(*a, *b) for a, b in itertools.combinations(single, 2) if a[0][0] != b[0][0]]
+    while True:
+        around = [_moved(best, move) for move in moves]
+        around = [w for w in around if all(l <= x <= h for l, x, h in zip(low, w, high))]
+        candidate = min(around, key=cost, default=best)
+        if cost(candidate) >= cost(best):
+            return best
+        best = candidate
+
+
+def _moved(widths: tuple[int, ...], move: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    changed = list(widths)
+    for layer, change in move:
+        changed[layer] += change
+    return tuple(changed)
+
+
+def _multiple(width: float, step: int, most: int) -> int:
+    return min(most, max(step, round(width / step) * step))
+
+
+def _uniform_share(spec: ModelSpec, keep: float) -> float:
+    """The share of channels in every layer that keeps the share `keep` of the weights (bisection)."""
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        layers = spec.convolutions()
+        weights = sum(w.weights * middle * (1 if n == 0 else middle) for n, w in enumerate(layers))
+        low, high = (middle, high) if weights < keep * spec.backbone_weights else (low, middle)
+    return (low + high) / 2
+
+
+def _twin(model: FewShotModel, weights: Weights) -> nn.Module:
+    """The model out of layers that torch-pruning knows, under the same names."""
+    twin = copy.deepcopy(model).cpu()
+    twin.load_state_dict(weights)
+    for parent in list(twin.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Normalization):
+                norm = _TracedNorm(child.weight.numel())
+                norm.load_state_dict(norm.state_dict() | child.state_dict())
+                setattr(parent, name, norm)
+    head = nn.Linear(model.spec.feature_size, model.head.weight.shape[0])
+    head.load_state_dict(twin.head.state_dict())
+    twin.head = head
+    return twin.eval()
+
+
+def _groups(twin: nn.Module, spec: ModelSpec):
+    """The dependency graph, and the importance [C] of the channels of each width of `spec`, in its order."""
+    import torch_pruning
+
+    example = torch.rand(2, spec.channels, spec.image_size, spec.image_size)
+    graph = torch_pruning.DependencyGraph().build_dependency(
+        twin, example, forward_fn=lambda module, images: module.head(module.backbone(images, None)), verbose=False
+    )
+    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
+    found = []
+    for layer in _width_layers(twin):
+        everything = list(range(layer.out_channels))
+        group = graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, everything)
+        found.append(importance(group).detach().cpu())
+    return graph, found
+
+
+def _width_layers(twin: nn.Module) -> list[nn.Conv2d]:
+    """The 3×3 convolutions in forward order: one per entry of ModelSpec.widths."""
+    return [module for module in twin.backbone.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)]
+
+
+def _remove(twin: nn.Module, graph, importances: list[torch.Tensor], widths: tuple[int, ...]) -> None:
+    import torch_pruning
+
+    for layer, importance, width in zip(_width_layers(twin), importances, widths):
+        drop = importance.argsort(stable=True)[: len(importance) - width].tolist()
+        if drop:
+            graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, sorted(drop)).prune()

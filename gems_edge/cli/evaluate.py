@@ -1,0 +1,46 @@
+"""gems-edge evaluate: accuracy over seeded episodes of unseen classes."""
+
+from pathlib import Path
+
+import click
+
+from gems_edge.cli.common import emit, json_option, table
+
+
+@click.command()
+@click.argument("subject", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.option("--data", help="Images; default: those of the run.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@click.option("--episodes", type=click.IntRange(2), default=600, show_default=True)
+@click.option("--ways", type=click.IntRange(2), help="Default: as trained.")
+@click.option("--shots", type=click.IntRange(1), help="Default: as trained.")
+@click.option("--queries", type=click.IntRange(1), help="Default: as trained.")
+@click.option("--steps", type=click.IntRange(0), help="Inner steps; default: as trained.")
+@click.option("--per-step", is_flag=True, help="Accuracy after every number of steps from 0.")
+@click.option("--normalization", help="The mode of the headline figure; default: as trained. All modes are in the table.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which episodes.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@json_option
+def command(subject, data, data_root, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, device, as_json):
+    """Accuracy with its 95 % interval, per normalisation mode and step count.
+
+    A run is evaluated with torch. A bundle is evaluated with onnxruntime, as on the board.
+
+    \b
+    Example:
+      gems-edge evaluate runs/glyphs --episodes 600
+    """
+    from gems_edge.cli.progress import counting_progress
+    from gems_edge.meta.subject import Protocol, evaluate_bundle, evaluate_run
+
+    protocol = Protocol(data, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, data_root)
+    is_bundle = (subject / "manifest.json").exists()
+    with counting_progress("evaluate", episodes) as progress:
+        result = evaluate_bundle(subject, protocol, progress) if is_bundle else evaluate_run(subject, protocol, device, progress)
+    if as_json:
+        emit(result)
+        return
+    click.echo(f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, {episodes} episodes")
+    rows = [[row["normalization"], str(row["steps"]), f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} %"] for row in result["table"]]
+    click.echo(table(rows, ["normalization", "steps", "accuracy"]))

@@ -1,0 +1,72 @@
+"""gems-edge export: prune a run physically and write a bundle for the board."""
+
+from pathlib import Path
+
+import click
+
+from gems_edge.cli.common import emit, json_option, say, table
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--ratio", type=float, default=0.8, show_default=True, help="Share of the backbone's weights to remove, as whole channels; 0 exports the dense model.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle to write.  [default: RUN's name + .gems, here]")
+@click.option("--recover-iterations", type=click.IntRange(0), help="Meta-training of the compact network.  [default: a quarter of the run's]")
+@click.option("--round-to", type=click.IntRange(1, 64), default=8, show_default=True, help="Widths are multiples of this; odd widths run slower.")
+@click.option("--episodes", type=click.IntRange(2), default=200, show_default=True, help="Test episodes for the accuracies in the manifest.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
+@json_option
+def command(run, ratio, output, recover_iterations, round_to, episodes, seed, data_root, as_json):
+    """Prune, recover, and write predict.onnx and adapt.onnx with weights and manifest.
+
+    Before the bundle appears, onnxruntime must reproduce torch's adaptation and answers on real episodes.
+
+    \b
+    Example:
+      gems-edge export runs/glyphs --ratio 0.8 -o glyphs.gems
+    """
+    from gems_edge.cli.progress import counting_progress, training_progress
+    from gems_edge.export.pipeline import ExportOptions, Reports, export_run
+
+    output = output or Path(f"{run.resolve().name}.gems")
+    options = ExportOptions(ratio, recover_iterations, round_to, episodes, seed, data_root)
+    with training_progress("recover") as training, counting_progress("evaluate", episodes) as evaluation:
+        manifest = export_run(run, output, options, Reports(say, training, evaluation))
+    document = summary(output, manifest)
+    if as_json:
+        emit(document)
+        return
+    check, mode = manifest["verification"], manifest["normalization"]
+    say(
+        f"onnxruntime equals torch on {check['episodes']} episodes: update within {check['update_relative_error']:.1e} of its size "
+        f"(tolerance {check['update_tolerance']:.0e}), probabilities within {check['probability_error']:.1e} ({check['probability_tolerance']:.0e})"
+    )
+    if manifest["provenance"]["trained_as"] == "transductive":
+        say("the run was trained transductive; a board sees one image at a time, so the bundle answers in mode support")
+    rows = [
+        ["parameters", f"{document['params_before']:,}", f"{document['params_after']:,}"],
+        ["MACs per image", f"{document['macs_before']:,}", f"{document['macs_after']:,}"],
+        *(
+            [f"accuracy ({m})", *(f"{100 * manifest[k][m]['accuracy']:.2f} ± {100 * manifest[k][m]['ci95']:.2f} %" for k in ("accuracy_before", "accuracy"))]
+            for m in manifest["accuracy"]
+        ),
+    ]
+    click.echo(table(rows, [f"{output} ({mode})", "dense", f"ratio {manifest['ratio']['reached']:.3f}"]))
+
+
+def summary(output: Path, manifest: dict) -> dict:
+    """The document of `export --json`."""
+    mode = manifest["normalization"]
+    return {
+        "bundle": str(output),
+        "ratio": manifest["ratio"]["reached"],
+        "widths": manifest["backbone"]["widths"],
+        **{f"{what}_{when}": manifest[what][when] for what in ("params", "macs") for when in ("before", "after")},
+        "accuracy_before": manifest["accuracy_before"][mode],
+        "accuracy_after": manifest["accuracy"][mode],
+        "accuracy_per_mode": {"before": manifest["accuracy_before"], "after": manifest["accuracy"]},
+        "normalization": mode,
+        "verification": manifest["verification"],
+        "bytes": sum(file["bytes"] for file in manifest["files"].values()),
+    }

@@ -1,0 +1,49 @@
+"""gems-edge train: meta-train a few-shot model into a run directory."""
+
+from pathlib import Path
+
+import click
+
+from gems_edge.cli.common import emit, json_option, say
+from gems_edge.cli.options import config_options, given_config
+
+
+@click.command(context_settings={"show_default": False})
+@click.option("-o", "--output", "output", type=click.Path(path_type=Path), required=True, help="Run directory to write.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --output from its last checkpoint.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Start from the config.toml of another run.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie (or are downloaded to).")
+@config_options
+@json_option
+def command(output, resume, config_file, data_root, as_json, **options):
+    """Meta-train a few-shot model.
+
+    \b
+    Examples:
+      gems-edge train --data glyphs -o runs/glyphs
+      gems-edge train --data folder:photos --image-size 84 --steps 5 -o runs/photos
+      gems-edge train --resume -o runs/photos
+      torchrun --nproc-per-node 4 -m gems_edge train --data glyphs -o runs/four
+    """
+    from gems_edge.meta.config import TrainConfig, read_config
+
+    if resume and (output / "config.toml").exists():
+        base = read_config(output / "config.toml")
+    else:
+        base = read_config(config_file) if config_file else TrainConfig()
+    config = given_config(base, options)
+
+    from gems_edge.cli.progress import training_progress
+    from gems_edge.meta.run import Run
+    from gems_edge.meta.train import train
+
+    run = Run(output)
+    with training_progress() as progress:
+        best = train(run, config, resume=resume, progress=progress, root=data_root)
+    if as_json:
+        emit({"run": str(output), "best": best, "normalization": config.normalization, "data": config.data})
+    else:
+        say(
+            f"{output}: best validation {100 * best['accuracy']:.1f} ± {100 * best['ci95']:.1f} % "
+            f"({config.ways}-way {config.shots}-shot, {config.normalization}) at iteration {best['iteration']}"
+        )

@@ -1,0 +1,67 @@
+"""The measured part of `gems-edge bench` as one document."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from gems_edge.device.bundle import Bundle, bundle_bytes
+from gems_edge.device.measure import Sample, adapt_times, cold_starts, fresh_memory, host_facts, predict_times, summarise
+
+_MEDIAN = {"p50": 0.5}
+
+
+def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str], None]) -> dict[str, Any]:
+    """Time, memory, cold start and sizes of `bundle` on this machine, every number tagged with interval and source.
+
+    `on_stage` is told what is being measured. Raises UserError for a bundle that does not run, MachineError if a measured
+    process dies.
+    """
+    here = f"this machine, onnxruntime {host_facts()['onnxruntime']}, {threads or 'default'} threads"
+    images = bundle.ways * bundle.shots
+    on_stage("predictions")
+    predict = summarise(predict_times(bundle, threads))
+    on_stage("gradient steps")
+    adapt = summarise(adapt_times(bundle, threads, warm_up=3, runs=100, seconds=10.0))
+    on_stage("memory of fresh processes")
+    memory = {
+        what: _memory(fresh_memory(bundle.path, what, count, threads), count, what)
+        for what, count in (("predict", 1), ("adapt", images))
+    }
+    on_stage("cold starts")
+    cold = summarise(cold_starts(bundle, threads), _MEDIAN)
+    sizes = bundle_bytes(bundle)
+    cost = bundle.manifest["cost"]
+    macs = {"predict": cost["predict"]["macs"], "adapt_step": cost["adapt_step"]["macs"]}
+    timed = "calls of the graph after a warm-up, decoding not counted"
+    return {
+        "bundle": str(bundle.path),
+        "host": host_facts(),
+        "threads": threads or _default_threads(),
+        "predict": {"images": 1, **predict.as_dict("ms", f"{predict.runs} {timed}; {here}")},
+        "adapt": {"images": images, "classes": bundle.ways, **adapt.as_dict("ms", f"{adapt.runs} {timed}; {here}")},
+        "memory": memory,
+        "cold_start": cold.as_dict("s", f"{cold.runs} starts of gems-edge predict with warm file caches; {here}"),
+        "bytes": {"files": sizes, "total": sum(sizes.values()), "unit": "bytes", "tag": "measured", "source": "file sizes"},
+        "macs": macs | {
+            "unit": "MAC",
+            "interval": {name: [value, value] for name, value in macs.items()},
+            "tag": "predicted",
+            "source": "counted from the graphs' shapes at export, exact",
+        },
+    }  # fmt: skip
+
+
+def _memory(repeats: list[dict[str, float]], images: int, what: str) -> dict[str, Any]:
+    peak = summarise([repeat["peak_mb"] for repeat in repeats], _MEDIAN)
+    baseline = summarise([repeat["baseline_mb"] for repeat in repeats], _MEDIAN)
+    values = Sample(
+        {"peak": peak.quantiles["p50"], "baseline": baseline.quantiles["p50"]},
+        {"peak": peak.intervals["p50"], "baseline": baseline.intervals["p50"]},
+        peak.runs,
+    )
+    source = f"VmHWM of {peak.runs} fresh processes that ran {what}; baseline: after their imports; interval: least and most"
+    return {"images": images, **values.as_dict("MB", source, digits=1)}
+
+
+def _default_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

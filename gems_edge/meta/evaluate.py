@@ -1,0 +1,81 @@
+"""Accuracy over episodes, with its interval, in named normalisation modes."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gems_edge.data.episodes import EpisodeSampler
+from gems_edge.data.tensors import Episode, EpisodeTensors
+from gems_edge.errors import UserError
+from gems_edge.meta.inner import Support, adapt, classify, detached, one_hot
+from gems_edge.meta.rules import UpdateRule
+from gems_edge.models.fewshot import FewShotModel, Weights
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Mean over episodes of the share of right queries, and the half-width of its 95 % interval (1.96 standard errors)."""
+
+    accuracy: float
+    ci95: float
+    episodes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def mean_accuracy(per_episode: Sequence[float]) -> Accuracy:
+    values = np.asarray(per_episode, float)
+    deviation = values.std(ddof=1) if len(values) > 1 else math.nan
+    return Accuracy(float(values.mean()), float(1.96 * deviation / math.sqrt(len(values))), len(values))
+
+
+def modes_for(trained: str) -> tuple[str, ...]:
+    """The modes that a model can be evaluated in: a group-normalised one in its own, the others in both batch modes."""
+    return ("group",) if trained == "group" else ("support", "transductive")
+
+
+def check_mode(trained: str, wanted: str) -> str:
+    if wanted not in modes_for(trained):
+        raise UserError(f"a model trained with {trained} normalisation cannot be evaluated as {wanted!r}; it can as {', '.join(modes_for(trained))}")
+    return wanted
+
+
+def support_of(episode: Episode, ways: int) -> Support:
+    return Support(episode.support_images, one_hot(episode.support_labels, ways, episode.support_images.dtype))
+
+
+def episode_accuracies(
+    model: FewShotModel, weights: Weights, episode: Episode, ways: int, rule: UpdateRule, steps: Iterable[int], modes: Iterable[str]
+) -> dict[tuple[str, int], float]:
+    """(mode, number of inner steps) → share of right queries. One adaptation serves all modes and step counts."""
+    support, steps = support_of(episode, ways), sorted(steps)
+    trajectory = adapt(model, detached(weights), support, rule, steps[-1])
+    result = {}
+    with torch.no_grad():
+        for count in steps:
+            for mode in modes:
+                logits = classify(model, trajectory[count], episode.query_images, support, mode)
+                result[mode, count] = float((logits.argmax(1) == episode.query_labels).float().mean())
+    return result
+
+
+def evaluate(
+    model: FewShotModel, weights: Weights, tensors: EpisodeTensors, sampler: EpisodeSampler, rule: UpdateRule,
+    *, steps: Iterable[int], modes: Iterable[str], tasks: Iterable[int], progress: Callable[[int], None] | None = None,
+) -> dict[tuple[str, int], list[float]]:  # fmt: skip
+    """Accuracy of each of `tasks` (numbers of seeded episodes) by (mode, steps)."""
+    results: dict[tuple[str, int], list[float]] = {}
+    steps, modes = list(steps), list(modes)
+    dtype = next(iter(weights.values())).dtype
+    for done, task in enumerate(tasks, 1):
+        episode = tensors.episode(sampler.draw(0, task), dtype)
+        for key, value in episode_accuracies(model, weights, episode, sampler.ways, rule, steps, modes).items():
+            results.setdefault(key, []).append(value)
+        if progress:
+            progress(done)
+    return results

@@ -1,0 +1,120 @@
+"""A run directory: its files, written so that a kill at any moment loses nothing but the work since the last checkpoint."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from gems_edge.errors import UserError
+from gems_edge.files import write_atomic
+from gems_edge.meta.config import TrainConfig, read_config
+from gems_edge.models.fewshot import FewShotModel, Weights
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where training stands. Episodes are a function of the iteration, so there is no sampler state."""
+
+    iteration: int
+    best: dict[str, float]  # the best validation so far: iteration, accuracy, ci95; empty before the first
+    metrics_bytes: int  # length of metrics.jsonl
+    tensors: dict[str, Tensor]  # weights.NAME, exp_avg.NAME, exp_avg_sq.NAME
+
+
+class Run:
+    """Paths of a run directory, and the reading and writing of each."""
+
+    def __init__(self, directory: Path | str):
+        self.directory = Path(directory)
+        self.config_path = self.directory / "config.toml"
+        self.metrics_path = self.directory / "metrics.jsonl"
+        self.weights_path = self.directory / "weights.safetensors"
+        self.checkpoint_path = self.directory / "last" / "checkpoint.safetensors"
+        self.initial_path = self.directory / "initial.safetensors"
+
+    def config(self) -> TrainConfig:
+        if not self.directory.is_dir():
+            raise UserError(f"{self.directory} is not a run directory (it does not exist); train one with gems-edge train -o {self.directory}")
+        return read_config(self.config_path)
+
+    def weights(self) -> Weights:
+        """The best weights on validation."""
+        return _load(self.weights_path, "the run has no finished validation yet; train it longer (--resume)")
+
+    def model(self) -> tuple[FewShotModel, Weights]:
+        """The run's model with its best weights; UserError if they do not fit its config."""
+        model, weights = FewShotModel(self.config().model_spec()), self.weights()
+        return model, fitting(model, weights, self.weights_path)
+
+    def save_weights(self, weights: Weights) -> None:
+        write_atomic(self.weights_path, save(_plain(weights)))
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        metadata = {
+            "iteration": str(checkpoint.iteration),
+            "best": json.dumps(checkpoint.best),
+            "metrics_bytes": str(checkpoint.metrics_bytes),
+        }
+        self.checkpoint_path.parent.mkdir(exist_ok=True)
+        write_atomic(self.checkpoint_path, save(_plain(checkpoint.tensors), metadata))
+
+    def checkpoint(self) -> Checkpoint | None:
+        if not self.checkpoint_path.exists():
+            return None
+        tensors = _load(self.checkpoint_path, "train the run anew in another directory")
+        with safetensors.safe_open(self.checkpoint_path, "pt") as file:
+            metadata = file.metadata()
+        return Checkpoint(int(metadata["iteration"]), json.loads(metadata["best"]), int(metadata["metrics_bytes"]), tensors)
+
+    def log(self, record: dict[str, Any]) -> None:
+        with open(self.metrics_path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def cut_metrics(self, size: int) -> None:
+        """Drop what was logged after the checkpoint that training goes on from."""
+        if self.metrics_path.exists():
+            os.truncate(self.metrics_path, size)
+
+    def metrics_size(self) -> int:
+        return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+
+    def metrics(self) -> list[dict[str, Any]]:
+        if not self.metrics_path.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_path.read_text().splitlines() if line.strip()]
+
+
+def fitting(model: FewShotModel, weights: Weights, path: Path) -> Weights:
+    """`weights` if they have the model's names and shapes, else UserError."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != found:
+        odd = next(name for name in {**expected, **found} if expected.get(name) != found.get(name))
+        raise UserError(f"{path} does not fit the run's config: {odd} is {found.get(odd, 'missing')}, not {expected.get(odd, 'there')}")
+    return {name: weights[name] for name in expected}
+
+
+def _load(path: Path, hint: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; {hint}") from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); {hint}") from None
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def seeded_model(config: TrainConfig) -> FewShotModel:
+    """A fresh model whose weights depend on the config's seed alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return FewShotModel(config.model_spec())

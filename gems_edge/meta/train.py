@@ -1,0 +1,238 @@
+"""The outer loop: Adam on the mean query loss of a meta-batch, through the inner loop."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gems_edge.data.episodes import EpisodeSampler, make_sampler
+from gems_edge.data.imageset import ImageSet
+from gems_edge.data.sources import load_images
+from gems_edge.data.tensors import Episode, EpisodeTensors, episode_tensors
+from gems_edge.errors import MachineError, UserError
+from gems_edge.meta.allocator import keep_freed_memory
+from gems_edge.meta.config import TrainConfig, write_config
+from gems_edge.meta.evaluate import evaluate, mean_accuracy, support_of
+from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot
+from gems_edge.meta.processes import Processes, start_processes
+from gems_edge.meta.rules import UpdateRule, make_rule
+from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_model
+from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.spec import parse_widths
+
+# Called with one record per logged iteration or validation, as in metrics.jsonl, plus "iterations" in all.
+Progress = Callable[[dict[str, Any]], None]
+
+
+def resolve(config: TrainConfig, root: Path | None = None) -> tuple[TrainConfig, ImageSet]:
+    """The config with image size, channels and widths as numbers, and its images."""
+    images = load_images(config.data, image_size=config.image_size or None, channels=config.channels or None, root=root)
+    _, size, _, channels = images.images.shape
+    widths = ",".join(str(width) for width in parse_widths(config.widths, config.backbone))
+    resolved = replace(config, image_size=size, channels=channels, widths=widths)
+    resolved.model_spec()  # refuses what does not fit together
+    make_rule(config.method, config.inner_lr, config.head)
+    return resolved, images
+
+
+def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: UpdateRule) -> tuple[Tensor, Tensor]:
+    """Query loss and accuracy of one task after the inner loop, differentiable in `weights`."""
+    support = support_of(episode, config.ways)
+    adapted = adapt(model, weights, support, rule, config.steps, differentiable=not config.first_order)[-1]
+    logits = classify(model, adapted, episode.query_images, support, config.normalization)
+    loss = cross_entropy(logits, one_hot(episode.query_labels, config.ways, logits.dtype))
+    return loss, (logits.argmax(1) == episode.query_labels).float().mean()
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """Constant, or half a cosine from `lr` to 1 % of it."""
+    if config.schedule == "constant":
+        return config.lr
+    share = iteration / max(1, config.iterations)
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def train(
+    run: Run, config: TrainConfig, *, resume: bool = False, initial: Weights | None = None,
+    progress: Progress | None = None, root: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Meta-train into `run`, starting from `initial` weights (default: seeded), and return the best validation.
+
+    With `resume` a run goes on from its last checkpoint and ends with the same bits as one that was never stopped.
+    Raises UserError for a directory that is not empty (without resume) or whose run has another config (with it).
+    """
+    processes = start_processes(config.device)
+    config, images = resolve(config, root)
+    if processes.first:
+        _prepare(run, config, resume)
+    processes.wait()
+    if processes.device.type == "cpu":
+        keep_freed_memory()
+    with _precision(config.precision, processes.device):
+        return _Trainer(run, config, images, processes, initial, progress).train()
+
+
+def _prepare(run: Run, config: TrainConfig, resume: bool) -> None:
+    if run.config_path.exists():
+        if not resume:
+            raise UserError(f"{run.directory} holds a run already; add --resume to go on with it, or choose another directory")
+        stored = run.config()
+        if stored != config:
+            names = [n for n in config.__dataclass_fields__ if getattr(stored, n) != getattr(config, n)]
+            name = names[0]
+            raise UserError(
+                f"{run.directory} was started with {name} = {getattr(stored, name)!r}, not {getattr(config, name)!r}; "
+                "resume it without that option, or train in another directory"
+            )
+    elif run.directory.exists() and any(run.directory.iterdir()):
+        raise UserError(f"{run.directory} is not empty and holds no run; choose another directory")
+    else:
+        if run.directory.exists() and not run.directory.is_dir():
+            raise UserError(f"{run.directory} is a file; choose another directory")
+        run.directory.mkdir(parents=True, exist_ok=True)
+        write_config(run.config_path, config)
+
+
+def _precision(precision: str, device: torch.device):
+    if precision == "tf32":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+class _Trainer:
+    """State of one training: model, optimiser, where it stands."""
+
+    def __init__(self, run: Run, config: TrainConfig, images: ImageSet, processes: Processes, initial, progress):
+        self.run, self.config, self.processes, self.progress = run, config, processes, progress
+        self.sampler = make_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)
+        self.validation = make_sampler(images, "val", config.ways, config.shots, config.queries, config.seed)
+        self.tensors = episode_tensors(images, processes.device)
+        self.rule = make_rule(config.method, config.inner_lr, config.head)
+        self.model = seeded_model(config).to(processes.device)
+        if initial is not None:
+            self.model.load_state_dict(fitting(self.model, initial, run.initial_path))
+        self.weights = dict(self.model.named_parameters())
+        self.optimizer = torch.optim.Adam(self.weights.values(), lr=config.lr)
+        self.iteration, self.best = 0, {}
+        self._board = None
+
+    def train(self) -> dict[str, Any]:
+        config = self.config
+        self._resume()
+        started, logged, since = time.perf_counter(), self.iteration, []
+        while self.iteration < config.iterations:
+            loss, accuracy = self._step()
+            since.append((loss, accuracy))
+            self.iteration += 1
+            last = self.iteration == config.iterations
+            # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed.
+            if last or self.iteration % max(1, config.validate_every // 10) == 0:
+                values = torch.stack([torch.stack(pair) for pair in since]).mean(0)
+                self.processes.sum_([values])
+                loss, accuracy = (values / self.processes.count).tolist()
+                if not math.isfinite(loss):
+                    raise MachineError(f"the loss became {loss} at iteration {self.iteration}; lower --inner-lr or --lr and train anew")
+                seconds = time.perf_counter() - started
+                self._log("train", loss=loss, accuracy=accuracy, lr=learning_rate(config, self.iteration - 1),
+                          rate=(self.iteration - logged) / seconds)  # fmt: skip
+                started, logged, since = time.perf_counter(), self.iteration, []
+            if last or self.iteration % config.validate_every == 0:
+                self._validate()
+                started, logged = time.perf_counter(), self.iteration
+            if last or self.iteration % config.checkpoint_every == 0:
+                self._save()
+        if not self.best:  # 0 iterations: the initial weights are the run's
+            self._validate()
+            self._save()
+        if self._board:
+            self._board.close()
+        self.processes.wait()
+        return self.best
+
+    def _step(self) -> tuple[Tensor, Tensor]:
+        config, device = self.config, self.processes.device
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, accuracies = torch.zeros((), device=device), torch.zeros((), device=device)
+        for task in self.processes.tasks(config.meta_batch):
+            episode = self.tensors.episode(self.sampler.draw(self.iteration, task))
+            loss, accuracy = meta_loss(self.model, self.weights, episode, config, self.rule)
+            (loss / config.meta_batch).backward()
+            losses += loss.detach()
+            accuracies += accuracy
+        for weight in self.weights.values():
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        gradients = [weight.grad for weight in self.weights.values()]
+        self.processes.sum_(gradients)
+        if config.clip:
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.iteration)
+        self.optimizer.step()
+        share = self.processes.count / config.meta_batch  # means over all tasks after averaging over processes
+        return losses * share, accuracies * share
+
+    def _validate(self) -> None:
+        tasks = self.processes.tasks(self.config.validation_episodes)
+        mode, steps = self.config.normalization, self.config.steps
+        found = evaluate(self.model, self.weights, self.tensors, self.validation, self.rule, steps=[steps], modes=[mode], tasks=tasks)
+        everyone = torch.zeros(self.config.validation_episodes, dtype=torch.float64, device=self.processes.device)
+        for task, value in zip(tasks, found.get((mode, steps), [])):
+            everyone[task] = value
+        self.processes.sum_([everyone])
+        result = mean_accuracy(everyone.tolist())
+        record = {"iteration": self.iteration, "accuracy": result.accuracy, "ci95": result.ci95}
+        self._log("validation", accuracy=result.accuracy, ci95=result.ci95)
+        if not self.best or result.accuracy > self.best["accuracy"]:
+            self.best = record
+            if self.processes.first:
+                self.run.save_weights(self.weights)
+
+    def _log(self, kind: str, **values: float) -> None:
+        if not self.processes.first:
+            return
+        record = {"kind": kind, "iteration": self.iteration, **values, "time": round(time.time(), 3)}
+        self.run.log(record)
+        for name in ("loss", "accuracy", "lr"):
+            if name in values:
+                self._tensorboard().add_scalar(f"{kind}/{name}", values[name], self.iteration)
+        if self.progress:
+            self.progress(record | {"iterations": self.config.iterations})
+
+    def _tensorboard(self):
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.run.directory / "tensorboard"), purge_step=self.iteration)
+        return self._board
+
+    def _save(self) -> None:
+        if not self.processes.first:
+            return
+        tensors = {f"weights.{name}": weight for name, weight in self.weights.items()}
+        for name, weight in self.weights.items():
+            state = self.optimizer.state.get(weight, {})
+            tensors |= {f"{kind}.{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq") if kind in state}
+        self.run.save_checkpoint(Checkpoint(self.iteration, self.best, self.run.metrics_size(), tensors))
+
+    def _resume(self) -> None:
+        checkpoint = self.run.checkpoint()
+        if checkpoint is None:
+            self.run.cut_metrics(0)
+            return
+        self.iteration, self.best = checkpoint.iteration, checkpoint.best
+        if self.processes.first:
+            self.run.cut_metrics(checkpoint.metrics_bytes)
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(checkpoint.tensors[f"weights.{name}"])
+                if f"exp_avg.{name}" in checkpoint.tensors:
+                    moments = {k: checkpoint.tensors[f"{k}.{name}"].to(weight.device) for k in ("exp_avg", "exp_avg_sq")}
+                    self.optimizer.state[weight] = {"step": torch.tensor(float(self.iteration)), **moments}

@@ -1,0 +1,187 @@
+"""Pictures for the report as inline SVG that takes the page's text colour, so that it reads on light and on dark."""
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Both stand out on white and on near-black, and are told apart without colour vision by their lightness.
+BLUE, ORANGE, GREY = "#3b82d6", "#e08a1e", "#8a94a0"
+_INK = "#010203"  # stands for the page's text colour
+
+
+def to_svg(figure) -> str:
+    """A matplotlib figure as SVG markup without external references; ids are unique to its content. Closes the figure."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gems-edge"}):
+        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    markup = buffer.getvalue()
+    markup = markup[markup.index("<svg") :]
+    markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.DOTALL)
+    prefix = "f" + hashlib.sha256(markup.encode()).hexdigest()[:8]
+    markup = re.sub(r'\bid="', f'id="{prefix}', markup)
+    markup = re.sub(r'(url\(|xlink:href="|href=")#', rf"\1#{prefix}", markup)
+    return markup.replace(_INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)
+
+
+def training_curves(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Loss and accuracy over meta-iterations from the lines of metrics.jsonl."""
+    train = [line for line in lines if line.get("kind") == "train" and "iteration" in line]
+    validation = [line for line in lines if line.get("kind") == "validation" and "accuracy" in line]
+    figure, (left, right) = _subplots(1, 2, width=9.2, height=3.1)
+    for axes, key, scale in ((left, "loss", 1), (right, "accuracy", 100)):
+        points = [(line["iteration"], line[key] * scale) for line in train if _finite(line.get(key))]
+        if points:
+            steps, values = np.array(points, dtype=float).T
+            axes.plot(steps, values, color=GREY, alpha=0.35, linewidth=0.8)
+            axes.plot(steps, _smooth(values), color=BLUE, linewidth=1.6, label="training (query set, smoothed)")
+    if validation:
+        steps = [line["iteration"] for line in validation]
+        accuracy = [100 * line["accuracy"] for line in validation]
+        error = [100 * (line.get("ci95") or 0) for line in validation]
+        right.errorbar(steps, accuracy, error, color=ORANGE, marker="o", markersize=4, capsize=3, linewidth=1.2, label="validation, 95 %")
+    for axes, title in ((left, "Loss"), (right, "Accuracy, %")):
+        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=_INK)
+        axes.set_xlabel("meta-iteration")
+    if right.get_legend_handles_labels()[0]:
+        _legend(right, loc="lower right")
+    return to_svg(figure)
+
+
+def accuracy_chart(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Accuracy with 95 % bars, per mode and per step count. `series`: label → entries {mode, steps, accuracy, ci95}.
+
+    Lines over the step count where some mode was evaluated at several; bars otherwise.
+    """
+    entries = [entry for rows in series.values() for entry in rows]
+    modes = list(dict.fromkeys(entry["mode"] for entry in entries))
+    if any(len({entry["steps"] for entry in rows if entry["mode"] == mode}) > 1 for rows in series.values() for mode in modes):
+        return _accuracy_over_steps(series, modes)
+    figure, axes = _subplots(1, 1, width=6.4, height=0.7 + 0.42 * len(modes) * len(series))
+    height = 0.8 / len(series)
+    for index, (label, rows) in enumerate(series.items()):
+        for entry in rows:
+            place = modes.index(entry["mode"]) + (index - (len(series) - 1) / 2) * height
+            value, error = 100 * entry["accuracy"], 100 * (entry.get("ci95") or 0)
+            color = _series_color(index, len(series))
+            axes.barh(place, value, height * 0.86, xerr=error, color=color, ecolor=_INK, capsize=3, label=label)
+            axes.text(min(value + error + 1, 100), place, f"{value:.1f} ± {error:.1f}", va="center", color=_INK, fontsize=9)
+    axes.set(yticks=range(len(modes)), yticklabels=modes, xlim=(0, 118), xlabel="accuracy on new episodes, %")
+    axes.set_xticks(range(0, 101, 20))
+    axes.invert_yaxis()
+    _legend_once(axes, len(series))
+    return to_svg(figure)
+
+
+def _accuracy_over_steps(series, modes) -> str:
+    figure, axes = _subplots(1, 1, width=6.4, height=3.2)
+    for index, (label, rows) in enumerate(series.items()):
+        for mode, style in zip(modes, ("-", "--", ":", "-.")):
+            points = sorted((entry for entry in rows if entry["mode"] == mode), key=lambda entry: entry["steps"])
+            if points:
+                axes.errorbar(
+                    [entry["steps"] for entry in points],
+                    [100 * entry["accuracy"] for entry in points],
+                    [100 * (entry.get("ci95") or 0) for entry in points],
+                    color=_series_color(index, len(series)), linestyle=style, marker="o", markersize=4, capsize=3,
+                    label=f"{label}, {mode}" if label else mode,
+                )  # fmt: skip
+    axes.set(xlabel="inner steps", ylabel="accuracy on new episodes, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axes, loc="best")
+    return to_svg(figure)
+
+
+def cost_bars(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Dense against compact, each quantity as a share of the dense network. Keys label the bars, e.g. "weights"."""
+    names = [name for name in before if name in after and before[name]]
+    figure, axes = _subplots(1, 1, width=6.4, height=0.8 + 0.62 * len(names))
+    for place, name in enumerate(names):
+        axes.barh(place - 0.2, 100, 0.36, color=GREY, label="dense")
+        share = 100 * after[name] / before[name]
+        axes.barh(place + 0.2, share, 0.36, color=BLUE, label="compact")
+        axes.text(101, place - 0.2, short(before[name]), va="center", color=_INK, fontsize=9)
+        axes.text(share + 1, place + 0.2, f"{short(after[name])}  ({share:.0f} %)", va="center", color=_INK, fontsize=9)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 118), xlabel="% of the dense network")
+    axes.set_xticks(range(0, 101, 20))
+    axes.invert_yaxis()
+    _legend_once(axes, 2)
+    return to_svg(figure)
+
+
+def image_uri(pixels: np.ndarray) -> str:
+    """uint8 [H, W], [H, W, 1] or [H, W, 3] (or 0…1 floats) → a PNG data: URI."""
+    from PIL import Image
+
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def short(number: float) -> str:
+    """12_345_678 → "12.3 M"."""
+    for scale, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(number) >= scale:
+            return f"{number / scale:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _subplots(rows: int, columns: int, width: float, height: float):
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    style = {
+        "font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
+        "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
+    }  # fmt: skip
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
+    for one in np.ravel(axes):
+        one.grid(True, color=GREY, alpha=0.25, linewidth=0.6)
+        one.set_axisbelow(True)
+    return figure, axes
+
+
+def _series_color(index: int, count: int) -> str:
+    """Of two series the first is the dense network, grey as in `cost_bars`."""
+    return (GREY, BLUE, ORANGE)[index % 3] if count > 1 else BLUE
+
+
+def _legend(axes, **options) -> None:
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK, **options)
+
+
+def _legend_once(axes, expected: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    unique = {label: handle for handle, label in zip(handles, labels) if label and not label.startswith("_")}
+    if expected > 1 and unique:
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(unique)}
+        axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8.5, labelcolor=_INK, **place)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred moving average over a twentieth of the curve; shorter at the ends."""
+    half = max(1, len(values) // 40)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    left = np.maximum(np.arange(len(values)) - half, 0)
+    right = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    return (total[right] - total[left]) / (right - left)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))

@@ -1,0 +1,104 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from board import assert_refused, gems_edge, handmade  # noqa: F401
+from PIL import Image
+
+
+@pytest.fixture
+def here(tmp_path, gems_edge):  # noqa: F811
+    """h.gems taught three kinds in s.state, and new photos of them."""
+    handmade.write_bundle(tmp_path / "h.gems")
+    handmade.write_pictures(tmp_path / "photos", *handmade.pictures(3, 2))
+    handmade.write_pictures(tmp_path / "new", *handmade.pictures(3, 4, seed=7))
+    assert gems_edge("adapt", "h.gems", "--support", "photos", "-o", "s.state").code == 0
+    return tmp_path
+
+
+def test_json_list(gems_edge, here):  # noqa: F811
+    result = gems_edge("predict", "h.gems", "--state", "s.state", "new/kind 1/004.png", "new/kind 2", "--json")
+    document = json.loads(result.out)
+    assert result.code == 0 and result.err == ""
+    assert [entry["image"] for entry in document] == ["new/kind 1/004.png", *(f"new/kind 2/{n:03}.png" for n in range(8, 12))]
+    assert [entry["label"] for entry in document] == ["kind 1", *["kind 2"] * 4]
+    for entry in document:
+        assert entry.keys() == {"image", "label", "probability", "probabilities"}
+        assert entry["probabilities"].keys() == {"kind 0", "kind 1", "kind 2"}
+        assert entry["probability"] == entry["probabilities"][entry["label"]] == max(entry["probabilities"].values())
+        assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_table(gems_edge, here):  # noqa: F811
+    result = gems_edge("predict", "h.gems", "--state", "s.state", "new/kind 0")
+    assert result.code == 0 and result.out.splitlines()[0].split() == ["image", "class", "probability", "next"]
+    assert len(result.out.splitlines()) == 6 and "kind 0" in result.out
+
+
+def test_a_thousand_images_answer_as_each_alone(gems_edge, here):  # noqa: F811
+    handmade.write_pictures(here / "many", handmade.pictures(3, 333, seed=9)[0], ["all"] * 999)
+    together = json.loads(gems_edge("predict", "h.gems", "--state", "s.state", "many/all", "--json").out)
+    assert len(together) == 999
+    for entry in (together[0], together[500], together[998]):
+        [alone] = json.loads(gems_edge("predict", "h.gems", "--state", "s.state", entry["image"], "--json").out)
+        assert alone["probabilities"] == pytest.approx(entry["probabilities"], abs=1e-6)
+
+
+def test_untaught_bundle_says_so(gems_edge, here):  # noqa: F811
+    result = gems_edge("predict", "h.gems", "new/kind 0", "--json")
+    assert result.code == 0 and "taught nothing" in result.err
+    assert set(json.loads(result.out)[0]["probabilities"]) == {"class 1", "class 2", "class 3"}
+
+
+def test_damaged_newest_slot_is_said(gems_edge, here):  # noqa: F811
+    assert gems_edge("adapt", "h.gems", "--support", "photos", "--steps", 1, "-o", "s.state").code == 0
+    (here / "s.state/b.safetensors").write_bytes(b"")
+    result = gems_edge("predict", "h.gems", "--state", "s.state", "new/kind 0", "--json")
+    assert result.code == 0 and "b.safetensors is damaged" in result.err and len(json.loads(result.out)) == 4
+
+
+def test_bad_input(gems_edge, here):  # noqa: F811
+    handmade.write_bundle(here / "other.gems", seed=5)
+    (here / "empty").mkdir()
+    (here / "bad.png").write_bytes((here / "new/kind 0/000.png").read_bytes()[:-40])
+    (here / "text.jpg").write_text("not an image")
+    frames = [Image.new("L", (20, 20), shade) for shade in (0, 255)]
+    frames[0].save(here / "moving.gif", save_all=True, append_images=frames[1:])
+    good = "new/kind 0/000.png"
+    for arguments, message in [
+        (["h.gems", "absent.png"], "absent.png does not exist"),
+        (["h.gems", good, "bad.png"], "bad.png"),
+        (["h.gems", "text.jpg"], "text.jpg is not an image"),
+        (["h.gems", "moving.gif"], "animated"),
+        (["h.gems", "empty"], "holds no image"),
+        (["h.gems", "new"], "holds no image"),
+        (["h.gems"], "IMAGE"),
+        (["absent.gems", good], "not a bundle"),
+        (["photos", good], "manifest.json does not exist"),
+        (["h.gems", good, "--state", "absent.state"], "not a state"),
+        (["h.gems", good, "--state", "empty"], "holds no state"),
+        (["other.gems", good, "--state", "s.state"], "another bundle"),
+        (["h.gems", good, "--threads", "0"], "--threads"),
+    ]:
+        assert_refused(gems_edge("predict", *arguments, "--json"), message)
+    (here / "h.gems/predict.onnx").write_bytes((here / "h.gems/predict.onnx").read_bytes()[:100])
+    assert_refused(gems_edge("predict", "h.gems", good), "was altered")
+
+
+def test_colour_spaces_are_converted(gems_edge, here):  # noqa: F811
+    image = Image.open(here / "new/kind 0/000.png")
+    for mode, name in [("RGB", "rgb.png"), ("CMYK", "cmyk.jpg"), ("LA", "alpha.png"), ("1", "bits.png"), ("I;16", "deep.png")]:
+        image.convert(mode).save(here / name)
+        assert gems_edge("predict", "h.gems", "--state", "s.state", name).code == 0
+
+
+def test_cold_start_is_under_a_second(here):
+    command = [sys.executable, "-m", "gems_edge", "predict", "h.gems", "--state", "s.state", "new/kind 0/000.png"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run(command, cwd=here, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0, seconds

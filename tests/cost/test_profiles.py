@@ -1,0 +1,78 @@
+"""Profiles: what ships is valid and sourced, and what is wrong is named in one line."""
+
+import tomllib
+
+import pytest
+
+from gems_edge.cost import profiles
+from gems_edge.cost.profiles import list_profiles, load_profile, read_profile
+from gems_edge.errors import UserError
+
+
+def write(tmp_path, change):
+    """rpi-4b's profile as a TOML file, after `change` was made to it."""
+    import tomli_w
+
+    document = tomllib.loads((profiles.resources.files("gems_edge.device_profiles") / "rpi-4b.toml").read_text())
+    change(document)
+    path = tmp_path / "rpi-4b.toml"
+    path.write_text(tomli_w.dumps(document))
+    return path
+
+
+def test_both_first_boards_are_there():
+    assert {"rpi-4b", "rpi-zero-2w"} <= set(list_profiles())
+
+
+@pytest.mark.parametrize("device", list_profiles())
+def test_every_fact_has_a_source(device):
+    profile = load_profile(device)
+    assert profile.facts
+    for name, fact in profile.facts.items():
+        assert len(fact.source) > 10, name
+
+
+def test_rate_between_one_and_all_threads():
+    profile = load_profile("rpi-4b")
+    rates = [profile.conv_gflops(threads) for threads in (1, 2, 3, 4)]
+    assert rates[0] == profile["conv_rate_1"]
+    assert rates[3] == pytest.approx(profile["conv_rate_all"])
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda d: d["facts"]["cores"].pop("source"), "cores has no source"),
+        (lambda d: d["facts"]["clock"].update(source=" "), "clock has no source"),
+        (lambda d: d["facts"]["clock"].update(unit="MHz"), "clock must be in GHz"),
+        (lambda d: d["facts"]["clock"].update(value=1800.0), "clock = 1800.0 is outside 0.05 to 6 GHz"),
+        (lambda d: d["facts"]["clock"].update(value=float("nan")), "clock = nan is outside"),
+        (lambda d: d["facts"]["cores"].update(value=4.5), "cores must be a whole number"),
+        (lambda d: d["facts"]["cores"].update(value=True), "cores must be a whole number"),
+        (lambda d: d["facts"]["soc"].update(value=7), "soc must be text"),
+        (lambda d: d["facts"].pop("bandwidth"), "`bandwidth` is missing"),
+        (lambda d: d["facts"].update(colour={"value": "red", "source": "seen"}), "unknown fact `colour`"),
+        (lambda d: d["facts"]["ram"].update(note="x"), "ram has the unknown key `note`"),
+        (lambda d: d["facts"]["ram_usable"].update(value=4096), r"ram_usable \(4096\) is above ram"),
+        (lambda d: d.update(id="other"), "its id is 'other'"),
+        (lambda d: d.update(price=35), "unknown key `price`"),
+        (lambda d: d.pop("facts"), "no facts"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        read_profile(write(tmp_path, change))
+
+
+def test_unknown_id_lists_the_known():
+    with pytest.raises(UserError, match="unknown device 'rpi-9'; known: .*rpi-4b"):
+        load_profile("rpi-9")
+
+
+@pytest.mark.parametrize("content", [b"id = ", b"\xff\xfe"])
+def test_not_toml(tmp_path, content):
+    path = tmp_path / "x.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="x.toml"):
+        read_profile(path)

@@ -1,0 +1,160 @@
+"""Bundles that are incomplete, altered, foreign or malicious are refused in one line."""
+
+import copy
+import json
+
+import handmade as hm
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from gems_edge.device import Learner
+from gems_edge.device.bundle import FILES, bundle_bytes, read_bundle
+from gems_edge.errors import UserError
+
+
+@pytest.fixture
+def path(tmp_path):
+    return hm.write_bundle(tmp_path / "h.gems")
+
+
+def refused(path, match):
+    with pytest.raises(UserError, match=match) as caught:
+        read_bundle(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_reads_what_was_written(path):
+    bundle = read_bundle(path)
+    assert (bundle.ways, bundle.head, bundle.image_size, bundle.channels, bundle.steps) == (3, "shared", 16, 1, 5)
+    assert set(bundle.weights) >= {*bundle.adapted, *bundle.statistics}
+    assert bundle_bytes(bundle).keys() == {"manifest.json", *FILES}
+
+
+def test_no_bundle(tmp_path):
+    refused(tmp_path / "absent.gems", "not a bundle")
+    (tmp_path / "file.gems").write_text("x")
+    refused(tmp_path / "file.gems", "not a bundle")
+    (tmp_path / "empty.gems").mkdir()
+    refused(tmp_path / "empty.gems", "manifest.json does not exist")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{}", '{"format": "other"}'])
+def test_foreign_manifest(path, text):
+    (path / "manifest.json").write_text(text)
+    refused(path, "not valid JSON|not a gems-edge bundle")
+
+
+def test_binary_manifest(path):
+    (path / "manifest.json").write_bytes(bytes(range(256)))
+    refused(path, "not valid JSON")
+
+
+def test_versions(path):
+    hm.edit_manifest(path, lambda m: m.update(format_version=99))
+    refused(path, "format 99.*install a newer gems-edge")
+    hm.edit_manifest(path, lambda m: m.update(format_version="1"))
+    refused(path, "'format_version' must be a whole number")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_altered_truncated_and_missing_files(path, file):
+    content = (path / file).read_bytes()
+    for altered in (content[:-1], content + b"\0", bytes([content[0] ^ 1]) + content[1:], b""):
+        (path / file).write_bytes(altered)
+        refused(path, f"{file} was altered")
+    (path / file).unlink()
+    refused(path, f"{file} is missing")
+    hm.edit_manifest(path, lambda m: m["files"].pop(file))
+    refused(path, f"does not list {file}")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "a\\b", "..", ".", "", "a\0b"])
+def test_names_outside_the_bundle(path, name):
+    hm.edit_manifest(path, lambda m: m["files"].update({name: {"bytes": 1, "sha256": "0"}}))
+    refused(path, "outside the bundle")
+
+
+def test_links_are_not_followed(path, tmp_path):
+    (path / "adapt.onnx").rename(tmp_path / "elsewhere.onnx")
+    (path / "adapt.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    refused(path, "not a plain file")
+
+
+def test_any_wrong_manifest_entry_is_a_user_error(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    for place in _leaves(manifest):
+        for wrong in (None, -1, 1.5, "x", [], {}, [1], True, 10**30):
+            changed = copy.deepcopy(manifest)
+            inner = changed
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = wrong
+            (path / "manifest.json").write_text(json.dumps(changed))
+            try:
+                learner = Learner.load(path)
+            except UserError as error:
+                assert "\n" not in str(error)
+            else:
+                if learner.bundle.steps < 100 and learner.bundle.ways < 100:
+                    learner.predict(hm.pictures(2, 1)[0])
+
+
+def _leaves(value, place=()):
+    if place:
+        yield place
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*place, key))
+
+
+def use(path):
+    """Adapt and predict, so that both graphs are loaded and run."""
+    learner = Learner.load(path)
+    learner.adapt(*hm.pictures(2, 1))
+    learner.predict(hm.pictures(2, 1)[0])
+
+
+@pytest.mark.parametrize("file", ["predict.onnx", "adapt.onnx"])
+def test_foreign_graphs_under_a_fitting_hash(path, file):
+    content = (path / file).read_bytes()
+    identity = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    foreign = helper.make_model(identity, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    newer = onnx.load_from_string(content)
+    newer.ir_version, newer.opset_import[0].version = 99, 99
+    cut = [content[: len(content) * i // 7] for i in range(7)]
+    for wrong in (foreign.SerializeToString(), newer.SerializeToString(), b"\x00" * 64, b"PK\x03\x04 zip", b"not onnx at all", *cut):
+        hm.replace_file(path, file, wrong)
+        with pytest.raises(UserError, match=file) as caught:
+            use(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["predict.onnx", "adapt.onnx"])
+def test_external_data_is_refused(path, file, tmp_path):
+    model = onnx.load_from_string((path / file).read_bytes())
+    tensor = next(t for t in model.graph.initializer)
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../../etc/passwd"
+    tensor.ClearField("raw_data")
+    hm.replace_file(path, file, model.SerializeToString())
+    with pytest.raises(UserError, match="in another file"):
+        use(path)
+
+
+def test_graph_whose_weights_have_another_shape(path):
+    weights = {hm.CONV: np.zeros((hm.FEATURES, 1, hm.PATCH, hm.PATCH), np.float32), "head.weight": np.zeros((3, 8), np.float32)}
+    weights |= {"head.bias": np.zeros(3, np.float32), hm.MEAN: np.zeros((1, 8), np.float32), hm.VAR: np.ones((1, 8), np.float32)}
+    hm.replace_file(path, "predict.onnx", hm.predict_model(weights, (hm.MEAN, hm.VAR)).SerializeToString())
+    with pytest.raises(UserError, match=r"backbone.norm.mean has shape \[1, 8\]"):
+        use(path)
+
+
+def test_weights_that_do_not_fit(path):
+    hm.replace_file(path, "weights.safetensors", b"garbage")
+    refused(path, "cannot be read as safetensors")

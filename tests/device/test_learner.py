@@ -1,0 +1,188 @@
+"""Adaptation and prediction on onnxruntime against the float64 numpy reference of handmade.py."""
+
+import handmade as hm
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from gems_edge.device import Learner
+from gems_edge.errors import UserError
+
+
+def taught(path, classes, shots=2, **options):
+    learner = Learner.load(hm.write_bundle(path, **options), threads=1)
+    images, labels = hm.pictures(classes, shots, channels=options.get("channels", 1))
+    return learner, learner.adapt(images, labels), images, labels
+
+
+@pytest.mark.parametrize("head, method", [(h, m) for h in ("shared", "per-class") for m in hm.PARTS if (h, m) != ("shared", "boil")])
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_adaptation_and_probabilities_equal_the_reference(tmp_path, head, method, classes):
+    ways = 7 if head == "per-class" else 3  # of a per-class head the first rows are taken
+    learner, adaptation, images, _ = taught(tmp_path / "h.gems", classes, head=head, method=method, ways=ways)
+    start = learner.bundle.weights | learner.bundle.start_weights(classes)
+    expected, losses = hm.reference(start, images, np.repeat(np.arange(classes), 2), 5, learner.bundle.adapted)
+    np.testing.assert_allclose(adaptation.losses, losses, atol=1e-5)
+    for name, value in learner.taught.tensors.items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-4)
+    queries, _ = hm.pictures(classes, 5, seed=3)
+    np.testing.assert_allclose(learner.predict(queries), hm.reference_probabilities(expected, queries), atol=1e-5)
+
+
+def test_learns_what_it_is_shown(tmp_path):
+    learner, adaptation, _, _ = taught(tmp_path / "h.gems", 3, channels=3)
+    queries, labels = hm.pictures(3, 10, channels=3, seed=1)
+    assert [learner.classes[i] for i in learner.predict(queries).argmax(1)] == labels
+    assert adaptation.losses[-1] < adaptation.losses[0]
+
+
+def test_group_mode_has_no_statistics(tmp_path):
+    learner, _, _, _ = taught(tmp_path / "h.gems", 2, normalization="group")
+    assert set(learner.taught.tensors) == {hm.CONV, *hm.HEAD}
+    assert learner.predict(hm.pictures(2, 1)[0]).shape == (2, 2)
+
+
+def test_answers_do_not_depend_on_the_batch(tmp_path, monkeypatch):
+    learner, *_ = taught(tmp_path / "h.gems", 3)
+    images, _ = hm.pictures(3, 34, seed=2)
+    together = learner.predict(images)
+    assert together.dtype == np.float32 and together.shape == (102, 3)
+    np.testing.assert_allclose(together.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([learner.predict(image[None]) for image in images]), together, atol=1e-6)
+    monkeypatch.setattr(Learner, "batch_size", lambda self: 7)
+    np.testing.assert_allclose(learner.predict(images), together, atol=1e-6)
+
+
+def test_untaught_learner_answers_with_generic_names(tmp_path):
+    learner = Learner.load(hm.write_bundle(tmp_path / "h.gems", ways=3))
+    assert learner.classes == ("class 1", "class 2", "class 3")
+    np.testing.assert_allclose(learner.predict(hm.pictures(2, 1)[0]), 1 / 3, atol=1e-6)  # equal rows of a shared head
+
+
+def test_second_teaching_starts_from_the_bundle(tmp_path):
+    learner, first, images, labels = taught(tmp_path / "h.gems", 2)
+    learner.adapt(*hm.pictures(4, 1, seed=8))
+    assert learner.adapt(images, labels).losses == first.losses
+
+
+def test_state_round_trip(tmp_path):
+    learner, _, images, _ = taught(tmp_path / "h.gems", 3)
+    learner.save(tmp_path / "s.state")
+    other = Learner.load(tmp_path / "h.gems")
+    other.load_state(tmp_path / "s.state")
+    assert other.classes == learner.classes
+    np.testing.assert_array_equal(other.predict(images), learner.predict(images))
+
+
+@pytest.mark.parametrize("labels", [[7, 7, 3, 3], np.array([7, 7, 3, 3]), np.array(["a", "a", "ö/b", "ö/b"]), [1.5, 1.5, "x", "x"]])
+def test_class_names_keep_their_kind_through_a_state(tmp_path, labels):
+    learner = Learner.load(hm.write_bundle(tmp_path / "h.gems"))
+    learner.adapt(hm.pictures(2, 2)[0], labels)
+    learner.save(tmp_path / "s.state")
+    learner.load_state(tmp_path / "s.state")
+    assert list(learner.classes) == list(dict.fromkeys(labels.tolist() if isinstance(labels, np.ndarray) else labels))
+
+
+def test_names_that_no_file_can_hold_are_refused_on_saving(tmp_path):
+    learner = Learner.load(hm.write_bundle(tmp_path / "h.gems"))
+    assert learner.adapt(hm.pictures(2, 1)[0], [("a", 1), ("a", 2)]).classes == (("a", 1), ("a", 2))
+    with pytest.raises(UserError, match="text or numbers"):
+        learner.save(tmp_path / "s.state")
+    assert not (tmp_path / "s.state").exists()
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (["a", "a", "b"], "4 images came with 3 labels"),
+        ("aabb", "not one text"),
+        (["a"] * 4, "at least two classes"),
+        ([["a"], ["a"], ["b"], ["b"]], "hashable"),
+        (["a", "a", "", ""], "empty"),
+        (["a", "a", None, None], "empty"),
+        ([0.0, 0.0, float("nan"), float("nan")], "not a number"),
+        (["a", "b", "c", "d"], "at most 3 classes"),
+    ],
+)
+def test_labels_that_do_not_fit(tmp_path, labels, message):
+    learner = Learner.load(hm.write_bundle(tmp_path / "h.gems", head="per-class"))
+    with pytest.raises(UserError, match=message):
+        learner.adapt(hm.pictures(2, 2)[0], labels)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: x[:0], "no images"),
+        (lambda x: x[0], r"shape \[16, 16, 1\]"),
+        (lambda x: x[:, :12], "shape"),
+        (lambda x: np.repeat(x, 3, axis=3), "shape"),
+        (lambda x: x.astype(np.int64), "uint8"),
+        (lambda x: x.astype(bool), "uint8"),
+        (lambda x: x.astype(np.float32), "0…1"),
+        (lambda x: x / np.nan, "0…1"),
+        (lambda x: x / 255 - 0.1, "0…1"),
+        (lambda x: "photo.jpg", "shape"),
+        (lambda x: [x[0], x[1][:5]], "differ in shape"),
+    ],
+)
+def test_images_that_do_not_fit(tmp_path, change, message):
+    learner, _, images, labels = taught(tmp_path / "h.gems", 2)
+    before = learner.predict(images)
+    with np.errstate(all="ignore"):
+        wrong = change(images)
+    for call in (lambda: learner.predict(wrong), lambda: learner.adapt(wrong, labels)):
+        with pytest.raises(UserError, match=message):
+            call()
+    np.testing.assert_array_equal(learner.predict(images), before)
+
+
+def test_the_forms_of_images_are_one(tmp_path):
+    learner, _, images, _ = taught(tmp_path / "h.gems", 2)
+    expected = learner.predict(images)
+    for form in (images[..., 0], images / 255, (images / 255).astype(np.float32), list(images), np.asfortranarray(images)):
+        np.testing.assert_allclose(learner.predict(form), expected, atol=1e-6)
+
+
+def test_divergence_is_told_and_the_earlier_teaching_kept(tmp_path):
+    path = hm.write_bundle(tmp_path / "h.gems")
+    weights = safetensors.numpy.load((path / "weights.safetensors").read_bytes())
+    weights["head.weight"] += np.float32(3e38)
+    hm.replace_file(path, "weights.safetensors", safetensors.numpy.save(weights))
+    learner = Learner.load(path)
+    with pytest.raises(UserError, match="diverged at step 1.*fewer steps"):
+        learner.adapt(*hm.pictures(2, 2))
+    assert learner.taught is None
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.0, True])
+def test_steps_must_count(tmp_path, steps):
+    learner = Learner.load(hm.write_bundle(tmp_path / "h.gems"))
+    with pytest.raises(UserError, match="steps"):
+        learner.adapt(*hm.pictures(2, 2), steps=steps)
+
+
+def test_steps_are_reported_as_they_are_taken(tmp_path):
+    learner = Learner.load(hm.write_bundle(tmp_path / "h.gems", steps=5))
+    seen = []
+    adaptation = learner.adapt(*hm.pictures(2, 2), steps=3, on_step=lambda *step: seen.append(step))
+    assert [step for step, _, _ in seen] == [1, 2, 3] and adaptation.steps == 3
+    assert [loss for _, loss, _ in seen] == list(adaptation.losses)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
+def test_threads_must_count(tmp_path, threads):
+    with pytest.raises(UserError, match="threads"):
+        Learner.load(hm.write_bundle(tmp_path / "h.gems"), threads=threads)
+
+
+def test_saving_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match="nothing was taught"):
+        Learner.load(hm.write_bundle(tmp_path / "h.gems")).save(tmp_path / "s.state")
+
+
+def test_state_of_another_bundle_is_refused(tmp_path):
+    learner, *_ = taught(tmp_path / "h.gems", 2)
+    learner.save(tmp_path / "s.state")
+    with pytest.raises(UserError, match="another bundle"):
+        Learner.load(hm.write_bundle(tmp_path / "other.gems", seed=1)).load_state(tmp_path / "s.state")
