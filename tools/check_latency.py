@@ -19,18 +19,28 @@ from gems_edge.cost.latency import ROOFLINE_SPREAD, roofline_ms
 from gems_edge.cost.profiles import load_profile
 
 BOARDS = {"Raspberry Pi 4B": "rpi-4b", "Raspberry Pi Zero 2 W": "rpi-zero-2w"}
-# From this share of 3×3 stride-1 arithmetic on, ncnn's Winograd kernels, which onnxruntime lacks on Arm, decide the time.
+# From this share of 3×3 stride-1 arithmetic on, ncnn's Winograd kernels (onnxruntime has none on Arm) decide the time.
 WINOGRAD_SHARE = 0.35
 
 
 def network_costs() -> dict[str, tuple[dict, float]]:
-    """Name → GRAPHCOST-like ops at 224 px (SqueezeNet 227), and the share of MACs in 3×3 stride-1 dense convolutions."""
+    """Name → ops as in GRAPHCOST at 224 px (SqueezeNet 227), and the share of MACs in 3×3 stride-1 convolutions."""
     import torch
     from torch import nn
     from torch.utils._python_dispatch import TorchDispatchMode
     from torchvision import models
 
-    moved_only = ("max_pool2d_with_indices", "mean", "cat", "add", "add_", "mul", "mul_", "_adaptive_avg_pool2d", "clone")
+    moved_only = (
+        "max_pool2d_with_indices",
+        "mean",
+        "cat",
+        "add",
+        "add_",
+        "mul",
+        "mul_",
+        "_adaptive_avg_pool2d",
+        "clone",
+    )
 
     def size(value) -> int:
         return value.numel() * 4 if isinstance(value, torch.Tensor) else 0
@@ -63,7 +73,9 @@ def network_costs() -> dict[str, tuple[dict, float]]:
         widths = [(32, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
         widths += [(512, 512, 1)] * 5 + [(512, 1024, 2), (1024, 1024, 1)]
         body = [layer for width in widths for layer in separable(*width)]
-        return nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 1000))
+        return nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1), *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 1000)
+        )
 
     builders = {
         "SqueezeNet-1.1": models.squeezenet1_1,
@@ -99,7 +111,9 @@ def compare(rows: Path) -> None:
     ratios: dict[bool, list[float]] = {True: [], False: []}
     with open(rows, newline="") as file:
         table = [row for row in csv.DictReader(file) if row["board"] in BOARDS and row["runtime"] == "ncnn"]
-    print(f"{'board':22} {'threads':7} {'network':22} {'MMAC':>7} {'3x3':>5} {'published':>10} {'roofline':>9} {'ratio':>6}")
+    print(
+        f"{'board':22} {'threads':7} {'network':22} {'MMAC':>7} {'3x3':>5} {'published':>10} {'roofline':>9} {'ratio':>6}"
+    )
     for row in table:
         if row["precision"] != "fp32" or row["model"] not in costs:
             continue
@@ -118,8 +132,10 @@ def compare(rows: Path) -> None:
         error = statistics.mean(abs(1 / ratio - 1) for ratio in found)
         mean = math.exp(statistics.mean(map(math.log, found)))
         what = "3x3 networks (Winograd in ncnn)" if winograd else "other networks"
-        print(f"{what}: {len(found)} rows, published/roofline {min(found):.2f} to {max(found):.2f}, "
-              f"geometric mean {mean:.2f}, mean absolute error {error:.0%}")
+        print(
+            f"{what}: {len(found)} rows, published/roofline {min(found):.2f} to {max(found):.2f}, "
+            f"geometric mean {mean:.2f}, mean absolute error {error:.0%}"
+        )
     inside = sum(ROOFLINE_SPREAD[0] <= ratio <= ROOFLINE_SPREAD[1] for ratio in ratios[False])
     print(f"inside ROOFLINE_SPREAD {ROOFLINE_SPREAD}: {inside} of {len(ratios[False])} rows of the other networks")
 

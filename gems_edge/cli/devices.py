@@ -17,7 +17,9 @@ def command():
 
 
 def _document(profile):
-    facts = {name: {"value": fact.value, "unit": fact.unit, "source": fact.source} for name, fact in profile.facts.items()}
+    facts = {
+        name: {"value": fact.value, "unit": fact.unit, "source": fact.source} for name, fact in profile.facts.items()
+    }
     return {"id": profile.id, "name": profile.name, "updated": profile.updated, "facts": facts}
 
 
@@ -36,7 +38,14 @@ def list_command(as_json):
         emit([_document(profile) for profile in profiles])
         return
     rows = [
-        [p.id, p.name, f"{p['cores']} × {p['core']}", _value(p.facts["clock"]), _value(p.facts["ram"]), _value(p.facts["conv_rate_all"])]
+        [
+            p.id,
+            p.name,
+            f"{p['cores']} × {p['core']}",
+            _value(p.facts["clock"]),
+            _value(p.facts["ram"]),
+            _value(p.facts["conv_rate_all"]),
+        ]
         for p in profiles
     ]
     click.echo(table(rows, ["id", "board", "cores", "clock", "memory", "convolution, all cores"]))
@@ -54,7 +63,9 @@ def show_command(device, as_json):
         emit(_document(profile))
         return
     click.echo(f"{profile.name} ({profile.id}), looked at {profile.updated}")
-    click.echo(table([[name, _value(fact), fact.source] for name, fact in profile.facts.items()], ["fact", "value", "source"]))
+    click.echo(
+        table([[name, _value(fact), fact.source] for name, fact in profile.facts.items()], ["fact", "value", "source"])
+    )
 
 
 @command.command("check")

@@ -7,11 +7,18 @@ from gems_edge.cli.common import emit, json_option
 
 @click.command()
 @click.argument("places", nargs=-1, required=True, type=click.Path(), metavar="RUN|BUNDLE…")
-@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False), help="The page to write.")
+@click.option(
+    "-o",
+    "--output",
+    default="report.html",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="The page to write.",
+)
 @click.option("--title", help="Heading of the page; the names of what it is about if left out.")
 @json_option
 def command(places, output, title, as_json):
-    """Write one self-contained HTML page about runs (training curves, configuration) and bundles (accuracy, size, cost).
+    """Write one self-contained HTML page about runs (training curves) and bundles (accuracy, size, cost).
 
     \b
     Example:
@@ -27,7 +34,9 @@ def command(places, output, title, as_json):
     sections = []
     for place in map(Path, places):
         if not place.is_dir():
-            raise UserError(f"{place} does not exist or is not a directory; name run directories and bundles (NAME.gems)")
+            raise UserError(
+                f"{place} does not exist or is not a directory; name run directories and bundles (NAME.gems)"
+            )
         is_bundle = (place / "manifest.json").exists() or place.suffix == ".gems"
         sections += bundle_sections(place) if is_bundle else run_sections(place)
     if not Path(output).absolute().parent.is_dir():

@@ -39,7 +39,9 @@ def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> Graph
     fixed = fix_dims(_loaded(model), dims)
     for node in fixed.graph.node:
         if node.op_type in UNCOUNTED:
-            raise UserError(f"the graph holds the op {node.op_type} ({node.name or 'unnamed'}), whose cost is not counted")
+            raise UserError(
+                f"the graph holds the op {node.op_type} ({node.name or 'unnamed'}), whose cost is not counted"
+            )
     sizes = tensor_sizes(fixed)
     constants, nodes = _fold_constants(fixed.graph)
     ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output})
@@ -59,7 +61,9 @@ def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> Graph
         "constant_bytes": stored,
         "ops": [
             {"kind": kind, "count": count, "macs": macs, "bytes": moved}
-            for kind, (count, macs, moved) in sorted(table.items(), key=lambda item: (-item[1][1], -item[1][2], item[0]))
+            for kind, (count, macs, moved) in sorted(
+                table.items(), key=lambda item: (-item[1][1], -item[1][2], item[0])
+            )
         ],
     }
 
@@ -126,7 +130,9 @@ def _fuse(
             channels = sizes[outs[0]].shape[1]
             while node.input[1] in constants and (follower := only_consumer(outs[0], FOLDED)):
                 others = [name for name in follower.input if name != outs[0]]
-                if not all(name in constants and _per_channel(follower, sizes[name].shape, channels) for name in others):
+                if not all(
+                    name in constants and _per_channel(follower, sizes[name].shape, channels) for name in others
+                ):
                     break
                 if follower.op_type != "Mul" and len(inputs) == 2:
                     inputs.append(others[-1])  # the bias that the fused convolution gets: one number a channel
@@ -148,7 +154,11 @@ def _per_channel(follower: onnx.NodeProto, shape: tuple[int, ...], channels: int
 
 
 def _op(
-    node: onnx.NodeProto, inputs: tuple[str, ...], outputs: tuple[str, ...], sizes: dict[str, TensorSize], constants: set[str]
+    node: onnx.NodeProto,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    sizes: dict[str, TensorSize],
+    constants: set[str],
 ) -> Op:
     written = sum(sizes[name].bytes for name in outputs if name)
     read = sum(sizes[name].bytes for name in set(inputs) if name)
@@ -175,9 +185,10 @@ def _conv_kind(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: se
 
 
 def _macs(node: onnx.NodeProto, sizes: dict[str, TensorSize]) -> int:
-    """Multiply-accumulates of one node; elementwise work, pooling and padding positions skipped by a kernel count as ONNX defines.
+    """Multiply-accumulates of one node, padding included; elementwise work and pooling count none.
 
-    Conv: every output element reads Cin/groups·kh·kw weights. ConvTranspose: every input element writes Cout/groups·kh·kw.
+    Conv: every output element reads Cin/groups·kh·kw weights. ConvTranspose: every input element writes
+    Cout/groups·kh·kw products.
     """
     first = sizes[node.input[0]] if node.input and node.input[0] else None
     if node.op_type == "Conv":

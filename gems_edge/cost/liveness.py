@@ -65,7 +65,11 @@ def execution_order(ops: Sequence[Op]) -> list[Op]:
 
 
 def peak_bytes(
-    ops: Sequence[Op], tensors: Mapping[str, TensorSize], fed: Sequence[str], outputs: Sequence[str], constants: frozenset[str]
+    ops: Sequence[Op],
+    tensors: Mapping[str, TensorSize],
+    fed: Sequence[str],
+    outputs: Sequence[str],
+    constants: frozenset[str],
 ) -> int:
     """Peak of activations in bytes over `ops` in the order given.
 
@@ -118,7 +122,11 @@ def _overwritten(op, output, step, tensors, root, last_use, pinned) -> str | Non
         if index >= len(op.inputs) or not op.inputs[index]:
             continue
         name = root(op.inputs[index])
-        dies = last_use[name] == step and name not in pinned and sum(root(other) == name for other in op.inputs if other) == 1
+        dies = (
+            last_use[name] == step
+            and name not in pinned
+            and sum(root(other) == name for other in op.inputs if other) == 1
+        )
         given, wanted = tensors[op.inputs[index]], tensors[output]
         if dies and given.shape == wanted.shape and given.item_bytes == wanted.item_bytes:
             return name

@@ -13,8 +13,8 @@ from gems_edge.errors import UserError
 PROCESS_MB = (60.0, 71.0, 85.0)
 # Constants are held by the session, and again packed, and in the bundle's own weights.
 CONSTANTS = (1.0, 2.0, 3.0)
-# Resident memory over the peak of live activations. With every block mapped afresh (glibc, M_MMAP_THRESHOLD fixed) it is
-# 0.99 to 1.11 for graphs above 30 MB; glibc's default heap keeps freed blocks, run after run: 1.9 to 4.2 after ten runs.
+# Resident memory over the peak of live activations. With every block mapped afresh (M_MMAP_THRESHOLD fixed) it is 0.99
+# to 1.11 for graphs above 30 MB; glibc's default heap keeps freed blocks, run after run: 1.9 to 4.2 after ten runs.
 ACTIVATIONS = {"predict": (0.95, 1.6, 4.3), "adapt": (0.95, 1.9, 2.9)}
 SOURCE = (
     "liveness of the graph's activations times the heap's growth measured on x86-64, constants, and a process of "

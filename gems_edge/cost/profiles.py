@@ -75,7 +75,7 @@ def list_profiles() -> tuple[str, ...]:
 
 
 def load_profile(device: str) -> DeviceProfile:
-    """The profile of a device id. UserError listing the known ids if there is none, or naming the fact that is wrong."""
+    """The profile of a device id. UserError that lists the known ids, or names the fact that is wrong."""
     if device not in list_profiles():
         raise UserError(f"unknown device {device!r}; known: {', '.join(list_profiles())}")
     text = (resources.files("gems_edge.device_profiles") / f"{device}.toml").read_text(encoding="utf-8")
@@ -112,13 +112,19 @@ def _checked(where: str, text: str, device: str) -> DeviceProfile:
         raise UserError(f"{where}: no facts; each is a table [facts.NAME] with value, unit and source")
     if unknown := set(tables) - set(RULES):
         raise UserError(f"{where}: unknown fact `{sorted(unknown)[0]}`; known: {', '.join(RULES)}")
-    facts = {name: _fact(where, name, rule, tables.get(name)) for name, rule in RULES.items() if rule.required or name in tables}
+    facts = {
+        name: _fact(where, name, rule, tables.get(name))
+        for name, rule in RULES.items()
+        if rule.required or name in tables
+    }
     profile = DeviceProfile(document["id"], document["name"], document["updated"], facts)
     for low, high in (("ram_usable", "ram"), ("power_idle", "power_load"), ("conv_rate_1", "conv_rate_all")):
         if low in facts and high in facts and profile[low] > profile[high]:
             raise UserError(f"{where}: {low} ({profile[low]}) is above {high} ({profile[high]})")
     if profile["conv_rate_1"] > profile["fp32_peak_core"]:
-        raise UserError(f"{where}: conv_rate_1 ({profile['conv_rate_1']}) is above fp32_peak_core ({profile['fp32_peak_core']})")
+        raise UserError(
+            f"{where}: conv_rate_1 ({profile['conv_rate_1']}) is above fp32_peak_core ({profile['fp32_peak_core']})"
+        )
     return profile
 
 
@@ -126,7 +132,9 @@ def _fact(where: str, name: str, rule: _Rule, table: Any) -> Fact:
     if not isinstance(table, dict):
         raise UserError(f"{where}: the fact `{name}` is missing; add [facts.{name}] with value, unit and source")
     if surplus := set(table) - {"value", "unit", "source"}:
-        raise UserError(f"{where}: {name} has the unknown key `{sorted(surplus)[0]}`; a fact has value, unit and source")
+        raise UserError(
+            f"{where}: {name} has the unknown key `{sorted(surplus)[0]}`; a fact has value, unit and source"
+        )
     value, unit, source = table.get("value"), table.get("unit", ""), table.get("source")
     if not isinstance(source, str) or not source.strip():
         raise UserError(f"{where}: {name} has no source; say where its value comes from")
@@ -140,4 +148,3 @@ def _fact(where: str, name: str, rule: _Rule, table: Any) -> Fact:
     elif not rule.low <= value <= rule.high:
         raise UserError(f"{where}: {name} = {value} is outside {rule.low:g} to {rule.high:g} {rule.unit}".rstrip())
     return Fact(value, unit, source.strip())
-

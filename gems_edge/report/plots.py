@@ -15,7 +15,7 @@ _INK = "#010203"  # stands for the page's text colour
 
 
 def to_svg(figure) -> str:
-    """A matplotlib figure as SVG markup without external references; ids are unique to its content. Closes the figure."""
+    """A matplotlib figure, which is closed, as SVG without external references; ids are unique to its content."""
     import matplotlib.pyplot as plt
 
     buffer = io.StringIO()
@@ -46,7 +46,17 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> str:
         steps = [line["iteration"] for line in validation]
         accuracy = [100 * line["accuracy"] for line in validation]
         error = [100 * (line.get("ci95") or 0) for line in validation]
-        right.errorbar(steps, accuracy, error, color=ORANGE, marker="o", markersize=4, capsize=3, linewidth=1.2, label="validation, 95 %")
+        right.errorbar(
+            steps,
+            accuracy,
+            error,
+            color=ORANGE,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            linewidth=1.2,
+            label="validation, 95 %",
+        )
     for axes, title in ((left, "Loss"), (right, "Accuracy, %")):
         axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=_INK)
         axes.set_xlabel("meta-iteration")
@@ -62,7 +72,11 @@ def accuracy_chart(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """
     entries = [entry for rows in series.values() for entry in rows]
     modes = list(dict.fromkeys(entry["mode"] for entry in entries))
-    if any(len({entry["steps"] for entry in rows if entry["mode"] == mode}) > 1 for rows in series.values() for mode in modes):
+    if any(
+        len({entry["steps"] for entry in rows if entry["mode"] == mode}) > 1
+        for rows in series.values()
+        for mode in modes
+    ):
         return _accuracy_over_steps(series, modes)
     figure, axes = _subplots(1, 1, width=6.4, height=0.7 + 0.42 * len(modes) * len(series))
     height = 0.8 / len(series)
@@ -72,7 +86,9 @@ def accuracy_chart(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             value, error = 100 * entry["accuracy"], 100 * (entry.get("ci95") or 0)
             color = _series_color(index, len(series))
             axes.barh(place, value, height * 0.86, xerr=error, color=color, ecolor=_INK, capsize=3, label=label)
-            axes.text(min(value + error + 1, 100), place, f"{value:.1f} ± {error:.1f}", va="center", color=_INK, fontsize=9)
+            axes.text(
+                min(value + error + 1, 100), place, f"{value:.1f} ± {error:.1f}", va="center", color=_INK, fontsize=9
+            )
     axes.set(yticks=range(len(modes)), yticklabels=modes, xlim=(0, 118), xlabel="accuracy on new episodes, %")
     axes.set_xticks(range(0, 101, 20))
     axes.invert_yaxis()

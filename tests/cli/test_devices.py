@@ -9,7 +9,9 @@ import pytest
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "gems_edge", "devices", *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "gems_edge", "devices", *map(str, arguments)], capture_output=True, text=True
+    )
 
 
 def test_list():

@@ -81,8 +81,14 @@ def test_ops_match_what_onnxruntime_keeps(tmp_path):
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 4
     ort.InferenceSession(conv_net().SerializeToString(), options, providers=["CPUExecutionProvider"])
-    kept = [node.op_type.replace("FusedConv", "Conv") for node in onnx.load(options.optimized_model_filepath).graph.node]
-    mine = [op["kind"].split(".")[0] for op in describe(conv_net(), {"images": 1, "classes": 5})["ops"] for _ in range(op["count"])]
+    kept = [
+        node.op_type.replace("FusedConv", "Conv") for node in onnx.load(options.optimized_model_filepath).graph.node
+    ]
+    mine = [
+        op["kind"].split(".")[0]
+        for op in describe(conv_net(), {"images": 1, "classes": 5})["ops"]
+        for _ in range(op["count"])
+    ]
     assert sorted(mine) == sorted(kept)
 
 
@@ -151,7 +157,11 @@ def test_residual_add_is_not_folded():
 @pytest.mark.parametrize(
     "model, dims, words",
     [
-        (build([helper.make_node("Einsum", ["x"], ["y"], equation="ij->ij")], {"x": ["images", 2]}, ["y"]), {"images": 1}, "Einsum"),
+        (
+            build([helper.make_node("Einsum", ["x"], ["y"], equation="ij->ij")], {"x": ["images", 2]}, ["y"]),
+            {"images": 1},
+            "Einsum",
+        ),
         (build([helper.make_node("Relu", ["x"], ["y"])], {"x": ["batch", 2]}, ["y"]), {"images": 1}, "batch"),
     ],
 )

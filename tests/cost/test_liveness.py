@@ -86,10 +86,18 @@ def test_execution_order_is_a_topological_order(graph):
 def test_by_hand():
     size = TensorSize((10,), 4)
     sizes = dict.fromkeys(("x", "a", "b", "c", "y"), size)
-    ops = [Op("Conv", ("x",), ("a",)), Op("Relu", ("a",), ("b",)), Op("MaxPool", ("b",), ("c",)), Op("Relu", ("c",), ("y",))]
+    ops = [
+        Op("Conv", ("x",), ("a",)),
+        Op("Relu", ("a",), ("b",)),
+        Op("MaxPool", ("b",), ("c",)),
+        Op("Relu", ("c",), ("y",)),
+    ]
     # x stays (the caller's); a is written over by b; c beside b; y is a graph output, so it gets memory of its own
     assert peak_bytes(ops, sizes, ["x"], ["y"], frozenset()) == 3 * 40
-    assert peak_bytes([Op("ConvTranspose", ("x",), ("y",), workspace=500)], sizes, ["x"], ["y"], frozenset()) == 2 * 40 + 500
+    assert (
+        peak_bytes([Op("ConvTranspose", ("x",), ("y",), workspace=500)], sizes, ["x"], ["y"], frozenset())
+        == 2 * 40 + 500
+    )
 
 
 def test_constants_take_no_part():
@@ -116,7 +124,9 @@ def test_order_is_onnxruntimes(tmp_path):
         helper.make_node("Neg", ["b"], ["z"], "sixth"),
     ]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("x", "y", "z")]
-    model = helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:]), ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", value[:1], value[1:]), ir_version=10, opset_imports=[helper.make_opsetid("", 20)]
+    )
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")

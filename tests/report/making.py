@@ -54,7 +54,11 @@ def manifest(name: str = "glyphs") -> dict:
 def write_bundle(path: Path, **changes) -> Path:
     path.mkdir()
     weights = {"head.weight": np.zeros((1, 32), np.float32), "head.bias": np.zeros(1, np.float32)}
-    contents = {"predict.onnx": b"predict", "adapt.onnx": b"adapt", "weights.safetensors": safetensors.numpy.save(weights)}
+    contents = {
+        "predict.onnx": b"predict",
+        "adapt.onnx": b"adapt",
+        "weights.safetensors": safetensors.numpy.save(weights),
+    }
     document = manifest(path.name.removesuffix(".gems")) | changes
     for file, content in contents.items():
         (path / file).write_bytes(content)
@@ -68,13 +72,25 @@ def metric_lines(iterations: int = 400) -> list[dict]:
     lines = []
     for i in range(1, iterations + 1):
         accuracy = 0.92 - 0.7 * math.exp(-i / 80) + float(noise[i - 1])
-        lines.append({"kind": "train", "iteration": i, "loss": 1.7 * math.exp(-i / 90) + 0.2, "accuracy": accuracy, "seconds": 0.2 * i})
+        lines.append(
+            {
+                "kind": "train",
+                "iteration": i,
+                "loss": 1.7 * math.exp(-i / 90) + 0.2,
+                "accuracy": accuracy,
+                "seconds": 0.2 * i,
+            }
+        )
         if i % 50 == 0:
-            lines.append({"kind": "validation", "iteration": i, "accuracy": 0.9 - 0.7 * math.exp(-i / 80), "ci95": 0.012})
+            lines.append(
+                {"kind": "validation", "iteration": i, "accuracy": 0.9 - 0.7 * math.exp(-i / 80), "ci95": 0.012}
+            )
     return lines
 
 
-def write_run(path: Path, config: str = 'data = "glyphs"\nmethod = "maml"\nbackbone = "conv4"\nnormalization = "support"\n') -> Path:
+def write_run(
+    path: Path, config: str = 'data = "glyphs"\nmethod = "maml"\nbackbone = "conv4"\nnormalization = "support"\n'
+) -> Path:
     path.mkdir()
     (path / "config.toml").write_text(config)
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metric_lines()))

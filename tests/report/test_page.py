@@ -10,7 +10,14 @@ import pytest
 from gems_edge.errors import UserError
 from gems_edge.report import plots
 from gems_edge.report.page import KeyFigure, KeyFigures, Note, Section, Table, render_page
-from gems_edge.report.sections import Query, bench_section, bundle_sections, episode_section, manifest_sections, run_sections
+from gems_edge.report.sections import (
+    Query,
+    bench_section,
+    bundle_sections,
+    episode_section,
+    manifest_sections,
+    run_sections,
+)
 
 
 class Checker(HTMLParser):
@@ -53,7 +60,10 @@ def check(page):
 @pytest.fixture(scope="module")
 def full_page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    sections = [*run_sections(making.write_run(folder / "glyphs")), *bundle_sections(making.write_bundle(folder / "glyphs.gems"))]
+    sections = [
+        *run_sections(making.write_run(folder / "glyphs")),
+        *bundle_sections(making.write_bundle(folder / "glyphs.gems")),
+    ]
     return render_page("glyphs", sections)
 
 
@@ -117,7 +127,11 @@ def measured(value, tag="measured"):
 
 
 def test_bench_side_by_side_and_tolerant():
-    document = {"predict": measured(1.5), "devices": {"rpi-4b": {"predict": measured(8.0, "predicted"), "adapt": None}}, "memory": {}}
+    document = {
+        "predict": measured(1.5),
+        "devices": {"rpi-4b": {"predict": measured(8.0, "predicted"), "adapt": None}},
+        "memory": {},
+    }
     page = render_page("t", [bench_section(document)])
     for words in ("1.5 ms", "0.75 … 3", "8 ms", "4 … 16", "rpi-4b", "how measured", "how predicted"):
         assert words in page
