@@ -2,8 +2,8 @@
 
   python tools/check_memory.py NAME.gems/adapt.onnx --images 5 25
 
-For each number of images two fresh processes run the graph ten times with arena and memory pattern off: one with glibc's
-default heap, one that maps every block above 128 KiB afresh (M_MMAP_THRESHOLD fixed by mallopt).
+For each number of images two fresh processes run the graph ten times with arena and memory pattern off: one with
+glibc's default heap, one that maps every block above 128 KiB afresh (M_MMAP_THRESHOLD fixed by mallopt).
 """
 
 import argparse

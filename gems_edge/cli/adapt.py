@@ -7,10 +7,18 @@ from gems_edge.cli.common import emit, json_option, say
 
 @click.command()
 @click.argument("bundle", type=click.Path())
-@click.option("--support", required=True, type=click.Path(), metavar="DIR", help="Photos as DIR/CLASS/image, one folder per class.")
+@click.option(
+    "--support",
+    required=True,
+    type=click.Path(),
+    metavar="DIR",
+    help="Photos as DIR/CLASS/image, one folder per class.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Gradient steps; the bundle's own number if left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
-@click.option("-o", "--output", "state", required=True, type=click.Path(), metavar="STATE", help="Where to keep what is learned.")
+@click.option(
+    "-o", "--output", "state", required=True, type=click.Path(), metavar="STATE", help="Where to keep what is learned."
+)
 @json_option
 def command(bundle, support, steps, threads, state, as_json):
     """Teach BUNDLE new classes from a folder of photos.

@@ -8,7 +8,9 @@ from gems_edge.cli.common import emit, json_option, say, table
 @click.command()
 @click.argument("bundle", type=click.Path())
 @click.option("--device", "devices", metavar="ID[,ID…]", help="Boards to predict for, e.g. rpi-4b,rpi-zero-2w.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads, here and on the boards; one per core if left out.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads, here and on the boards; one per core if left out."
+)
 @json_option
 def command(bundle, devices, threads, as_json):
     """Measure BUNDLE on this machine: time of a prediction and of a gradient step, memory, cold start, sizes.
@@ -59,7 +61,10 @@ def _predict(bundle, devices, threads):
         predictions[device] = {
             "predict": {"images": 1, **latency("predict", profile)},
             "adapt": {"images": images, **latency("adapt_step", profile)},
-            "memory": {"predict": {"images": 1, **memory(1, "predict")}, "adapt": {"images": images, **memory(images, "adapt")}},
+            "memory": {
+                "predict": {"images": 1, **memory(1, "predict")},
+                "adapt": {"images": images, **memory(images, "adapt")},
+            },
         }
     return predictions
 
@@ -72,15 +77,24 @@ def _predicted(values, unit, intervals, source):
 
 def _text(document):
     host = document["host"]
-    head = [f"{document['bundle']} on {host.get('board') or host.get('cpu') or host['machine']}, {document['threads']} threads"]
+    machine = host.get("board") or host.get("cpu") or host["machine"]
+    head = [f"{document['bundle']} on {machine}, {document['threads']} threads"]
     if host.get("throttled", "0x0") != "0x0":
-        head.append(f"the board reports throttling ({host['throttled']}): under-voltage or heat spoils these figures")
+        head.append(f"the board reports throttling ({host['throttled']}): under-voltage or heat spoils the figures")
     rows = []
 
     def add(where, what, section):
         for name, interval in section["interval"].items():
             low, high = interval
-            rows.append([where, f"{what} {name}", f"{section[name]:.4g} {section['unit']}", f"{low:.4g} … {high:.4g}", section["tag"]])
+            rows.append(
+                [
+                    where,
+                    f"{what} {name}",
+                    f"{section[name]:.4g} {section['unit']}",
+                    f"{low:.4g} … {high:.4g}",
+                    section["tag"],
+                ]
+            )
 
     sections = [("here", document)] + list(document["devices"].items())
     for where, part in sections:

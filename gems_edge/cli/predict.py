@@ -31,7 +31,7 @@ def command(bundle, images, state, threads, as_json):
     files = _expand(images)
     learner = Learner.load(bundle, threads)
     if state is None:
-        say(f"{bundle} has been taught nothing yet: its answers mean nothing; teach it with gems-edge adapt and give --state")
+        say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")
     else:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

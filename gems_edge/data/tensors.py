@@ -41,4 +41,8 @@ class EpisodeTensors:
 
 def episode_tensors(image_set: ImageSet, device: torch.device | str = "cpu") -> EpisodeTensors:
     """Put a set on a device, once."""
-    return EpisodeTensors(torch.from_numpy(image_set.images).permute(0, 3, 1, 2).contiguous().to(device))
+    channels_first = torch.from_numpy(image_set.images).permute(0, 3, 1, 2)
+    # Copied into fresh strides: with one channel the axes' order is ambiguous, `contiguous()` keeps whatever strides numpy
+    # had, and a convolution chooses its kernel, and so its rounding, by them.
+    images = torch.empty(channels_first.shape, dtype=torch.uint8).copy_(channels_first)
+    return EpisodeTensors(images.to(device))

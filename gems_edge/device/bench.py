@@ -5,7 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 from gems_edge.device.bundle import Bundle, bundle_bytes
-from gems_edge.device.measure import Sample, adapt_times, cold_starts, fresh_memory, host_facts, predict_times, summarise
+from gems_edge.device.measure import (
+    Sample,
+    adapt_times,
+    cold_starts,
+    fresh_memory,
+    host_facts,
+    predict_times,
+    summarise,
+)
 
 _MEDIAN = {"p50": 0.5}
 
@@ -13,8 +21,8 @@ _MEDIAN = {"p50": 0.5}
 def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str], None]) -> dict[str, Any]:
     """Time, memory, cold start and sizes of `bundle` on this machine, every number tagged with interval and source.
 
-    `on_stage` is told what is being measured. Raises UserError for a bundle that does not run, MachineError if a measured
-    process dies.
+    `on_stage` is told what is being measured. Raises UserError for a bundle that does not run, MachineError if a
+    measured process dies.
     """
     here = f"this machine, onnxruntime {host_facts()['onnxruntime']}, {threads or 'default'} threads"
     images = bundle.ways * bundle.shots
@@ -41,7 +49,7 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
         "adapt": {"images": images, "classes": bundle.ways, **adapt.as_dict("ms", f"{adapt.runs} {timed}; {here}")},
         "memory": memory,
         "cold_start": cold.as_dict("s", f"{cold.runs} starts of gems-edge predict with warm file caches; {here}"),
-        "bytes": {"files": sizes, "total": sum(sizes.values()), "unit": "bytes", "tag": "measured", "source": "file sizes"},
+        "bytes": {"files": sizes, "total": sum(sizes.values()), "unit": "bytes", "tag": "measured", "source": "files"},
         "macs": macs | {
             "unit": "MAC",
             "interval": {name: [value, value] for name, value in macs.items()},
@@ -59,7 +67,9 @@ def _memory(repeats: list[dict[str, float]], images: int, what: str) -> dict[str
         {"peak": peak.intervals["p50"], "baseline": baseline.intervals["p50"]},
         peak.runs,
     )
-    source = f"VmHWM of {peak.runs} fresh processes that ran {what}; baseline: after their imports; interval: least and most"
+    source = (
+        f"VmHWM of {peak.runs} fresh processes that ran {what}; baseline: after their imports; interval: least and most"
+    )
     return {"images": images, **values.as_dict("MB", source, digits=1)}
 
 

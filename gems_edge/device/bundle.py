@@ -17,7 +17,13 @@ FORMAT = "gems-edge-bundle"
 FORMAT_VERSION = 1
 FILES = ("predict.onnx", "adapt.onnx", "weights.safetensors")
 # What memory and latency are predicted from.
-COSTS = ("predict.macs", "adapt_step.macs", "adapt_step.constant_bytes", "adapt_peak.fixed_bytes", "adapt_peak.bytes_per_image")
+COSTS = (
+    "predict.macs",
+    "adapt_step.macs",
+    "adapt_step.constant_bytes",
+    "adapt_peak.fixed_bytes",
+    "adapt_peak.bytes_per_image",
+)
 HEAD = ("head.weight", "head.bias")
 
 
@@ -119,7 +125,9 @@ def _check_files(path: Path, fields: "_Fields") -> None:
         expected = fields.get(f"files/{file}/sha256", str, "a SHA-256", "/")
         try:
             if not stat.S_ISREG((path / file).lstat().st_mode):
-                raise UserError(f"{path / file} is not a plain file, as a bundle's files must be; copy the bundle again")
+                raise UserError(
+                    f"{path / file} is not a plain file, as a bundle's files must be; copy the bundle again"
+                )
             with open(path / file, "rb") as content:
                 actual = hashlib.file_digest(content, "sha256").hexdigest()
         except FileNotFoundError:
@@ -141,7 +149,9 @@ def _read_weights(path: Path, fields: "_Fields") -> dict[str, np.ndarray]:
     names = [*fields.names("tensors.adapted"), *fields.names("tensors.constant"), *fields.names("tensors.statistics")]
     for name in [*names, *HEAD]:
         if name not in weights or weights[name].dtype != np.float32 or not np.isfinite(weights[name]).all():
-            raise UserError(f"{file} lacks finite float32 values for {name}, which the manifest lists; export the bundle again")
+            raise UserError(
+                f"{file} lacks finite float32 values for {name}, which the manifest lists; export the bundle again"
+            )
     return weights
 
 
@@ -154,7 +164,9 @@ def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
     rows = 1 if bundle.head == "shared" else bundle.ways
     weight, bias = (bundle.weights[name] for name in HEAD)
     if weight.ndim != 2 or weight.shape[0] != rows or bias.shape != (rows,):
-        raise UserError(f"{bundle.path}: head.weight and head.bias must have {rows} rows as the manifest says; export it again")
+        raise UserError(
+            f"{bundle.path}: head.weight and head.bias must have {rows} rows as the manifest says; export it again"
+        )
 
 
 class _Fields:

@@ -38,9 +38,9 @@ class Adaptation:
 class Learner:
     """A bundle and what it was taught. numpy in and out.
 
-    Images are arrays [N, S, S, C], or [N, S, S] for a one-channel bundle, where S and C are the bundle's `image_size` and
-    `channels`: uint8, or floating point in 0…1. They are taken as they are, light on dark where `bundle.inverted` is
-    true; `read_images` makes them from files.
+    Images are arrays [N, S, S, C], or [N, S, S] for a one-channel bundle, where S and C are the bundle's `image_size`
+    and `channels`: uint8, or floating point in 0…1. They are taken as they are, light on dark where `bundle.inverted`
+    is true; `read_images` makes them from files.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None):
@@ -58,7 +58,7 @@ class Learner:
         return cls(read_bundle(path), threads)
 
     def read_images(self, files: Sequence[Path | str | bytes]) -> np.ndarray:
-        """Image files (or their bytes) as this bundle wants them: uint8 [N, S, S, C]. Raises UserError naming a bad one."""
+        """Image files (or their bytes) as this bundle wants them: uint8 [N, S, S, C]. UserError names a bad one."""
         size, channels, invert = self.bundle.image_size, self.bundle.channels, self.bundle.inverted
         pixels = [decode_image(file, size, channels, invert=invert) for file in files]
         return np.stack(pixels) if pixels else np.zeros((0, size, size, channels), np.uint8)
@@ -70,10 +70,10 @@ class Learner:
         steps: int | None = None,
         on_step: Callable[[int, float, float], None] | None = None,
     ) -> Adaptation:
-        """Learn the classes named by `labels` (text, numbers or anything hashable; one per image) from the bundle's start.
+        """Learn the classes named by `labels` (text, numbers, any hashable; one per image) from the bundle's start.
 
-        Classes are numbered by first appearance. Earlier teaching is replaced, and kept if this raises. `steps`: gradient
-        steps, None for the bundle's own number. `on_step(step, loss, seconds)` is called after each.
+        Classes are numbered by first appearance. Earlier teaching is replaced, and kept if this raises. `steps`:
+        gradient steps, None for the bundle's own number. `on_step(step, loss, seconds)` is called after each.
         Raises UserError for images or labels that do not fit, fewer than two classes, more than a per-class head has
         rows, and a loss that is no longer finite; MachineError if memory runs out.
         """
@@ -94,7 +94,9 @@ class Learner:
         losses, seconds = [], []
         for step in range(1, steps + 1):
             before = time.perf_counter()
-            named = _run(session, ["loss", *updated, *bundle.statistics], feeds | {name: weights[name] for name in fed}, step)
+            named = _run(
+                session, ["loss", *updated, *bundle.statistics], feeds | {name: weights[name] for name in fed}, step
+            )
             weights |= {name: named[f"updated.{name}"] for name in bundle.adapted}
             weights |= {name: named[name] for name in bundle.statistics}
             losses.append(float(named["loss"]))
@@ -119,7 +121,8 @@ class Learner:
         head = {name: self._weights[name] for name in HEAD}
         batch = self.batch_size()
         logits = [
-            self._session.run(["logits"], {"images": inputs[i : i + batch], **head})[0] for i in range(0, len(inputs), batch)
+            self._session.run(["logits"], {"images": inputs[i : i + batch], **head})[0]
+            for i in range(0, len(inputs), batch)
         ]
         return _softmax(np.concatenate(logits))
 
@@ -128,7 +131,7 @@ class Learner:
         return max(1, min(_BATCH_MOST, _BATCH_BYTES // max(1, self.bundle.predict_peak_bytes)))
 
     def save(self, path: Path | str) -> State:
-        """Write what was taught to the state directory `path`. Raises UserError before any teaching, and as save_state."""
+        """Write what was taught to the state directory `path`. UserError before any teaching, and as save_state."""
         if self.taught is None:
             raise UserError("nothing was taught yet, so there is no state to save; call adapt first")
         return save_state(path, self.taught)
@@ -168,7 +171,9 @@ class Learner:
         if images.dtype == np.uint8:
             return to_input(images)
         if images.dtype.kind != "f":
-            raise UserError(f"images are {images.dtype} and must be uint8, or floating point in 0…1; convert them with astype")
+            raise UserError(
+                f"images are {images.dtype} and must be uint8, or floating point in 0…1; convert them with astype"
+            )
         if not (images.min() >= 0 and images.max() <= 1):  # false for NaN too
             raise UserError("floating-point images must lie in 0…1; divide by 255, or give uint8")
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
@@ -186,7 +191,7 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
 
 
 def predict_session(bundle: Bundle, weights: dict[str, np.ndarray], threads: int | None) -> Session:
-    """The predict graph with `weights` (adapted backbone and statistics) in place of the start values; the head is fed."""
+    """The predict graph with `weights` (adapted backbone, statistics) in place of the start values; the head is fed."""
     what = str(bundle.path / "predict.onnx")
     changed = {n: value for n, value in weights.items() if n not in HEAD and value is not bundle.weights[n]}
     session = Session(with_values(bundle.model("predict.onnx"), changed, what), what, threads=threads)

@@ -41,7 +41,7 @@ class Sample:
 
 
 def summarise(values: Sequence[float], quantiles: dict[str, float] = QUANTILES) -> Sample:
-    """Quantiles of `values`, with distribution-free 95 % intervals: the binomial ranks around each, clipped to the extremes."""
+    """Quantiles of `values`, each with the order statistics at its binomial 95 % ranks, clipped to the extremes."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     count = len(ordered)
     intervals = {}
@@ -53,7 +53,7 @@ def summarise(values: Sequence[float], quantiles: dict[str, float] = QUANTILES) 
 
 
 def time_calls(call: Callable[[], Any], *, warm_up: int = 10, runs: int = 300, seconds: float = 5.0) -> list[float]:
-    """Milliseconds of each call after the warm-up; stops after `runs` or `seconds`, whichever comes first, at least 5 runs."""
+    """Milliseconds of each call after the warm-up: `runs` of them or as many as `seconds` allow, at least 5."""
     for _ in range(warm_up if _milliseconds(call) * warm_up < 1e3 * seconds else 1):
         call()
     taken: list[float] = []
@@ -99,7 +99,7 @@ def random_input(bundle: Bundle, images: int) -> np.ndarray:
 
 
 def fresh_memory(path: Path, what: str, images: int, threads: int | None, repeats: int = 3) -> list[dict[str, float]]:
-    """Peak resident memory of a fresh process that loads the bundle and does `what` (predict or adapt) with `images` images.
+    """Peak resident memory of a fresh process that loads the bundle and does `what`, predict or adapt, with `images`.
 
     One entry per repeat: baseline_mb after the imports, peak_mb at the end (VmHWM).
     """
@@ -108,7 +108,7 @@ def fresh_memory(path: Path, what: str, images: int, threads: int | None, repeat
 
 
 def cold_starts(bundle: Bundle, threads: int | None, repeats: int = 5) -> list[float]:
-    """Seconds from starting `gems-edge predict BUNDLE IMAGE` to its end; the first start, which fills caches, is not counted."""
+    """Seconds from starting `gems-edge predict BUNDLE IMAGE` to its end; the first, which fills caches, is left out."""
     with tempfile.TemporaryDirectory(prefix="gems-edge-") as directory:
         image = Path(directory) / "image.png"
         Image.fromarray(random_pixels(bundle, 1)[0].squeeze()).save(image)
@@ -123,7 +123,10 @@ def _child(command: list[str]) -> str:
         return done.stdout
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        reasons = {"SIGILL": "this onnxruntime does not fit the processor; install another version", "SIGKILL": "out of memory"}
+        reasons = {
+            "SIGILL": "this onnxruntime does not fit the processor; install another version",
+            "SIGKILL": "out of memory",
+        }
         raise MachineError(f"the measured process died of {name} ({reasons.get(name, 'a crash in onnxruntime')})")
     lines = done.stderr.strip().splitlines() or ["no message"]
     raise (UserError if done.returncode == 2 else MachineError)(lines[-1].removeprefix("gems-edge: "))

@@ -1,8 +1,9 @@
-"""The little of the ONNX file format that the board needs without the onnx package: find initialisers, replace their values.
+"""The little of the ONNX file format that the board needs without the onnx package: find and replace initialisers.
 
 onnxruntime's own `SessionOptions.add_initializer` cannot do the second: graph optimisation folds the values in the
-file first and then drops the given ones without a word (seen with 1.31.1), so predictions would silently be those of the
-untaught weights. Values written into the file's bytes are folded and packed like any others.
+file first and then drops the given ones without a word (seen with 1.31.1), so predictions would silently be those of
+the untaught weights; `add_external_initializers` refuses initialisers that lie in the file. Values written into the
+file's bytes are folded and packed like any others.
 
 Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide.
 """
@@ -30,7 +31,7 @@ _DEEPEST = 32
 
 @dataclass(frozen=True)
 class Initializer:
-    """A tensor of the main graph: its shape, and where its float32 values lie in the file (-1 if they are not float32)."""
+    """A tensor of the main graph: its shape, and where its float32 values lie in the file (-1: not float32)."""
 
     shape: tuple[int, ...]
     offset: int
@@ -48,7 +49,9 @@ def initializers(model: bytes, what: str) -> dict[str, Initializer]:
     except (IndexError, ValueError) as error:
         raise UserError(f"{what} is damaged or not an ONNX model ({error}); export or copy the bundle again") from None
     except _ExternalData as error:
-        raise UserError(f"{what} keeps tensor {error} in another file, which a bundle must not; export it again") from None
+        raise UserError(
+            f"{what} keeps tensor {error} in another file, which a bundle must not; export it again"
+        ) from None
     return found
 
 
@@ -62,7 +65,11 @@ def with_values(model: bytes, values: Mapping[str, np.ndarray], what: str) -> by
     for name, value in values.items():
         place = known.get(name)
         if place is None or place.shape != value.shape or place.length != 4 * value.size:
-            reason = "is missing" if place is None else f"has shape {list(place.shape)}, expected float32 {list(value.shape)}"
+            reason = (
+                "is missing"
+                if place is None
+                else f"has shape {list(place.shape)}, expected float32 {list(value.shape)}"
+            )
             raise UserError(f"{what} does not fit its bundle: initialiser {name} {reason}; export the bundle again")
         changed[place.offset : place.offset + place.length] = np.ascontiguousarray(value, "<f4").tobytes()
     return bytes(changed)

@@ -12,7 +12,7 @@ from gems_edge.errors import MachineError, UserError
 
 
 def _refuse_crashing_wheel() -> None:
-    """onnxruntime 1.21.0's aarch64 wheel dies of SIGILL on import on ARMv8.0 cores (Pi 3, Pi 4, Zero 2 W; its issue 23957).
+    """onnxruntime 1.21.0's aarch64 wheel dies of SIGILL on import on ARMv8.0 cores (Pi 4 and before; its issue 23957).
 
     Nothing in Python can catch that, and importing in a child process first would double the start-up time of every
     command, so the one release known to crash is recognised by its file.
@@ -21,7 +21,9 @@ def _refuse_crashing_wheel() -> None:
         return
     spec = find_spec("onnxruntime")
     if spec and spec.origin and '__version__ = "1.21.0"' in _text(spec.origin):
-        raise UserError("onnxruntime 1.21.0 crashes on this processor; install another: pip install 'onnxruntime>=1.22'")
+        raise UserError(
+            "onnxruntime 1.21.0 crashes on this processor; install another: pip install 'onnxruntime>=1.22'"
+        )
 
 
 def _text(path: str) -> str:
@@ -69,11 +71,15 @@ class Session:
     def require(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Raises UserError unless the graph can be fed exactly `inputs` and gives at least `outputs`."""
         accepted = set(self.inputs) | set(self.overridable)
-        missing = [name for name in inputs if name not in accepted] + [name for name in outputs if name not in self.outputs]
+        missing = [name for name in inputs if name not in accepted] + [
+            name for name in outputs if name not in self.outputs
+        ]
         surplus = [name for name in self.inputs if name not in inputs]
         if missing or surplus:
             reason = f"lacks {missing[0]!r}" if missing else f"asks for the unknown input {surplus[0]!r}"
-            raise UserError(f"{self._what} is not the graph that its manifest describes: it {reason}; export the bundle again")
+            raise UserError(
+                f"{self._what} is not the graph that its manifest describes: it {reason}; export the bundle again"
+            )
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The named `outputs`. Every node runs whatever is asked for: onnxruntime 1.31.1 ignores
@@ -92,7 +98,9 @@ class Session:
         message = " ".join(str(error).split())
         if isinstance(error, MemoryError) or "bad_alloc" in message or "Failed to allocate" in message:
             return MachineError(f"out of memory in {self._what}; give fewer or smaller images, or close other programs")
-        return UserError(f"{self._what} {failed} by onnxruntime {VERSION} ({message[:160]}); export or copy the bundle again")
+        return UserError(
+            f"{self._what} {failed} by onnxruntime {VERSION} ({message[:160]}); export or copy the bundle again"
+        )
 
 
 def check_threads(threads: int | None) -> int | None:

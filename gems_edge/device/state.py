@@ -1,7 +1,7 @@
 """What one board learned, on disk: two checksummed slots written in turn.
 
 A state is a directory with `a.safetensors` and `b.safetensors`. A save goes to the slot that does not hold the newest
-valid generation, through a temporary file and a rename, so a power cut at any instant leaves the old state or the new one.
+valid generation, through a temporary file and a rename, so a power cut at any instant leaves the old state or the new.
 """
 
 import contextlib
@@ -53,13 +53,17 @@ def load_state(path: Path | str, bundle_hash: str) -> State:
     slots, damaged = _read_slots(path)
     if not slots:
         if damaged:
-            raise UserError(f"both slots of {path} are damaged ({'; '.join(damaged.values())}); run gems-edge adapt again")
+            raise UserError(
+                f"both slots of {path} are damaged ({'; '.join(damaged.values())}); run gems-edge adapt again"
+            )
         raise UserError(f"{path} holds no state; write one with gems-edge adapt")
     state = max(slots.values(), key=lambda slot: slot.generation)
     if state.bundle != bundle_hash:
         raise UserError(_foreign(path))
     for slot, reason in damaged.items():
-        warnings.warn(f"{path / slot} is damaged ({reason}); using generation {state.generation} of the other slot", stacklevel=2)
+        warnings.warn(
+            f"{path / slot} is damaged ({reason}); using generation {state.generation} of the other slot", stacklevel=2
+        )
     return state
 
 
@@ -108,7 +112,9 @@ def save_state(path: Path | str, state: State) -> State:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise
         kept = "nothing was saved" if created else "what it held before is intact"
-        raise MachineError(f"{path} could not be written ({error.strerror or error}); {kept}; free some space or choose another place") from None
+        raise MachineError(
+            f"{path} could not be written ({error.strerror or error}); {kept}; free some space or choose another place"
+        ) from None
     return state
 
 
@@ -166,7 +172,9 @@ def _decode(content: bytes, path: Path) -> State:
             raise _Damaged("wrong checksum")
         version = int(metadata["format_version"])
         if metadata["format"] == FORMAT and version > FORMAT_VERSION:
-            raise UserError(f"{path} has state format {version}, newer than this gems-edge reads; install a newer gems-edge")
+            raise UserError(
+                f"{path} has state format {version}, newer than this gems-edge reads; install a newer gems-edge"
+            )
         if metadata["format"] != FORMAT or version != FORMAT_VERSION:
             raise _Damaged("not a gems-edge state")
         return State(

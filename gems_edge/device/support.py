@@ -26,8 +26,8 @@ class SupportSet:
 def read_support(directory: Path | str, bundle: Bundle) -> SupportSet:
     """Read DIR/CLASS/*.jpg|png|… ; classes and files in order of name, hidden files left out.
 
-    Raises UserError for a layout that is not one folder of images per class, fewer than two classes, more than a per-class
-    bundle can learn, an image that cannot be read, and one picture under two class names.
+    Raises UserError for a layout that is not one folder of images per class, fewer than two classes, more than a
+    per-class bundle can learn, an image that cannot be read, and one picture under two class names.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -36,7 +36,9 @@ def read_support(directory: Path | str, bundle: Bundle) -> SupportSet:
     folders = [entry for entry in visible if entry.is_dir()]
     loose = [entry for entry in visible if entry.is_file() and entry.suffix.lower() in EXTENSIONS]
     if loose:
-        raise UserError(f"{loose[0]} lies beside the class folders of {directory}; move it into the folder of its class")
+        raise UserError(
+            f"{loose[0]} lies beside the class folders of {directory}; move it into the folder of its class"
+        )
     if not folders:
         raise UserError(f"{directory} has no class folders; put the photos of each class into a folder with its name")
     listed = [(folder.name, _files(folder)) for folder in folders]

@@ -69,13 +69,14 @@ def train(
     """
     processes = start_processes(config.device)
     config, images = resolve(config, root)
-    if processes.first:
-        _prepare(run, config, resume)
-    processes.wait()
     if processes.device.type == "cpu":
         keep_freed_memory()
+    trainer = _Trainer(run, config, images, processes, initial, progress)
+    if processes.first:
+        _prepare(run, config, resume)  # the first thing written: what was refused above leaves nothing behind
+    processes.wait()
     with _precision(config.precision, processes.device):
-        return _Trainer(run, config, images, processes, initial, progress).train()
+        return trainer.train()
 
 
 def _prepare(run: Run, config: TrainConfig, resume: bool) -> None:
@@ -133,8 +134,10 @@ class _Trainer:
             since.append((loss, accuracy))
             self.iteration += 1
             last = self.iteration == config.iterations
-            # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed.
-            if last or self.iteration % max(1, config.validate_every // 10) == 0:
+            checkpoint = last or self.iteration % config.checkpoint_every == 0
+            # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed. And at
+            # every checkpoint, so that no mean spans one and a resumed run logs what an unbroken one does.
+            if checkpoint or self.iteration % max(1, config.validate_every // 10) == 0:
                 values = torch.stack([torch.stack(pair) for pair in since]).mean(0)
                 self.processes.sum_([values])
                 loss, accuracy = (values / self.processes.count).tolist()
@@ -147,7 +150,7 @@ class _Trainer:
             if last or self.iteration % config.validate_every == 0:
                 self._validate()
                 started, logged = time.perf_counter(), self.iteration
-            if last or self.iteration % config.checkpoint_every == 0:
+            if checkpoint:
                 self._save()
         if not self.best:  # 0 iterations: the initial weights are the run's
             self._validate()

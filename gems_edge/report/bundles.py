@@ -74,7 +74,8 @@ def _facts(manifest: Mapping[str, Any]) -> list:
     if check := manifest.get("verification"):
         rows.append((
             "verified against torch",
-            f"{check['episodes']} episodes: update off by {check['update_relative_error']:.1e} (allowed {check['update_tolerance']:.0e}), "
+            f"{check['episodes']} episodes: update off by {check['update_relative_error']:.1e} "
+            f"(allowed {check['update_tolerance']:.0e}), "
             f"probability by {check['probability_error']:.1e} (allowed {check['probability_tolerance']:.0e})",
         ))  # fmt: skip
     rows += [
@@ -176,10 +177,11 @@ def _operations_section(manifest: Mapping[str, Any]) -> Section:
         if op["macs"] or op["bytes"]
     )
     sizes = "; ".join(
-        f"{label}: {cost['macs']:,} MACs, {number_text(cost['peak_bytes'] / 1e6)} MB of activations at {cost['dims']['images']} image(s)"
+        f"{label}: {cost['macs']:,} MACs, {number_text(cost['peak_bytes'] / 1e6)} MB of activations "
+        f"at {cost['dims']['images']} image{'s' if cost['dims']['images'] != 1 else ''}"
         for label, cost in (("predict", manifest["cost"]["predict"]), ("adapt step", manifest["cost"]["adapt_step"]))
     )
-    caption = "Counted from shapes after the fusions that onnxruntime makes; bytes are read and written. Conv.fed: weights not constant."
+    caption = "Counted from shapes after onnxruntime's fusions; bytes read and written. Conv.fed: weight not constant."
     table = Table(("graph", "op", "count", "MACs", "bytes"), rows, caption, frozenset({2, 3, 4}))
     return Section(f"Operations: {manifest['name']}", (Note(sizes), table))
 

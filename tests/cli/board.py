@@ -9,7 +9,7 @@ import pytest
 from gems_edge.cli.main import main
 
 sys.path.append(str(Path(__file__).parents[1] / "device"))
-import handmade  # noqa: E402, F401
+import handmade  # noqa: F401
 
 
 @dataclass(frozen=True)

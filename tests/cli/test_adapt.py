@@ -19,7 +19,9 @@ def here(tmp_path):
 
 
 def test_json_document(gems_edge, here):  # noqa: F811
-    result = gems_edge("adapt", "h.gems", "--support", "photos", "--steps", 3, "--threads", 1, "-o", "s.state", "--json")
+    result = gems_edge(
+        "adapt", "h.gems", "--support", "photos", "--steps", 3, "--threads", 1, "-o", "s.state", "--json"
+    )
     document = json.loads(result.out)
     assert result.code == 0 and document["state"] == "s.state" and document["steps"] == len(document["loss"]) == 3
     assert document["classes"] == ["kind 0", "kind 1", "kind 2", "kind 3"] and document["images"] == 8
@@ -32,7 +34,11 @@ def test_json_document(gems_edge, here):  # noqa: F811
 def test_lines_for_people(gems_edge, here):  # noqa: F811
     result = gems_edge("adapt", "h.gems", "--support", "photos", "-o", "s.state")
     assert result.code == 0 and "step 5/5  loss" in result.err and "4 classes from 8 images: kind 0 (2)" in result.err
-    assert "measured" in result.out and "predicted" in result.out and "gems-edge predict h.gems --state s.state" in result.out
+    assert (
+        "measured" in result.out
+        and "predicted" in result.out
+        and "gems-edge predict h.gems --state s.state" in result.out
+    )
 
 
 def test_teaching_again_keeps_the_last_state_in_the_other_slot(gems_edge, here):  # noqa: F811

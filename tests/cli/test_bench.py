@@ -16,7 +16,11 @@ def here(tmp_path, monkeypatch):
 
 
 def numbers(section):
-    return {key for key, value in section.items() if isinstance(value, int | float) and key not in ("images", "classes", "runs")}
+    return {
+        key
+        for key, value in section.items()
+        if isinstance(value, int | float) and key not in ("images", "classes", "runs")
+    }
 
 
 def assert_tagged(section, tag):

@@ -22,7 +22,10 @@ def test_json_list(gems_edge, here):  # noqa: F811
     result = gems_edge("predict", "h.gems", "--state", "s.state", "new/kind 1/004.png", "new/kind 2", "--json")
     document = json.loads(result.out)
     assert result.code == 0 and result.err == ""
-    assert [entry["image"] for entry in document] == ["new/kind 1/004.png", *(f"new/kind 2/{n:03}.png" for n in range(8, 12))]
+    assert [entry["image"] for entry in document] == [
+        "new/kind 1/004.png",
+        *(f"new/kind 2/{n:03}.png" for n in range(8, 12)),
+    ]
     assert [entry["label"] for entry in document] == ["kind 1", *["kind 2"] * 4]
     for entry in document:
         assert entry.keys() == {"image", "label", "probability", "probabilities"}
@@ -89,7 +92,13 @@ def test_bad_input(gems_edge, here):  # noqa: F811
 
 def test_colour_spaces_are_converted(gems_edge, here):  # noqa: F811
     image = Image.open(here / "new/kind 0/000.png")
-    for mode, name in [("RGB", "rgb.png"), ("CMYK", "cmyk.jpg"), ("LA", "alpha.png"), ("1", "bits.png"), ("I;16", "deep.png")]:
+    for mode, name in [
+        ("RGB", "rgb.png"),
+        ("CMYK", "cmyk.jpg"),
+        ("LA", "alpha.png"),
+        ("1", "bits.png"),
+        ("I;16", "deep.png"),
+    ]:
         image.convert(mode).save(here / name)
         assert gems_edge("predict", "h.gems", "--state", "s.state", name).code == 0
 

@@ -22,7 +22,9 @@ HEAD = ("head.weight", "head.bias")
 PARTS = {"maml": (CONV, *HEAD), "anil": HEAD, "boil": (CONV,)}
 
 
-def write_bundle(path: Path, *, channels=1, ways=3, head="shared", method="maml", normalization="support", steps=5, seed=0) -> Path:
+def write_bundle(
+    path: Path, *, channels=1, ways=3, head="shared", method="maml", normalization="support", steps=5, seed=0
+) -> Path:
     path.mkdir()
     generator = np.random.default_rng(seed)
     rows = 1 if head == "shared" else ways
@@ -46,7 +48,13 @@ def write_bundle(path: Path, *, channels=1, ways=3, head="shared", method="maml"
         "adapt.onnx": adapt_model(start, adapted, statistics).SerializeToString(),
         "weights.safetensors": safetensors.numpy.save(weights),
     }
-    cost = {"macs": SIZE * SIZE * channels * FEATURES, "bytes": 40_000, "peak_bytes": 9_000, "constant_bytes": 1_000, "ops": []}
+    cost = {
+        "macs": SIZE * SIZE * channels * FEATURES,
+        "bytes": 40_000,
+        "peak_bytes": 9_000,
+        "constant_bytes": 1_000,
+        "ops": [],
+    }
     manifest = {
         "format": "gems-edge-bundle", "format_version": 1, "name": path.stem, "ways": ways, "shots": 1, "head": head,
         "image": {"size": SIZE, "channels": channels, "inverted": False}, "normalization": normalization,
@@ -94,18 +102,27 @@ def predict_model(weights: dict, statistics: tuple[str, ...]) -> onnx.ModelProto
     if statistics:
         constants = {"epsilon": np.float32(EPSILON), "one": np.float32(1), "map": np.array([1, FEATURES, 1, 1])}
         nodes += [
-            make_node("Add", [VAR, "epsilon"], ["v"]), make_node("Sqrt", ["v"], ["sd"]),
-            make_node("Div", ["one", "sd"], ["scale"]), make_node("Mul", [MEAN, "scale"], ["ms"]), make_node("Neg", ["ms"], ["shift"]),
-            make_node("Reshape", ["scale", "map"], ["scale4"]), make_node("Reshape", ["shift", "map"], ["shift4"]),
-            make_node("Mul", ["y", "scale4"], ["n"]), make_node("Add", ["n", "shift4"], ["z"]),
-        ]  # fmt: skip
+            make_node("Add", [VAR, "epsilon"], ["v"]),
+            make_node("Sqrt", ["v"], ["sd"]),
+            make_node("Div", ["one", "sd"], ["scale"]),
+            make_node("Mul", [MEAN, "scale"], ["ms"]),
+            make_node("Neg", ["ms"], ["shift"]),
+            make_node("Reshape", ["scale", "map"], ["scale4"]),
+            make_node("Reshape", ["shift", "map"], ["shift4"]),
+            make_node("Mul", ["y", "scale4"], ["n"]),
+            make_node("Add", ["n", "shift4"], ["z"]),
+        ]
     nodes += [
         make_node("Relu", ["z" if statistics else "y"], ["r"]),
         make_node("GlobalAveragePool", ["r"], ["p"]),
         make_node("Flatten", ["p"], ["f"]),
         make_node("Gemm", ["f", *HEAD], ["logits"], transB=1),
     ]
-    inputs = [_value("images", ["images", channels, SIZE, SIZE]), _value(HEAD[0], ["classes", FEATURES]), _value(HEAD[1], ["classes"])]
+    inputs = [
+        _value("images", ["images", channels, SIZE, SIZE]),
+        _value(HEAD[0], ["classes", FEATURES]),
+        _value(HEAD[1], ["classes"]),
+    ]
     initial = {name: weights[name] for name in (CONV, *HEAD, *statistics)} | constants
     return _model("predict", nodes, inputs, [_value("logits", ["images", "classes"])], initial)
 
@@ -113,42 +130,70 @@ def predict_model(weights: dict, statistics: tuple[str, ...]) -> onnx.ModelProto
 def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, ...]) -> onnx.ModelProto:
     channels, side = weights[CONV].shape[1], SIZE // PATCH
     constants = {
-        "cut": np.array([-1, channels, side, PATCH, side, PATCH]), "rows": np.array([-1, channels * PATCH * PATCH]),
-        "matrix": np.array([FEATURES, -1]), "kernel": np.array([FEATURES, channels, PATCH, PATCH]),
-        "maps": np.array([-1, side * side, FEATURES]), "axis0": np.array([0]), "axis1": np.array([1]),
-        "epsilon": np.float32(EPSILON), "rate": np.float32(RATE), "zero": np.float32(0), "patches": np.float32(side * side),
-    }  # fmt: skip
+        "cut": np.array([-1, channels, side, PATCH, side, PATCH]),
+        "rows": np.array([-1, channels * PATCH * PATCH]),
+        "matrix": np.array([FEATURES, -1]),
+        "kernel": np.array([FEATURES, channels, PATCH, PATCH]),
+        "maps": np.array([-1, side * side, FEATURES]),
+        "axis0": np.array([0]),
+        "axis1": np.array([1]),
+        "epsilon": np.float32(EPSILON),
+        "rate": np.float32(RATE),
+        "zero": np.float32(0),
+        "patches": np.float32(side * side),
+    }
     n = make_node
     nodes = [
-        n("Reshape", ["images", "cut"], ["cut6"]), n("Transpose", ["cut6"], ["cut6t"], perm=[0, 2, 4, 1, 3, 5]),
-        n("Reshape", ["cut6t", "rows"], ["x"]), n("Reshape", [CONV, "matrix"], ["w"]), n("Transpose", ["w"], ["wt"], perm=[1, 0]),
+        n("Reshape", ["images", "cut"], ["cut6"]),
+        n("Transpose", ["cut6"], ["cut6t"], perm=[0, 2, 4, 1, 3, 5]),
+        n("Reshape", ["cut6t", "rows"], ["x"]),
+        n("Reshape", [CONV, "matrix"], ["w"]),
+        n("Transpose", ["w"], ["wt"], perm=[1, 0]),
         n("MatMul", ["x", "wt"], ["y"]),
-    ]  # fmt: skip
+    ]
     if statistics:
         nodes += [
-            n("ReduceMean", ["y", "axis0"], [MEAN], keepdims=0), n("Sub", ["y", MEAN], ["c"]), n("Mul", ["c", "c"], ["cc"]),
-            n("ReduceMean", ["cc", "axis0"], [VAR], keepdims=0), n("Add", [VAR, "epsilon"], ["v"]), n("Sqrt", ["v"], ["sd"]),
+            n("ReduceMean", ["y", "axis0"], [MEAN], keepdims=0),
+            n("Sub", ["y", MEAN], ["c"]),
+            n("Mul", ["c", "c"], ["cc"]),
+            n("ReduceMean", ["cc", "axis0"], [VAR], keepdims=0),
+            n("Add", [VAR, "epsilon"], ["v"]),
+            n("Sqrt", ["v"], ["sd"]),
             n("Div", ["c", "sd"], ["z"]),
-        ]  # fmt: skip
+        ]
     z = "z" if statistics else "y"
     nodes += [
-        n("Relu", [z], ["r"]), n("Reshape", ["r", "maps"], ["r3"]), n("ReduceMean", ["r3", "axis1"], ["f"], keepdims=0),
-        n("Gemm", ["f", *HEAD], ["logits"], transB=1), n("LogSoftmax", ["logits"], ["log"], axis=1),
-        n("Mul", ["targets", "log"], ["tl"]), n("ReduceSum", ["tl", "axis1"], ["per"], keepdims=0), n("Neg", ["per"], ["ce"]),
+        n("Relu", [z], ["r"]),
+        n("Reshape", ["r", "maps"], ["r3"]),
+        n("ReduceMean", ["r3", "axis1"], ["f"], keepdims=0),
+        n("Gemm", ["f", *HEAD], ["logits"], transB=1),
+        n("LogSoftmax", ["logits"], ["log"], axis=1),
+        n("Mul", ["targets", "log"], ["tl"]),
+        n("ReduceSum", ["tl", "axis1"], ["per"], keepdims=0),
+        n("Neg", ["per"], ["ce"]),
         n("ReduceMean", ["ce"], ["loss"], keepdims=0),
-        n("Exp", ["log"], ["q"]), n("Sub", ["q", "targets"], ["e"]), n("Shape", ["images"], ["count1"], end=1),
-        n("Cast", ["count1"], ["count"], to=TensorProto.FLOAT), n("Div", ["e", "count"], ["dl"]),
-    ]  # fmt: skip
+        n("Exp", ["log"], ["q"]),
+        n("Sub", ["q", "targets"], ["e"]),
+        n("Shape", ["images"], ["count1"], end=1),
+        n("Cast", ["count1"], ["count"], to=TensorProto.FLOAT),
+        n("Div", ["e", "count"], ["dl"]),
+    ]
     if HEAD[0] in adapted:
         nodes += [n("Transpose", ["dl"], ["dlt"], perm=[1, 0]), n("MatMul", ["dlt", "f"], ["d.head.weight"])]
         nodes += [n("ReduceSum", ["dl", "axis0"], ["d.head.bias"], keepdims=0)]
     if CONV in adapted:
         nodes += [
-            n("MatMul", ["dl", HEAD[0]], ["df"]), n("Div", ["df", "patches"], ["dfp"]), n("Unsqueeze", ["dfp", "axis1"], ["df3"]),
-            n("Greater", ["r3", "zero"], ["on"]), n("Where", ["on", "df3", "zero"], ["dz3"]), n("Reshape", ["dz3", "matrixT"], ["dz"]),
+            n("MatMul", ["dl", HEAD[0]], ["df"]),
+            n("Div", ["df", "patches"], ["dfp"]),
+            n("Unsqueeze", ["dfp", "axis1"], ["df3"]),
+            n("Greater", ["r3", "zero"], ["on"]),
+            n("Where", ["on", "df3", "zero"], ["dz3"]),
+            n("Reshape", ["dz3", "matrixT"], ["dz"]),
             *([n("Div", ["dz", "sd"], ["dy"])] if statistics else [n("Identity", ["dz"], ["dy"])]),
-            n("Transpose", ["dy"], ["dyt"], perm=[1, 0]), n("MatMul", ["dyt", "x"], ["dw"]), n("Reshape", ["dw", "kernel"], [f"d.{CONV}"]),
-        ]  # fmt: skip
+            n("Transpose", ["dy"], ["dyt"], perm=[1, 0]),
+            n("MatMul", ["dyt", "x"], ["dw"]),
+            n("Reshape", ["dw", "kernel"], [f"d.{CONV}"]),
+        ]
         constants["matrixT"] = np.array([-1, FEATURES])
     for name in adapted:
         nodes += [n("Mul", ["rate", f"d.{name}"], [f"s.{name}"]), n("Sub", [name, f"s.{name}"], [f"updated.{name}"])]
@@ -168,13 +213,15 @@ def _value(name, shape):
 def _model(name, nodes, inputs, outputs, initial) -> onnx.ModelProto:
     used = {name for node in nodes for name in node.input}
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in initial.items() if name in used]
-    model = make_model(make_graph(nodes, name, inputs, outputs, tensors), opset_imports=[make_opsetid("", 20)], ir_version=10)
+    model = make_model(
+        make_graph(nodes, name, inputs, outputs, tensors), opset_imports=[make_opsetid("", 20)], ir_version=10
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def reference(weights: dict, images: np.ndarray, index: np.ndarray, steps: int, adapted) -> tuple[dict, list[float]]:
-    """The same adaptation in float64 numpy. images [N, S, S, C] uint8 → weights and statistics after, losses before each step."""
+    """The same in float64 numpy. images [N, S, S, C] uint8 → weights and statistics after, losses before each step."""
     weights = {name: value.astype(np.float64) for name, value in weights.items()}
     classes = weights["head.bias"].shape[0]
     targets, losses = np.eye(classes)[index], []
@@ -213,7 +260,9 @@ def _features(weights, images):
 def _patches(images):
     side, channels = SIZE // PATCH, images.shape[3]
     x = images.transpose(0, 3, 1, 2) / 255
-    return x.reshape(-1, channels, side, PATCH, side, PATCH).transpose(0, 2, 4, 1, 3, 5).reshape(len(x), side * side, -1)
+    return (
+        x.reshape(-1, channels, side, PATCH, side, PATCH).transpose(0, 2, 4, 1, 3, 5).reshape(len(x), side * side, -1)
+    )
 
 
 def pictures(classes: int, shots: int, *, channels=1, seed=0) -> tuple[np.ndarray, list[str]]:

@@ -120,14 +120,23 @@ def use(path):
 def test_foreign_graphs_under_a_fitting_hash(path, file):
     content = (path / file).read_bytes()
     identity = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])], "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-    )  # fmt: skip
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
     foreign = helper.make_model(identity, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     newer = onnx.load_from_string(content)
     newer.ir_version, newer.opset_import[0].version = 99, 99
     cut = [content[: len(content) * i // 7] for i in range(7)]
-    for wrong in (foreign.SerializeToString(), newer.SerializeToString(), b"\x00" * 64, b"PK\x03\x04 zip", b"not onnx at all", *cut):
+    for wrong in (
+        foreign.SerializeToString(),
+        newer.SerializeToString(),
+        b"\x00" * 64,
+        b"PK\x03\x04 zip",
+        b"not onnx at all",
+        *cut,
+    ):
         hm.replace_file(path, file, wrong)
         with pytest.raises(UserError, match=file) as caught:
             use(path)
@@ -148,8 +157,15 @@ def test_external_data_is_refused(path, file, tmp_path):
 
 
 def test_graph_whose_weights_have_another_shape(path):
-    weights = {hm.CONV: np.zeros((hm.FEATURES, 1, hm.PATCH, hm.PATCH), np.float32), "head.weight": np.zeros((3, 8), np.float32)}
-    weights |= {"head.bias": np.zeros(3, np.float32), hm.MEAN: np.zeros((1, 8), np.float32), hm.VAR: np.ones((1, 8), np.float32)}
+    weights = {
+        hm.CONV: np.zeros((hm.FEATURES, 1, hm.PATCH, hm.PATCH), np.float32),
+        "head.weight": np.zeros((3, 8), np.float32),
+    }
+    weights |= {
+        "head.bias": np.zeros(3, np.float32),
+        hm.MEAN: np.zeros((1, 8), np.float32),
+        hm.VAR: np.ones((1, 8), np.float32),
+    }
     hm.replace_file(path, "predict.onnx", hm.predict_model(weights, (hm.MEAN, hm.VAR)).SerializeToString())
     with pytest.raises(UserError, match=r"backbone.norm.mean has shape \[1, 8\]"):
         use(path)

@@ -15,7 +15,9 @@ def taught(path, classes, shots=2, **options):
     return learner, learner.adapt(images, labels), images, labels
 
 
-@pytest.mark.parametrize("head, method", [(h, m) for h in ("shared", "per-class") for m in hm.PARTS if (h, m) != ("shared", "boil")])
+@pytest.mark.parametrize(
+    "head, method", [(h, m) for h in ("shared", "per-class") for m in hm.PARTS if (h, m) != ("shared", "boil")]
+)
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_adaptation_and_probabilities_equal_the_reference(tmp_path, head, method, classes):
     ways = 7 if head == "per-class" else 3  # of a per-class head the first rows are taken
@@ -74,7 +76,9 @@ def test_state_round_trip(tmp_path):
     np.testing.assert_array_equal(other.predict(images), learner.predict(images))
 
 
-@pytest.mark.parametrize("labels", [[7, 7, 3, 3], np.array([7, 7, 3, 3]), np.array(["a", "a", "ö/b", "ö/b"]), [1.5, 1.5, "x", "x"]])
+@pytest.mark.parametrize(
+    "labels", [[7, 7, 3, 3], np.array([7, 7, 3, 3]), np.array(["a", "a", "ö/b", "ö/b"]), [1.5, 1.5, "x", "x"]]
+)
 def test_class_names_keep_their_kind_through_a_state(tmp_path, labels):
     learner = Learner.load(hm.write_bundle(tmp_path / "h.gems"))
     learner.adapt(hm.pictures(2, 2)[0], labels)
@@ -140,7 +144,13 @@ def test_images_that_do_not_fit(tmp_path, change, message):
 def test_the_forms_of_images_are_one(tmp_path):
     learner, _, images, _ = taught(tmp_path / "h.gems", 2)
     expected = learner.predict(images)
-    for form in (images[..., 0], images / 255, (images / 255).astype(np.float32), list(images), np.asfortranarray(images)):
+    for form in (
+        images[..., 0],
+        images / 255,
+        (images / 255).astype(np.float32),
+        list(images),
+        np.asfortranarray(images),
+    ):
         np.testing.assert_allclose(learner.predict(form), expected, atol=1e-6)
 
 

@@ -20,7 +20,9 @@ def weights(seed=0):
 def test_finds_what_onnx_finds():
     model = hm.predict_model(weights(), (hm.MEAN, hm.VAR))
     found = initializers(model.SerializeToString(), "m")
-    assert {name: place.shape for name, place in found.items()} == {t.name: tuple(t.dims) for t in model.graph.initializer}
+    assert {name: place.shape for name, place in found.items()} == {
+        t.name: tuple(t.dims) for t in model.graph.initializer
+    }
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -46,7 +48,9 @@ def test_replaced_values_are_folded_into_the_convolution():
     content = with_values(hm.predict_model(weights(0), (hm.MEAN, hm.VAR)).SerializeToString(), new, "m")
     logits = Session(content, "m").run(["logits"], {"images": images})[0]
     expected = hm.reference_probabilities(new, np.rint(images * 255).transpose(0, 2, 3, 1))
-    exact = Session(hm.predict_model(new, (hm.MEAN, hm.VAR)).SerializeToString(), "m").run(["logits"], {"images": images})[0]
+    exact = Session(hm.predict_model(new, (hm.MEAN, hm.VAR)).SerializeToString(), "m").run(
+        ["logits"], {"images": images}
+    )[0]
     np.testing.assert_allclose(logits, exact, atol=1e-6)
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), expected, atol=1e-2)
 

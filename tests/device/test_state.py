@@ -1,4 +1,4 @@
-"""The two slots: whatever happens while saving, the old state or the new one is there, never neither and never a mixture."""
+"""The two slots: whatever happens while saving, the old state or the new one is there, never neither or a mixture."""
 
 import errno
 import os
@@ -36,7 +36,9 @@ tensors = st.dictionaries(
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, max_dims=4, max_side=3), elements=st.floats(width=32)),
     max_size=4,
 )
-classes = st.lists(st.one_of(names, st.integers(), st.floats(allow_nan=False, allow_infinity=False)), max_size=6).map(tuple)
+classes = st.lists(st.one_of(names, st.integers(), st.floats(allow_nan=False, allow_infinity=False)), max_size=6).map(
+    tuple
+)
 
 
 @given(tensors, classes, st.integers(1, 10**6), st.integers(1, 10**6))
@@ -139,7 +141,12 @@ def test_destinations_that_are_something_else(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_text("x")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for name, message in [("file", "not a state"), ("photos", "other files"), ("absent/s.state", "does not exist"), ("dangling", "not a state")]:
+    for name, message in [
+        ("file", "not a state"),
+        ("photos", "other files"),
+        ("absent/s.state", "does not exist"),
+        ("dangling", "not a state"),
+    ]:
         with pytest.raises(UserError, match=message):
             save_state(tmp_path / name, make())
     (tmp_path / "empty").mkdir()
@@ -148,7 +155,9 @@ def test_destinations_that_are_something_else(tmp_path):
 
 
 # The calls through which a save changes the disk.
-CALLS = [(os, n) for n in ("open", "fsync", "replace", "chmod", "mkdir", "unlink", "close", "fdopen")] + [(tempfile, "mkstemp")]
+CALLS = [(os, n) for n in ("open", "fsync", "replace", "chmod", "mkdir", "unlink", "close", "fdopen")] + [
+    (tempfile, "mkstemp")
+]
 
 
 def in_child(work) -> int:

@@ -56,7 +56,9 @@ def test_layouts_that_are_wrong(tmp_path, photos, bundle):
 
 
 def test_one_class(tmp_path, bundle):
-    refused(hm.write_pictures(tmp_path / "one", *hm.pictures(1, 3, channels=3)), bundle, "holds one class.*at least two")
+    refused(
+        hm.write_pictures(tmp_path / "one", *hm.pictures(1, 3, channels=3)), bundle, "holds one class.*at least two"
+    )
 
 
 def test_more_classes_than_ways_is_told_before_anything_is_decoded(tmp_path, bundle):

@@ -45,9 +45,11 @@ def manifest(name: str = "glyphs") -> dict:
         "accuracy_before": {"support": measured(0.921), "transductive": measured(0.9412)},
         "verification": {"episodes": 5, "update_relative_error": 1.2e-6, "update_tolerance": 1e-4,
                          "probability_error": 2e-6, "probability_tolerance": 1e-3},
-        "cost": {"predict": GRAPH, "adapt_step": step, "adapt_peak": {"fixed_bytes": 300_000, "bytes_per_image": 600_000}},
+        "cost": {"predict": GRAPH, "adapt_step": step,
+                 "adapt_peak": {"fixed_bytes": 300_000, "bytes_per_image": 600_000}},
         "files": {},
-        "provenance": {"gems_edge": "0.1.0", "torch": "2.15.0", "data": "glyphs", "run": "glyphs", "created": "2026-11-21T22:00:00Z"},
+        "provenance": {"gems_edge": "0.1.0", "torch": "2.15.0", "data": "glyphs", "run": "glyphs",
+                       "created": "2026-11-21T22:00:00Z"},
     }  # fmt: skip
 
 

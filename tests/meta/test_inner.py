@@ -1,0 +1,96 @@
+"""Invariants of the inner step and of the normalisation modes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gems_edge.meta.evaluate import mean_accuracy
+from gems_edge.meta.inner import Support, adapt, classify, detached, inner_step, one_hot
+from gems_edge.meta.rules import make_rule
+from gems_edge.models.fewshot import FewShotModel, initial_weights
+from gems_edge.models.spec import FULL_WIDTHS, ModelSpec, parse_widths
+
+
+def small(normalization="support", head="shared", backbone="conv4"):
+    torch.manual_seed(0)
+    widths = tuple(width // 8 for width in FULL_WIDTHS[backbone])
+    return FewShotModel(ModelSpec(backbone, widths, 16, 1, normalization, head, 5)).double()
+
+
+def support_set(classes, shots=2):
+    labels = torch.arange(classes).repeat_interleave(shots)
+    return Support(torch.rand(classes * shots, 1, 16, 16, dtype=torch.float64), one_hot(labels, classes, torch.float64))
+
+
+@pytest.mark.parametrize("method,head,moving", [("maml", "shared", {"backbone", "head"}), ("anil", "shared", {"head"}), ("boil", "per-class", {"backbone"})])
+def test_a_rule_moves_its_part_alone(method, head, moving):
+    model = small(head=head)
+    before = detached(initial_weights(model, dict(model.named_parameters()), 5))
+    after = adapt(model, before, support_set(5), make_rule(method, 0.5, head), 2)[-1]
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == moving
+
+
+@pytest.mark.parametrize("normalization", ["support", "group"])
+def test_an_answer_does_not_depend_on_the_other_queries(normalization):
+    model = small(normalization)
+    weights, support, queries = dict(model.named_parameters()), support_set(3), torch.rand(6, 1, 16, 16, dtype=torch.float64)
+    weights = initial_weights(model, weights, 3)
+    together = classify(model, weights, queries, support, normalization)
+    alone = torch.cat([classify(model, weights, query[None], support, normalization) for query in queries])
+    assert torch.allclose(together, alone, rtol=1e-12, atol=1e-12)
+
+
+def test_a_transductive_answer_does():
+    model = small("transductive")
+    weights, support, queries = initial_weights(model, dict(model.named_parameters()), 3), support_set(3), torch.rand(6, 1, 16, 16, dtype=torch.float64)
+    together = classify(model, weights, queries, support, "transductive")
+    assert not torch.allclose(together[:1], classify(model, weights, queries[:1], support, "transductive"))
+
+
+@given(classes=st.integers(2, 9))
+@settings(max_examples=8, deadline=None)
+def test_a_shared_head_takes_any_number_of_classes(classes):
+    model = small()
+    weights = adapt(model, detached(dict(model.named_parameters())), support_set(classes), make_rule("maml", 0.1, "shared"), 2)[-1]
+    assert weights["head.weight"].shape == (classes, model.spec.feature_size)
+
+
+def test_the_loss_falls():
+    model, support = small(), support_set(4)
+    weights, rule, losses = detached(initial_weights(model, dict(model.named_parameters()), 4)), make_rule("maml", 0.05, "shared"), []
+    for _ in range(6):
+        step = inner_step(model, weights, support, rule)
+        weights, losses = step.weights, [*losses, step.loss.item()]
+    assert losses == sorted(losses, reverse=True) and losses[0] == pytest.approx(math.log(4))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=50))
+def test_interval_is_1_96_standard_errors(values):
+    result = mean_accuracy(values)
+    assert result.accuracy == pytest.approx(np.mean(values))
+    assert result.ci95 == pytest.approx(1.96 * np.std(values, ddof=1) / len(values) ** 0.5, abs=1e-12)
+
+
+@pytest.mark.parametrize("backbone,size,channels", [("conv4", 84, 3), ("conv4", 29, 1), ("resnet12", 33, 3)])
+def test_spec_counts_what_the_model_has(backbone, size, channels):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    spec = ModelSpec(backbone, parse_widths("24", backbone), size, channels, "group", "per-class", 5)
+    model = FewShotModel(spec)
+    assert spec.backbone_weights == sum(p.numel() for n, p in model.named_parameters() if p.dim() == 4)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.rand(1, channels, size, size))
+    assert spec.macs == counter.get_total_flops() // 2
+
+
+def test_conv4_has_the_macs_that_the_papers_totals_follow_from():
+    """KDD'22: Conv-4-64 at 84×84 is 97 to 100 million MACs, ResNet-12 about 2.5 thousand million (notes, section 4)."""
+    conv4 = ModelSpec("conv4", FULL_WIDTHS["conv4"], 84, 3, "transductive", "per-class", 5)
+    resnet12 = ModelSpec("resnet12", FULL_WIDTHS["resnet12"], 84, 3, "transductive", "per-class", 5)
+    assert 97e6 <= conv4.macs <= 100e6
+    assert 2.4e9 <= resnet12.macs <= 2.6e9
