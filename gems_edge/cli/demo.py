@@ -104,7 +104,8 @@ def _write_photos(directory: Path) -> dict[str, list]:
 
 
 def _folder_name(class_name: str) -> str:
-    return "".join(sign if sign.isalnum() or sign in "+-" else "-" for sign in class_name)
+    """ "U+03A9 GREEK CAPITAL LETTER OMEGA" → "U+03A9"."""
+    return class_name.split()[0]
 
 
 def _write_page(page, run, bundle, evaluation, export, on_board, episode, adaptation, answers, bench, seconds) -> None:

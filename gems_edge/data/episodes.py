@@ -18,6 +18,7 @@ class EpisodeIndices:
     classes: np.ndarray  # int64 [ways], index into ImageSet.classes
     support: np.ndarray  # int64 [ways, shots], index into ImageSet.images
     query: np.ndarray  # int64 [ways, queries]
+    turns: np.ndarray | None = None  # int64 [ways]: quarter turns of all images of a class; None: as they are
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class EpisodeSampler:
     members: tuple[np.ndarray, ...]  # per class of the split: its image indices
     groups: tuple[tuple[np.ndarray, ...], ...] | None  # per class: image indices of each of its groups
     divisions: tuple[frozenset[int], ...] | None  # per class: support groups that certainly leave enough queries
+    rotate: bool = False  # each class of an episode is turned by a multiple of 90°
 
     def draw(self, iteration: int, task: int) -> EpisodeIndices:
         """The task with this number: a pure function of (seed, split, iteration, task), so that resuming a run or
@@ -48,7 +50,8 @@ class EpisodeSampler:
                 support[row], query[row] = drawn[: self.shots], drawn[self.shots :]
             else:
                 support[row], query[row] = self._draw_grouped(position, random)
-        return EpisodeIndices(self.classes[chosen], support, query)
+        turns = random.integers(0, 4, self.ways) if self.rotate else None
+        return EpisodeIndices(self.classes[chosen], support, query, turns)
 
     def _draw_grouped(self, position: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Support from as many groups as possible up to `shots`, evenly; query from all the others."""

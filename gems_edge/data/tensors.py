@@ -26,16 +26,19 @@ class EpisodeTensors:
 
     def episode(self, indices: EpisodeIndices, dtype: torch.dtype = torch.float32) -> Episode:
         """The images and labels of one task; the same values as images.to_input in float32."""
-        support_images, support_labels = self._part(indices.support, dtype)
-        query_images, query_labels = self._part(indices.query, dtype)
+        support_images, support_labels = self._part(indices.support, indices.turns, dtype)
+        query_images, query_labels = self._part(indices.query, indices.turns, dtype)
         return Episode(support_images, support_labels, query_images, query_labels)
 
-    def _part(self, indices, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def _part(self, indices, turns, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         ways, count = indices.shape
         chosen = torch.from_numpy(indices.reshape(-1)).to(self.images.device)
         # In float32 first: bfloat16 cannot hold every whole number up to 255.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         images = (self.images[chosen].to(wide) * (1 / 255)).to(dtype)
+        if turns is not None:
+            by_class = images.split(count)
+            images = torch.cat([part.rot90(turn, (2, 3)) for part, turn in zip(by_class, turns.tolist())])
         return images, torch.arange(ways, device=self.images.device).repeat_interleave(count)
 
 

@@ -34,6 +34,7 @@ class TrainConfig:
     ways: int = _option(5, "Classes per episode.", least=2)
     shots: int = _option(1, "Support images per class.", least=1)
     queries: int = _option(15, "Query images per class.", least=1)
+    rotate_classes: bool = _option(False, "Turn each training class by a random multiple of 90° (usual for Omniglot: 4 times the classes).")
     steps: int = _option(5, "Inner steps.", least=1)
     inner_lr: float = _option(0.05, "Inner learning rate.", least=0)
     first_order: bool = _option(False, "Drop second-order terms of the meta-gradient.")

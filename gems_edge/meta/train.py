@@ -113,7 +113,8 @@ class _Trainer:
 
     def __init__(self, run: Run, config: TrainConfig, images: ImageSet, processes: Processes, initial, progress):
         self.run, self.config, self.processes, self.progress = run, config, processes, progress
-        self.sampler = make_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)
+        sampler = make_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)
+        self.sampler = replace(sampler, rotate=config.rotate_classes)
         self.validation = make_sampler(images, "val", config.ways, config.shots, config.queries, config.seed)
         self.tensors = episode_tensors(images, processes.device)
         self.rule = make_rule(config.method, config.inner_lr, config.head)

@@ -3,7 +3,7 @@ import torch
 from data_making import make_set
 
 from gems_edge.data.episodes import make_sampler
-from gems_edge.data.tensors import episode_tensors
+from gems_edge.data.tensors import EpisodeTensors, episode_tensors
 from gems_edge.images import to_input
 
 
@@ -32,3 +32,20 @@ def test_other_precisions():
     assert double.dtype == torch.float64 and np.allclose(double.numpy(), expected, rtol=1e-15)
     half = tensors.episode(indices, torch.bfloat16).query_images
     assert half.dtype == torch.bfloat16 and np.allclose(half.double().numpy(), expected, rtol=2**-8)
+
+
+def test_turned_classes_are_turned_as_a_whole():
+    """Support and query of a class share one turn, and nothing else changes."""
+    from dataclasses import replace
+
+    from gems_edge.data.episodes import EpisodeIndices
+
+    images = torch.arange(6 * 4, dtype=torch.uint8).view(6, 1, 2, 2)
+    plain = EpisodeIndices(np.arange(2), np.array([[0], [1]]), np.array([[2, 3], [4, 5]]))
+    turned = replace(plain, turns=np.array([0, 3]))
+    before, after = (EpisodeTensors(images).episode(indices) for indices in (plain, turned))
+    assert torch.equal(before.support_images[0], after.support_images[0])
+    assert torch.equal(before.query_images[:2], after.query_images[:2])
+    assert torch.equal(before.support_images[1].rot90(3, (1, 2)), after.support_images[1])
+    assert torch.equal(before.query_images[2:].rot90(3, (2, 3)), after.query_images[2:])
+    assert torch.equal(before.query_labels, after.query_labels)

@@ -1,0 +1,108 @@
+"""Export through the real command line, to a bundle that the board's commands use."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def photos(environment, tmp_path_factory):
+    """Dark characters on white paper: seven classes to teach, as a user's photos."""
+    os.environ["GEMS_EDGE_CACHE"] = environment["GEMS_EDGE_CACHE"]
+    from gems_edge.data.episodes import make_sampler
+    from gems_edge.data.sources import load_images
+
+    glyphs = load_images("glyphs")
+    indices = make_sampler(glyphs, "test", 7, 1, 4, seed=3).draw(0, 0)
+    place = tmp_path_factory.mktemp("photos")
+    for row in range(7):
+        (place / "support" / f"sign {row}").mkdir(parents=True)
+        (place / "new").mkdir(exist_ok=True)
+        for part, chosen in (("support", indices.support[row]), ("new", indices.query[row])):
+            for number, index in enumerate(chosen):
+                name = f"sign {row}/{number}.png" if part == "support" else f"{row}-{number}.png"
+                Image.fromarray(255 - glyphs.images[index, :, :, 0]).save(place / part / name)
+    return place
+
+
+def test_manifest_and_json(cli, small_run, tmp_path):
+    bundle = tmp_path / "dense.gems"
+    document = json.loads(cli("export", small_run, "--ratio", "0", "--episodes", "10", "-o", bundle, "--json").stdout)
+    keys = "bundle ratio params_before params_after macs_before macs_after accuracy_before accuracy_after normalization bytes"
+    assert set(keys.split()) <= document.keys()
+    assert document["ratio"] == 0 and document["params_before"] == document["params_after"]
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert sorted(os.listdir(bundle)) == ["adapt.onnx", "manifest.json", "predict.onnx", "weights.safetensors"]
+    assert manifest["verification"]["update_relative_error"] <= 1e-4
+    assert manifest["cost"]["predict"]["macs"] == manifest["macs"]["after"]
+    assert str(small_run.parent) not in (bundle / "manifest.json").read_text()
+    onnx.checker.check_model(str(bundle / "predict.onnx"), full_check=True)
+
+
+def test_the_bundle_learns_on_the_board(cli, small_bundle, photos, tmp_path):
+    state = tmp_path / "signs.state"
+    taught = json.loads(cli("adapt", small_bundle, "--support", photos / "support", "--steps", "4", "-o", state, "--json").stdout)
+    assert taught["loss"][0] > taught["loss"][-1] and taught["steps"] == 4 and len(taught["classes"]) == 7
+    answers = json.loads(cli("predict", small_bundle, "--state", state, photos / "new", "--json").stdout)
+    assert len(answers) == 28
+    right = np.mean([answer["label"] == f"sign {os.path.basename(answer['image'])[0]}" for answer in answers])
+    assert right > 2 / 7  # seven classes, one photo each, a network trained for half a minute; chance is one seventh
+    single = json.loads(cli("predict", small_bundle, "--state", state, photos / "new" / "3-1.png", "--json").stdout)
+    same = next(answer for answer in answers if answer["image"].endswith("3-1.png"))
+    assert single[0]["label"] == same["label"] and single[0]["probability"] == pytest.approx(same["probability"], abs=1e-5)
+
+
+def test_bundle_and_compact_run_have_the_same_accuracy(cli, small_bundle, small_run):
+    """Whole episodes: onnxruntime's answers against torch's on the recovered network, the same episodes."""
+    on_board = json.loads(cli("evaluate", small_bundle, "--episodes", "20", "--json").stdout)
+    compact = next((small_run / "compact").iterdir())
+    in_torch = json.loads(cli("evaluate", compact, "--episodes", "20", "--json").stdout)
+    assert on_board["accuracy"] == pytest.approx(in_torch["accuracy"], abs=0.005)
+    assert on_board["normalization"] == in_torch["normalization"] == "support"
+
+
+@pytest.mark.parametrize("ratio, message", [("1", "below 1"), ("-1", "0 (none)"), ("0.999", "allows up to"), ("x", "float")])
+def test_bad_ratios(cli, small_run, small_bundle, tmp_path, ratio, message):
+    target = tmp_path / "kept.gems"
+    shutil.copytree(small_bundle, target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    assert message in cli("export", small_run, f"--ratio={ratio}", "-o", target, code=2).stderr
+    assert before == {path.name: path.read_bytes() for path in target.iterdir()}
+
+
+def test_targets_that_must_not_be_replaced(cli, small_run, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    assert "not a bundle" in cli("export", small_run, "-o", tmp_path / "notes", code=2).stderr
+    assert "does not exist" in cli("export", small_run, "-o", tmp_path / "no" / "such.gems", code=2).stderr
+    assert "not a run" in cli("export", tmp_path / "nothing", code=2).stderr
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "keep"
+
+
+def test_a_bundle_that_does_not_reproduce_torch_is_not_written(small_run, environment, tmp_path, monkeypatch):
+    """With a tolerance that float32 cannot meet, the check must refuse and leave nothing behind."""
+    monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
+    from gems_edge.errors import UserError
+    from gems_edge.export import verify
+    from gems_edge.export.pipeline import ExportOptions, Reports, export_run
+
+    monkeypatch.setattr(verify, "UPDATE_TOLERANCE", 1e-12)
+    with pytest.raises(UserError, match="does not reproduce torch"):
+        export_run(small_run, tmp_path / "never.gems", ExportOptions(episodes=2), Reports(lambda message: None))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exporting_again_reuses_the_recovery_and_replaces_the_bundle(cli, small_run, small_bundle, tmp_path):
+    target = tmp_path / "again.gems"
+    shutil.copytree(small_bundle, target)
+    compact = next((small_run / "compact").iterdir()) / "weights.safetensors"
+    before = compact.stat().st_mtime_ns
+    cli("export", small_run, "--ratio", "0.6", "--recover-iterations", "10", "--episodes", "10", "-o", target)
+    assert compact.stat().st_mtime_ns == before
+    assert (target / "weights.safetensors").read_bytes() == (small_bundle / "weights.safetensors").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["again.gems"]

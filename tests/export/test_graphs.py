@@ -1,0 +1,150 @@
+"""adapt.onnx and predict.onnx against torch, for every model and rule that exports."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from gems_edge.device.runtime import Session
+from gems_edge.errors import UserError
+from gems_edge.export.graphs import adapt_graph, predict_graph
+from gems_edge.meta.inner import Support, detached, inner_step, one_hot
+from gems_edge.meta.rules import make_rule
+from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
+from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+
+CASES = [
+    (backbone, method, head, normalization, size)
+    for backbone, size in (("conv4", 28), ("conv4", 37), ("resnet12", 42))
+    for method, head in (("maml", "shared"), ("maml", "per-class"), ("anil", "shared"), ("boil", "per-class"))
+    for normalization in ("support", "group")
+]
+
+
+def made(backbone, head, normalization, size, channels=3, divisor=4):
+    torch.manual_seed(0)
+    widths = tuple(width // divisor for width in FULL_WIDTHS[backbone])
+    model = FewShotModel(ModelSpec(backbone, widths, size, channels, normalization, head, 5))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                weight += 0.2 * torch.randn_like(weight)
+    return model, {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+def pictures(count, channels, size):
+    """Noise with flat areas, where values tie under the pools."""
+    images = torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(count))
+    images[:, :, size // 3 :, : size // 2] = 0.0
+    return images
+
+
+@pytest.mark.parametrize("backbone,method,head,normalization,size", CASES)
+def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalization, size):
+    model, weights = made(backbone, head, normalization, size)
+    rule = make_rule(method, 0.1, head)
+    session = Session(adapt_graph(model, weights, rule).SerializeToString(), "adapt.onnx", threads=1)
+    # Numbers of images and classes other than the traced ones; per-class heads may have fewer classes.
+    for classes, shots in ((2, 1), (5, 3), *([(7, 1)] if head == "shared" else [])):
+        labels = torch.arange(classes).repeat_interleave(shots)
+        support = Support(pictures(len(labels), 3, size), one_hot(labels, classes, torch.float32))
+        before = detached(initial_weights(model, weights, classes))
+        # Apart from the symmetric start of a shared head, whose first step leaves the backbone where it is.
+        before = inner_step(model, before, support, make_rule("maml", 0.05, head)).weights
+        before = detached(before)
+        step = inner_step(model, before, support, rule)
+        adapted = rule.adapted(before)
+        feeds = {"images": support.images.numpy(), "targets": support.targets.numpy()}
+        feeds |= {name: before[name].detach().numpy() for name in (*adapted, "head.weight", "head.bias")}
+        if method == "anil":  # the frozen backbone is inside the graph, at its initial values
+            before = detached(initial_weights(model, weights, classes) | {n: before[n] for n in ("head.weight", "head.bias")})
+            step = inner_step(model, before, support, rule)
+        elif method == "boil":
+            before = detached(before)
+        outputs = ["loss", *(f"updated.{name}" for name in adapted), *model.statistics_names()]
+        found = dict(zip(outputs, session.run(outputs, feeds)))
+        assert found["loss"] == pytest.approx(step.loss.item(), rel=1e-5)
+        difference = length = 0.0
+        for name in adapted:
+            start, expected = before[name].detach().numpy(), step.weights[name].detach().numpy()
+            assert found[f"updated.{name}"].shape == expected.shape
+            difference += float(((found[f"updated.{name}"] - expected) ** 2).sum())
+            length += float(((expected - start) ** 2).sum())
+        assert difference**0.5 <= 1e-4 * length**0.5
+        for name, value in step.statistics.items():
+            assert np.allclose(found[name], value.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone,size", [("conv4", 28), ("resnet12", 42)])
+@pytest.mark.parametrize("normalization", ["support", "group"])
+@pytest.mark.parametrize("head", ["shared", "per-class"])
+def test_predict_equals_torch_and_is_folded(backbone, size, normalization, head):
+    model, weights = made(backbone, head, normalization, size)
+    with torch.no_grad():
+        statistics = forward(model, weights, pictures(9, 3, size))[1]
+        queries = pictures(4, 3, size)
+        expected = forward(model, initial_weights(model, weights, 5), queries, statistics or None)[0].numpy()
+    graph = predict_graph(model, weights, statistics)
+    found = Session(graph.SerializeToString(), "predict.onnx", threads=1).run(["logits"], {"images": queries.numpy()})[0]
+    assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+
+
+def test_predict_is_a_chain_of_plain_layers_for_onnxruntime(tmp_path):
+    import onnxruntime
+
+    model, weights = made("conv4", "shared", "support", 28)
+    with torch.no_grad():
+        statistics = forward(model, weights, pictures(9, 3, 28))[1]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "folded.onnx"), 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(predict_graph(model, weights, statistics).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "folded.onnx").graph.node]
+    assert kinds == ["Conv", "MaxPool", "Relu"] * 4 + ["Reshape", "Gemm"] or sorted(set(kinds)) == ["Conv", "Gemm", "MaxPool", "Relu", "Reshape"]
+
+
+def test_frozen_parts_have_no_backward_pass():
+    def kinds(method, head):
+        model, weights = made("conv4", head, "support", 28)
+        return [node.op_type for node in adapt_graph(model, weights, make_rule(method, 0.1, head)).graph.node]
+
+    maml, anil = kinds("maml", "per-class"), kinds("anil", "per-class")
+    assert "Resize" in maml and "Resize" not in anil  # the pools' backward pass
+    assert maml.count("Conv") == 4 + 3  # forward, and the gradient at the input of all layers but the first
+    assert anil.count("Conv") == 4
+    model, weights = made("conv4", "per-class", "support", 28)
+    inputs = {value.name for value in adapt_graph(model, weights, make_rule("anil", 0.1, "per-class")).graph.input}
+    assert inputs == {"images", "targets", "head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("backbone,size", [("conv4", 84), ("resnet12", 84)])
+def test_models_are_plain_small_and_say_nothing_of_this_machine(backbone, size):
+    model, weights = made(backbone, "shared", "support", size)
+    with torch.no_grad():
+        statistics = forward(model, weights, pictures(2, 3, size))[1]
+    held = sum(weight.numel() * 4 for weight in weights.values())
+    for graph, constants in ((adapt_graph(model, weights, make_rule("maml", 0.1, "shared")), 0), (predict_graph(model, weights, statistics), held)):
+        content = graph.SerializeToString()
+        assert graph.ir_version == 10 and [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
+        assert len(content) < constants + 500_000  # no folded maps of zeros
+        assert b"/work" not in content and b"site-packages" not in content and b".py" not in content
+        assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
+        assert {node.domain for node in graph.graph.node} == {""}
+        assert not any(tensor.external_data for tensor in graph.graph.initializer)
+
+
+def test_an_unsupported_layer_is_refused_by_name():
+    model, weights = made("conv4", "shared", "support", 28)
+    model.backbone.blocks[1].conv.stride = (2, 2)
+    with pytest.raises(UserError, match="stride"):
+        adapt_graph(model, weights, make_rule("maml", 0.1, "shared"))
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return torch.erf(x)
+
+    model, weights = made("conv4", "shared", "support", 28)
+    model.backbone.blocks[0].conv = torch.nn.Sequential(model.backbone.blocks[0].conv, Odd())
+    renamed = {n.replace("blocks.0.conv.weight", "blocks.0.conv.0.weight"): w for n, w in weights.items()}
+    with pytest.raises(UserError, match="erf"):
+        adapt_graph(model, renamed, make_rule("maml", 0.1, "shared"))

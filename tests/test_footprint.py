@@ -1,0 +1,63 @@
+"""What commands leave on disk, what importing them loads, and how long they take to start."""
+
+import json
+import subprocess
+import sys
+import time
+
+from conftest import SMALL
+
+HEAVY = ("torch", "torchvision", "onnx", "matplotlib", "rich", "scipy", "jinja2")
+
+
+def files_below(directory):
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_written_outside_run_bundle_state_and_cache(cli, tmp_path):
+    home, work, temporary = tmp_path / "home", tmp_path / "work", tmp_path / "tmp"
+    for place in (home, work, temporary):
+        place.mkdir()
+    changes = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "TMPDIR": str(temporary), "GEMS_EDGE_CACHE": ""}
+    cli("train", *SMALL, "--iterations", "4", "-o", "run", cwd=work, **changes)
+    cli("evaluate", "run", "--episodes", "2", cwd=work, **changes)
+    cli("export", "run", "--ratio", "0.5", "--episodes", "2", "-o", "a.gems", cwd=work, **changes)
+    cli("report", "run", "a.gems", "-o", "page.html", cwd=work, **changes)
+    cli("evaluate", "a.gems", "--episodes", "2", cwd=work, **changes)
+    assert {name.split("/")[0] for name in files_below(work)} == {"run", "a.gems", "page.html"}
+    assert {"/".join(name.split("/")[:2]) for name in files_below(home)} == {".cache/gems-edge"}
+    assert files_below(temporary) == set()
+
+
+def test_help_loads_nothing_heavy_and_is_quick():
+    code = "import sys; from gems_edge.cli.main import group; group(['--help'], standalone_mode=False); print(sorted(m for m in sys.modules if '.' not in m))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert not set(HEAVY + ("numpy", "onnxruntime")) & set(eval(loaded))
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "gems_edge", "--help"], capture_output=True, check=True)
+    assert time.perf_counter() - started < 3  # the figure itself (0.3 s) is a benchmark's business: tools/bench_start.py
+
+
+def test_every_command_has_help_with_an_example(cli):
+    from gems_edge.cli.main import COMMANDS
+
+    for name in COMMANDS:
+        text = cli(name, "--help").stdout
+        assert "Example" in text or "Commands:" in text, name
+
+
+def test_the_boards_commands_load_nothing_of_the_workstation(small_bundle, tmp_path, environment):
+    from PIL import Image
+
+    Image.new("L", (40, 40), "white").save(tmp_path / "a.png")
+    code = (
+        "import sys, atexit, json\n"
+        "atexit.register(lambda: print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})), file=sys.stderr))\n"
+        "sys.argv = ['gems-edge', *sys.argv[1:]]\n"
+        "from gems_edge.cli.main import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, "predict", str(small_bundle), str(tmp_path / "a.png")]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert not set(HEAVY) & set(json.loads(result.stderr.splitlines()[-1]))
