@@ -1,6 +1,7 @@
 """Gradients of convolution and max-pool as plain ONNX operations, in the forms that onnxruntime runs fast.
 
-Why these forms: ../shared notes measured them (adaptation_graph.md); tools/bench_adaptation_ops.py measures them again.
+Measured before this was written, on 2 x86 cores: a weight gradient as one Conv with the map as its kernel runs at 36–39
+GFLOP/s, as slices and MatMul at 59–64; MaxPool with its Indices output takes 9 times as long as without.
 """
 
 import numpy as np
@@ -21,7 +22,7 @@ def require_plain(node: fx.Node, stride, dilation, transposed, groups) -> None:
 
 def require_halving(node: fx.Node, kernel, stride, rest) -> None:
     """Refuse max-pools other than 2×2 with stride 2 and no padding."""
-    padding, dilation, ceil = (*rest, [0, 0], [1, 1], False)[:3] if not rest else (list(rest) + [[0, 0], [1, 1], False][len(rest) :])
+    padding, dilation, ceil = (*rest, *([0, 0], [1, 1], False)[len(rest) :])
     if list(kernel) != [2, 2] or list(stride or kernel) != [2, 2] or any(padding) or set(dilation) != {1} or ceil:
         raise UserError(f"cannot export the pool {node.name}: only 2×2 max-pool with stride 2 and no padding")
 

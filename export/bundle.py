@@ -1,10 +1,11 @@
 """Writing a bundle: a directory that appears whole or not at all."""
 
+import ctypes
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,27 @@ from safetensors.numpy import save
 
 from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION
 from gems_edge.errors import UserError
-from gems_edge.files import sha256_bytes, sync_directory, write_atomic
+from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
 
 
 def check_target(path: Path) -> None:
     """UserError if `path` is something that an export must not replace."""
-    if path.exists() and not (path / "manifest.json").is_file() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and (_is_bundle(path) or not any(path.iterdir()))):
         raise UserError(f"{path} exists and is not a bundle; choose another name with -o")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} does not exist; create it or choose another place with -o")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"no permission to write in {path.parent}; choose another place with -o")
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether everything in `path` was written by an export."""
+    try:
+        manifest = read_json(path / "manifest.json", "")
+    except (UserError, OSError):
+        return False
+    known = {"manifest.json", *FILES}
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT and {p.name for p in path.iterdir()} <= known
 
 
 def write_bundle(
@@ -56,17 +69,21 @@ def _write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
 
 
 def _replace(staging: Path, path: Path) -> None:
-    """Directories cannot be exchanged in one call everywhere: the old one steps aside and comes back if the new one fails."""
-    if not path.exists():
+    if path.exists() and _exchange(staging, path):
+        shutil.rmtree(staging, ignore_errors=True)  # now the old bundle
+    elif path.exists():  # a file system that cannot exchange: for a moment there is no bundle under this name
+        shutil.rmtree(path)
         staging.rename(path)
     else:
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)) / path.name
-        path.rename(aside)
-        try:
-            staging.rename(path)
-        except BaseException:
-            with suppress(OSError):
-                aside.rename(path)
-            raise
-        shutil.rmtree(aside.parent, ignore_errors=True)
+        staging.rename(path)
     sync_directory(path.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one step (Linux's renameat2); False where that is not to be had."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0

@@ -118,7 +118,10 @@ class Lowering:
             return self._symbolic(node)
         lower = TABLE.get(node.target)
         if lower is None:
-            raise UserError(f"cannot export: no ONNX form for the operation {node.target}; supported are Conv-4 and ResNet-12 with maml, anil, boil")
+            raise UserError(
+                f"cannot export: no ONNX form for the operation {node.target} (traced by torch {torch.__version__}); "
+                "supported are Conv-4 and ResNet-12 with maml, anil, boil"
+            )
         return lower(self, node, *node.args, **{k: v for k, v in node.kwargs.items() if k in ("alpha", "keepdim", "correction")})
 
     def _symbolic(self, node: fx.Node) -> Any:
@@ -205,15 +208,11 @@ def _rsqrt(low: Lowering, node: fx.Node, x) -> Value:
 def _power(low: Lowering, node: fx.Node, x, exponent) -> Value:
     if exponent not in (2, 3):
         raise UserError(f"cannot export: a power of {exponent}")
-    value = low.tensor(x)  # ONNX Pow is slow on whole maps
-    return Value(math_product(low, [value.name] * exponent), value.shape)
-
-
-def math_product(low: Lowering, names: list[str]) -> str:
-    result = names[0]
-    for name in names[1:]:
-        result = low.builder.op("Mul", result, name)
-    return result
+    value = low.tensor(x)
+    name = value.name
+    for _ in range(exponent - 1):  # ONNX Pow is slow on whole maps
+        name = low.builder.op("Mul", name, value.name)
+    return Value(name, value.shape)
 
 
 def _reduce(kind: str) -> Callable:

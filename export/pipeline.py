@@ -3,6 +3,7 @@
 import importlib.metadata
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from gems_edge.cost.graph import adapt_peak, describe
 from gems_edge.data.episodes import make_sampler
 from gems_edge.data.imageset import ImageSet
 from gems_edge.data.sources import load_images
-from gems_edge.data.tensors import episode_tensors
+from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.export.bundle import check_target, write_bundle
 from gems_edge.export.graphs import adapt_graph, predict_graph
@@ -26,7 +27,9 @@ from gems_edge.files import write_atomic
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig, write_config
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
-from gems_edge.meta.rules import make_rule
+from gems_edge.meta.precision import matrix_precision
+from gems_edge.meta.processes import single_process, start_processes
+from gems_edge.meta.rules import UpdateRule
 from gems_edge.meta.run import Run
 from gems_edge.meta.train import train
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
@@ -37,21 +40,22 @@ VERIFIED_EPISODES = 5
 
 @dataclass(frozen=True)
 class ExportOptions:
-    ratio: float = 0.0
-    recover_iterations: int | None = None  # None: a quarter of the run's
-    round_to: int = 8
-    episodes: int = 200  # for the accuracies in the manifest
-    seed: int = 1
+    ratio: float
+    recover_iterations: int | None  # None: a quarter of the run's
+    round_to: int
+    episodes: int  # for the accuracies in the manifest
+    seed: int
+    device: str = "auto"  # for recovery and evaluation
     root: Path | None = None
 
 
 @dataclass(frozen=True)
 class Reports:
-    """How the pipeline tells what it is doing."""
+    """How the pipeline tells what it is doing; a display is open only while its phase runs."""
 
     say: Callable[[str], None]
-    training: Callable[[dict[str, Any]], None] | None = None
-    evaluation: Callable[[int], None] | None = None
+    training: Callable[[], AbstractContextManager] = nullcontext
+    evaluation: Callable[[str], AbstractContextManager] = nullcontext
 
 
 def export_run(directory: Path, output: Path, options: ExportOptions, reports: Reports) -> dict[str, Any]:
@@ -60,15 +64,17 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     Raises UserError for a ratio that the network cannot meet, a network that cannot be exported, and a bundle that
     does not reproduce torch's results; `output` is then what it was before.
     """
+    single_process("export")
     run = Run(directory)
-    config = board_config(run.config())
+    config = replace(board_config(run.config()), device=options.device)
+    place = start_processes(options.device).device
     model, weights = run.model()
     check_ratio(model.spec, options.ratio)
     check_target(output)
     keep_freed_memory()
     images = load_images(config.data, image_size=config.image_size, channels=config.channels, root=options.root)
     sampler = make_sampler(images, "test", config.ways, config.shots, config.queries, options.seed)
-    rule = make_rule(config.method, config.inner_lr, config.head)
+    rule, tensors = UpdateRule(config.method, config.inner_lr), episode_tensors(images, place)
     dense = FewShotModel(config.model_spec())
     pruned = prune(dense, weights, options.ratio, options.round_to)
     if options.ratio:
@@ -76,18 +82,20 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         pruned = recover(run, config, pruned, options, reports)
     compact = FewShotModel(pruned.spec)
 
-    def accuracies(subject: FewShotModel, tensors: Weights) -> dict[str, Any]:
-        found = evaluate(
-            subject, tensors, episode_tensors(images), sampler, rule, steps=[config.steps],
-            modes=modes_for(config.normalization), tasks=range(options.episodes), progress=reports.evaluation,
-        )  # fmt: skip
+    def accuracies(name: str, subject: FewShotModel, learned: Weights) -> dict[str, Any]:
+        with reports.evaluation(f"evaluate {name}") as progress, matrix_precision("fp32"):
+            found = evaluate(
+                subject.to(place), learned, tensors, sampler, rule, steps=[config.steps],
+                modes=modes_for(config.normalization), tasks=range(options.episodes), progress=progress,
+            )  # fmt: skip
+        subject.cpu()
         protocol = {"ways": config.ways, "shots": config.shots, "steps": config.steps}
         return {mode: mean_accuracy(values).as_dict() | protocol for (mode, _), values in found.items()}
 
     reports.say(f"accuracy over {options.episodes} test episodes …")
-    before = accuracies(dense, weights)
-    after = accuracies(compact, pruned.weights) if options.ratio else before
-    statistics = _start_statistics(compact, pruned.weights, images, sampler)
+    before = accuracies("dense", dense, weights)
+    after = accuracies("compact", compact, pruned.weights) if options.ratio else before
+    statistics = _start_statistics(compact, pruned.weights, episode_tensors(images).episode(sampler.draw(0, 0)))
     adapt = adapt_graph(compact, pruned.weights, rule)
     predict = predict_graph(compact, pruned.weights, statistics)
     manifest = {
@@ -105,13 +113,13 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         },
         "provenance": _provenance(run, config),
     }
-    tensors = {name: tensor.detach().float().numpy() for name, tensor in (pruned.weights | statistics).items()}
+    stored = {name: tensor.detach().float().numpy() for name, tensor in (pruned.weights | statistics).items()}
 
     def check(staging: Path) -> dict[str, Any]:
         result = verify_bundle(staging, compact, pruned.weights, rule, config.steps, images, sampler, range(VERIFIED_EPISODES))
         return {"verification": result.as_dict()}
 
-    return write_bundle(output, predict.SerializeToString(), adapt.SerializeToString(), tensors, manifest, check)
+    return write_bundle(output, predict.SerializeToString(), adapt.SerializeToString(), stored, manifest, check)
 
 
 def board_config(config: TrainConfig) -> TrainConfig:
@@ -136,7 +144,8 @@ def recover(run: Run, config: TrainConfig, pruned: Pruned, options: ExportOption
         write_atomic(inner.initial_path, start)
         write_config(inner.config_path, wanted)
     reports.say(f"recover: {iterations} iterations of the compact network ({inner.directory})")
-    best = train(inner, wanted, resume=True, initial=load_file(inner.initial_path), progress=reports.training, root=options.root)
+    with reports.training() as progress:
+        best = train(inner, wanted, resume=True, initial=load_file(inner.initial_path), progress=progress, root=options.root)
     reports.say(f"recovered to {100 * best['accuracy']:.1f} ± {100 * best['ci95']:.1f} % on validation")
     return replace(pruned, weights=inner.model()[1])
 
@@ -144,16 +153,15 @@ def recover(run: Run, config: TrainConfig, pruned: Pruned, options: ExportOption
 def _continues(inner: Run, wanted: TrainConfig, start: bytes) -> bool:
     """Whether the compact run in `inner` is the same recovery, begun or finished."""
     try:
-        return inner.config() == wanted and inner.initial_path.read_bytes() == start
+        return replace(inner.config(), device=wanted.device) == wanted and inner.initial_path.read_bytes() == start
     except (UserError, OSError):
         return False
 
 
-def _start_statistics(model: FewShotModel, weights: Weights, images: ImageSet, sampler) -> Statistics:
+def _start_statistics(model: FewShotModel, weights: Weights, episode: Episode) -> Statistics:
     """Normalisation statistics of an untaught bundle: those of one episode's support set. Teaching replaces them."""
-    support = episode_tensors(images).episode(sampler.draw(0, 0)).support_images
     with torch.no_grad():
-        return forward(model, weights, support)[1]
+        return forward(model, weights, episode.support_images)[1]
 
 
 def _tensor_names(model: FewShotModel, rule) -> dict[str, list[str]]:

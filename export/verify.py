@@ -1,5 +1,6 @@
 """The check before a bundle is handed over: what onnxruntime computes on the board equals what torch computed in training."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,29 +12,42 @@ import torch
 from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.imageset import ImageSet
 from gems_edge.data.tensors import episode_tensors
-from gems_edge.device.learner import Learner
-from gems_edge.errors import UserError
+from gems_edge.device.bundle import HEAD
+from gems_edge.device.learner import Learner, adapt_session
+from gems_edge.device.runtime import Session
+from gems_edge.errors import MachineError
 from gems_edge.meta.evaluate import support_of
-from gems_edge.meta.inner import adapt, classify, detached
+from gems_edge.meta.inner import Support, adapt, classify, detached
+from gems_edge.meta.protocol import learn_episode
 from gems_edge.meta.rules import UpdateRule
 from gems_edge.models.fewshot import FewShotModel, Weights
 
-# Both as shares: of the length of the update after one step; of probability after all steps (largest single difference).
+# As shares of the length of torch's update: of the median step and part, and of the worst. Flat image areas give equal values
+# under a pool; where rounding breaks such a tie differently, a gradient takes another, equally right way: seldom, and
+# then by up to 6e-4 (ResNet-12, mode group). A wrong gradient differs everywhere and by far more.
 UPDATE_TOLERANCE = 1e-4
-PROBABILITY_TOLERANCE = 5e-3
+WORST_UPDATE_TOLERANCE = 1e-2
+# Largest single difference of a probability after all steps.
+PROBABILITY_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Verification:
     episodes: int
-    update_relative_error: float  # ‖Δ_onnxruntime − Δ_torch‖ / ‖Δ_torch‖ of one step, the worst episode
+    update_relative_error: float  # ‖Δ_onnxruntime − Δ_torch‖ / ‖Δ_torch‖, median over steps, backbone and head apart
     update_tolerance: float
+    worst_update_relative_error: float
+    worst_update_tolerance: float
     probability_error: float  # largest difference of a query's probability after all steps, the worst episode
     probability_tolerance: float
 
     @property
     def passed(self) -> bool:
-        return self.update_relative_error <= self.update_tolerance and self.probability_error <= self.probability_tolerance
+        return (
+            self.update_relative_error <= self.update_tolerance
+            and self.worst_update_relative_error <= self.worst_update_tolerance
+            and self.probability_error <= self.probability_tolerance
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,43 +57,53 @@ def verify_bundle(
     directory: Path, model: FewShotModel, weights: Weights, rule: UpdateRule, steps: int,
     images: ImageSet, sampler: EpisodeSampler, tasks: Iterable[int],
 ) -> Verification:  # fmt: skip
-    """Teach the bundle in `directory` real episodes with the board's own Learner, and compare with torch in float32.
+    """Run the bundle in `directory` on real episodes as the board does, and compare with torch in float32.
 
-    Raises UserError if the two differ by more than the tolerances.
+    Every step is compared from torch's own weights before it: a shared head's first step moves nothing but the head, so
+    one step would not show a wrong gradient of the backbone. The answers are compared after all steps of both.
+    Raises MachineError if the two differ by more than the tolerances.
     """
     learner, tensors = Learner.load(directory), episode_tensors(images)
-    labels = np.repeat(np.arange(sampler.ways), sampler.shots).tolist()
-    update_errors, probability_errors = [], []
+    session = adapt_session(learner.bundle, learner.threads)
+    updates, answers = [], []
     for task in tasks:
         indices = sampler.draw(0, task)
         episode = tensors.episode(indices)
         support = support_of(episode, sampler.ways)
         trajectory = adapt(model, detached(weights), support, rule, steps)
-        pixels = images.images[indices.support.reshape(-1)]
-        learner.adapt(pixels, labels, steps=1)
-        update_errors.append(_update_error(trajectory[0], trajectory[1], learner.taught.tensors, rule))
-        learner.adapt(pixels, labels, steps=steps)
+        for before, after in itertools.pairwise(trajectory):
+            updates += update_errors(session, before, after, support, rule)
         with torch.no_grad():
             logits = classify(model, trajectory[-1], episode.query_images, support, model.spec.normalization)
-        answers = learner.predict(images.images[indices.query.reshape(-1)])
-        probability_errors.append(float(np.abs(answers - logits.softmax(1).numpy()).max()))
+        found = learn_episode(learner, images, indices, steps)
+        answers.append(np.abs(found - logits.softmax(1).numpy()).max())
     result = Verification(
-        len(update_errors), max(update_errors), UPDATE_TOLERANCE, max(probability_errors), PROBABILITY_TOLERANCE
-    )
+        len(answers), float(np.median(updates)), UPDATE_TOLERANCE, float(np.max(updates)), WORST_UPDATE_TOLERANCE,
+        float(np.max(answers)), PROBABILITY_TOLERANCE,
+    )  # fmt: skip
     if not result.passed:
-        raise UserError(
-            f"onnxruntime does not reproduce torch: update differs by {result.update_relative_error:.1e} of its size "
-            f"(allowed {UPDATE_TOLERANCE:.0e}), probabilities by {result.probability_error:.1e} (allowed {PROBABILITY_TOLERANCE:.0e}); "
+        raise MachineError(
+            f"onnxruntime does not reproduce torch: updates differ by {result.update_relative_error:.1e} of their size, the worst "
+            f"by {result.worst_update_relative_error:.1e} (allowed {UPDATE_TOLERANCE:.0e}, {WORST_UPDATE_TOLERANCE:.0e}), probabilities by {result.probability_error:.1e} (allowed {PROBABILITY_TOLERANCE:.0e}); "
             "no bundle was written; please report this with the versions of torch and onnxruntime"
         )
     return result
 
 
-def _update_error(before: Weights, after: Weights, adapted: dict[str, np.ndarray], rule: UpdateRule) -> float:
-    difference = length = 0.0
-    for name in rule.adapted(before):
-        start = before[name].detach().numpy().astype(np.float64)
-        expected = after[name].detach().numpy() - start
-        difference += float(((adapted[name] - start - expected) ** 2).sum())
-        length += float((expected**2).sum())
-    return (difference / length) ** 0.5 if length else difference**0.5
+def update_errors(session: Session, before: Weights, after: Weights, support: Support, rule: UpdateRule) -> list[float]:
+    """‖Δ_onnxruntime − Δ_torch‖ / ‖Δ_torch‖ of one step from `before`, for backbone and head where the rule moves them.
+
+    A part whose update is rounding only (below a millionth of the whole) is measured against the whole.
+    """
+    adapted = rule.adapted(before)
+    start = {name: before[name].detach().numpy() for name in (*adapted, *HEAD)}
+    feeds = {"images": support.images.numpy(), "targets": support.targets.numpy(), **start}
+    found = session.run([f"updated.{name}" for name in adapted], feeds)
+    parts: dict[bool, list[float]] = {}
+    for name, value in zip(adapted, found):
+        expected = after[name].detach().numpy().astype(np.float64)
+        sums = parts.setdefault(name in HEAD, [0.0, 0.0])
+        sums[0] += float(((value - expected) ** 2).sum())
+        sums[1] += float(((expected - start[name]) ** 2).sum())
+    whole = sum(length for _, length in parts.values())
+    return [(error / (length if length > 1e-12 * whole else whole or 1.0)) ** 0.5 for error, length in parts.values()]

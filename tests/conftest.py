@@ -23,7 +23,8 @@ def shared_data() -> Path:
 def environment(tmp_path_factory) -> dict[str, str]:
     """For child processes: the glyphs are rendered once a session, and one thread each."""
     cache = tmp_path_factory.mktemp("cache")
-    return os.environ | {"GEMS_EDGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    return inherited | {"GEMS_EDGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")

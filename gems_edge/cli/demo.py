@@ -21,7 +21,7 @@ TAUGHT, ASKED = 5, 6
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Directory for everything the demo makes.")
 @click.option("--iterations", type=click.IntRange(1), default=600, show_default=True, help="Meta-training iterations.")
 @click.option("--episodes", type=click.IntRange(2), default=300, show_default=True, help="Test episodes per evaluation.")
-@click.option("--ratio", type=float, default=0.8, show_default=True, help="Share of the weights to remove.")
+@click.option("--ratio", type=click.FloatRange(0, 1, max_open=True), default=0.8, show_default=True, help="Share of the weights to remove.")
 @json_option
 def command(output, iterations, episodes, ratio, as_json):
     """Train, evaluate, export, adapt, predict and bench on glyphs; ends with one HTML page.

@@ -20,7 +20,7 @@ from gems_edge.cli.common import emit, json_option, table
 @click.option("--per-step", is_flag=True, help="Accuracy after every number of steps from 0.")
 @click.option("--normalization", help="The mode of the headline figure; default: as trained. All modes are in the table.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which episodes.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="For runs; a bundle runs on the CPU.")
 @json_option
 def command(subject, data, data_root, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, device, as_json):
     """Accuracy with its 95 % interval, per normalisation mode and step count.
@@ -32,9 +32,9 @@ def command(subject, data, data_root, split, episodes, ways, shots, queries, ste
       gems-edge evaluate runs/glyphs --episodes 600
     """
     from gems_edge.cli.progress import counting_progress
-    from gems_edge.meta.subject import Protocol, evaluate_bundle, evaluate_run
+    from gems_edge.meta.protocol import EvaluationProtocol, evaluate_bundle, evaluate_run
 
-    protocol = Protocol(data, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, data_root)
+    protocol = EvaluationProtocol(data, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, data_root)
     is_bundle = (subject / "manifest.json").exists()
     with counting_progress("evaluate", episodes) as progress:
         result = evaluate_bundle(subject, protocol, progress) if is_bundle else evaluate_run(subject, protocol, device, progress)

@@ -15,9 +15,10 @@ from gems_edge.cli.common import emit, json_option, say, table
 @click.option("--round-to", type=click.IntRange(1, 64), default=8, show_default=True, help="Widths are multiples of this; odd widths run slower.")
 @click.option("--episodes", type=click.IntRange(2), default=200, show_default=True, help="Test episodes for the accuracies in the manifest.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to recover and evaluate.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
 @json_option
-def command(run, ratio, output, recover_iterations, round_to, episodes, seed, data_root, as_json):
+def command(run, ratio, output, recover_iterations, round_to, episodes, seed, device, data_root, as_json):
     """Prune, recover, and write predict.onnx and adapt.onnx with weights and manifest.
 
     Before the bundle appears, onnxruntime must reproduce torch's adaptation and answers on real episodes.
@@ -30,17 +31,18 @@ def command(run, ratio, output, recover_iterations, round_to, episodes, seed, da
     from gems_edge.export.pipeline import ExportOptions, Reports, export_run
 
     output = output or Path(f"{run.resolve().name}.gems")
-    options = ExportOptions(ratio, recover_iterations, round_to, episodes, seed, data_root)
-    with training_progress("recover") as training, counting_progress("evaluate", episodes) as evaluation:
-        manifest = export_run(run, output, options, Reports(say, training, evaluation))
+    options = ExportOptions(ratio, recover_iterations, round_to, episodes, seed, device, data_root)
+    displays = Reports(say, lambda: training_progress("recover"), lambda label: counting_progress(label, episodes))
+    manifest = export_run(run, output, options, displays)
     document = summary(output, manifest)
     if as_json:
         emit(document)
         return
     check, mode = manifest["verification"], manifest["normalization"]
     say(
-        f"onnxruntime equals torch on {check['episodes']} episodes: update within {check['update_relative_error']:.1e} of its size "
-        f"(tolerance {check['update_tolerance']:.0e}), probabilities within {check['probability_error']:.1e} ({check['probability_tolerance']:.0e})"
+        f"onnxruntime equals torch on {check['episodes']} episodes: updates within {check['update_relative_error']:.1e} of their size "
+        f"(tolerance {check['update_tolerance']:.0e}; the worst {check['worst_update_relative_error']:.1e}), "
+        f"probabilities within {check['probability_error']:.1e} (tolerance {check['probability_tolerance']:.0e})"
     )
     if manifest["provenance"]["trained_as"] == "transductive":
         say("the run was trained transductive; a board sees one image at a time, so the bundle answers in mode support")

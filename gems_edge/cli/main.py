@@ -68,6 +68,9 @@ def main() -> None:
         return
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        sys.exit(2)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
@@ -82,12 +85,24 @@ def main() -> None:
         code, message = 2, f"no permission for {error.filename or error}; choose another place or change its rights"
     except (MachineError, OSError, MemoryError) as error:
         code, message = 1, _machine(error)
+    except RuntimeError as error:  # torch's allocators raise no MemoryError
+        if os.environ.get("GEMS_EDGE_DEBUG") or not ("out of memory" in str(error) or "can't allocate memory" in str(error)):
+            return _unexpected(error)
+        code, message = 1, "out of memory; lower --meta-batch, --queries or --image-size"
     except (KeyboardInterrupt, click.Abort):
         code, message = 130, "stopped"
     except Exception as error:
-        if os.environ.get("GEMS_EDGE_DEBUG"):
-            raise
-        code, message = 1, f"unexpected {type(error).__name__}: {error}; set GEMS_EDGE_DEBUG=1 for the traceback"
+        return _unexpected(error)
+    _stop(code, message)
+
+
+def _unexpected(error: Exception) -> None:
+    if os.environ.get("GEMS_EDGE_DEBUG"):
+        raise error
+    _stop(1, f"unexpected {type(error).__name__}: {error}; set GEMS_EDGE_DEBUG=1 for the traceback")
+
+
+def _stop(code: int, message: str) -> None:
     click.echo("gems-edge: " + " ".join(str(message).split()), err=True)
     sys.stdout.flush()
     sys.exit(code)

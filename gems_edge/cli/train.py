@@ -1,5 +1,6 @@
 """gems-edge train: meta-train a few-shot model into a run directory."""
 
+import os
 from pathlib import Path
 
 import click
@@ -37,9 +38,11 @@ def command(output, resume, config_file, data_root, as_json, **options):
     from gems_edge.meta.run import Run
     from gems_edge.meta.train import train
 
-    run = Run(output)
+    if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
+        train(Run(output), config, resume=resume, root=data_root)
+        return
     with training_progress() as progress:
-        best = train(run, config, resume=resume, progress=progress, root=data_root)
+        best = train(Run(output), config, resume=resume, progress=progress, root=data_root)
     if as_json:
         emit({"run": str(output), "best": best, "normalization": config.normalization, "data": config.data})
     else:

@@ -1,7 +1,8 @@
 """Everything that defines a training run, as one dataclass: the CLI's options, config.toml and --help derive from it."""
 
+import math
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,12 @@ class TrainConfig:
             option = "--" + item.name.replace("_", "-")
             if choices and value not in choices:
                 raise UserError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{option} is {value}; it must be a finite number")
             if least is not None and not value >= least:
                 raise UserError(f"{option} is {value}; it must be {least} or more")
+        if not self.inner_lr > 0 or not self.lr > 0:
+            raise UserError("--inner-lr and --lr must be above 0")
         if self.method == "boil" and self.head == "shared":
             raise UserError("boil never moves the head, so a shared row scores every class alike; add --head per-class")
 
@@ -96,7 +101,3 @@ def write_config(path: Path, config: TrainConfig) -> None:
     import tomli_w
 
     write_atomic(path, tomli_w.dumps(asdict(config)))
-
-
-def changed(config: TrainConfig, **values: Any) -> TrainConfig:
-    return replace(config, **values)

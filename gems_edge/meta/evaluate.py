@@ -71,6 +71,7 @@ def evaluate(
     """Accuracy of each of `tasks` (numbers of seeded episodes) by (mode, steps)."""
     results: dict[tuple[str, int], list[float]] = {}
     steps, modes = list(steps), list(modes)
+    weights = {name: tensor.to(tensors.images.device) for name, tensor in weights.items()}
     dtype = next(iter(weights.values())).dtype
     for done, task in enumerate(tasks, 1):
         episode = tensors.episode(sampler.draw(0, task), dtype)

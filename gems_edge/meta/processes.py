@@ -1,8 +1,9 @@
 """Training on several processes under torchrun: tasks are split over ranks, meta-gradients summed."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,10 +11,13 @@ from torch import Tensor
 
 from gems_edge.errors import UserError
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Processes:
     rank: int
+    local: int  # rank on its machine
     count: int
     device: torch.device
 
@@ -39,6 +43,17 @@ class Processes:
         if self.count > 1:
             dist.barrier()
 
+    def first_of_node(self, work: Callable[[], T]) -> T:
+        """Do `work` (reading, perhaps downloading) on one process of each machine before the others do it."""
+        if self.local == 0:
+            result = work()
+        self.wait()
+        return result if self.local == 0 else work()
+
+    def leave(self) -> None:
+        if self.count > 1:
+            dist.destroy_process_group()
+
 
 def start_processes(device: str) -> Processes:
     """This process's place; joins the group when torchrun started it (nccl on GPUs, gloo on CPUs)."""
@@ -48,9 +63,23 @@ def start_processes(device: str) -> Processes:
     use_cuda = cuda and device != "cpu"
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    if use_cuda and local >= torch.cuda.device_count():
+        raise UserError(f"more processes than GPUs: there are {torch.cuda.device_count()}; start as many with --nproc-per-node")
+    place = torch.device("cuda", local) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(place)
+        # The same kernels on every run, so that a resumed run repeats itself as far as the GPU's libraries do.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if count > 1 and not dist.is_initialized():
         if use_cuda:
-            torch.cuda.set_device(local)
-        dist.init_process_group("nccl" if use_cuda else "gloo")
-    rank = dist.get_rank() if count > 1 else 0
-    return Processes(rank, count, torch.device("cuda", local) if use_cuda else torch.device("cpu"))
+            dist.init_process_group("nccl", device_id=place)
+        else:
+            dist.init_process_group("gloo")
+    return Processes(dist.get_rank() if count > 1 else 0, local, count, place)
+
+
+def single_process(command: str) -> None:
+    """UserError under torchrun for commands that one process does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"gems-edge {command} runs in one process; start it without torchrun")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gems_edge.errors import UserError
 from gems_edge.models.fewshot import Weights
 
 # method → (moves the backbone, moves the head)
@@ -29,13 +28,3 @@ class UpdateRule:
 
     def update(self, weights: Weights, gradients: dict[str, Tensor]) -> Weights:
         return weights | {name: weights[name] - self.inner_lr * gradient for name, gradient in gradients.items()}
-
-
-def make_rule(method: str, inner_lr: float, head: str) -> UpdateRule:
-    if method not in PARTS:
-        raise UserError(f"unknown method {method!r}; choose one of {', '.join(PARTS)}")
-    if not inner_lr > 0:
-        raise UserError(f"the inner learning rate must be above 0, not {inner_lr}")
-    if method == "boil" and head == "shared":
-        raise UserError("boil never moves the head, so a shared row gives every class the same score; use --head per-class")
-    return UpdateRule(method, inner_lr)

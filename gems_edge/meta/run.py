@@ -79,15 +79,21 @@ class Run:
     def cut_metrics(self, size: int) -> None:
         """Drop what was logged after the checkpoint that training goes on from."""
         if self.metrics_path.exists():
-            os.truncate(self.metrics_path, size)
+            os.truncate(self.metrics_path, min(size, self.metrics_path.stat().st_size))
 
-    def metrics_size(self) -> int:
-        return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
-
-    def metrics(self) -> list[dict[str, Any]]:
+    def stored_metrics_size(self) -> int:
+        """Bytes of metrics.jsonl, all of them on disk: a checkpoint refers to them."""
         if not self.metrics_path.exists():
-            return []
-        return [json.loads(line) for line in self.metrics_path.read_text().splitlines() if line.strip()]
+            return 0
+        with open(self.metrics_path, "rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def remove_leftovers(self) -> None:
+        """Delete the temporary files that a kill inside write_atomic leaves."""
+        for place in (self.directory, self.checkpoint_path.parent):
+            for path in place.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
 
 
 def fitting(model: FewShotModel, weights: Weights, path: Path) -> Weights:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig, write_config
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, support_of
 from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot
+from gems_edge.meta.precision import autocast, matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
-from gems_edge.meta.rules import UpdateRule, make_rule
+from gems_edge.meta.rules import UpdateRule
 from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_model
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import parse_widths
@@ -32,12 +32,13 @@ Progress = Callable[[dict[str, Any]], None]
 
 def resolve(config: TrainConfig, root: Path | None = None) -> tuple[TrainConfig, ImageSet]:
     """The config with image size, channels and widths as numbers, and its images."""
-    images = load_images(config.data, image_size=config.image_size or None, channels=config.channels or None, root=root)
+    kind, _, place = config.data.partition(":")
+    data = f"{kind}:{Path(place).absolute()}" if place else config.data  # so that the config holds from any directory
+    images = load_images(data, image_size=config.image_size or None, channels=config.channels or None, root=root)
     _, size, _, channels = images.images.shape
     widths = ",".join(str(width) for width in parse_widths(config.widths, config.backbone))
-    resolved = replace(config, image_size=size, channels=channels, widths=widths)
+    resolved = replace(config, data=data, image_size=size, channels=channels, widths=widths)
     resolved.model_spec()  # refuses what does not fit together
-    make_rule(config.method, config.inner_lr, config.head)
     return resolved, images
 
 
@@ -65,47 +66,51 @@ def train(
     """Meta-train into `run`, starting from `initial` weights (default: seeded), and return the best validation.
 
     With `resume` a run goes on from its last checkpoint and ends with the same bits as one that was never stopped.
-    Raises UserError for a directory that is not empty (without resume) or whose run has another config (with it).
+    That holds on the same machine with the same numbers of processes and threads, on GPUs as far as their libraries are
+    deterministic. Raises UserError for a directory that is not empty (without resume) or whose run has another config
+    (with it); MachineError when training diverges.
     """
+    check_directory(run, resume)
     processes = start_processes(config.device)
-    config, images = resolve(config, root)
+    config, images = processes.first_of_node(lambda: resolve(config, root))
     if processes.device.type == "cpu":
         keep_freed_memory()
     trainer = _Trainer(run, config, images, processes, initial, progress)
     if processes.first:
-        _prepare(run, config, resume)  # the first thing written: what was refused above leaves nothing behind
+        _prepare(run, config)  # the first thing written: what was refused above leaves nothing behind
     processes.wait()
-    with _precision(config.precision, processes.device):
-        return trainer.train()
+    with matrix_precision(config.precision):
+        best = trainer.train()
+    processes.leave()
+    return best
 
 
-def _prepare(run: Run, config: TrainConfig, resume: bool) -> None:
+def check_directory(run: Run, resume: bool) -> None:
+    """UserError if training into this directory would touch something that is not this run; writes nothing."""
+    directory = run.directory
+    for place in (directory, *directory.absolute().parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"{place} is a file; choose another directory")
     if run.config_path.exists():
         if not resume:
-            raise UserError(f"{run.directory} holds a run already; add --resume to go on with it, or choose another directory")
-        stored = run.config()
+            raise UserError(f"{directory} holds a run already; add --resume to go on with it, or choose another directory")
+    elif directory.exists() and any(not path.match(".*.tmp") for path in directory.iterdir()):
+        raise UserError(f"{directory} is not empty and holds no run; choose another directory")
+
+
+def _prepare(run: Run, config: TrainConfig) -> None:
+    if run.config_path.exists():
+        stored = replace(run.config(), device=config.device)  # where it runs does not define a run
         if stored != config:
-            names = [n for n in config.__dataclass_fields__ if getattr(stored, n) != getattr(config, n)]
-            name = names[0]
+            name = next(n for n in config.__dataclass_fields__ if getattr(stored, n) != getattr(config, n))
             raise UserError(
                 f"{run.directory} was started with {name} = {getattr(stored, name)!r}, not {getattr(config, name)!r}; "
                 "resume it without that option, or train in another directory"
             )
-    elif run.directory.exists() and any(run.directory.iterdir()):
-        raise UserError(f"{run.directory} is not empty and holds no run; choose another directory")
     else:
-        if run.directory.exists() and not run.directory.is_dir():
-            raise UserError(f"{run.directory} is a file; choose another directory")
         run.directory.mkdir(parents=True, exist_ok=True)
         write_config(run.config_path, config)
-
-
-def _precision(precision: str, device: torch.device):
-    if precision == "tf32":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+    run.remove_leftovers()
 
 
 class _Trainer:
@@ -117,7 +122,7 @@ class _Trainer:
         self.sampler = replace(sampler, rotate=config.rotate_classes)
         self.validation = make_sampler(images, "val", config.ways, config.shots, config.queries, config.seed)
         self.tensors = episode_tensors(images, processes.device)
-        self.rule = make_rule(config.method, config.inner_lr, config.head)
+        self.rule = UpdateRule(config.method, config.inner_lr)
         self.model = seeded_model(config).to(processes.device)
         if initial is not None:
             self.model.load_state_dict(fitting(self.model, initial, run.initial_path))
@@ -131,19 +136,21 @@ class _Trainer:
         self._resume()
         started, logged, since = time.perf_counter(), self.iteration, []
         while self.iteration < config.iterations:
-            loss, accuracy = self._step()
-            since.append((loss, accuracy))
+            since.append(self._step())
             self.iteration += 1
             last = self.iteration == config.iterations
             checkpoint = last or self.iteration % config.checkpoint_every == 0
             # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed. And at
             # every checkpoint, so that no mean spans one and a resumed run logs what an unbroken one does.
             if checkpoint or self.iteration % max(1, config.validate_every // 10) == 0:
-                values = torch.stack([torch.stack(pair) for pair in since]).mean(0)
+                values = torch.stack(since).mean(0)
                 self.processes.sum_([values])
-                loss, accuracy = (values / self.processes.count).tolist()
-                if not math.isfinite(loss):
-                    raise MachineError(f"the loss became {loss} at iteration {self.iteration}; lower --inner-lr or --lr and train anew")
+                loss, accuracy, norm = (values / self.processes.count).tolist()
+                if not math.isfinite(loss + norm):  # before it can reach a checkpoint
+                    raise MachineError(
+                        f"training diverged before iteration {self.iteration} (loss {loss:g}, gradient norm {norm:g}); "
+                        "train anew with a lower --inner-lr or --lr"
+                    )
                 seconds = time.perf_counter() - started
                 self._log("train", loss=loss, accuracy=accuracy, lr=learning_rate(config, self.iteration - 1),
                           rate=(self.iteration - logged) / seconds)  # fmt: skip
@@ -161,13 +168,15 @@ class _Trainer:
         self.processes.wait()
         return self.best
 
-    def _step(self) -> tuple[Tensor, Tensor]:
+    def _step(self) -> Tensor:
+        """One outer step; loss, accuracy and gradient norm: summed over processes, they are `count` times their means."""
         config, device = self.config, self.processes.device
         self.optimizer.zero_grad(set_to_none=True)
         losses, accuracies = torch.zeros((), device=device), torch.zeros((), device=device)
         for task in self.processes.tasks(config.meta_batch):
             episode = self.tensors.episode(self.sampler.draw(self.iteration, task))
-            loss, accuracy = meta_loss(self.model, self.weights, episode, config, self.rule)
+            with autocast(config.precision, device):
+                loss, accuracy = meta_loss(self.model, self.weights, episode, config, self.rule)
             (loss / config.meta_batch).backward()
             losses += loss.detach()
             accuracies += accuracy
@@ -175,13 +184,12 @@ class _Trainer:
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
         gradients = [weight.grad for weight in self.weights.values()]
         self.processes.sum_(gradients)
-        if config.clip:
-            torch.nn.utils.clip_grad_norm_(self.weights.values(), config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), config.clip or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.iteration)
         self.optimizer.step()
         share = self.processes.count / config.meta_batch  # means over all tasks after averaging over processes
-        return losses * share, accuracies * share
+        return torch.stack([losses * share, accuracies * share, norm])
 
     def _validate(self) -> None:
         tasks = self.processes.tasks(self.config.validation_episodes)
@@ -224,16 +232,15 @@ class _Trainer:
         for name, weight in self.weights.items():
             state = self.optimizer.state.get(weight, {})
             tensors |= {f"{kind}.{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq") if kind in state}
-        self.run.save_checkpoint(Checkpoint(self.iteration, self.best, self.run.metrics_size(), tensors))
+        self.run.save_checkpoint(Checkpoint(self.iteration, self.best, self.run.stored_metrics_size(), tensors))
 
     def _resume(self) -> None:
         checkpoint = self.run.checkpoint()
+        if self.processes.first:
+            self.run.cut_metrics(checkpoint.metrics_bytes if checkpoint else 0)
         if checkpoint is None:
-            self.run.cut_metrics(0)
             return
         self.iteration, self.best = checkpoint.iteration, checkpoint.best
-        if self.processes.first:
-            self.run.cut_metrics(checkpoint.metrics_bytes)
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(checkpoint.tensors[f"weights.{name}"])

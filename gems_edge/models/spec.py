@@ -1,7 +1,6 @@
 """What a model is, as plain data: a compact model differs from a dense one in `widths` alone. No torch here."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from gems_edge.errors import UserError
 
@@ -90,9 +89,6 @@ class ModelSpec:
         """Multiply-accumulates of one image's forward pass, head of `ways` rows included."""
         return sum(layer.macs for layer in self.convolutions()) + self.feature_size * self.ways
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"widths": list(self.widths)}
-
 
 def parse_widths(text: str, backbone: str) -> tuple[int, ...]:
     """`full`, one number N (every width scaled so that the first is N), or one number per convolution, comma-separated."""
@@ -105,6 +101,8 @@ def parse_widths(text: str, backbone: str) -> tuple[int, ...]:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UserError(f"--widths takes `full`, one number, or {len(full)} numbers with commas; got {text!r}") from None
+    if min(numbers) < 1:
+        raise UserError(f"--widths {text}: every width must be 1 or more")
     if len(numbers) == 1:
         numbers = tuple(max(1, numbers[0] * width // full[0]) for width in full)
     return numbers

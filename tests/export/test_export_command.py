@@ -87,13 +87,13 @@ def test_targets_that_must_not_be_replaced(cli, small_run, tmp_path):
 def test_a_bundle_that_does_not_reproduce_torch_is_not_written(small_run, environment, tmp_path, monkeypatch):
     """With a tolerance that float32 cannot meet, the check must refuse and leave nothing behind."""
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
-    from gems_edge.errors import UserError
+    from gems_edge.errors import MachineError
     from gems_edge.export import verify
     from gems_edge.export.pipeline import ExportOptions, Reports, export_run
 
     monkeypatch.setattr(verify, "UPDATE_TOLERANCE", 1e-12)
-    with pytest.raises(UserError, match="does not reproduce torch"):
-        export_run(small_run, tmp_path / "never.gems", ExportOptions(episodes=2), Reports(lambda message: None))
+    with pytest.raises(MachineError, match="does not reproduce torch"):
+        export_run(small_run, tmp_path / "never.gems", ExportOptions(0.0, None, 8, 2, 1), Reports(lambda message: None))
     assert list(tmp_path.iterdir()) == []
 
 

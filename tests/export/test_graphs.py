@@ -9,7 +9,7 @@ from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
 from gems_edge.export.graphs import adapt_graph, predict_graph
 from gems_edge.meta.inner import Support, detached, inner_step, one_hot
-from gems_edge.meta.rules import make_rule
+from gems_edge.meta.rules import UpdateRule
 from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 
@@ -32,25 +32,27 @@ def made(backbone, head, normalization, size, channels=3, divisor=4):
     return model, {name: weight.detach() for name, weight in model.named_parameters()}
 
 
-def pictures(count, channels, size):
-    """Noise with flat areas, where values tie under the pools."""
+def pictures(count, channels, size, flat=True):
+    """Noise, with flat areas where values tie under the pools."""
     images = torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(count))
-    images[:, :, size // 3 :, : size // 2] = 0.0
+    if flat:
+        images[:, :, size // 3 :, : size // 2] = 0.0
     return images
 
 
 @pytest.mark.parametrize("backbone,method,head,normalization,size", CASES)
 def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalization, size):
     model, weights = made(backbone, head, normalization, size)
-    rule = make_rule(method, 0.1, head)
+    rule = UpdateRule(method, 0.1)
     session = Session(adapt_graph(model, weights, rule).SerializeToString(), "adapt.onnx", threads=1)
     # Numbers of images and classes other than the traced ones; per-class heads may have fewer classes.
     for classes, shots in ((2, 1), (5, 3), *([(7, 1)] if head == "shared" else [])):
         labels = torch.arange(classes).repeat_interleave(shots)
-        support = Support(pictures(len(labels), 3, size), one_hot(labels, classes, torch.float32))
+        # ResNet-12 pools sums of maps: there rounding, not order, breaks the ties of flat areas (see export/verify.py).
+        support = Support(pictures(len(labels), 3, size, flat=backbone == "conv4"), one_hot(labels, classes, torch.float32))
         before = detached(initial_weights(model, weights, classes))
         # Apart from the symmetric start of a shared head, whose first step leaves the backbone where it is.
-        before = inner_step(model, before, support, make_rule("maml", 0.05, head)).weights
+        before = inner_step(model, before, support, UpdateRule("maml", 0.05)).weights
         before = detached(before)
         step = inner_step(model, before, support, rule)
         adapted = rule.adapted(before)
@@ -106,14 +108,14 @@ def test_predict_is_a_chain_of_plain_layers_for_onnxruntime(tmp_path):
 def test_frozen_parts_have_no_backward_pass():
     def kinds(method, head):
         model, weights = made("conv4", head, "support", 28)
-        return [node.op_type for node in adapt_graph(model, weights, make_rule(method, 0.1, head)).graph.node]
+        return [node.op_type for node in adapt_graph(model, weights, UpdateRule(method, 0.1)).graph.node]
 
     maml, anil = kinds("maml", "per-class"), kinds("anil", "per-class")
     assert "Resize" in maml and "Resize" not in anil  # the pools' backward pass
     assert maml.count("Conv") == 4 + 3  # forward, and the gradient at the input of all layers but the first
     assert anil.count("Conv") == 4
     model, weights = made("conv4", "per-class", "support", 28)
-    inputs = {value.name for value in adapt_graph(model, weights, make_rule("anil", 0.1, "per-class")).graph.input}
+    inputs = {value.name for value in adapt_graph(model, weights, UpdateRule("anil", 0.1)).graph.input}
     assert inputs == {"images", "targets", "head.weight", "head.bias"}
 
 
@@ -123,7 +125,7 @@ def test_models_are_plain_small_and_say_nothing_of_this_machine(backbone, size):
     with torch.no_grad():
         statistics = forward(model, weights, pictures(2, 3, size))[1]
     held = sum(weight.numel() * 4 for weight in weights.values())
-    for graph, constants in ((adapt_graph(model, weights, make_rule("maml", 0.1, "shared")), 0), (predict_graph(model, weights, statistics), held)):
+    for graph, constants in ((adapt_graph(model, weights, UpdateRule("maml", 0.1)), 0), (predict_graph(model, weights, statistics), held)):
         content = graph.SerializeToString()
         assert graph.ir_version == 10 and [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
         assert len(content) < constants + 500_000  # no folded maps of zeros
@@ -137,7 +139,7 @@ def test_an_unsupported_layer_is_refused_by_name():
     model, weights = made("conv4", "shared", "support", 28)
     model.backbone.blocks[1].conv.stride = (2, 2)
     with pytest.raises(UserError, match="stride"):
-        adapt_graph(model, weights, make_rule("maml", 0.1, "shared"))
+        adapt_graph(model, weights, UpdateRule("maml", 0.1))
 
     class Odd(torch.nn.Module):
         def forward(self, x):
@@ -147,4 +149,4 @@ def test_an_unsupported_layer_is_refused_by_name():
     model.backbone.blocks[0].conv = torch.nn.Sequential(model.backbone.blocks[0].conv, Odd())
     renamed = {n.replace("blocks.0.conv.weight", "blocks.0.conv.0.weight"): w for n, w in weights.items()}
     with pytest.raises(UserError, match="erf"):
-        adapt_graph(model, renamed, make_rule("maml", 0.1, "shared"))
+        adapt_graph(model, renamed, UpdateRule("maml", 0.1))

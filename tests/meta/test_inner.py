@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gems_edge.meta.evaluate import mean_accuracy
 from gems_edge.meta.inner import Support, adapt, classify, detached, inner_step, one_hot
-from gems_edge.meta.rules import make_rule
+from gems_edge.meta.rules import UpdateRule
 from gems_edge.models.fewshot import FewShotModel, initial_weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec, parse_widths
 
@@ -30,7 +30,7 @@ def support_set(classes, shots=2):
 def test_a_rule_moves_its_part_alone(method, head, moving):
     model = small(head=head)
     before = detached(initial_weights(model, dict(model.named_parameters()), 5))
-    after = adapt(model, before, support_set(5), make_rule(method, 0.5, head), 2)[-1]
+    after = adapt(model, before, support_set(5), UpdateRule(method, 0.5), 2)[-1]
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == moving
 
@@ -56,13 +56,13 @@ def test_a_transductive_answer_does():
 @settings(max_examples=8, deadline=None)
 def test_a_shared_head_takes_any_number_of_classes(classes):
     model = small()
-    weights = adapt(model, detached(dict(model.named_parameters())), support_set(classes), make_rule("maml", 0.1, "shared"), 2)[-1]
+    weights = adapt(model, detached(dict(model.named_parameters())), support_set(classes), UpdateRule("maml", 0.1), 2)[-1]
     assert weights["head.weight"].shape == (classes, model.spec.feature_size)
 
 
 def test_the_loss_falls():
     model, support = small(), support_set(4)
-    weights, rule, losses = detached(initial_weights(model, dict(model.named_parameters()), 4)), make_rule("maml", 0.05, "shared"), []
+    weights, rule, losses = detached(initial_weights(model, dict(model.named_parameters()), 4)), UpdateRule("maml", 0.05), []
     for _ in range(6):
         step = inner_step(model, weights, support, rule)
         weights, losses = step.weights, [*losses, step.loss.item()]

@@ -11,7 +11,7 @@ import reference  # noqa: E402
 
 from gems_edge.data.tensors import Episode  # noqa: E402
 from gems_edge.meta.config import TrainConfig  # noqa: E402
-from gems_edge.meta.rules import make_rule  # noqa: E402
+from gems_edge.meta.rules import UpdateRule  # noqa: E402
 from gems_edge.meta.train import meta_loss  # noqa: E402
 from gems_edge.models.fewshot import FewShotModel  # noqa: E402
 
@@ -45,7 +45,7 @@ def test_meta_gradient_equals_plain_loop(backbone, method, head, normalization, 
             if "norm" in name or "bias" in name:
                 weight += 0.3 * torch.randn_like(weight)
     task = episode(3, 22, seed=1)
-    loss, _ = meta_loss(model, weights, task, config, make_rule(method, 0.1, head))
+    loss, _ = meta_loss(model, weights, task, config, UpdateRule(method, 0.1))
     loss.backward()
     expected_loss, expected = reference.meta_gradient(
         backbone, {n: w.detach() for n, w in weights.items()}, normalization, method, 0.1, 3, first_order,
@@ -66,6 +66,6 @@ def test_second_order_differs_from_first():
         config = TrainConfig(widths="8,8,8,8", image_size=16, channels=1, ways=WAYS, shots=SHOTS, queries=QUERIES, steps=3, inner_lr=0.1, first_order=first_order)
         torch.manual_seed(0)
         model = FewShotModel(config.model_spec()).double()
-        loss, _ = meta_loss(model, dict(model.named_parameters()), episode(1, 16, 2), config, make_rule("maml", 0.1, "shared"))
+        loss, _ = meta_loss(model, dict(model.named_parameters()), episode(1, 16, 2), config, UpdateRule("maml", 0.1))
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
     assert (gradients[0] - gradients[1]).abs().max() > 1e-3 * gradients[0].abs().max()

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gems_edge.data.episodes import EpisodeSampler, make_sampler
+from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler, make_sampler
 from gems_edge.data.imageset import ImageSet
 from gems_edge.data.sources import load_images
+from gems_edge.device.learner import Learner
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluate import check_mode, mean_accuracy, modes_for
 
@@ -17,7 +18,7 @@ Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """What to evaluate on; None means as trained."""
 
     data: str | None = None
@@ -40,14 +41,17 @@ class Protocol:
         return list(range(steps + 1)) if self.per_step else [steps]
 
 
-def evaluate_run(directory: Path, protocol: Protocol, device: str = "auto", progress: Progress | None = None) -> dict[str, Any]:
+def evaluate_run(directory: Path, protocol: EvaluationProtocol, device: str = "auto", progress: Progress | None = None) -> dict[str, Any]:
     """The document of `evaluate --json` for a run."""
     from gems_edge.data.tensors import episode_tensors
     from gems_edge.meta.allocator import keep_freed_memory
     from gems_edge.meta.evaluate import evaluate
-    from gems_edge.meta.processes import start_processes
-    from gems_edge.meta.rules import make_rule
+    from gems_edge.meta.precision import matrix_precision
+    from gems_edge.meta.processes import single_process, start_processes
+    from gems_edge.meta.rules import UpdateRule
     from gems_edge.meta.run import Run
+
+    single_process("evaluate")
 
     run = Run(directory)
     config = run.config()
@@ -61,18 +65,17 @@ def evaluate_run(directory: Path, protocol: Protocol, device: str = "auto", prog
     data = protocol.data or config.data
     images = load_images(data, image_size=config.image_size, channels=config.channels, root=protocol.root)
     sampler = protocol.sampler(images, config.ways, config.shots, config.queries)
-    rule, steps = make_rule(config.method, config.inner_lr, config.head), protocol.step_counts(config.steps)
-    found = evaluate(
-        model.to(place), {name: tensor.to(place) for name, tensor in weights.items()}, episode_tensors(images, place), sampler, rule,
-        steps=steps, modes=modes_for(config.normalization), tasks=range(protocol.episodes), progress=progress,
-    )  # fmt: skip
+    rule, steps = UpdateRule(config.method, config.inner_lr), protocol.step_counts(config.steps)
+    with matrix_precision("fp32"):
+        found = evaluate(
+            model.to(place), weights, episode_tensors(images, place), sampler, rule,
+            steps=steps, modes=modes_for(config.normalization), tasks=range(protocol.episodes), progress=progress,
+        )  # fmt: skip
     return report(found, mode, steps[-1], sampler, data)
 
 
-def evaluate_bundle(directory: Path, protocol: Protocol, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Progress | None = None) -> dict[str, Any]:
     """The document of `evaluate --json` for a bundle: every episode is learned and answered by onnxruntime."""
-    from gems_edge.device.learner import Learner
-
     learner = Learner.load(directory)
     manifest = learner.bundle.manifest
     if protocol.per_step:
@@ -83,20 +86,26 @@ def evaluate_bundle(directory: Path, protocol: Protocol, progress: Progress | No
     ways = protocol.ways or manifest["ways"]
     _check_ways(manifest["head"], manifest["ways"], ways)
     data = protocol.data or manifest["provenance"]["data"]
+    if data != protocol.data and data.startswith(("folder:", "packed:")):
+        raise UserError(f"a bundle does not know where its images lie; give them with --data {data.partition(':')[0]}:PATH")
     shape = manifest["image"]
     images = load_images(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
     sampler = protocol.sampler(images, manifest["ways"], manifest["shots"], manifest["queries"])
     steps = protocol.step_counts(manifest["rule"]["steps"])[-1]
-    labels, truth = np.repeat(np.arange(ways), sampler.shots), np.repeat(np.arange(ways), sampler.queries)
-    values = []
+    truth, values = np.repeat(np.arange(ways), sampler.queries), []
     for task in range(protocol.episodes):
-        indices = sampler.draw(0, task)
-        learner.adapt(images.images[indices.support.reshape(-1)], labels.tolist(), steps=steps)
-        answers = learner.predict(images.images[indices.query.reshape(-1)]).argmax(1)
+        answers = learn_episode(learner, images, sampler.draw(0, task), steps).argmax(1)
         values.append(float((answers == truth).mean()))
         if progress:
             progress(task + 1)
     return report({(mode, steps): values}, mode, steps, sampler, data)
+
+
+def learn_episode(learner: Learner, images: ImageSet, indices: EpisodeIndices, steps: int) -> np.ndarray:
+    """Teach the board's learner one episode; probabilities [queries, ways] of its query images, class by class."""
+    ways, shots = indices.support.shape
+    learner.adapt(images.images[indices.support.reshape(-1)], np.repeat(np.arange(ways), shots).tolist(), steps=steps)
+    return learner.predict(images.images[indices.query.reshape(-1)])
 
 
 def report(found: dict[tuple[str, int], list[float]], mode: str, steps: int, sampler: EpisodeSampler, data: str) -> dict[str, Any]:
