@@ -33,7 +33,9 @@ def convolution_input(b: GraphBuilder, gradient: str, weight: str, shape: tuple[
     flipped = b.op("Transpose", weight, perm=[1, 0, 2, 3])
     if kernel != [1, 1]:
         end = np.iinfo(np.int64).min
-        flipped = b.op("Slice", flipped, b.constant([-1, -1]), b.constant([end, end]), b.constant([2, 3]), b.constant([-1, -1]))
+        flipped = b.op(
+            "Slice", flipped, b.constant([-1, -1]), b.constant([end, end]), b.constant([2, 3]), b.constant([-1, -1])
+        )
     pads = [k - 1 - p for k, p in zip(kernel, padding)]
     return b.op("Conv", gradient, flipped, kernel_shape=kernel, pads=[*pads, *pads], strides=[1, 1])
 
@@ -91,4 +93,6 @@ def max_pool(b: GraphBuilder, gradient: str, x: str, shape: tuple[Dim, ...]) -> 
 def _enlarge(b: GraphBuilder, x: str) -> str:
     """Each element four times, 2×2."""
     scales = b.constant(np.array([1, 1, 2, 2], np.float32))
-    return b.op("Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    return b.op(
+        "Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )

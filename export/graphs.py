@@ -106,7 +106,10 @@ def _trace(function: Callable, arguments: Sequence[Tensor], classes: tuple[int, 
     graph = make_fx(function, tracing_mode="symbolic")(*(a.detach().clone() for a in arguments)).graph
     graph.eliminate_dead_code()
     placeholders = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
-    symbols = {placeholders[0].shape[0].node.expr: IMAGES, placeholders[classes[0]].shape[classes[1]].node.expr: CLASSES}
+    symbols = {
+        placeholders[0].shape[0].node.expr: IMAGES,
+        placeholders[classes[0]].shape[classes[1]].node.expr: CLASSES,
+    }
     return Trace(graph, symbols)
 
 

@@ -78,7 +78,9 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     dense = FewShotModel(config.model_spec())
     pruned = prune(dense, weights, options.ratio, options.round_to)
     if options.ratio:
-        reports.say(f"widths {list(dense.spec.widths)} → {list(pruned.spec.widths)}: {100 * pruned.reached:.1f} % of the backbone's weights gone")
+        reports.say(
+            f"widths {list(dense.spec.widths)} → {list(pruned.spec.widths)}: {100 * pruned.reached:.1f} % of the backbone's weights gone"
+        )
         pruned = recover(run, config, pruned, options, reports)
     compact = FewShotModel(pruned.spec)
 
@@ -116,7 +118,9 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     stored = {name: tensor.detach().float().numpy() for name, tensor in (pruned.weights | statistics).items()}
 
     def check(staging: Path) -> dict[str, Any]:
-        result = verify_bundle(staging, compact, pruned.weights, rule, config.steps, images, sampler, range(VERIFIED_EPISODES))
+        result = verify_bundle(
+            staging, compact, pruned.weights, rule, config.steps, images, sampler, range(VERIFIED_EPISODES)
+        )
         return {"verification": result.as_dict()}
 
     return write_bundle(output, predict.SerializeToString(), adapt.SerializeToString(), stored, manifest, check)
@@ -145,7 +149,9 @@ def recover(run: Run, config: TrainConfig, pruned: Pruned, options: ExportOption
         write_config(inner.config_path, wanted)
     reports.say(f"recover: {iterations} iterations of the compact network ({inner.directory})")
     with reports.training() as progress:
-        best = train(inner, wanted, resume=True, initial=load_file(inner.initial_path), progress=progress, root=options.root)
+        best = train(
+            inner, wanted, resume=True, initial=load_file(inner.initial_path), progress=progress, root=options.root
+        )
     reports.say(f"recovered to {100 * best['accuracy']:.1f} ± {100 * best['ci95']:.1f} % on validation")
     return replace(pruned, weights=inner.model()[1])
 
@@ -184,7 +190,12 @@ def _identity(output: Path, config: TrainConfig, spec, images: ImageSet) -> dict
         "image": {"size": config.image_size, "channels": config.channels, "inverted": images.inverted},
         "normalization": config.normalization,
         "backbone": {"name": spec.backbone, "widths": list(spec.widths), "feature_size": spec.feature_size},
-        "rule": {"name": config.method, "inner_lr": config.inner_lr, "steps": config.steps, "first_order": config.first_order},
+        "rule": {
+            "name": config.method,
+            "inner_lr": config.inner_lr,
+            "steps": config.steps,
+            "first_order": config.first_order,
+        },
     }
 
 

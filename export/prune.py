@@ -45,7 +45,9 @@ def check_ratio(spec: ModelSpec, ratio: float) -> None:
     smallest = replace(spec, widths=tuple(min(LEAST_CHANNELS, width) for width in spec.widths))
     largest = 1 - smallest.backbone_weights / spec.backbone_weights
     if ratio > largest + TOLERANCE:
-        raise UserError(f"--ratio {ratio:g} leaves layers of fewer than {LEAST_CHANNELS} channels; this network allows up to {int(largest * 1000) / 1000:g}")
+        raise UserError(
+            f"--ratio {ratio:g} leaves layers of fewer than {LEAST_CHANNELS} channels; this network allows up to {int(largest * 1000) / 1000:g}"
+        )
 
 
 def prune(model: FewShotModel, weights: Weights, ratio: float, round_to: int = 8) -> Pruned:
@@ -67,7 +69,9 @@ def prune(model: FewShotModel, weights: Weights, ratio: float, round_to: int = 8
         if abs(reached - ratio) <= TOLERANCE:
             break
     else:
-        raise UserError(f"--ratio {ratio:g} cannot be met within 2 points on {spec.backbone} {list(spec.widths)}; the nearest is {reached:.3f}")
+        raise UserError(
+            f"--ratio {ratio:g} cannot be met within 2 points on {spec.backbone} {list(spec.widths)}; the nearest is {reached:.3f}"
+        )
     _remove(twin, graph, importances, widths)
     compact = replace(spec, widths=widths)
     names = dict(FewShotModel(compact).named_parameters())
@@ -83,21 +87,24 @@ def search_widths(spec: ModelSpec, importances: list[torch.Tensor], ratio: float
     """
     keep, full = 1 - ratio, spec.widths
     uniform = _uniform_share(spec, keep)
-    kept = [torch.cat([torch.zeros(1), imp.sort(descending=True).values.cumsum(0) / imp.sum()]).tolist() for imp in importances]
+    kept = [
+        torch.cat([torch.zeros(1), imp.sort(descending=True).values.cumsum(0) / imp.sum()]).tolist()
+        for imp in importances
+    ]
     low = [max(min(step, w), min(LEAST_CHANNELS, w), _multiple(w * uniform / BAND, step, w)) for w in full]
-    high = [max(l, _multiple(w * uniform * BAND, step, w)) for l, w in zip(low, full)]
+    high = [max(least, _multiple(w * uniform * BAND, step, w)) for least, w in zip(low, full)]
 
     def cost(widths: tuple[int, ...]) -> tuple[float, float]:
         share = replace(spec, widths=widths).backbone_weights / spec.backbone_weights
         importance = sum(curve[width] for curve, width in zip(kept, widths)) / len(widths)
         return max(0.0, abs(share - keep) - TOLERANCE / 2), -importance
 
-    best = tuple(min(max(_multiple(w * uniform, step, w), l), h) for w, l, h in zip(full, low, high))
+    best = tuple(min(max(_multiple(w * uniform, step, w), least), most) for w, least, most in zip(full, low, high))
     single = [((i, d),) for i in range(len(full)) for d in (-step, step)]
     moves = single + [(*a, *b) for a, b in itertools.combinations(single, 2) if a[0][0] != b[0][0]]
     while True:
         around = [_moved(best, move) for move in moves]
-        around = [w for w in around if all(l <= x <= h for l, x, h in zip(low, w, high))]
+        around = [w for w in around if all(least <= x <= most for least, x, most in zip(low, w, high))]
         candidate = min(around, key=cost, default=best)
         if cost(candidate) >= cost(best):
             return best
@@ -161,7 +168,9 @@ def _groups(twin: nn.Module, spec: ModelSpec):
 
 def _width_layers(twin: nn.Module) -> list[nn.Conv2d]:
     """The 3×3 convolutions in forward order: one per entry of ModelSpec.widths."""
-    return [module for module in twin.backbone.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)]
+    return [
+        module for module in twin.backbone.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+    ]
 
 
 def _remove(twin: nn.Module, graph, importances: list[torch.Tensor], widths: tuple[int, ...]) -> None:

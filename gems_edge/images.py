@@ -14,7 +14,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff",
 MAX_PIXELS = 50_000_000
 
 
-def decode_image(source: Path | str | bytes, size: int, channels: int, *, invert: bool = False, name: str = "") -> np.ndarray:
+def decode_image(
+    source: Path | str | bytes, size: int, channels: int, *, invert: bool = False, name: str = ""
+) -> np.ndarray:
     """Decode one still image to uint8 [size, size, channels].
 
     The orientation tag is applied, the largest centred square is cut out and resized (bilinear with antialiasing);
@@ -76,4 +78,6 @@ def to_input(pixels: np.ndarray) -> np.ndarray:
 
 def list_images(directory: Path) -> list[Path]:
     """The image files of a directory by extension, sorted by name; hidden files are left out."""
-    return sorted(p for p in directory.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file())
+    return sorted(
+        p for p in directory.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()
+    )

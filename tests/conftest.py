@@ -33,7 +33,9 @@ def cli(environment) -> Callable[..., subprocess.CompletedProcess]:
 
     def call(*arguments, code: int = 0, cwd: Path | None = None, **changes: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "gems_edge", *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment | changes, cwd=cwd, timeout=300)
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment | changes, cwd=cwd, timeout=300
+        )
         assert result.returncode == code, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr, result.stderr
         if code == 2:

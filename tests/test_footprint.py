@@ -18,7 +18,12 @@ def test_nothing_is_written_outside_run_bundle_state_and_cache(cli, tmp_path):
     home, work, temporary = tmp_path / "home", tmp_path / "work", tmp_path / "tmp"
     for place in (home, work, temporary):
         place.mkdir()
-    changes = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "TMPDIR": str(temporary), "GEMS_EDGE_CACHE": ""}
+    changes = {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "TMPDIR": str(temporary),
+        "GEMS_EDGE_CACHE": "",
+    }
     cli("train", *SMALL, "--iterations", "4", "-o", "run", cwd=work, **changes)
     cli("evaluate", "run", "--episodes", "2", cwd=work, **changes)
     cli("export", "run", "--ratio", "0.5", "--episodes", "2", "-o", "a.gems", cwd=work, **changes)
@@ -31,11 +36,15 @@ def test_nothing_is_written_outside_run_bundle_state_and_cache(cli, tmp_path):
 
 def test_help_loads_nothing_heavy_and_is_quick():
     code = "import sys; from gems_edge.cli.main import group; group(['--help'], standalone_mode=False); print(sorted(m for m in sys.modules if '.' not in m))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]
     assert not set(HEAVY + ("numpy", "onnxruntime")) & set(eval(loaded))
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "gems_edge", "--help"], capture_output=True, check=True)
-    assert time.perf_counter() - started < 3  # the figure itself (0.3 s) is a benchmark's business: tools/bench_start.py
+    assert (
+        time.perf_counter() - started < 3
+    )  # the figure itself (0.3 s) is a benchmark's business: tools/bench_start.py
 
 
 def test_every_command_has_help_with_an_example(cli):

@@ -16,7 +16,11 @@ def board(tmp_path_factory) -> Path:
     """A fresh virtual environment with a wheel built from this tree and its plain dependencies."""
     place = tmp_path_factory.mktemp("board")
     quiet = ["--quiet", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", str(place), str(ROOT)], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", str(place), str(ROOT)],
+        check=True,
+        timeout=300,
+    )
     subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], check=True, timeout=120)
     wheel = next(place.glob("*.whl"))
     subprocess.run([place / "venv" / "bin" / "pip", "install", *quiet, str(wheel)], check=True, timeout=600)
@@ -25,15 +29,22 @@ def board(tmp_path_factory) -> Path:
 
 def test_a_board_needs_no_torch(board, small_bundle, tmp_path):
     def run(*arguments, code=0):
-        result = subprocess.run([board / "gems-edge", *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(
+            [board / "gems-edge", *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
         assert result.returncode == code, result.stderr
         return result
 
     check = "import importlib.util as u; print([n for n in ('torch', 'onnx', 'matplotlib', 'rich', 'scipy') if u.find_spec(n)])"
-    assert subprocess.run([board / "python", "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([board / "python", "-c", check], capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )
     for number, tint in enumerate((30, 120, 220)):
         (tmp_path / "photos" / f"kind {number}").mkdir(parents=True)
-        Image.radial_gradient("L").point(lambda value: (value + tint) % 256).save(tmp_path / "photos" / f"kind {number}" / "a.png")
+        Image.radial_gradient("L").point(lambda value: (value + tint) % 256).save(
+            tmp_path / "photos" / f"kind {number}" / "a.png"
+        )
     run("adapt", small_bundle, "--support", "photos", "-o", "s.state")
     answers = json.loads(run("predict", small_bundle, "--state", "s.state", "photos/kind 1/a.png", "--json").stdout)
     assert set(answers[0]["probabilities"]) == {"kind 0", "kind 1", "kind 2"}

@@ -55,7 +55,9 @@ def test_commands(place, environment):
             assert words[0] == "gems-edge", line
             words = [sys.executable, "-m", "gems_edge", *words[1:]]
         command = next((name for name in SHORT if name in words), None)
-        result = subprocess.run([*words, *SHORT.get(command, [])], cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(
+            [*words, *SHORT.get(command, [])], cwd=place, env=environment, capture_output=True, text=True, timeout=300
+        )
         assert result.returncode == 0, f"{line}\n{result.stderr}"
     subprocess.run([sys.executable, "-c", *blocks("python")], cwd=place, env=environment, check=True, timeout=60)
     assert (place / "fruit.html").stat().st_size > 10_000 and (place / "plates.state").is_dir()

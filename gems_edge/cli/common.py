@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else there.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else there."
+)
 
 
 def emit(document: Any) -> None:

@@ -18,11 +18,34 @@ from gems_edge.cli.common import emit, json_option, table
 @click.option("--queries", type=click.IntRange(1), help="Default: as trained.")
 @click.option("--steps", type=click.IntRange(0), help="Inner steps; default: as trained.")
 @click.option("--per-step", is_flag=True, help="Accuracy after every number of steps from 0.")
-@click.option("--normalization", help="The mode of the headline figure; default: as trained. All modes are in the table.")
+@click.option(
+    "--normalization", help="The mode of the headline figure; default: as trained. All modes are in the table."
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which episodes.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="For runs; a bundle runs on the CPU.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="For runs; a bundle runs on the CPU.",
+)
 @json_option
-def command(subject, data, data_root, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, device, as_json):
+def command(
+    subject,
+    data,
+    data_root,
+    split,
+    episodes,
+    ways,
+    shots,
+    queries,
+    steps,
+    per_step,
+    normalization,
+    seed,
+    device,
+    as_json,
+):
     """Accuracy with its 95 % interval, per normalisation mode and step count.
 
     A run is evaluated with torch. A bundle is evaluated with onnxruntime, as on the board.
@@ -34,13 +57,24 @@ def command(subject, data, data_root, split, episodes, ways, shots, queries, ste
     from gems_edge.cli.progress import counting_progress
     from gems_edge.meta.protocol import EvaluationProtocol, evaluate_bundle, evaluate_run
 
-    protocol = EvaluationProtocol(data, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, data_root)
+    protocol = EvaluationProtocol(
+        data, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, data_root
+    )
     is_bundle = (subject / "manifest.json").exists()
     with counting_progress("evaluate", episodes) as progress:
-        result = evaluate_bundle(subject, protocol, progress) if is_bundle else evaluate_run(subject, protocol, device, progress)
+        result = (
+            evaluate_bundle(subject, protocol, progress)
+            if is_bundle
+            else evaluate_run(subject, protocol, device, progress)
+        )
     if as_json:
         emit(result)
         return
-    click.echo(f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, {episodes} episodes")
-    rows = [[row["normalization"], str(row["steps"]), f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} %"] for row in result["table"]]
+    click.echo(
+        f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, {episodes} episodes"
+    )
+    rows = [
+        [row["normalization"], str(row["steps"]), f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} %"]
+        for row in result["table"]
+    ]
     click.echo(table(rows, ["normalization", "steps", "accuracy"]))

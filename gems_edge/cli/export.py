@@ -9,13 +9,43 @@ from gems_edge.cli.common import emit, json_option, say, table
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--ratio", type=float, default=0.8, show_default=True, help="Share of the backbone's weights to remove, as whole channels; 0 exports the dense model.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle to write.  [default: RUN's name + .gems, here]")
-@click.option("--recover-iterations", type=click.IntRange(0), help="Meta-training of the compact network.  [default: a quarter of the run's]")
-@click.option("--round-to", type=click.IntRange(1, 64), default=8, show_default=True, help="Widths are multiples of this; odd widths run slower.")
-@click.option("--episodes", type=click.IntRange(2), default=200, show_default=True, help="Test episodes for the accuracies in the manifest.")
+@click.option(
+    "--ratio",
+    type=float,
+    default=0.8,
+    show_default=True,
+    help="Share of the backbone's weights to remove, as whole channels; 0 exports the dense model.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Bundle to write.  [default: RUN's name + .gems, here]"
+)
+@click.option(
+    "--recover-iterations",
+    type=click.IntRange(0),
+    help="Meta-training of the compact network.  [default: a quarter of the run's]",
+)
+@click.option(
+    "--round-to",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="Widths are multiples of this; odd widths run slower.",
+)
+@click.option(
+    "--episodes",
+    type=click.IntRange(2),
+    default=200,
+    show_default=True,
+    help="Test episodes for the accuracies in the manifest.",
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to recover and evaluate.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to recover and evaluate.",
+)
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
 @json_option
 def command(run, ratio, output, recover_iterations, round_to, episodes, seed, device, data_root, as_json):
@@ -50,7 +80,13 @@ def command(run, ratio, output, recover_iterations, round_to, episodes, seed, de
         ["parameters", f"{document['params_before']:,}", f"{document['params_after']:,}"],
         ["MACs per image", f"{document['macs_before']:,}", f"{document['macs_after']:,}"],
         *(
-            [f"accuracy ({m})", *(f"{100 * manifest[k][m]['accuracy']:.2f} ± {100 * manifest[k][m]['ci95']:.2f} %" for k in ("accuracy_before", "accuracy"))]
+            [
+                f"accuracy ({m})",
+                *(
+                    f"{100 * manifest[k][m]['accuracy']:.2f} ± {100 * manifest[k][m]['ci95']:.2f} %"
+                    for k in ("accuracy_before", "accuracy")
+                ),
+            ]
             for m in manifest["accuracy"]
         ),
     ]

@@ -86,7 +86,9 @@ def main() -> None:
     except (MachineError, OSError, MemoryError) as error:
         code, message = 1, _machine(error)
     except RuntimeError as error:  # torch's allocators raise no MemoryError
-        if os.environ.get("GEMS_EDGE_DEBUG") or not ("out of memory" in str(error) or "can't allocate memory" in str(error)):
+        if os.environ.get("GEMS_EDGE_DEBUG") or not (
+            "out of memory" in str(error) or "can't allocate memory" in str(error)
+        ):
             return _unexpected(error)
         code, message = 1, "out of memory; lower --meta-batch, --queries or --image-size"
     except (KeyboardInterrupt, click.Abort):

@@ -36,7 +36,11 @@ def training_progress(label: str = "train"):
 
         def plain(record):
             text, now = line(record), time.monotonic()
-            if record["kind"] == "validation" or now - state["last"] >= PLAIN_EVERY or record["iteration"] == record["iterations"]:
+            if (
+                record["kind"] == "validation"
+                or now - state["last"] >= PLAIN_EVERY
+                or record["iteration"] == record["iterations"]
+            ):
                 state["last"] = now
                 click.echo(text, err=True)
 
@@ -62,7 +66,9 @@ def counting_progress(label: str, total: int):
         now = time.monotonic()
         if now - state["last"] >= (0.2 if terminal else PLAIN_EVERY):
             state["last"] = now
-            click.echo(f"\r{label} {done}/{total}" if terminal else f"{label} {done}/{total}", err=True, nl=not terminal)
+            click.echo(
+                f"\r{label} {done}/{total}" if terminal else f"{label} {done}/{total}", err=True, nl=not terminal
+            )
 
     yield show
     if terminal:

@@ -10,10 +10,16 @@ from gems_edge.cli.options import config_options, given_config
 
 
 @click.command(context_settings={"show_default": False})
-@click.option("-o", "--output", "output", type=click.Path(path_type=Path), required=True, help="Run directory to write.")
+@click.option(
+    "-o", "--output", "output", type=click.Path(path_type=Path), required=True, help="Run directory to write."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --output from its last checkpoint.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Start from the config.toml of another run.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie (or are downloaded to).")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="Start from the config.toml of another run."
+)
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie (or are downloaded to)."
+)
 @config_options
 @json_option
 def command(output, resume, config_file, data_root, as_json, **options):

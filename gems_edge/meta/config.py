@@ -35,7 +35,9 @@ class TrainConfig:
     ways: int = _option(5, "Classes per episode.", least=2)
     shots: int = _option(1, "Support images per class.", least=1)
     queries: int = _option(15, "Query images per class.", least=1)
-    rotate_classes: bool = _option(False, "Turn each training class by a random multiple of 90° (usual for Omniglot: 4 times the classes).")
+    rotate_classes: bool = _option(
+        False, "Turn each training class by a random multiple of 90° (usual for Omniglot: 4 times the classes)."
+    )
     steps: int = _option(5, "Inner steps.", least=1)
     inner_lr: float = _option(0.05, "Inner learning rate.", least=0)
     first_order: bool = _option(False, "Drop second-order terms of the meta-gradient.")
@@ -69,7 +71,9 @@ class TrainConfig:
     def model_spec(self) -> ModelSpec:
         """The model of a resolved config (image size, channels and widths are known)."""
         widths = tuple(int(width) for width in self.widths.split(","))
-        return ModelSpec(self.backbone, widths, self.image_size, self.channels, self.normalization, self.head, self.ways)
+        return ModelSpec(
+            self.backbone, widths, self.image_size, self.channels, self.normalization, self.head, self.ways
+        )
 
 
 def read_config(path: Path | str) -> TrainConfig:

@@ -41,7 +41,9 @@ def modes_for(trained: str) -> tuple[str, ...]:
 
 def check_mode(trained: str, wanted: str) -> str:
     if wanted not in modes_for(trained):
-        raise UserError(f"a model trained with {trained} normalisation cannot be evaluated as {wanted!r}; it can as {', '.join(modes_for(trained))}")
+        raise UserError(
+            f"a model trained with {trained} normalisation cannot be evaluated as {wanted!r}; it can as {', '.join(modes_for(trained))}"
+        )
     return wanted
 
 
@@ -50,7 +52,13 @@ def support_of(episode: Episode, ways: int) -> Support:
 
 
 def episode_accuracies(
-    model: FewShotModel, weights: Weights, episode: Episode, ways: int, rule: UpdateRule, steps: Iterable[int], modes: Iterable[str]
+    model: FewShotModel,
+    weights: Weights,
+    episode: Episode,
+    ways: int,
+    rule: UpdateRule,
+    steps: Iterable[int],
+    modes: Iterable[str],
 ) -> dict[tuple[str, int], float]:
     """(mode, number of inner steps) → share of right queries. One adaptation serves all modes and step counts."""
     support, steps = support_of(episode, ways), sorted(steps)

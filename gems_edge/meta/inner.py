@@ -52,7 +52,13 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def adapt(
-    model: FewShotModel, weights: Weights, support: Support, rule: UpdateRule, steps: int, *, differentiable: bool = False
+    model: FewShotModel,
+    weights: Weights,
+    support: Support,
+    rule: UpdateRule,
+    steps: int,
+    *,
+    differentiable: bool = False,
 ) -> list[Weights]:
     """The weights before the first and after every one of `steps` inner steps, steps + 1 entries.
 

@@ -64,7 +64,9 @@ def start_processes(device: str) -> Processes:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if use_cuda and local >= torch.cuda.device_count():
-        raise UserError(f"more processes than GPUs: there are {torch.cuda.device_count()}; start as many with --nproc-per-node")
+        raise UserError(
+            f"more processes than GPUs: there are {torch.cuda.device_count()}; start as many with --nproc-per-node"
+        )
     place = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(place)

@@ -34,14 +34,18 @@ class EvaluationProtocol:
     root: Path | None = None
 
     def sampler(self, images: ImageSet, ways: int, shots: int, queries: int) -> EpisodeSampler:
-        return make_sampler(images, self.split, self.ways or ways, self.shots or shots, self.queries or queries, self.seed)
+        return make_sampler(
+            images, self.split, self.ways or ways, self.shots or shots, self.queries or queries, self.seed
+        )
 
     def step_counts(self, trained: int) -> list[int]:
         steps = trained if self.steps is None else self.steps
         return list(range(steps + 1)) if self.per_step else [steps]
 
 
-def evaluate_run(directory: Path, protocol: EvaluationProtocol, device: str = "auto", progress: Progress | None = None) -> dict[str, Any]:
+def evaluate_run(
+    directory: Path, protocol: EvaluationProtocol, device: str = "auto", progress: Progress | None = None
+) -> dict[str, Any]:
     """The document of `evaluate --json` for a run."""
     from gems_edge.data.tensors import episode_tensors
     from gems_edge.meta.allocator import keep_freed_memory
@@ -82,12 +86,16 @@ def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Pro
         raise UserError("--per-step is for runs; a bundle takes --steps")
     mode = manifest["normalization"]
     if protocol.normalization not in (None, mode):
-        raise UserError(f"a bundle answers in the mode it was exported for, {mode!r}; --normalization {protocol.normalization} needs the run")
+        raise UserError(
+            f"a bundle answers in the mode it was exported for, {mode!r}; --normalization {protocol.normalization} needs the run"
+        )
     ways = protocol.ways or manifest["ways"]
     _check_ways(manifest["head"], manifest["ways"], ways)
     data = protocol.data or manifest["provenance"]["data"]
     if data != protocol.data and data.startswith(("folder:", "packed:")):
-        raise UserError(f"a bundle does not know where its images lie; give them with --data {data.partition(':')[0]}:PATH")
+        raise UserError(
+            f"a bundle does not know where its images lie; give them with --data {data.partition(':')[0]}:PATH"
+        )
     shape = manifest["image"]
     images = load_images(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
     sampler = protocol.sampler(images, manifest["ways"], manifest["shots"], manifest["queries"])
@@ -108,14 +116,24 @@ def learn_episode(learner: Learner, images: ImageSet, indices: EpisodeIndices, s
     return learner.predict(images.images[indices.query.reshape(-1)])
 
 
-def report(found: dict[tuple[str, int], list[float]], mode: str, steps: int, sampler: EpisodeSampler, data: str) -> dict[str, Any]:
+def report(
+    found: dict[tuple[str, int], list[float]], mode: str, steps: int, sampler: EpisodeSampler, data: str
+) -> dict[str, Any]:
     """Headline figure (`mode` after `steps`) and the table of all modes and step counts."""
     rows = [{"normalization": m, "steps": s, **mean_accuracy(values).as_dict()} for (m, s), values in found.items()]
-    protocol = {"ways": sampler.ways, "shots": sampler.shots, "queries": sampler.queries, "split": sampler.split, "seed": sampler.seed}
+    protocol = {
+        "ways": sampler.ways,
+        "shots": sampler.shots,
+        "queries": sampler.queries,
+        "split": sampler.split,
+        "seed": sampler.seed,
+    }
     head = mean_accuracy(found[mode, steps]).as_dict()
     return head | protocol | {"steps": steps, "normalization": mode, "data": data, "table": rows}
 
 
 def _check_ways(head: str, trained: int, ways: int) -> None:
     if head == "per-class" and ways > trained:
-        raise UserError(f"--ways {ways}: the head has one learned row per class and {trained} of them; train with --head shared for any number")
+        raise UserError(
+            f"--ways {ways}: the head has one learned row per class and {trained} of them; train with --head shared for any number"
+        )

@@ -40,7 +40,9 @@ class Run:
 
     def config(self) -> TrainConfig:
         if not self.directory.is_dir():
-            raise UserError(f"{self.directory} is not a run directory (it does not exist); train one with gems-edge train -o {self.directory}")
+            raise UserError(
+                f"{self.directory} is not a run directory (it does not exist); train one with gems-edge train -o {self.directory}"
+            )
         return read_config(self.config_path)
 
     def weights(self) -> Weights:
@@ -70,7 +72,9 @@ class Run:
         tensors = _load(self.checkpoint_path, "train the run anew in another directory")
         with safetensors.safe_open(self.checkpoint_path, "pt") as file:
             metadata = file.metadata()
-        return Checkpoint(int(metadata["iteration"]), json.loads(metadata["best"]), int(metadata["metrics_bytes"]), tensors)
+        return Checkpoint(
+            int(metadata["iteration"]), json.loads(metadata["best"]), int(metadata["metrics_bytes"]), tensors
+        )
 
     def log(self, record: dict[str, Any]) -> None:
         with open(self.metrics_path, "a") as file:
@@ -102,7 +106,9 @@ def fitting(model: FewShotModel, weights: Weights, path: Path) -> Weights:
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != found:
         odd = next(name for name in {**expected, **found} if expected.get(name) != found.get(name))
-        raise UserError(f"{path} does not fit the run's config: {odd} is {found.get(odd, 'missing')}, not {expected.get(odd, 'there')}")
+        raise UserError(
+            f"{path} does not fit the run's config: {odd} is {found.get(odd, 'missing')}, not {expected.get(odd, 'there')}"
+        )
     return {name: weights[name] for name in expected}
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gems_edge.data.episodes import EpisodeSampler, make_sampler
+from gems_edge.data.episodes import make_sampler
 from gems_edge.data.imageset import ImageSet
 from gems_edge.data.sources import load_images
-from gems_edge.data.tensors import Episode, EpisodeTensors, episode_tensors
+from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig, write_config
@@ -42,7 +42,9 @@ def resolve(config: TrainConfig, root: Path | None = None) -> tuple[TrainConfig,
     return resolved, images
 
 
-def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: UpdateRule) -> tuple[Tensor, Tensor]:
+def meta_loss(
+    model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: UpdateRule
+) -> tuple[Tensor, Tensor]:
     """Query loss and accuracy of one task after the inner loop, differentiable in `weights`."""
     support = support_of(episode, config.ways)
     adapted = adapt(model, weights, support, rule, config.steps, differentiable=not config.first_order)[-1]
@@ -93,7 +95,9 @@ def check_directory(run: Run, resume: bool) -> None:
             raise UserError(f"{place} is a file; choose another directory")
     if run.config_path.exists():
         if not resume:
-            raise UserError(f"{directory} holds a run already; add --resume to go on with it, or choose another directory")
+            raise UserError(
+                f"{directory} holds a run already; add --resume to go on with it, or choose another directory"
+            )
     elif directory.exists() and any(not path.match(".*.tmp") for path in directory.iterdir()):
         raise UserError(f"{directory} is not empty and holds no run; choose another directory")
 
@@ -194,7 +198,9 @@ class _Trainer:
     def _validate(self) -> None:
         tasks = self.processes.tasks(self.config.validation_episodes)
         mode, steps = self.config.normalization, self.config.steps
-        found = evaluate(self.model, self.weights, self.tensors, self.validation, self.rule, steps=[steps], modes=[mode], tasks=tasks)
+        found = evaluate(
+            self.model, self.weights, self.tensors, self.validation, self.rule, steps=[steps], modes=[mode], tasks=tasks
+        )
         everyone = torch.zeros(self.config.validation_episodes, dtype=torch.float64, device=self.processes.device)
         for task, value in zip(tasks, found.get((mode, steps), [])):
             everyone[task] = value
@@ -245,5 +251,7 @@ class _Trainer:
             for name, weight in self.weights.items():
                 weight.copy_(checkpoint.tensors[f"weights.{name}"])
                 if f"exp_avg.{name}" in checkpoint.tensors:
-                    moments = {k: checkpoint.tensors[f"{k}.{name}"].to(weight.device) for k in ("exp_avg", "exp_avg_sq")}
+                    moments = {
+                        k: checkpoint.tensors[f"{k}.{name}"].to(weight.device) for k in ("exp_avg", "exp_avg_sq")
+                    }
                     self.optimizer.state[weight] = {"step": torch.tensor(float(self.iteration)), **moments}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gems_edge.models.layers import NormPass, Normalization, convolution
+from gems_edge.models.layers import Normalization, NormPass, convolution
 
 
 class ConvBlock(nn.Module):
@@ -63,7 +63,8 @@ class ResNet12(nn.Module):
         triples = [tuple(widths[i : i + 3]) for i in range(0, len(widths), 3)]
         inputs = [channels, *(triple[-1] for triple in triples[:-1])]
         self.blocks = nn.ModuleList(
-            ResidualBlock(i, triple, f"backbone.blocks.{n}", grouped) for n, (i, triple) in enumerate(zip(inputs, triples))
+            ResidualBlock(i, triple, f"backbone.blocks.{n}", grouped)
+            for n, (i, triple) in enumerate(zip(inputs, triples))
         )
 
     def forward(self, images: Tensor, norm: NormPass) -> Tensor:

@@ -47,7 +47,9 @@ class ModelSpec:
             raise UserError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
         expected = len(FULL_WIDTHS[self.backbone])
         if len(self.widths) != expected or min(self.widths) < 1:
-            raise UserError(f"{self.backbone} takes {expected} positive widths, one per convolution; got {list(self.widths)}")
+            raise UserError(
+                f"{self.backbone} takes {expected} positive widths, one per convolution; got {list(self.widths)}"
+            )
         if self.normalization not in NORMALIZATIONS:
             raise UserError(f"unknown normalization {self.normalization!r}; choose one of {', '.join(NORMALIZATIONS)}")
         if self.head not in HEADS:
@@ -100,7 +102,9 @@ def parse_widths(text: str, backbone: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UserError(f"--widths takes `full`, one number, or {len(full)} numbers with commas; got {text!r}") from None
+        raise UserError(
+            f"--widths takes `full`, one number, or {len(full)} numbers with commas; got {text!r}"
+        ) from None
     if min(numbers) < 1:
         raise UserError(f"--widths {text}: every width must be 1 or more")
     if len(numbers) == 1:

@@ -46,7 +46,9 @@ def test_manifest_and_json(cli, small_run, tmp_path):
 
 def test_the_bundle_learns_on_the_board(cli, small_bundle, photos, tmp_path):
     state = tmp_path / "signs.state"
-    taught = json.loads(cli("adapt", small_bundle, "--support", photos / "support", "--steps", "4", "-o", state, "--json").stdout)
+    taught = json.loads(
+        cli("adapt", small_bundle, "--support", photos / "support", "--steps", "4", "-o", state, "--json").stdout
+    )
     assert taught["loss"][0] > taught["loss"][-1] and taught["steps"] == 4 and len(taught["classes"]) == 7
     answers = json.loads(cli("predict", small_bundle, "--state", state, photos / "new", "--json").stdout)
     assert len(answers) == 28
@@ -54,7 +56,67 @@ def test_the_bundle_learns_on_the_board(cli, small_bundle, photos, tmp_path):
     assert right > 2 / 7  # seven classes, one photo each, a network trained for half a minute; chance is one seventh
     single = json.loads(cli("predict", small_bundle, "--state", state, photos / "new" / "3-1.png", "--json").stdout)
     same = next(answer for answer in answers if answer["image"].endswith("3-1.png"))
-    assert single[0]["label"] == same["label"] and single[0]["probability"] == pytest.approx(same["probability"], abs=1e-5)
+    assert single[0]["label"] == same["label"] and single[0]["probability"] == pytest.approx(
+        same["probability"], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "backbone,method,head,normalization",
+    [
+        ("conv4", "maml", "per-class", "group"),
+        ("conv4", "boil", "per-class", "transductive"),
+        ("resnet12", "anil", "shared", "support"),
+        ("resnet12", "maml", "shared", "group"),
+    ],
+)
+def test_every_supported_model_goes_the_whole_way(cli, photos, tmp_path, backbone, method, head, normalization):
+    model = [
+        "--backbone",
+        backbone,
+        "--method",
+        method,
+        "--head",
+        head,
+        "--normalization",
+        normalization,
+        "--widths",
+        "16",
+    ]
+    short = ["--iterations", "3", "--steps", "2", "--queries", "4", "--meta-batch", "2", "--validation-episodes", "3"]
+    cli("train", *model, *short, "-o", tmp_path / "run")
+    cli(
+        "export",
+        tmp_path / "run",
+        "--ratio",
+        "0.5",
+        "--round-to",
+        "4",
+        "--recover-iterations",
+        "2",
+        "--episodes",
+        "3",
+        "-o",
+        tmp_path / "a.gems",
+    )
+    manifest = json.loads((tmp_path / "a.gems" / "manifest.json").read_text())
+    assert manifest["normalization"] == ("group" if normalization == "group" else "support")
+    assert manifest["provenance"]["trained_as"] == normalization
+    support = tmp_path / "support"
+    shutil.copytree(photos / "support", support)
+    if head == "per-class":  # of five ways; seven classes are too many for it, four are fine
+        result = cli("adapt", tmp_path / "a.gems", "--support", support, "-o", tmp_path / "s.state", code=2)
+        assert "5" in result.stderr and "7" in result.stderr and not (tmp_path / "s.state").exists()
+        for number in (4, 5, 6):
+            shutil.rmtree(support / f"sign {number}")
+    taught = json.loads(
+        cli("adapt", tmp_path / "a.gems", "--support", support, "-o", tmp_path / "s.state", "--json").stdout
+    )
+    assert taught["steps"] == 2 and np.isfinite(taught["loss"]).all()
+    answers = json.loads(
+        cli("predict", tmp_path / "a.gems", "--state", tmp_path / "s.state", photos / "new", "--json").stdout
+    )
+    assert {len(answer["probabilities"]) for answer in answers} == {len(taught["classes"])}
 
 
 def test_bundle_and_compact_run_have_the_same_accuracy(cli, small_bundle, small_run):
@@ -66,7 +128,9 @@ def test_bundle_and_compact_run_have_the_same_accuracy(cli, small_bundle, small_
     assert on_board["normalization"] == in_torch["normalization"] == "support"
 
 
-@pytest.mark.parametrize("ratio, message", [("1", "below 1"), ("-1", "0 (none)"), ("0.999", "allows up to"), ("x", "float")])
+@pytest.mark.parametrize(
+    "ratio, message", [("1", "below 1"), ("-1", "0 (none)"), ("0.999", "allows up to"), ("x", "float")]
+)
 def test_bad_ratios(cli, small_run, small_bundle, tmp_path, ratio, message):
     target = tmp_path / "kept.gems"
     shutil.copytree(small_bundle, target)

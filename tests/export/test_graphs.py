@@ -49,7 +49,9 @@ def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalizatio
     for classes, shots in ((2, 1), (5, 3), *([(7, 1)] if head == "shared" else [])):
         labels = torch.arange(classes).repeat_interleave(shots)
         # ResNet-12 pools sums of maps: there rounding, not order, breaks the ties of flat areas (see export/verify.py).
-        support = Support(pictures(len(labels), 3, size, flat=backbone == "conv4"), one_hot(labels, classes, torch.float32))
+        support = Support(
+            pictures(len(labels), 3, size, flat=backbone == "conv4"), one_hot(labels, classes, torch.float32)
+        )
         before = detached(initial_weights(model, weights, classes))
         # Apart from the symmetric start of a shared head, whose first step leaves the backbone where it is.
         before = inner_step(model, before, support, UpdateRule("maml", 0.05)).weights
@@ -59,7 +61,9 @@ def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalizatio
         feeds = {"images": support.images.numpy(), "targets": support.targets.numpy()}
         feeds |= {name: before[name].detach().numpy() for name in (*adapted, "head.weight", "head.bias")}
         if method == "anil":  # the frozen backbone is inside the graph, at its initial values
-            before = detached(initial_weights(model, weights, classes) | {n: before[n] for n in ("head.weight", "head.bias")})
+            before = detached(
+                initial_weights(model, weights, classes) | {n: before[n] for n in ("head.weight", "head.bias")}
+            )
             step = inner_step(model, before, support, rule)
         elif method == "boil":
             before = detached(before)
@@ -87,7 +91,9 @@ def test_predict_equals_torch_and_is_folded(backbone, size, normalization, head)
         queries = pictures(4, 3, size)
         expected = forward(model, initial_weights(model, weights, 5), queries, statistics or None)[0].numpy()
     graph = predict_graph(model, weights, statistics)
-    found = Session(graph.SerializeToString(), "predict.onnx", threads=1).run(["logits"], {"images": queries.numpy()})[0]
+    found = Session(graph.SerializeToString(), "predict.onnx", threads=1).run(["logits"], {"images": queries.numpy()})[
+        0
+    ]
     assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 
 
@@ -100,9 +106,17 @@ def test_predict_is_a_chain_of_plain_layers_for_onnxruntime(tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "folded.onnx"), 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    onnxruntime.InferenceSession(predict_graph(model, weights, statistics).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        predict_graph(model, weights, statistics).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     kinds = [node.op_type for node in onnx.load(tmp_path / "folded.onnx").graph.node]
-    assert kinds == ["Conv", "MaxPool", "Relu"] * 4 + ["Reshape", "Gemm"] or sorted(set(kinds)) == ["Conv", "Gemm", "MaxPool", "Relu", "Reshape"]
+    assert kinds == ["Conv", "MaxPool", "Relu"] * 4 + ["Reshape", "Gemm"] or sorted(set(kinds)) == [
+        "Conv",
+        "Gemm",
+        "MaxPool",
+        "Relu",
+        "Reshape",
+    ]
 
 
 def test_frozen_parts_have_no_backward_pass():
@@ -125,7 +139,10 @@ def test_models_are_plain_small_and_say_nothing_of_this_machine(backbone, size):
     with torch.no_grad():
         statistics = forward(model, weights, pictures(2, 3, size))[1]
     held = sum(weight.numel() * 4 for weight in weights.values())
-    for graph, constants in ((adapt_graph(model, weights, UpdateRule("maml", 0.1)), 0), (predict_graph(model, weights, statistics), held)):
+    for graph, constants in (
+        (adapt_graph(model, weights, UpdateRule("maml", 0.1)), 0),
+        (predict_graph(model, weights, statistics), held),
+    ):
         content = graph.SerializeToString()
         assert graph.ir_version == 10 and [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
         assert len(content) < constants + 500_000  # no folded maps of zeros

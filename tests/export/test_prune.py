@@ -47,7 +47,7 @@ def test_removing_dead_channels_changes_no_answer(backbone):
     """Channels whose filter, scale and readers are zero go first, and without them the network computes the same."""
     model, weights = made(backbone, widths=(32,) * len(FULL_WIDTHS[backbone]))
     dead, layers = torch.arange(0, 32, 2), {n: w for n, w in weights.items() if w.dim() == 4}
-    for name, weight in layers.items():
+    for weight in layers.values():
         weight[dead] = 0
         if weight.shape[1] == 32:
             weight[:, dead] = 0

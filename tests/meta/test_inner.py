@@ -26,7 +26,10 @@ def support_set(classes, shots=2):
     return Support(torch.rand(classes * shots, 1, 16, 16, dtype=torch.float64), one_hot(labels, classes, torch.float64))
 
 
-@pytest.mark.parametrize("method,head,moving", [("maml", "shared", {"backbone", "head"}), ("anil", "shared", {"head"}), ("boil", "per-class", {"backbone"})])
+@pytest.mark.parametrize(
+    "method,head,moving",
+    [("maml", "shared", {"backbone", "head"}), ("anil", "shared", {"head"}), ("boil", "per-class", {"backbone"})],
+)
 def test_a_rule_moves_its_part_alone(method, head, moving):
     model = small(head=head)
     before = detached(initial_weights(model, dict(model.named_parameters()), 5))
@@ -38,7 +41,11 @@ def test_a_rule_moves_its_part_alone(method, head, moving):
 @pytest.mark.parametrize("normalization", ["support", "group"])
 def test_an_answer_does_not_depend_on_the_other_queries(normalization):
     model = small(normalization)
-    weights, support, queries = dict(model.named_parameters()), support_set(3), torch.rand(6, 1, 16, 16, dtype=torch.float64)
+    weights, support, queries = (
+        dict(model.named_parameters()),
+        support_set(3),
+        torch.rand(6, 1, 16, 16, dtype=torch.float64),
+    )
     weights = initial_weights(model, weights, 3)
     together = classify(model, weights, queries, support, normalization)
     alone = torch.cat([classify(model, weights, query[None], support, normalization) for query in queries])
@@ -47,7 +54,11 @@ def test_an_answer_does_not_depend_on_the_other_queries(normalization):
 
 def test_a_transductive_answer_does():
     model = small("transductive")
-    weights, support, queries = initial_weights(model, dict(model.named_parameters()), 3), support_set(3), torch.rand(6, 1, 16, 16, dtype=torch.float64)
+    weights, support, queries = (
+        initial_weights(model, dict(model.named_parameters()), 3),
+        support_set(3),
+        torch.rand(6, 1, 16, 16, dtype=torch.float64),
+    )
     together = classify(model, weights, queries, support, "transductive")
     assert not torch.allclose(together[:1], classify(model, weights, queries[:1], support, "transductive"))
 
@@ -56,13 +67,19 @@ def test_a_transductive_answer_does():
 @settings(max_examples=8, deadline=None)
 def test_a_shared_head_takes_any_number_of_classes(classes):
     model = small()
-    weights = adapt(model, detached(dict(model.named_parameters())), support_set(classes), UpdateRule("maml", 0.1), 2)[-1]
+    weights = adapt(model, detached(dict(model.named_parameters())), support_set(classes), UpdateRule("maml", 0.1), 2)[
+        -1
+    ]
     assert weights["head.weight"].shape == (classes, model.spec.feature_size)
 
 
 def test_the_loss_falls():
     model, support = small(), support_set(4)
-    weights, rule, losses = detached(initial_weights(model, dict(model.named_parameters()), 4)), UpdateRule("maml", 0.05), []
+    weights, rule, losses = (
+        detached(initial_weights(model, dict(model.named_parameters()), 4)),
+        UpdateRule("maml", 0.05),
+        [],
+    )
     for _ in range(6):
         step = inner_step(model, weights, support, rule)
         weights, losses = step.weights, [*losses, step.loss.item()]

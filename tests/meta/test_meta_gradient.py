@@ -30,7 +30,9 @@ def episode(channels: int, size: int, seed: int) -> Episode:
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("normalization", ["transductive", "support", "group"])
-@pytest.mark.parametrize("method,head", [("maml", "per-class"), ("maml", "shared"), ("anil", "shared"), ("boil", "per-class")])
+@pytest.mark.parametrize(
+    "method,head", [("maml", "per-class"), ("maml", "shared"), ("anil", "shared"), ("boil", "per-class")]
+)
 @pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
 def test_meta_gradient_equals_plain_loop(backbone, method, head, normalization, first_order):
     config = TrainConfig(
@@ -63,7 +65,17 @@ def test_second_order_differs_from_first():
     torch.manual_seed(0)
     gradients = []
     for first_order in (False, True):
-        config = TrainConfig(widths="8,8,8,8", image_size=16, channels=1, ways=WAYS, shots=SHOTS, queries=QUERIES, steps=3, inner_lr=0.1, first_order=first_order)
+        config = TrainConfig(
+            widths="8,8,8,8",
+            image_size=16,
+            channels=1,
+            ways=WAYS,
+            shots=SHOTS,
+            queries=QUERIES,
+            steps=3,
+            inner_lr=0.1,
+            first_order=first_order,
+        )
         torch.manual_seed(0)
         model = FewShotModel(config.model_spec()).double()
         loss, _ = meta_loss(model, dict(model.named_parameters()), episode(1, 16, 2), config, UpdateRule("maml", 0.1))

@@ -32,7 +32,9 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(small_run, environment, 
     moments = random.Random(3)
     for attempt in range(30):
         resume = ["--resume"] if (run / "config.toml").exists() else []
-        process = subprocess.Popen([*command, *resume], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, *resume], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         seen = run / "metrics.jsonl"
         while process.poll() is None and not (seen.exists() and seen.stat().st_size):
             time.sleep(0.02)
@@ -56,7 +58,16 @@ def test_config_alone_repeats_the_run(small_run, cli, tmp_path):
 
 
 def test_two_processes_compute_what_one_does(environment, cli, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gems_edge"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "gems_edge",
+    ]
 
     def both(iterations, name):
         options = ["train", *SMALL, "--iterations", str(iterations), "--validate-every", "6", "-o"]
@@ -115,11 +126,15 @@ def test_resuming_a_finished_run_changes_nothing(small_run, cli):
 def test_evaluate_reports_every_mode_and_step(small_run, cli):
     document = json.loads(cli("evaluate", small_run, "--episodes", "10", "--per-step", "--json").stdout)
     assert {"accuracy", "ci95", "episodes", "ways", "shots", "steps", "normalization", "data"} <= document.keys()
-    assert {(row["normalization"], row["steps"]) for row in document["table"]} == {(m, s) for m in ("support", "transductive") for s in range(3)}
+    assert {(row["normalization"], row["steps"]) for row in document["table"]} == {
+        (m, s) for m in ("support", "transductive") for s in range(3)
+    }
     assert document["normalization"] == "support" and document["steps"] == 2 and document["accuracy"] > 0.4
     untaught = next(row for row in document["table"] if row["steps"] == 0)
     assert untaught["accuracy"] == pytest.approx(0.2)  # a shared head scores every class alike before the first step
-    seven = json.loads(cli("evaluate", small_run, "--episodes", "5", "--ways", "7", "--normalization", "transductive", "--json").stdout)
+    seven = json.loads(
+        cli("evaluate", small_run, "--episodes", "5", "--ways", "7", "--normalization", "transductive", "--json").stdout
+    )
     assert seven["ways"] == 7 and seven["normalization"] == "transductive"
 
 

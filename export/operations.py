@@ -1,0 +1,238 @@
+"""How each ATen operation is written in ONNX: one small function each, and the table of them."""
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from gems_edge.errors import UserError
+from gems_edge.export import backward
+from gems_edge.export.builder import Value
+
+if TYPE_CHECKING:
+    from gems_edge.export.lowering import Lowering
+
+aten = torch.ops.aten
+
+
+def _elementwise(kind: str) -> Callable:
+    return lambda low, node, *arguments: low.elementwise(kind, *arguments)
+
+
+def _scaled(kind: str) -> Callable:
+    def lower(low: "Lowering", node: fx.Node, left, right, alpha=1):
+        if alpha != 1:
+            raise UserError(f"cannot export: {node.target} with alpha {alpha}")
+        return low.elementwise(kind, left, right)
+
+    return lower
+
+
+def _same(low: "Lowering", node: fx.Node, x, *_) -> Value:
+    return low.tensor(x)
+
+
+def _ones(low: "Lowering", node: fx.Node, *_) -> Value:
+    return Value(low.builder.constant(1.0), ())  # unexpanded
+
+
+def _rsqrt(low: "Lowering", node: fx.Node, x) -> Value:
+    value = low.tensor(x)
+    return Value(low.builder.op("Reciprocal", low.builder.op("Sqrt", value.name)), value.shape)
+
+
+def _power(low: "Lowering", node: fx.Node, x, exponent) -> Value:
+    if exponent not in (2, 3):
+        raise UserError(f"cannot export: a power of {exponent}")
+    value = low.tensor(x)
+    name = value.name
+    for _ in range(exponent - 1):  # ONNX Pow is slow on whole maps
+        name = low.builder.op("Mul", name, value.name)
+    return Value(name, value.shape)
+
+
+def _reduce(kind: str) -> Callable:
+    def lower(low: "Lowering", node: fx.Node, x, axes=None, keepdim=False) -> Value:
+        rank = len(x.meta["val"].shape)
+        axes = list(range(rank)) if not axes else [axis % rank for axis in axes]
+        name = low.builder.op(kind, low.full(x), low.builder.constant(axes), keepdims=int(keepdim))
+        return Value(name, low.shape(node))
+
+    return lower
+
+
+def _var_mean(low: "Lowering", node: fx.Node, x, axes, correction=1, keepdim=False) -> list[Value]:
+    if correction != 0:
+        raise UserError("cannot export: a variance with Bessel's correction")
+    x_name, axes_name = low.full(x), low.builder.constant(list(axes))
+    wide = low.builder.op("ReduceMean", x_name, axes_name, keepdims=1)
+    centred = low.builder.op("Sub", x_name, wide)  # the backward pass uses this very tensor
+    square = low.builder.op("Mul", centred, centred)
+    var = low.builder.op("ReduceMean", square, axes_name, keepdims=int(keepdim))
+    mean = wide if keepdim else low.builder.op("Squeeze", wide, axes_name)
+    shape = tuple(low.dim(size) for size in node.meta["val"][0].shape)
+    return [Value(var, shape), Value(mean, shape)]
+
+
+# An unexpanded value may lack leading axes: those count from the right, and a missing one needs nothing done.
+
+
+def _unsqueeze(low: "Lowering", node: fx.Node, x, axis) -> Value:
+    value, rank = low.tensor(x), len(node.meta["val"].shape)
+    at = axis % rank - (rank - 1 - len(value.shape))
+    if at < 0:
+        return value
+    shape = (*value.shape[:at], 1, *value.shape[at:])
+    return Value(low.builder.op("Unsqueeze", value.name, low.builder.constant([at])), shape)
+
+
+def _squeeze(low: "Lowering", node: fx.Node, x, axes) -> Value:
+    value, full = low.tensor(x), low.shape(x)
+    axes = [axis % len(full) for axis in (axes if isinstance(axes, list | tuple) else [axes])]
+    missing = len(full) - len(value.shape)
+    at = [axis - missing for axis in axes if full[axis] == 1 and axis >= missing]
+    if not at:
+        return value
+    shape = tuple(size for i, size in enumerate(value.shape) if i not in at)
+    return Value(low.builder.op("Squeeze", value.name, low.builder.constant(at)), shape)
+
+
+def _view(low: "Lowering", node: fx.Node, x, sizes) -> Value:
+    shape = low.shape(node)
+    if low.tensor(x).shape == shape:
+        return low.tensor(x)
+    return Value(low.builder.op("Reshape", low.full(x), low.shape_name(sizes)), shape)
+
+
+def _permute(low: "Lowering", node: fx.Node, x, axes) -> Value:
+    shape = low.shape(x)
+    axes = [axis % len(shape) for axis in axes]
+    return Value(low.builder.op("Transpose", low.full(x), perm=axes), tuple(shape[axis] for axis in axes))
+
+
+def _matmul(low: "Lowering", node: fx.Node, a, b) -> Value:
+    return Value(low.builder.op("MatMul", low.full(a), low.full(b)), low.shape(node))
+
+
+def _addmm(low: "Lowering", node: fx.Node, bias, a, b) -> Value:
+    product = low.builder.op("MatMul", low.full(a), low.full(b))
+    return Value(low.builder.op("Add", product, low.tensor(bias).name), low.shape(node))
+
+
+def _log_softmax(low: "Lowering", node: fx.Node, x, axis, _half) -> Value:
+    return Value(low.builder.op("LogSoftmax", low.full(x), axis=axis), low.shape(node))
+
+
+def _log_softmax_backward(low: "Lowering", node: fx.Node, gradient, output, axis, _dtype) -> Value:
+    b = low.builder
+    total = b.op("ReduceSum", low.full(gradient), b.constant([axis]), keepdims=1)
+    return Value(b.op("Sub", low.full(gradient), b.op("Mul", b.op("Exp", low.full(output)), total)), low.shape(node))
+
+
+def _convolution(
+    low: "Lowering", node: fx.Node, x, weight, bias, stride, padding, dilation, transposed, _padding, groups
+) -> Value:
+    backward.require_plain(node, stride, dilation, transposed, groups)
+    inputs = [low.full(x), low.full(weight)] + ([low.full(bias)] if bias is not None else [])
+    kernel = list(low.shape(weight)[2:])
+    name = low.builder.op("Conv", *inputs, kernel_shape=kernel, pads=[*padding, *padding], strides=[1, 1])
+    return Value(name, low.shape(node))
+
+
+def _convolution_backward(
+    low: "Lowering",
+    node: fx.Node,
+    gradient,
+    x,
+    weight,
+    _bias,
+    stride,
+    padding,
+    dilation,
+    transposed,
+    _padding,
+    groups,
+    mask,
+):
+    backward.require_plain(node, stride, dilation, transposed, groups)
+    b, g = low.builder, low.full(gradient)
+    shape_x, shape_w = low.shape(x), low.shape(weight)
+    dx = dw = db = None
+    if mask[0]:
+        dx = Value(backward.convolution_input(b, g, low.full(weight), shape_w, padding), shape_x)
+    if mask[1]:
+        dw = Value(backward.convolution_weight(b, g, low.full(x), shape_x, shape_w, padding), shape_w)
+    if mask[2]:
+        db = Value(b.op("ReduceSum", g, b.constant([0, 2, 3]), keepdims=0), shape_w[:1])
+    return [dx, dw, db]
+
+
+def _max_pool(low: "Lowering", node: fx.Node, x, kernel, stride=None, *rest) -> list[Value | None]:
+    backward.require_halving(node, kernel, stride, rest)
+    name = low.builder.op("MaxPool", low.full(x), kernel_shape=[2, 2], strides=[2, 2])
+    return [Value(name, tuple(low.dim(s) for s in node.meta["val"][0].shape)), None]  # no Indices: 9× slower
+
+
+def _max_pool_backward(
+    low: "Lowering", node: fx.Node, gradient, x, kernel, stride, padding, dilation, ceil, _indices
+) -> Value:
+    backward.require_halving(node, kernel, stride, (padding, dilation, ceil))
+    return Value(backward.max_pool(low.builder, low.full(gradient), low.full(x), low.shape(x)), low.shape(x))
+
+
+def _relu_backward(low: "Lowering", node: fx.Node, gradient, output, threshold) -> Value:
+    """d ReLU: the gradient where the output is above the threshold (0)."""
+    b = low.builder
+    positive = b.op("Greater", low.full(output), b.constant(float(threshold)))
+    return Value(b.op("Where", positive, low.full(gradient), b.constant(0.0)), low.shape(node))
+
+
+def _getitem(low: "Lowering", node: fx.Node, source, index) -> Any:
+    return low.values[source][index]
+
+
+def _transpose_last(low: "Lowering", node: fx.Node, x) -> Value:
+    return _permute(low, node, x, [1, 0])
+
+
+TABLE: dict[Any, Callable] = {
+    aten.mul.Tensor: _elementwise("Mul"),
+    aten.mul.Scalar: _elementwise("Mul"),
+    aten.div.Tensor: _elementwise("Div"),
+    aten.div.Scalar: _elementwise("Div"),
+    aten.add.Tensor: _scaled("Add"),
+    aten.sub.Tensor: _scaled("Sub"),
+    aten.neg.default: _elementwise("Neg"),
+    aten.relu.default: _elementwise("Relu"),
+    aten.ones_like.default: _ones,
+    aten.rsqrt.default: _rsqrt,
+    aten.pow.Tensor_Scalar: _power,
+    aten.sum.default: _reduce("ReduceSum"),
+    aten.sum.dim_IntList: _reduce("ReduceSum"),
+    aten.mean.default: _reduce("ReduceMean"),
+    aten.mean.dim: _reduce("ReduceMean"),
+    aten.var_mean.correction: _var_mean,
+    aten.unsqueeze.default: _unsqueeze,
+    aten.squeeze.dim: _squeeze,
+    aten.squeeze.dims: _squeeze,
+    aten.view.default: _view,
+    aten._unsafe_view.default: _view,
+    aten.reshape.default: _view,
+    aten.expand.default: _same,
+    aten.detach.default: _same,
+    aten.alias.default: _same,
+    aten.t.default: _transpose_last,
+    aten.permute.default: _permute,
+    aten.mm.default: _matmul,
+    aten.addmm.default: _addmm,
+    aten._log_softmax.default: _log_softmax,
+    aten._log_softmax_backward_data.default: _log_softmax_backward,
+    aten.convolution.default: _convolution,
+    aten.convolution_backward.default: _convolution_backward,
+    aten.max_pool2d_with_indices.default: _max_pool,
+    aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
+    aten.threshold_backward.default: _relu_backward,
+    operator.getitem: _getitem,
+}
