@@ -70,3 +70,10 @@ def test_the_boards_commands_load_nothing_of_the_workstation(small_bundle, tmp_p
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert not set(HEAVY) & set(json.loads(result.stderr.splitlines()[-1]))
+
+
+def test_without_arguments_the_help_is_shown_readably():
+    for arguments in ([], ["data"], ["devices"]):
+        result = subprocess.run([sys.executable, "-m", "gems_edge", *arguments], capture_output=True, text=True)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        assert len((result.stdout + result.stderr).splitlines()) > 5, arguments

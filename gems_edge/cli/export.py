@@ -27,9 +27,9 @@ from gems_edge.cli.common import emit, json_option, say, table
 @click.option(
     "--round-to",
     type=click.IntRange(1, 64),
-    default=8,
+    default=16,
     show_default=True,
-    help="Widths are multiples of this; odd widths run slower.",
+    help="Widths are multiples of this (onnxruntime's kernels work in blocks of 8 or 16 channels).",
 )
 @click.option(
     "--episodes",

@@ -35,7 +35,7 @@ def test_the_ratio_is_met_within_two_points(ratio):
 def test_resnet12(ratio, normalization):
     model, weights = made("resnet12", normalization)
     pruned = prune(model, weights, ratio)
-    assert abs(pruned.reached - ratio) <= TOLERANCE and pruned.round_to == 8
+    assert abs(pruned.reached - ratio) <= TOLERANCE and pruned.round_to == 16
     assert pruned.spec.macs < (1.1 - ratio) * model.spec.macs  # no stage is spared
     compact = FewShotModel(pruned.spec)
     compact.load_state_dict(pruned.weights)
