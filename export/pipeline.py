@@ -55,7 +55,7 @@ class Reports:
 
     say: Callable[[str], None]
     training: Callable[[], AbstractContextManager] = nullcontext
-    evaluation: Callable[[str], AbstractContextManager] = nullcontext
+    evaluation: Callable[[str], AbstractContextManager] = lambda label: nullcontext()
 
 
 def export_run(directory: Path, output: Path, options: ExportOptions, reports: Reports) -> dict[str, Any]:

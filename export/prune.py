@@ -16,8 +16,8 @@ from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.layers import Normalization
 from gems_edge.models.spec import ModelSpec
 
-# A layer of fewer channels carries no information worth a board's time.
-LEAST_CHANNELS = 4
+# A layer keeps at least this share of its channels, and this many: fewer carry nothing worth a board's time.
+LEAST_SHARE, LEAST_CHANNELS = 1 / 16, 4
 TOLERANCE = 0.02
 # How far a layer's share of kept channels may lie from the uniform share: importance decides within this band.
 BAND = 1.25
@@ -39,14 +39,14 @@ class _TracedNorm(nn.BatchNorm2d):
 
 
 def check_ratio(spec: ModelSpec, ratio: float) -> None:
-    """UserError for a ratio outside 0 ≤ ratio < 1 or one that leaves layers with fewer than LEAST_CHANNELS channels."""
+    """UserError for a ratio outside 0 ≤ ratio < 1 or one that leaves layers with too few channels."""
     if not 0 <= ratio < 1:
         raise UserError(f"--ratio {ratio:g}: give the share of weights to remove, 0 (none) up to below 1")
-    smallest = replace(spec, widths=tuple(min(LEAST_CHANNELS, width) for width in spec.widths))
+    smallest = replace(spec, widths=tuple(map(_least, spec.widths)))
     largest = 1 - smallest.backbone_weights / spec.backbone_weights
-    if ratio > largest + TOLERANCE:
+    if ratio > largest:
         raise UserError(
-            f"--ratio {ratio:g} leaves layers of fewer than {LEAST_CHANNELS} channels; this network allows up to {int(largest * 1000) / 1000:g}"
+            f"--ratio {ratio:g} leaves too few channels in a layer; this network allows up to {int(largest * 1000) / 1000:g}"
         )
 
 
@@ -92,7 +92,7 @@ def search_widths(spec: ModelSpec, importances: list[torch.Tensor], ratio: float
         torch.cat([torch.zeros(1), imp.sort(descending=True).values.cumsum(0) / imp.sum()]).tolist()
         for imp in importances
     ]
-    low = [max(min(step, w), min(LEAST_CHANNELS, w), _multiple(w * uniform / BAND, step, w)) for w in full]
+    low = [max(min(step, w), _least(w), _multiple(w * uniform / BAND, step, w)) for w in full]
     high = [max(least, _multiple(w * uniform * BAND, step, w)) for least, w in zip(low, full)]
 
     def cost(widths: tuple[int, ...]) -> tuple[float, float]:
@@ -111,6 +111,10 @@ def search_widths(spec: ModelSpec, importances: list[torch.Tensor], ratio: float
         if cost(candidate) >= cost(best):
             return best
         best = candidate
+
+
+def _least(width: int) -> int:
+    return min(width, max(LEAST_CHANNELS, int(width * LEAST_SHARE)))
 
 
 def _moved(widths: tuple[int, ...], move: tuple[tuple[int, int], ...]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import click
 
 from gems_edge import __version__
 from gems_edge.errors import MachineError, UserError
+from gems_edge.files import cache_directory
 
 # name → the line in --help. Each command lives in gems_edge/cli/NAME.py as `command`.
 COMMANDS = {
@@ -63,6 +64,8 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def main() -> None:
     """Run a command; bad input ends with 2, a failing machine with 1, each with one line on stderr."""
+    # Whoever imports matplotlib (torch-pruning does) would otherwise write its font list elsewhere below $HOME.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
         group(standalone_mode=False)
         return

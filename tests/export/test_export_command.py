@@ -83,7 +83,7 @@ def test_every_supported_model_goes_the_whole_way(cli, photos, tmp_path, backbon
         "--widths",
         "16",
     ]
-    short = ["--iterations", "3", "--steps", "2", "--queries", "4", "--meta-batch", "2", "--validation-episodes", "3"]
+    short = ["--iterations", "3", "--steps", "2", "--queries", "4", "--meta-batch", "1", "--validation-episodes", "2"]
     cli("train", *model, *short, "-o", tmp_path / "run")
     cli(
         "export",
