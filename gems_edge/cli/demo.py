@@ -27,9 +27,9 @@ TAUGHT, ASKED = 5, 6
     show_default=True,
     help="Directory for everything the demo makes.",
 )
-@click.option("--iterations", type=click.IntRange(1), default=600, show_default=True, help="Meta-training iterations.")
+@click.option("--iterations", type=click.IntRange(1), default=450, show_default=True, help="Meta-training iterations.")
 @click.option(
-    "--episodes", type=click.IntRange(2), default=300, show_default=True, help="Test episodes per evaluation."
+    "--episodes", type=click.IntRange(2), default=200, show_default=True, help="Test episodes per evaluation."
 )
 @click.option(
     "--ratio",
