@@ -14,24 +14,25 @@ from gems_edge.errors import UserError
 def write_atomic(path: Path | str, content: bytes | str) -> None:
     """Write `content` to `path`: temporary file in the same directory, fsync, rename, fsync of the directory.
 
-    Raises OSError as the system gives it (disk full, no permission); `path` is then what it was before.
+    Raises OSError (disk full, no permission) that names `path`, which is then what it was before.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
+    temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
-    try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    except BaseException as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     sync_directory(path.parent)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_settings import SMALL
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -43,13 +44,6 @@ def cli(environment) -> Callable[..., subprocess.CompletedProcess]:
         return result
 
     return call
-
-
-# Small and quick, but real: second-order MAML on glyphs.
-SMALL = (
-    "--data", "glyphs", "--widths", "32", "--steps", "2", "--inner-lr", "0.1", "--meta-batch", "4", "--queries", "5",
-    "--validate-every", "20", "--validation-episodes", "10", "--checkpoint-every", "7", "--device", "cpu",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

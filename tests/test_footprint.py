@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from conftest import SMALL
+from small_settings import SMALL
 
 HEAVY = ("torch", "torchvision", "onnx", "matplotlib", "rich", "scipy", "jinja2")
 

@@ -10,9 +10,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(__import__("pathlib").Path(__file__).parents[1]))
-from conftest import SMALL  # noqa: E402
+from small_settings import SMALL
 
 
 def records(run):

@@ -1,0 +1,7 @@
+"""Options of the small training run that many tests share."""
+
+# Small and quick, but real: second-order MAML on glyphs.
+SMALL = (
+    "--data", "glyphs", "--widths", "32", "--steps", "2", "--inner-lr", "0.1", "--meta-batch", "4", "--queries", "5",
+    "--validate-every", "20", "--validation-episodes", "10", "--checkpoint-every", "7", "--device", "cpu",
+)  # fmt: skip
