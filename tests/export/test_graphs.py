@@ -1,5 +1,8 @@
 """adapt.onnx and predict.onnx against torch, for every model and rule that exports."""
 
+import copy
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -45,40 +48,37 @@ def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalizatio
     model, weights = made(backbone, head, normalization, size)
     rule = UpdateRule(method, 0.1)
     session = Session(adapt_graph(model, weights, rule).SerializeToString(), "adapt.onnx", threads=1)
+    exact, errors = copy.deepcopy(model).double(), []
     # Numbers of images and classes other than the traced ones; per-class heads may have fewer classes.
-    for classes, shots in ((2, 1), (5, 3), *([(7, 1)] if head == "shared" else [])):
+    for classes, shots in ((2, 1), (3, 2), (5, 3), *([(7, 1)] if head == "shared" else [])):
         labels = torch.arange(classes).repeat_interleave(shots)
-        # ResNet-12 pools sums of maps: there rounding, not order, breaks the ties of flat areas (see export/verify.py).
-        support = Support(
-            pictures(len(labels), 3, size, flat=backbone == "conv4"), one_hot(labels, classes, torch.float32)
-        )
-        before = detached(initial_weights(model, weights, classes))
-        # Apart from the symmetric start of a shared head, whose first step leaves the backbone where it is.
-        before = inner_step(model, before, support, UpdateRule("maml", 0.05)).weights
-        before = detached(before)
-        step = inner_step(model, before, support, rule)
-        adapted = rule.adapted(before)
-        feeds = {"images": support.images.numpy(), "targets": support.targets.numpy()}
-        feeds |= {name: before[name].detach().numpy() for name in (*adapted, "head.weight", "head.bias")}
-        if method == "anil":  # the frozen backbone is inside the graph, at its initial values
-            before = detached(
-                initial_weights(model, weights, classes) | {n: before[n] for n in ("head.weight", "head.bias")}
-            )
-            step = inner_step(model, before, support, rule)
-        elif method == "boil":
-            before = detached(before)
+        images = pictures(len(labels), 3, size, flat=backbone == "conv4")
+        support = Support(images.double(), one_hot(labels, classes, torch.float64))
+        start = initial_weights(model, weights, classes)
+        # A step away from the symmetric start of a shared head, which would leave the backbone where it is. The float32
+        # values are the start of both; what the rule does not move is inside the graph, at its initial value.
+        moved = inner_step(exact, as_float64(start), support, UpdateRule("maml", 0.05)).weights
+        fed = {*rule.adapted(start), "head.weight", "head.bias"}
+        before = as_float64({name: moved[name].float() if name in fed else start[name] for name in start})
+        step = inner_step(exact, before, support, rule)
+        feeds = {"images": images.numpy(), "targets": support.targets.float().numpy()}
+        feeds |= {name: before[name].detach().float().numpy() for name in fed}
+        adapted = rule.adapted(start)
         outputs = ["loss", *(f"updated.{name}" for name in adapted), *model.statistics_names()]
-        found = dict(zip(outputs, session.run(outputs, feeds)))
-        assert found["loss"] == pytest.approx(step.loss.item(), rel=1e-5)
-        difference = length = 0.0
-        for name in adapted:
-            start, expected = before[name].detach().numpy(), step.weights[name].detach().numpy()
-            assert found[f"updated.{name}"].shape == expected.shape
-            difference += float(((found[f"updated.{name}"] - expected) ** 2).sum())
-            length += float(((expected - start) ** 2).sum())
-        assert difference**0.5 <= 1e-4 * length**0.5
+        found = {name: torch.from_numpy(np.asarray(v)) for name, v in zip(outputs, session.run(outputs, feeds))}
+        assert found["loss"].item() == pytest.approx(step.loss.item(), rel=1e-5)
+        assert all(found[f"updated.{name}"].shape == step.weights[name].shape for name in adapted)
+        difference = sum((found[f"updated.{name}"] - step.weights[name]).square().sum() for name in adapted)
+        length = sum((before[name] - step.weights[name]).square().sum() for name in adapted)
+        errors.append((difference / length).sqrt().item())
         for name, value in step.statistics.items():
-            assert np.allclose(found[name], value.detach().numpy(), rtol=1e-4, atol=1e-5)
+            assert torch.allclose(found[name].double(), value, rtol=1e-4, atol=1e-5)
+    # As export/verify.py: in float32 a kink (ReLU, pool) may now and then be taken on its other side.
+    assert np.median(errors) <= 1e-4 and max(errors) <= 1e-2, errors
+
+
+def as_float64(weights):
+    return detached({name: tensor.double() for name, tensor in weights.items()})
 
 
 @pytest.mark.parametrize("backbone,size", [("conv4", 28), ("resnet12", 42)])
@@ -146,7 +146,8 @@ def test_models_are_plain_small_and_say_nothing_of_this_machine(backbone, size):
         content = graph.SerializeToString()
         assert graph.ir_version == 10 and [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
         assert len(content) < constants + 500_000  # no folded maps of zeros
-        assert b"/work" not in content and b"site-packages" not in content and b".py" not in content
+        for trace in (b"site-packages", b"gems_edge/", str(Path.cwd()).encode(), str(Path.home()).encode() + b"/"):
+            assert trace not in content
         assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
         assert {node.domain for node in graph.graph.node} == {""}
         assert not any(tensor.external_data for tensor in graph.graph.initializer)
@@ -154,8 +155,8 @@ def test_models_are_plain_small_and_say_nothing_of_this_machine(backbone, size):
 
 def test_an_unsupported_layer_is_refused_by_name():
     model, weights = made("conv4", "shared", "support", 28)
-    model.backbone.blocks[1].conv.stride = (2, 2)
-    with pytest.raises(UserError, match="stride"):
+    model.backbone.blocks[1].conv.dilation = model.backbone.blocks[1].conv.padding = (2, 2)
+    with pytest.raises(UserError, match=r"dilation \[2, 2\]"):
         adapt_graph(model, weights, UpdateRule("maml", 0.1))
 
     class Odd(torch.nn.Module):
