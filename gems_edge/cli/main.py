@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -63,11 +64,16 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 
 def main() -> None:
-    """Run a command; bad input ends with 2, a failing machine with 1, each with one line on stderr."""
+    """The command line."""
+    run_reporting(lambda: group(standalone_mode=False))
+
+
+def run_reporting(program: Callable[[], None]) -> None:
+    """Run a program; bad input ends with 2, a failing machine with 1, each with one line on stderr."""
     # Whoever imports matplotlib (torch-pruning does) would otherwise write its font list elsewhere below $HOME.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
-        group(standalone_mode=False)
+        program()
         return
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)

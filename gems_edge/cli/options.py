@@ -1,29 +1,45 @@
-"""Click options from the fields of TrainConfig: a setting is named, described and checked in one place."""
+"""Click options from the fields of TrainConfig and TicketConfig: a setting is named, described and checked in one place."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import click
 
 from gems_edge.errors import UserError
 from gems_edge.meta.config import TrainConfig
+from gems_edge.meta.settings import option_name, settings_of
+from gems_edge.meta.ticket_config import TicketConfig
+
+# Parameters of the ticket's options begin with this, so that no two settings share a name.
+TICKET = "ticket_"
 
 
 def config_options(command):
-    """Adds one option per field; use with `given_config`."""
-    for item in reversed(fields(TrainConfig)):
-        name, choices = item.name.replace("_", "-"), item.metadata["choices"]
+    """Adds one option per setting of a run; use with `given_config`."""
+    return _options(_options(command, TicketConfig, TICKET), TrainConfig, "")
+
+
+def _options(command, settings: type, prefix: str):
+    for item in reversed(settings_of(settings)):
+        choices = item.metadata["choices"]
         if isinstance(item.default, bool):
             kind: dict = {"is_flag": True, "default": None}
         else:
             kind = {"type": click.Choice(choices) if choices else type(item.default), "default": None}
-        help_text = f"{item.metadata['help']}  [default: {item.default}]"
-        command = click.option(f"--{name}", item.name, help=help_text, **kind)(command)
+        shown = "none" if item.default == "" else item.default
+        command = click.option(
+            option_name(item), prefix + item.name, help=f"{item.metadata['help']}  [default: {shown}]", **kind
+        )(command)
     return command
 
 
 def given_config(base: TrainConfig, options: dict) -> TrainConfig:
     """`base` with the options that were given on the command line."""
-    config = replace(base, **{name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    ticket = {name.removeprefix(TICKET): given.pop(name) for name in list(given) if name.startswith(TICKET)}
+    config = replace(base, **given, ticket=replace(base.ticket, **ticket))
+    if config.ticket.method == "none" and ticket.keys() - {"method"}:
+        odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")
+        raise UserError(f"{option_name(odd)} belongs to a ticket; add --ticket mwt, pmt, … or leave it out")
     if "," in config.data and not config.data.startswith(("folder:", "packed:")):
         raise UserError(f"--data {config.data}: training on several image sets at once is not built yet; give one")
     return config

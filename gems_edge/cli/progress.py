@@ -6,23 +6,22 @@ from contextlib import contextmanager
 
 import click
 
+from gems_edge.clock import clock
+
 # Seconds between plain lines.
 PLAIN_EVERY = 10.0
-
-
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 @contextmanager
 def training_progress(label: str = "train"):
     """A callback for `train`: rate, loss, accuracy, best validation, time left."""
-    state = {"last": 0.0, "best": "", "loss": ""}
+    state = {"last": 0.0, "best": "", "loss": "", "watch": ""}
 
     def line(record) -> str:
-        if record["kind"] == "validation":
+        if record["kind"] == "watch":
+            seen = f"overlap {record['overlap']:.3f}" if "overlap" in record else "first look"
+            state["watch"] = f"  first layer's mask: {seen} (stops above {record['delta']:g})"
+        elif record["kind"] == "validation":
             state["best"] = f"  validation {100 * record['accuracy']:.1f} ± {100 * record['ci95']:.1f} %"
         else:
             left = (record["iterations"] - record["iteration"]) / max(record["rate"], 1e-9)
@@ -30,14 +29,16 @@ def training_progress(label: str = "train"):
                 f"loss {record['loss']:.3f}  accuracy {100 * record['accuracy']:.1f} %  "
                 f"{record['rate']:.1f} iterations/s  left {clock(left)}"
             )
-        return f"{label} {record['iteration']}/{record['iterations']}  {state['loss']}{state['best']}"
+        watch = state["watch"] if "phase" in record else ""
+        what = record.get("phase", label)
+        return f"{what} {record['iteration']}/{record['iterations']}  {state['loss']}{watch}{state['best']}"
 
     if not sys.stderr.isatty():
 
         def plain(record):
             text, now = line(record), time.monotonic()
             if (
-                record["kind"] == "validation"
+                record["kind"] != "train"
                 or now - state["last"] >= PLAIN_EVERY
                 or record["iteration"] == record["iterations"]
             ):

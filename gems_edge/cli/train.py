@@ -7,6 +7,7 @@ import click
 
 from gems_edge.cli.common import emit, json_option, say
 from gems_edge.cli.options import config_options, given_config
+from gems_edge.errors import UserError
 
 
 @click.command(context_settings={"show_default": False})
@@ -20,16 +21,20 @@ from gems_edge.cli.options import config_options, given_config
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie (or are downloaded to)."
 )
+@click.option(
+    "--ticket-file", type=click.Path(path_type=Path), help="Train the ticket in this file instead of finding one."
+)
 @config_options
 @json_option
-def command(output, resume, config_file, data_root, as_json, **options):
-    """Meta-train a few-shot model.
+def command(output, resume, config_file, data_root, ticket_file, as_json, **options):
+    """Meta-train a few-shot model; with --ticket, find a sparse network in it and train that.
 
     \b
     Examples:
       gems-edge train --data glyphs -o runs/glyphs
       gems-edge train --data folder:photos --image-size 84 --steps 5 -o runs/photos
       gems-edge train --resume -o runs/photos
+      gems-edge train --data glyphs --ticket pmt --interval 20 --unit channel --ratio 0.8 -o runs/small
       torchrun --nproc-per-node 4 -m gems_edge train --data glyphs -o runs/four
     """
     from gems_edge.meta.config import TrainConfig, read_config
@@ -44,6 +49,14 @@ def command(output, resume, config_file, data_root, as_json, **options):
     from gems_edge.meta.run import Run
     from gems_edge.meta.train import train
 
+    if config.ticket.method != "none":
+        from functools import partial
+
+        from gems_edge.tickets.training import train_ticket
+
+        train = partial(train_ticket, given=ticket_file)
+    elif ticket_file:
+        raise UserError("--ticket-file needs --ticket: the method that made the file (see gems-edge ticket show)")
     if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
         train(Run(output), config, resume=resume, root=data_root)
         return

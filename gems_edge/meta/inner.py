@@ -34,7 +34,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def inner_step(
     model: FewShotModel, weights: Weights, support: Support, rule: UpdateRule, *, differentiable: bool = False
 ) -> InnerStep:
-    """One gradient step on the support set: (weights, support, rule) → (weights, loss).
+    """One gradient step on the support set: (weights, support, rule) → (weights, loss). Masked weights do not move.
 
     `differentiable` keeps the graph of the gradient, so that a meta-gradient through the new weights has its
     second-order terms; without it the gradient is a constant (first-order MAML).
@@ -44,7 +44,8 @@ def inner_step(
     loss = cross_entropy(logits, support.targets)
     names = rule.adapted(weights)
     gradients = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=differentiable)
-    return InnerStep(rule.update(weights, dict(zip(names, gradients))), loss, statistics)
+    moved = rule.update(weights, model.masked(dict(zip(names, gradients))))
+    return InnerStep(moved, loss, statistics)
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

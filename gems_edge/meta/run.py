@@ -15,6 +15,7 @@ from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
 from gems_edge.meta.config import TrainConfig, read_config
 from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.ticket import Ticket, check_fits, load_ticket
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Checkpoint:
     best: dict[str, float]  # the best validation so far: iteration, accuracy, ci95; empty before the first
     metrics_bytes: int  # length of metrics.jsonl
     tensors: dict[str, Tensor]  # weights.NAME, exp_avg.NAME, exp_avg_sq.NAME
+
+    @property
+    def weights(self) -> Weights:
+        return {name.removeprefix("weights."): t for name, t in self.tensors.items() if name.startswith("weights.")}
 
 
 class Run:
@@ -37,6 +42,8 @@ class Run:
         self.weights_path = self.directory / "weights.safetensors"
         self.checkpoint_path = self.directory / "last" / "checkpoint.safetensors"
         self.initial_path = self.directory / "initial.safetensors"
+        self.ticket_path = self.directory / "ticket.safetensors"
+        self.kept_path = self.directory / "kept"
 
     def config(self) -> TrainConfig:
         if not self.directory.is_dir():
@@ -50,9 +57,67 @@ class Run:
         return _load(self.weights_path, "the run has no finished validation yet; train it longer (--resume)")
 
     def model(self) -> tuple[FewShotModel, Weights]:
-        """The run's model with its best weights; UserError if they do not fit its config."""
-        model, weights = FewShotModel(self.config().model_spec()), self.weights()
+        """The run's model (a ticket's masks or compact widths are its own) with its best weights.
+
+        UserError if config, ticket and weights do not fit each other.
+        """
+        model, weights = self.empty_model(self.config()), self.weights()
         return model, fitting(model, weights, self.weights_path)
+
+    def ticket(self, config: TrainConfig) -> Ticket | None:
+        """The ticket that the run trains; None for a dense one."""
+        if config.ticket.method == "none":
+            return None
+        return check_fits(load_ticket(self.ticket_path), config.model_spec(), self.ticket_path)
+
+    def empty_model(self, config: TrainConfig) -> FewShotModel:
+        """The model of a resolved config and its ticket, with weights that mean nothing."""
+        ticket = self.ticket(config)
+        if ticket is None:
+            return FewShotModel(config.model_spec())
+        return FewShotModel(ticket.spec(config.model_spec()), ticket.masks if ticket.unit == "weight" else None)
+
+    def initial(self) -> Weights:
+        """The weights that training started from, where they are not the seed's."""
+        return _load(self.initial_path, "train the run anew in another directory")
+
+    def save_initial(self, weights: Weights) -> None:
+        write_atomic(self.initial_path, save(_plain(weights)))
+
+    def kept(self, iteration: int) -> Weights:
+        """The weights after `iteration` steps; UserError if the run did not keep them (see --keep)."""
+        if not (path := self._kept_file(iteration)).exists():
+            there = ", ".join(map(str, self.kept_iterations())) or "none"
+            raise UserError(
+                f"{self.directory} did not keep its weights of iteration {iteration} (kept: {there}); "
+                f"choose one of those, or train it with --keep {iteration}"
+            )
+        return _load(path, "train the run anew")
+
+    def kept_iterations(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.kept_path.glob("*.safetensors"))
+
+    def save_kept(self, iteration: int, weights: Weights) -> None:
+        self.kept_path.mkdir(exist_ok=True)
+        write_atomic(self._kept_file(iteration), save(_plain(weights)))
+
+    def _kept_file(self, iteration: int) -> Path:
+        return self.kept_path / f"{iteration}.safetensors"
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of wall clock and of processor time that training has taken so far, as the last log line says."""
+        last = self.metrics()[-1:]
+        return {name: line[name] for line in last for name in ("seconds", "cpu_seconds")}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        if not self.metrics_path.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+
+    def finished(self) -> bool:
+        """Whether training has reached its last iteration."""
+        checkpoint = self.checkpoint()
+        return checkpoint is not None and checkpoint.iteration >= self.config().iterations
 
     def save_weights(self, weights: Weights) -> None:
         write_atomic(self.weights_path, save(_plain(weights)))
@@ -95,7 +160,7 @@ class Run:
 
     def remove_leftovers(self) -> None:
         """Delete the temporary files that a kill inside write_atomic leaves."""
-        for place in (self.directory, self.checkpoint_path.parent):
+        for place in (self.directory, self.checkpoint_path.parent, self.kept_path):
             for path in place.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
 
@@ -125,8 +190,12 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def seeded_model(config: TrainConfig) -> FewShotModel:
-    """A fresh model whose weights depend on the config's seed alone; the global generator is left as it was."""
+def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:
+    """θ0 of the dense model: depends on the config's seeds alone. `other` > 0 draws afresh from the same seeds.
+
+    The global generator is left as it was.
+    """
+    seed = config.seed if config.init_seed < 0 else config.init_seed
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return FewShotModel(config.model_spec())
+        torch.manual_seed(seed + (other << 32))
+        return dict(FewShotModel(config.model_spec()).named_parameters())

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,18 +16,30 @@ from gems_edge.data.sources import load_images
 from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
-from gems_edge.meta.config import TrainConfig, write_config
+from gems_edge.meta.config import TrainConfig, as_values, kept_iterations, write_config
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, support_of
 from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot
 from gems_edge.meta.precision import autocast, matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.rules import UpdateRule
-from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_model
+from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import parse_widths
 
 # Called with one record per logged iteration or validation, as in metrics.jsonl, plus "iterations" in all.
 Progress = Callable[[dict[str, Any]], None]
+
+
+class Watch(Protocol):
+    """Looks at the weights every `every` iterations and may end a training early."""
+
+    every: int
+
+    def resume(self, iteration: int) -> bool:
+        """Forget what was seen after `iteration`; whether the training had ended there."""
+
+    def look(self, iteration: int, weights: Weights) -> tuple[bool, dict[str, float]]:
+        """Whether training ends after this iteration, and what to log. What it wants to keep it writes itself."""
 
 
 def resolve(config: TrainConfig, root: Path | None = None) -> tuple[TrainConfig, ImageSet]:
@@ -37,7 +49,9 @@ def resolve(config: TrainConfig, root: Path | None = None) -> tuple[TrainConfig,
     images = load_images(data, image_size=config.image_size or None, channels=config.channels or None, root=root)
     _, size, _, channels = images.images.shape
     widths = ",".join(str(width) for width in parse_widths(config.widths, config.backbone))
-    resolved = replace(config, data=data, image_size=size, channels=channels, widths=widths)
+    dense = config.ticket.dense_run
+    ticket = replace(config.ticket, dense_run=str(Path(dense).absolute())) if dense else config.ticket
+    resolved = replace(config, data=data, image_size=size, channels=channels, widths=widths, ticket=ticket)
     resolved.model_spec()  # refuses what does not fit together
     return resolved, images
 
@@ -62,28 +76,32 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 
 
 def train(
-    run: Run, config: TrainConfig, *, resume: bool = False, initial: Weights | None = None,
-    progress: Progress | None = None, root: Path | None = None,
+    run: Run, config: TrainConfig, *, resume: bool = False, initial: Weights | None = None, watch: Watch | None = None,
+    progress: Progress | None = None, root: Path | None = None, processes: Processes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Meta-train into `run`, starting from `initial` weights (default: seeded), and return the best validation.
 
+    With a ticket in the config, `run` holds its file: the weights it removes are zero from the first iteration to the
+    last. `watch` may end the training before its last iteration; then nothing is validated at the end. `processes`:
+    those that a caller started, for several trainings in a row.
     With `resume` a run goes on from its last checkpoint and ends with the same bits as one that was never stopped.
     That holds on the same machine with the same numbers of processes and threads, on GPUs as far as their libraries are
     deterministic. Raises UserError for a directory that is not empty (without resume) or whose run has another config
     (with it); MachineError when training diverges.
     """
     check_directory(run, resume)
-    processes = start_processes(config.device)
-    config, images = processes.first_of_node(lambda: resolve(config, root))
-    if processes.device.type == "cpu":
+    started = processes or start_processes(config.device)
+    config, images = started.first_of_node(lambda: resolve(config, root))
+    if started.device.type == "cpu":
         keep_freed_memory()
-    trainer = _Trainer(run, config, images, processes, initial, progress)
-    if processes.first:
-        _prepare(run, config)  # the first thing written: what was refused above leaves nothing behind
-    processes.wait()
+    trainer = _Trainer(run, config, images, started, initial, watch, progress)
+    if started.first:
+        prepare(run, config)  # the first thing written: what was refused above leaves nothing behind
+    started.wait()
     with matrix_precision(config.precision):
         best = trainer.train()
-    processes.leave()
+    if processes is None:
+        started.leave()
     return best
 
 
@@ -102,13 +120,14 @@ def check_directory(run: Run, resume: bool) -> None:
         raise UserError(f"{directory} is not empty and holds no run; choose another directory")
 
 
-def _prepare(run: Run, config: TrainConfig) -> None:
+def prepare(run: Run, config: TrainConfig) -> None:
+    """Write the config of a new run; UserError if the run was started with another one."""
     if run.config_path.exists():
         stored = replace(run.config(), device=config.device)  # where it runs does not define a run
         if stored != config:
-            name = next(n for n in config.__dataclass_fields__ if getattr(stored, n) != getattr(config, n))
+            name, there, wanted = _first_difference(as_values(stored), as_values(config))
             raise UserError(
-                f"{run.directory} was started with {name} = {getattr(stored, name)!r}, not {getattr(config, name)!r}; "
+                f"{run.directory} was started with {name} = {there!r}, not {wanted!r}; "
                 "resume it without that option, or train in another directory"
             )
     else:
@@ -117,19 +136,29 @@ def _prepare(run: Run, config: TrainConfig) -> None:
     run.remove_leftovers()
 
 
+def _first_difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, Any, Any]:
+    name = next(n for n in {**stored, **wanted} if stored.get(n) != wanted.get(n))
+    there, here = stored.get(name, {}), wanted.get(name, {})
+    return _first_difference(there, here) if isinstance(there, dict) and there and here else (name, there, here)
+
+
 class _Trainer:
     """State of one training: model, optimiser, where it stands."""
 
-    def __init__(self, run: Run, config: TrainConfig, images: ImageSet, processes: Processes, initial, progress):
-        self.run, self.config, self.processes, self.progress = run, config, processes, progress
+    def __init__(
+        self, run: Run, config: TrainConfig, images: ImageSet, processes: Processes,
+        initial: Weights | None, watch: Watch | None, progress: Progress | None,
+    ):  # fmt: skip
+        self.run, self.config, self.processes, self.watch, self.progress = run, config, processes, watch, progress
         sampler = make_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)
         self.sampler = replace(sampler, rotate=config.rotate_classes)
         self.validation = make_sampler(images, "val", config.ways, config.shots, config.queries, config.seed)
         self.tensors = episode_tensors(images, processes.device)
         self.rule = UpdateRule(config.method, config.inner_lr)
-        self.model = seeded_model(config).to(processes.device)
-        if initial is not None:
-            self.model.load_state_dict(fitting(self.model, initial, run.initial_path))
+        self.model = run.empty_model(config).to(processes.device)
+        start = fitting(self.model, initial or seeded_weights(config), run.initial_path)
+        self.model.load_state_dict(self.model.masked({n: w.detach().to(processes.device) for n, w in start.items()}))
+        self.kept = kept_iterations(config.keep, config.iterations)
         self.weights = dict(self.model.named_parameters())
         self.optimizer = torch.optim.Adam(self.weights.values(), lr=config.lr)
         self.iteration, self.best = 0, {}
@@ -138,12 +167,19 @@ class _Trainer:
     def train(self) -> dict[str, Any]:
         config = self.config
         self._resume()
+        stop = self.watch is not None and self.watch.resume(self.iteration)
+        if self.iteration == 0:
+            self._keep()
         started, logged, since = time.perf_counter(), self.iteration, []
-        while self.iteration < config.iterations:
+        while self.iteration < config.iterations and not stop:
             since.append(self._step())
             self.iteration += 1
+            self._keep()
+            if self.watch is not None and self.iteration % self.watch.every == 0:
+                stop, seen = self.watch.look(self.iteration, self.weights)
+                self._log("watch", **seen)
             last = self.iteration == config.iterations
-            checkpoint = last or self.iteration % config.checkpoint_every == 0
+            checkpoint = last or stop or self.iteration % config.checkpoint_every == 0
             # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed. And at
             # every checkpoint, so that no mean spans one and a resumed run logs what an unbroken one does.
             if checkpoint or self.iteration % max(1, config.validate_every // 10) == 0:
@@ -164,7 +200,7 @@ class _Trainer:
                 started, logged = time.perf_counter(), self.iteration
             if checkpoint:
                 self._save()
-        if not self.best:  # 0 iterations: the initial weights are the run's
+        if not self.best and not stop:  # 0 iterations: the initial weights are the run's
             self._validate()
             self._save()
         if self._board:
@@ -184,10 +220,10 @@ class _Trainer:
             (loss / config.meta_batch).backward()
             losses += loss.detach()
             accuracies += accuracy
-        for weight in self.weights.values():
-            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        gradients = [weight.grad for weight in self.weights.values()]
-        self.processes.sum_(gradients)
+        gradients = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in self.weights.items()}
+        for name, gradient in self.model.masked(gradients).items():
+            self.weights[name].grad = gradient
+        self.processes.sum_([weight.grad for weight in self.weights.values()])
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), config.clip or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.iteration)
@@ -216,13 +252,19 @@ class _Trainer:
     def _log(self, kind: str, **values: float) -> None:
         if not self.processes.first:
             return
-        record = {"kind": kind, "iteration": self.iteration, **values, "time": round(time.time(), 3)}
+        spent = {"seconds": time.perf_counter() - self.clock, "cpu_seconds": time.process_time() - self.cpu_clock}
+        spent = {name: round(self.before.get(name, 0.0) + value, 3) for name, value in spent.items()}
+        record = {"kind": kind, "iteration": self.iteration, **values, **spent, "time": round(time.time(), 3)}
         self.run.log(record)
-        for name in ("loss", "accuracy", "lr"):
+        for name in ("loss", "accuracy", "lr", "overlap"):
             if name in values:
                 self._tensorboard().add_scalar(f"{kind}/{name}", values[name], self.iteration)
         if self.progress:
             self.progress(record | {"iterations": self.config.iterations})
+
+    def _keep(self) -> None:
+        if self.iteration in self.kept and self.processes.first:
+            self.run.save_kept(self.iteration, self.weights)
 
     def _tensorboard(self):
         if self._board is None:
@@ -244,6 +286,8 @@ class _Trainer:
         checkpoint = self.run.checkpoint()
         if self.processes.first:
             self.run.cut_metrics(checkpoint.metrics_bytes if checkpoint else 0)
+        self.processes.wait()
+        self.before, self.clock, self.cpu_clock = self.run.spent(), time.perf_counter(), time.process_time()
         if checkpoint is None:
             return
         self.iteration, self.best = checkpoint.iteration, checkpoint.best

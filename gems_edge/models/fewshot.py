@@ -8,6 +8,7 @@ from torch.func import functional_call
 from gems_edge.models.backbones import BACKBONE_CLASSES
 from gems_edge.models.layers import Normalization, NormPass, Statistics
 from gems_edge.models.spec import ModelSpec
+from gems_edge.models.ticket import Masks
 
 # Every tensor of a model by its name, as state_dict() names them.
 Weights = dict[str, Tensor]
@@ -31,9 +32,14 @@ class Head(nn.Module):
 
 
 class FewShotModel(nn.Module):
-    def __init__(self, spec: ModelSpec):
+    """`masks` (a weight ticket's) stay beside the weights: what they remove is zero in any weights that were `masked`
+    once, and stays zero as long as every gradient is `masked` too, in the inner loop and in the outer one."""
+
+    def __init__(self, spec: ModelSpec, masks: Masks | None = None):
         super().__init__()
         self.spec = spec
+        # Zeros and ones in the weights' own type: products with them differentiate, and export as plain Mul.
+        self.masks = {name: torch.from_numpy(mask).float() for name, mask in (masks or {}).items()}
         grouped = spec.normalization == "group"
         self.backbone = BACKBONE_CLASSES[spec.backbone](spec.widths, spec.channels, grouped)
         self.head = Head(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
@@ -42,6 +48,17 @@ class FewShotModel(nn.Module):
         """images [N, C, H, W] in 0…1 → logits [N, classes], and the batch's statistics (empty if they were given)."""
         norm = NormPass(statistics)
         return self.head(self.backbone(images, norm)), norm.seen
+
+    def masked(self, tensors: Weights) -> Weights:
+        """`tensors` (weights or gradients by name; of a head perhaps fewer rows than trained) without what is removed."""
+        kept = {name: self.masks[name] for name in tensors if name in self.masks}
+        return tensors | {name: tensors[name] * mask[: len(tensors[name])] for name, mask in kept.items()}
+
+    def _apply(self, fn, recurse=True):
+        """Masks follow the model to another device or type."""
+        super()._apply(fn, recurse)
+        self.masks = {name: fn(mask) for name, mask in self.masks.items()}
+        return self
 
     def statistics_names(self) -> tuple[str, ...]:
         """The names of the statistics in forward order; none in mode "group"."""

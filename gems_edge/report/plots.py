@@ -11,7 +11,7 @@ import numpy as np
 
 # Both stand out on white and on near-black, and are told apart without colour vision by their lightness.
 BLUE, ORANGE, GREY = "#3b82d6", "#e08a1e", "#8a94a0"
-_INK = "#010203"  # stands for the page's text colour
+INK = "#010203"  # stands for the page's text colour
 
 
 def to_svg(figure) -> str:
@@ -28,14 +28,14 @@ def to_svg(figure) -> str:
     prefix = "f" + hashlib.sha256(markup.encode()).hexdigest()[:8]
     markup = re.sub(r'\bid="', f'id="{prefix}', markup)
     markup = re.sub(r'(url\(|xlink:href="|href=")#', rf"\1#{prefix}", markup)
-    return markup.replace(_INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)
+    return markup.replace(INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)
 
 
 def training_curves(lines: Sequence[Mapping[str, Any]]) -> str:
     """Loss and accuracy over meta-iterations from the lines of metrics.jsonl."""
     train = [line for line in lines if line.get("kind") == "train" and "iteration" in line]
     validation = [line for line in lines if line.get("kind") == "validation" and "accuracy" in line]
-    figure, (left, right) = _subplots(1, 2, width=9.2, height=3.1)
+    figure, (left, right) = subplots(1, 2, width=9.2, height=3.1)
     for axes, key, scale in ((left, "loss", 1), (right, "accuracy", 100)):
         points = [(line["iteration"], line[key] * scale) for line in train if _finite(line.get(key))]
         if points:
@@ -58,10 +58,10 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> str:
             label="validation, 95 %",
         )
     for axes, title in ((left, "Loss"), (right, "Accuracy, %")):
-        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=_INK)
+        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
         axes.set_xlabel("meta-iteration")
     if right.get_legend_handles_labels()[0]:
-        _legend(right, loc="lower right")
+        legend(right, loc="lower right")
     return to_svg(figure)
 
 
@@ -78,16 +78,16 @@ def accuracy_chart(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         for mode in modes
     ):
         return _accuracy_over_steps(series, modes)
-    figure, axes = _subplots(1, 1, width=6.4, height=0.7 + 0.42 * len(modes) * len(series))
+    figure, axes = subplots(1, 1, width=6.4, height=0.7 + 0.42 * len(modes) * len(series))
     height = 0.8 / len(series)
     for index, (label, rows) in enumerate(series.items()):
         for entry in rows:
             place = modes.index(entry["mode"]) + (index - (len(series) - 1) / 2) * height
             value, error = 100 * entry["accuracy"], 100 * (entry.get("ci95") or 0)
             color = _series_color(index, len(series))
-            axes.barh(place, value, height * 0.86, xerr=error, color=color, ecolor=_INK, capsize=3, label=label)
+            axes.barh(place, value, height * 0.86, xerr=error, color=color, ecolor=INK, capsize=3, label=label)
             axes.text(
-                min(value + error + 1, 100), place, f"{value:.1f} ± {error:.1f}", va="center", color=_INK, fontsize=9
+                min(value + error + 1, 100), place, f"{value:.1f} ± {error:.1f}", va="center", color=INK, fontsize=9
             )
     axes.set(yticks=range(len(modes)), yticklabels=modes, xlim=(0, 118), xlabel="accuracy on new episodes, %")
     axes.set_xticks(range(0, 101, 20))
@@ -97,7 +97,7 @@ def accuracy_chart(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def _accuracy_over_steps(series, modes) -> str:
-    figure, axes = _subplots(1, 1, width=6.4, height=3.2)
+    figure, axes = subplots(1, 1, width=6.4, height=3.2)
     for index, (label, rows) in enumerate(series.items()):
         for mode, style in zip(modes, ("-", "--", ":", "-.")):
             points = sorted((entry for entry in rows if entry["mode"] == mode), key=lambda entry: entry["steps"])
@@ -111,20 +111,20 @@ def _accuracy_over_steps(series, modes) -> str:
                 )  # fmt: skip
     axes.set(xlabel="inner steps", ylabel="accuracy on new episodes, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(axes, loc="best")
+    legend(axes, loc="best")
     return to_svg(figure)
 
 
 def cost_bars(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Dense against compact, each quantity as a share of the dense network. Keys label the bars, e.g. "weights"."""
     names = [name for name in before if name in after and before[name]]
-    figure, axes = _subplots(1, 1, width=6.4, height=0.8 + 0.62 * len(names))
+    figure, axes = subplots(1, 1, width=6.4, height=0.8 + 0.62 * len(names))
     for place, name in enumerate(names):
         axes.barh(place - 0.2, 100, 0.36, color=GREY, label="dense")
         share = 100 * after[name] / before[name]
         axes.barh(place + 0.2, share, 0.36, color=BLUE, label="compact")
-        axes.text(101, place - 0.2, short(before[name]), va="center", color=_INK, fontsize=9)
-        axes.text(share + 1, place + 0.2, f"{short(after[name])}  ({share:.0f} %)", va="center", color=_INK, fontsize=9)
+        axes.text(101, place - 0.2, short(before[name]), va="center", color=INK, fontsize=9)
+        axes.text(share + 1, place + 0.2, f"{short(after[name])}  ({share:.0f} %)", va="center", color=INK, fontsize=9)
     axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 118), xlabel="% of the dense network")
     axes.set_xticks(range(0, 101, 20))
     axes.invert_yaxis()
@@ -148,13 +148,14 @@ def image_uri(pixels: np.ndarray) -> str:
 
 def short(number: float) -> str:
     """12_345_678 → "12.3 M"."""
-    for scale, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for scale, unit in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(number) >= scale:
             return f"{number / scale:.3g}{unit}"
     return f"{number:.3g}"
 
 
-def _subplots(rows: int, columns: int, width: float, height: float):
+def subplots(rows: int, columns: int, width: float, height: float):
+    """A figure of `width` × `height` inches and its axes (as plt.subplots gives them), in the report's style."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -162,7 +163,7 @@ def _subplots(rows: int, columns: int, width: float, height: float):
 
     style = {
         "font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
-        "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
     }  # fmt: skip
     with plt.rc_context(style):
@@ -178,8 +179,8 @@ def _series_color(index: int, count: int) -> str:
     return (GREY, BLUE, ORANGE)[index % 3] if count > 1 else BLUE
 
 
-def _legend(axes, **options) -> None:
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK, **options)
+def legend(axes, **options) -> None:
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, **options)
 
 
 def _legend_once(axes, expected: int) -> None:
@@ -187,7 +188,7 @@ def _legend_once(axes, expected: int) -> None:
     unique = {label: handle for handle, label in zip(handles, labels) if label and not label.startswith("_")}
     if expected > 1 and unique:
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(unique)}
-        axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8.5, labelcolor=_INK, **place)
+        axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8.5, labelcolor=INK, **place)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -6,10 +6,12 @@ torch-pruning gives the dependency graph (which channels of which tensors go tog
 
 import copy
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gems_edge.errors import UserError
 from gems_edge.models.fewshot import FewShotModel, Weights
@@ -29,6 +31,7 @@ class Pruned:
     weights: Weights
     reached: float  # share of the backbone's convolution weights that is gone
     round_to: int  # what the widths are multiples of
+    kept: tuple[np.ndarray, ...]  # bool [channels] per width: which channels of the dense network stay
 
 
 class _TracedNorm(nn.BatchNorm2d):
@@ -59,27 +62,73 @@ def prune(model: FewShotModel, weights: Weights, ratio: float, round_to: int = 1
     spec = model.spec
     check_ratio(spec, ratio)
     if ratio == 0:
-        return Pruned(spec, dict(weights), 0.0, 1)
-    twin = _twin(model, weights)
-    graph, importances = _groups(twin, spec)
+        return Pruned(spec, dict(weights), 0.0, 1, tuple(np.ones(width, bool) for width in spec.widths))
+    importances = channel_importances(model, weights)
+    widths, step = channel_widths(spec, importances, ratio, round_to)
+    kept = kept_channels(importances, widths)
+    compact, sliced = remove_channels(model, weights, kept)
+    reached = 1 - compact.backbone_weights / spec.backbone_weights
+    return Pruned(compact, sliced, reached, step, kept)
+
+
+def channel_widths(
+    spec: ModelSpec, importances: Sequence[Tensor], ratio: float, round_to: int
+) -> tuple[tuple[int, ...], int]:
+    """Widths without `ratio` of the weights, and what they are multiples of: `round_to`, or of 8, 4, 2, 1 if that misses
+    the ratio by over 2 points. UserError if every one of them does."""
     steps = [round_to, *(step for step in (8, 4, 2, 1) if step < round_to)]
     for step in steps:
         widths = search_widths(spec, importances, ratio, step)
         reached = 1 - replace(spec, widths=widths).backbone_weights / spec.backbone_weights
         if abs(reached - ratio) <= TOLERANCE:
-            break
-    else:
-        raise UserError(
-            f"--ratio {ratio:g} cannot be met within 2 points on {spec.backbone} {list(spec.widths)}; the nearest is {reached:.3f}"
-        )
-    _remove(twin, graph, importances, widths)
-    compact = replace(spec, widths=widths)
-    names = dict(FewShotModel(compact).named_parameters())
+            return widths, step
+    raise UserError(
+        f"--ratio {ratio:g} cannot be met within 2 points on {spec.backbone} {list(spec.widths)}; the nearest is {reached:.3f}"
+    )
+
+
+def kept_channels(importances: Sequence[Tensor], widths: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """bool [channels] per width: the most important ones."""
+    kept = []
+    for importance, width in zip(importances, widths):
+        mask = np.zeros(len(importance), bool)
+        mask[importance.argsort(descending=True, stable=True)[:width].numpy()] = True
+        kept.append(mask)
+    return tuple(kept)
+
+
+def channel_importances(model: FewShotModel, weights: Weights) -> list[Tensor]:
+    """Importance [channels] per width: L2 norm over every weight tied to the channel, of mean 1 in each layer."""
+    import torch_pruning
+
+    twin = _twin(model, weights)
+    graph = _dependencies(twin, model.spec)
+    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
+    found = []
+    for layer in _width_layers(twin):
+        group = graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, list(range(layer.out_channels)))
+        found.append(importance(group).detach().cpu())
+    return found
+
+
+def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.ndarray]) -> tuple[ModelSpec, Weights]:
+    """The network of the kept channels alone, and its slice of `weights` (any tensors of the model's names and shapes)."""
+    import torch_pruning
+
+    twin = _twin(model, weights)
+    graph = _dependencies(twin, model.spec)
+    for layer, mask in zip(_width_layers(twin), kept):
+        if not mask.all():
+            group = graph.get_pruning_group(
+                layer, torch_pruning.prune_conv_out_channels, np.flatnonzero(~mask).tolist()
+            )
+            group.prune()
+    compact = replace(model.spec, widths=tuple(int(mask.sum()) for mask in kept))
     state = twin.state_dict()
-    return Pruned(compact, {name: state[name].detach().clone() for name in names}, reached, step)
+    return compact, {name: state[name].detach().clone() for name, _ in FewShotModel(compact).named_parameters()}
 
 
-def search_widths(spec: ModelSpec, importances: list[torch.Tensor], ratio: float, step: int) -> tuple[int, ...]:
+def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, step: int) -> tuple[int, ...]:
     """Widths, multiples of `step`, that keep 1 − ratio of the weights and much importance in few MACs.
 
     Local search from uniform widths; a move changes one or two layers by one step. First comes how far the kept share
@@ -155,21 +204,14 @@ def _twin(model: FewShotModel, weights: Weights) -> nn.Module:
     return twin.eval()
 
 
-def _groups(twin: nn.Module, spec: ModelSpec):
-    """The dependency graph, and the importance [C] of the channels of each width of `spec`, in its order."""
+def _dependencies(twin: nn.Module, spec: ModelSpec):
+    """torch-pruning's graph of which channels of which tensors go together."""
     import torch_pruning
 
     example = torch.rand(2, spec.channels, spec.image_size, spec.image_size)
-    graph = torch_pruning.DependencyGraph().build_dependency(
+    return torch_pruning.DependencyGraph().build_dependency(
         twin, example, forward_fn=lambda module, images: module.head(module.backbone(images, None)), verbose=False
     )
-    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
-    found = []
-    for layer in _width_layers(twin):
-        everything = list(range(layer.out_channels))
-        group = graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, everything)
-        found.append(importance(group).detach().cpu())
-    return graph, found
 
 
 def _width_layers(twin: nn.Module) -> list[nn.Conv2d]:
@@ -177,12 +219,3 @@ def _width_layers(twin: nn.Module) -> list[nn.Conv2d]:
     return [
         module for module in twin.backbone.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
     ]
-
-
-def _remove(twin: nn.Module, graph, importances: list[torch.Tensor], widths: tuple[int, ...]) -> None:
-    import torch_pruning
-
-    for layer, importance, width in zip(_width_layers(twin), importances, widths):
-        drop = importance.argsort(stable=True)[: len(importance) - width].tolist()
-        if drop:
-            graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, sorted(drop)).prune()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gems_edge.errors import UserError
-from gems_edge.export.prune import TOLERANCE, prune
+from gems_edge.tickets.channels import TOLERANCE, prune
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 

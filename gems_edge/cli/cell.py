@@ -1,0 +1,22 @@
+"""The program of a grid's cell: `python -m gems_edge.cli.cell DIRECTORY`, started by tickets/grid.py."""
+
+import json
+import sys
+from pathlib import Path
+
+from gems_edge.cli.main import run_reporting
+from gems_edge.cli.progress import training_progress
+from gems_edge.files import write_atomic
+from gems_edge.tickets.cell import run_task
+
+
+def main() -> None:
+    directory = Path(sys.argv[1])
+    with training_progress() as progress:
+        result = run_task(directory, progress)
+    if result is not None:
+        write_atomic(directory / "result.json", json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    run_reporting(main)

@@ -1,0 +1,209 @@
+"""What a meta-training costs in multiply-accumulates, layer by layer, in two books that are never mixed. No torch here.
+
+paper: the totals of KDD'22, Tables 2 and 3. iterations × inner steps × support images of a meta-batch × forward MACs of the
+backbone, a MAC counted as one FLOP. The paper says that its FLOPs include back-propagation; its totals do not: they are
+this product. Nothing for the head, the queries or any backward pass. Ours are within 0.4 % of its Conv-4 totals and 1.8 %
+below its ResNet-12 ones, which come out to the last digit if every 1×1 skip convolution is counted twice; we count it once.
+full: what our training step executes, backward passes and second-order terms included.
+
+A convolution or linear layer is bilinear in its weights and inputs, so its forward pass, the gradient of its weights, the
+gradient of its inputs and every derivative of those is one product of the same number of MACs per image: forward MACs.
+A book counts the images that go through such products. With a mask every product loses the same share: the masked weights
+in forward and inputs' gradient, the masked gradients in the weights' own. That is what sparse kernels would save; torch
+multiplies by the zeros all the same. Elementwise work (normalisation, ReLU, pooling, softmax, the update itself) and
+validation count nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from gems_edge.errors import UserError
+from gems_edge.models.spec import NORMALIZATIONS, ModelSpec
+
+BOOKS = ("paper", "full")
+# method → (moves the backbone, moves the head): meta.rules.PARTS, which cannot be had without torch.
+ADAPTED = {"maml": (True, True), "anil": (False, True), "boil": (True, False)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a meta-training does. Sizes are of one episode; `meta_batch` episodes make an iteration."""
+
+    method: str  # maml, anil or boil
+    iterations: int
+    steps: int  # inner steps
+    ways: int
+    shots: int
+    queries: int  # per class
+    meta_batch: int
+    first_order: bool
+    normalization: str  # transductive, support or group
+
+    def __post_init__(self) -> None:
+        if self.method not in ADAPTED:
+            raise UserError(f"unknown method {self.method!r}; choose one of {', '.join(ADAPTED)}")
+        if self.normalization not in NORMALIZATIONS:
+            raise UserError(f"unknown normalization {self.normalization!r}; choose one of {', '.join(NORMALIZATIONS)}")
+
+
+@dataclass(frozen=True)
+class LayerFlops:
+    """MACs of one layer over a whole Work."""
+
+    name: str  # of its weight
+    forward: float  # support of every step, queries, and in mode "support" the statistics
+    backward: float  # of the inner losses, the query loss and the statistics
+    second_order: float  # of the outer loss through the inner steps
+    backward_inputs: float = 0.0  # the part of `backward` that goes into the inputs; the rest goes into the weights
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.backward + self.second_order
+
+
+@dataclass(frozen=True)
+class Book:
+    """MACs of every layer in forward order, head last."""
+
+    name: str  # paper or full
+    layers: tuple[LayerFlops, ...]
+
+    @property
+    def total(self) -> float:
+        return sum(layer.total for layer in self.layers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """{"book", "total", "layers": [{"name", "forward", "backward", "second_order", "backward_inputs", "total"}]}."""
+        layers = [asdict(layer) | {"total": layer.total} for layer in self.layers]
+        return {"book": self.name, "total": self.total, "layers": layers}
+
+
+def layer_names(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the convolution and linear weights, in the order of the model's parameters."""
+    return tuple(layer.name for layer in _layers(spec, spec.ways))
+
+
+def densities_of(masks: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Share kept of each weight, from the bool masks of a weight ticket (models/ticket.py).
+
+    A channel ticket needs none: its compact network is another ModelSpec.
+    """
+    return {name: int(mask.sum()) / mask.size for name, mask in masks.items()}
+
+
+def book(name: str, spec: ModelSpec, work: Work, densities: Mapping[str, float] | None = None) -> Book:
+    """The MACs of `work` on a model in the book "paper" or "full".
+
+    `densities`: share kept, 0…1, by weight name; a weight that is not named is dense.
+    Raises UserError for an unknown book, a weight that the model does not have, a density outside 0…1, or a model that
+    cannot do this work.
+    """
+    if name not in BOOKS:
+        raise UserError(f"unknown book {name!r}; choose one of {', '.join(BOOKS)}")
+    if spec.head == "per-class" and work.ways > spec.ways:
+        raise UserError(f"a head of {spec.ways} ways cannot learn {work.ways} classes")
+    if (spec.normalization == "group") != (work.normalization == "group"):
+        raise UserError(f"a model of normalization {spec.normalization} cannot be trained in {work.normalization}")
+    densities, layers = densities or {}, _layers(spec, work.ways)
+    names = [layer.name for layer in layers]
+    for weight, density in densities.items():
+        if weight not in names:
+            raise UserError(f"this model has no weight {weight!r}; its weights are {', '.join(names)}")
+        if not 0 <= density <= 1:
+            raise UserError(f"the density of {weight} is {density}; it must be between 0 and 1")
+    counted = []
+    for layer in layers:
+        if name == "paper":
+            images = _Images(0 if layer.head else work.steps * work.ways * work.shots)
+        else:
+            images = _head_images(work) if layer.head else _convolution_images(layer, work)
+        scale = work.iterations * work.meta_batch * layer.macs * densities.get(layer.name, 1.0)
+        counted.append(
+            LayerFlops(
+                layer.name,
+                forward=scale * images.forward,
+                backward=scale * (images.into_weights + images.into_inputs),
+                second_order=0.0 if work.first_order else scale * images.second_order,
+                backward_inputs=scale * images.into_inputs,
+            )
+        )
+    return Book(name, tuple(counted))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    name: str
+    macs: int  # of one image's forward pass
+    head: bool = False
+    reads_images: bool = False  # its inputs are data: no gradient goes into them
+    normalized: bool = True  # some statistic of a normalisation depends on its output
+
+
+def _layers(spec: ModelSpec, ways: int) -> list[_Layer]:
+    if spec.backbone == "conv4":
+        places = [f"{block}.conv" for block in range(len(spec.widths))]
+    else:
+        parts = ("conv1", "conv2", "conv3", "skip")
+        places = [f"{block}.{part}" for block in range(len(spec.widths) // 3) for part in parts]
+    layers = []
+    for place, convolution in zip(places, spec.convolutions()):
+        reads_images = place in ("0.conv", "0.conv1", "0.skip")
+        normalized = place != "3.skip"  # it is added behind the last normalisation
+        name = f"backbone.blocks.{place}.weight"
+        layers.append(_Layer(name, convolution.macs, reads_images=reads_images, normalized=normalized))
+    # A row per class, whether each is learned or all are copies of a shared one.
+    return [*layers, _Layer("head.weight", spec.feature_size * ways, head=True)]
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images that go through one layer's products in one episode."""
+
+    forward: int
+    into_weights: int = 0
+    into_inputs: int = 0
+    second_order: int = 0
+
+
+# In both functions below: the outer gradient goes back through every inner step once more, as far as it is second order.
+# Through the step's forward pass: a product for the weights and one for the inputs. Through the step's backward pass: each
+# of its products has two factors, and each factor's gradient is a product.
+
+
+def _convolution_images(layer: _Layer, work: Work) -> _Images:
+    body, _ = ADAPTED[work.method]
+    inner, queries, statistics = _passes(work)
+    forward = inner + queries + statistics
+    # Every method meta-trains every weight, so the query loss goes back through all; an inner loss goes back through the
+    # backbone where the method adapts it.
+    backward = inner * body + queries + statistics * layer.normalized
+    # Under ANIL the head's inner gradient holds the features, so the outer one reaches the backbone's forward passes.
+    if layer.reads_images:
+        # Images need no gradient, but torch's double backward of a convolution computes it whenever the weights have one.
+        return _Images(forward, backward, 0, inner * (1 + 2 * body))
+    return _Images(forward, backward, backward, inner * (2 + 4 * body))
+
+
+def _head_images(work: Work) -> _Images:
+    body, head = ADAPTED[work.method]
+    inner, queries, statistics = _passes(work)
+    # The statistics' pass computes logits, too, but nobody uses them: no gradient comes back through them.
+    return _Images(
+        forward=inner + queries + statistics,
+        into_weights=inner * head + queries,
+        into_inputs=inner * body + queries,
+        second_order=inner * (2 + 2 * head + 2 * body),
+    )
+
+
+def _passes(work: Work) -> tuple[int, int, int]:
+    """Images of an episode that run forward: support in all inner steps, queries, and support for the statistics.
+
+    Mode "support" runs the support set once more, under the adapted weights, for the statistics that queries are
+    normalised by; the outer gradient goes back through it.
+    """
+    support = work.ways * work.shots
+    return work.steps * support, work.ways * work.queries, support if work.normalization == "support" else 0

@@ -1,0 +1,123 @@
+"""What a ticket is, as data: which weights, or which channels, of a dense network are kept. No torch here.
+
+The file is safetensors: every mask as bits (numpy.packbits), everything else as JSON in the header.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gems_edge.errors import UserError
+from gems_edge.files import write_atomic
+from gems_edge.models.spec import ModelSpec
+
+# bool arrays by name, True where kept. Weight tickets: the shape of each weight, by its name in the model, in forward
+# order, head last. Channel tickets: [channels] of each 3×3 convolution, by "widths.N" in the order of ModelSpec.widths.
+Masks = dict[str, np.ndarray]
+
+FORMAT = "gems-edge ticket 1"
+UNITS = ("weight", "channel")
+
+
+@dataclass(frozen=True)
+class Ticket:
+    method: str  # mwt, rr, rm, sr, snip, omt, pm, pmt
+    unit: str  # weight or channel
+    ratio: float  # asked: share of weights to remove
+    masks: Masks
+    model: dict[str, Any]  # the dense network it is a ticket of, see `model_of`
+    found: dict[str, Any] = field(default_factory=dict)  # how: iterations, seconds, overlaps, …
+
+    @property
+    def kept(self) -> float:
+        """Share of the positions (weights or channels) that the masks keep."""
+        return sum(int(mask.sum()) for mask in self.masks.values()) / sum(mask.size for mask in self.masks.values())
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every 3×3 convolution after physical removal; the dense ones for a weight ticket."""
+        if self.unit == "weight":
+            return tuple(self.model["widths"])
+        return tuple(int(mask.sum()) for mask in self.masks.values())
+
+    def spec(self, dense: ModelSpec) -> ModelSpec:
+        """The network that the ticket's weights live in: `dense` itself, or the compact one of a channel ticket."""
+        return replace(dense, widths=self.widths)
+
+
+def model_of(spec: ModelSpec) -> dict[str, Any]:
+    """What must agree for a ticket to fit a model."""
+    return {
+        "backbone": spec.backbone, "widths": list(spec.widths), "image_size": spec.image_size, "channels": spec.channels,
+        "head": spec.head, "ways": spec.ways if spec.head == "per-class" else 0,
+    }  # fmt: skip
+
+
+def maskable(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Names of the convolution and linear weights among a model's tensors: those of two or more axes (KDD'22, 3.1)."""
+    return tuple(name for name, shape in shapes.items() if len(shape) >= 2)
+
+
+def check_fits(ticket: Ticket, spec: ModelSpec, where: Path | str) -> Ticket:
+    """`ticket` if it is one of this dense model, else UserError that names the first difference."""
+    wanted = model_of(spec)
+    for name, value in wanted.items():
+        if ticket.model.get(name) != value:
+            raise UserError(
+                f"{where} is a ticket of another model: its {name.replace('_', ' ')} is {ticket.model.get(name)}, "
+                f"this model's is {value}"
+            )
+    return ticket
+
+
+def save_ticket(path: Path | str, ticket: Ticket) -> None:
+    from safetensors.numpy import save
+
+    about = {
+        "method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio, "model": ticket.model, "found": ticket.found,
+        "shapes": {name: list(mask.shape) for name, mask in ticket.masks.items()},
+    }  # fmt: skip
+    bits = {name: np.packbits(mask.reshape(-1)) for name, mask in ticket.masks.items()}
+    write_atomic(path, save(bits, {"format": FORMAT, "ticket": json.dumps(about)}))
+
+
+def load_ticket(path: Path | str) -> Ticket:
+    """UserError for a file that is missing, cut short, not a ticket, or whose masks leave a layer empty."""
+    import safetensors
+    from safetensors.numpy import load
+
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        bits = load(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise UserError(f"{path} is not there; give a ticket file or a run that was trained with --ticket") from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no ticket ({error}); make it anew with gems-edge ticket find") from None
+    try:
+        if header["format"] != FORMAT:
+            raise UserError(f"{path} has the format {header['format']!r}; this version reads {FORMAT!r}")
+        about = json.loads(header["ticket"])
+        masks = {name: _unpacked(bits[name], shape) for name, shape in about.pop("shapes").items()}
+        ticket = Ticket(masks=masks, **about)
+        if ticket.unit not in UNITS or not masks:
+            raise ValueError(f"unit {ticket.unit!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no ticket ({error}); make it anew with gems-edge ticket find") from None
+    for name, mask in masks.items():
+        if not mask.any():
+            raise UserError(f"{path} leaves {name} empty; such a network answers at random")
+    return ticket
+
+
+def _unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:
+    size = int(np.prod(shape))
+    if bits.dtype != np.uint8 or bits.ndim != 1 or len(bits) != (size + 7) // 8:
+        raise ValueError(f"{len(bits)} bytes for a mask of {size} bits")
+    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)

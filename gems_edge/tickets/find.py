@@ -1,0 +1,328 @@
+"""Finding tickets: each is a small function over three verbs, train, prune and rewind (KDD'22, sections 3 to 5)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gems_edge.data.episodes import make_sampler
+from gems_edge.data.sources import load_images
+from gems_edge.data.tensors import episode_tensors
+from gems_edge.errors import UserError
+from gems_edge.meta.config import TrainConfig
+from gems_edge.meta.processes import Processes
+from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.run import Run, seeded_weights
+from gems_edge.meta.ticket_config import TicketConfig
+from gems_edge.meta.train import Progress, meta_loss, train
+from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.spec import ModelSpec
+from gems_edge.models.ticket import Masks, Ticket, maskable, model_of
+from gems_edge.tickets import channels, criteria
+from gems_edge.tickets.primary import PrimaryWatch
+
+SEARCH = "search"  # the training that finds a ticket is a run of its own, in this directory of the ticket's run
+# Streams of random numbers drawn from a run's seed, apart from its episodes and initial weights.
+_RANDOM_MASKS = 0x7C3E
+
+
+@dataclass
+class Search:
+    """What the ticket functions work with: the settings, where to train, and what the search has cost so far."""
+
+    run: Run  # of the ticket; a training that finds it lives in its directory "search"
+    config: TrainConfig  # resolved, with the ticket's settings
+    processes: Processes
+    progress: Progress | None = None
+    root: Path | None = None
+    found: dict[str, Any] = field(default_factory=lambda: {"iterations": 0, "seconds": 0.0, "cpu_seconds": 0.0})
+
+    @property
+    def ticket(self) -> TicketConfig:
+        return self.config.ticket
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.config.model_spec()
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The maskable weights in forward order."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in seeded_weights(self.config).items()}
+        return {name: shapes[name] for name in maskable(shapes)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.shapes)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: math.prod(shape) for name, shape in self.shapes.items()}
+
+    @cached_property
+    def random(self) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, _RANDOM_MASKS])
+
+    # Train
+
+    def trained(self) -> Weights:
+        """The network trained to the end, best on validation: of a dense run that is there, or of one made for this.
+
+        With several rounds, the ticket of one round less at the ratio that it has then: every round removes the same share.
+        """
+        if self.ticket.dense_run:
+            run = dense_run(self.config)
+            spent = run.spent()
+        else:
+            run = Run(self.run.directory / SEARCH)
+            train_run(run, self._search_config(), self.processes, self._shown, self.root)
+            spent = _spent_in_all(run)
+        self.found |= {"iterations": run.config().iterations * self.ticket.rounds, **spent}
+        return run.model()[1]
+
+    def settled(self, mask_of: Callable[[Weights], np.ndarray]) -> Weights:
+        """The dense network at the moment when its first layer's mask settles; at the last iteration if it never does."""
+        run = Run(self.run.directory / SEARCH)
+        watch = PrimaryWatch(run.directory / "primary.safetensors", self.ticket, mask_of, self.processes.first)
+        # Nothing but the weights at the end is wanted, so a validation would only cost.
+        config = replace(self._search_config(), validate_every=max(1, self.config.iterations))
+        train(run, config, resume=True, watch=watch, progress=self._shown, root=self.root, processes=self.processes)
+        checkpoint = run.checkpoint()
+        self.found |= {
+            "iterations": checkpoint.iteration, **run.spent(), "settled": watch.settled, "delta": self.ticket.delta,
+            "interval": self.ticket.interval, "overlaps": [[i, round(o, 6)] for i, o in watch.overlaps],
+        }  # fmt: skip
+        return checkpoint.weights
+
+    @property
+    def _shown(self) -> Progress | None:
+        return self.progress and (lambda record: self.progress({"phase": "find ticket"} | record))
+
+    def _search_config(self) -> TrainConfig:
+        """The dense training, or with several rounds that of the ticket before this one."""
+        rounds, keep = self.ticket.rounds, self.config.keep
+        if rounds > 1:
+            ratio = 1 - (1 - self.ticket.ratio) ** ((rounds - 1) / rounds)
+            return replace(self.config, ticket=replace(self.ticket, ratio=ratio, rounds=rounds - 1))
+        if self.ticket.rewind:
+            keep = ",".join(filter(None, (keep, str(self.ticket.rewind))))
+        return replace(self.config, ticket=TicketConfig(), keep=keep)
+
+    # Prune
+
+    def largest(self, scores: dict[str, np.ndarray]) -> Masks:
+        """The largest scores stay: one ranking over all layers, or one in each."""
+        if self.ticket.scope == "layer":
+            return criteria.largest_in_layers(scores, criteria.equal_counts(self.sizes, self.ticket.ratio))
+        return criteria.largest(scores, self.ticket.ratio)
+
+    def magnitudes(self, weights: Weights) -> dict[str, np.ndarray]:
+        return {name: weights[name].detach().abs().cpu().numpy() for name in self.names}
+
+    def smart_counts(self) -> dict[str, int]:
+        return criteria.smart_counts(self.sizes, self.ticket.ratio, self.ticket.head_keep)
+
+    def sensitivity(self, weights: Weights) -> dict[str, np.ndarray]:
+        """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
+        config, device = self.config, self.processes.device
+        images = load_images(config.data, image_size=config.image_size, channels=config.channels, root=self.root)
+        tensors = episode_tensors(images, device)
+        sampler = make_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)
+        sampler = replace(sampler, rotate=config.rotate_classes)
+        model = FewShotModel(self.spec).to(device)
+        leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in weights.items()}
+        for task in range(self.ticket.snip_episodes):
+            episode = tensors.episode(sampler.draw(task // config.meta_batch, task % config.meta_batch))
+            loss, _ = meta_loss(model, leaves, episode, config, UpdateRule(config.method, config.inner_lr))
+            (loss / self.ticket.snip_episodes).backward()
+        self.found["episodes"] = self.ticket.snip_episodes
+        gradients = {n: torch.zeros_like(leaves[n]) if leaves[n].grad is None else leaves[n].grad for n in self.names}
+        return {n: (leaves[n].detach() * gradients[n]).abs().cpu().numpy() for n in self.names}
+
+    # Rewind
+
+    def rewound(self, iteration: int) -> Weights:
+        """θ_k, the weights after `iteration` steps of dense training."""
+        if iteration == 0:
+            return seeded_weights(self.config)
+        if self.ticket.dense_run:
+            return dense_run(self.config).kept(iteration)
+        directory = self.run.directory
+        for _ in range(self.ticket.rounds):
+            directory = directory / SEARCH
+        return Run(directory).kept(iteration)
+
+    def start_of(self, ticket: Ticket, weights: Weights) -> Weights:
+        """What training starts from: `weights` of the dense network, sliced to the channels of a channel ticket."""
+        plain = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+        if ticket.unit == "weight":
+            return plain
+        return channels.remove_channels(FewShotModel(self.spec), plain, list(ticket.masks.values()))[1]
+
+    def reinitialised(self) -> Weights:
+        """Fresh weights from the same distribution as θ0."""
+        return seeded_weights(self.config, other=1)
+
+
+# Masks and the weights that the sparse training starts from (before masking).
+Found = tuple[Masks, Weights]
+
+
+def mwt(search: Search) -> Found:
+    """Meta winning ticket (Algorithm 1): train, prune the smallest magnitudes, rewind to θ_k."""
+    masks = search.largest(search.magnitudes(search.trained()))
+    return masks, search.rewound(search.ticket.rewind)
+
+
+def rr(search: Search) -> Found:
+    """Random re-initialisation: MWT's mask, fresh weights."""
+    return search.largest(search.magnitudes(search.trained())), search.reinitialised()
+
+
+def rm(search: Search) -> Found:
+    """Random mask over all layers, θ0."""
+    return criteria.random_over_all(search.shapes, search.ticket.ratio, search.random), search.rewound(0)
+
+
+def sr(search: Search) -> Found:
+    """Smart ratio: random inside each layer at the data-independent ratios, θ0."""
+    return criteria.random_in_layers(search.shapes, search.smart_counts(), search.random), search.rewound(0)
+
+
+def snip(search: Search) -> Found:
+    """SNIP: the weights whose removal would change the meta-objective most, at θ0."""
+    start = search.rewound(0)
+    return search.largest(search.sensitivity(start)), start
+
+
+def omt(search: Search) -> Found:
+    """MWT's masks behind a first layer that keeps as many weights, at random (section 4.2)."""
+    masks, start = mwt(search)
+    first = search.names[0]
+    return masks | {first: criteria.random_of(masks[first].shape, int(masks[first].sum()), search.random)}, start
+
+
+def pm(search: Search) -> Found:
+    """MWT's first layer; behind it as many weights a layer as MWT keeps, at random (section 4.2)."""
+    masks, start = mwt(search)
+    first, *others = search.names
+    drawn = {name: criteria.random_of(masks[name].shape, int(masks[name].sum()), search.random) for name in others}
+    return {first: masks[first], **drawn}, start
+
+
+def pmt(search: Search) -> Found:
+    """Primary masked ticket (Algorithm 2): train until the first layer's mask settles, prune at smart ratios, θ0.
+
+    The paper leaves the masks behind the first layer open. Here: the largest weights of the moment, or random ones.
+    """
+    counts, first = search.smart_counts(), search.names[0]
+    weights = search.settled(lambda weights: criteria.largest_of(_magnitude(weights[first]), counts[first]))
+    masks = criteria.largest_in_layers(search.magnitudes(weights), counts)
+    if search.ticket.secondary == "random":
+        masks = criteria.random_in_layers(search.shapes, counts, search.random) | {first: masks[first]}
+    return masks, search.rewound(0)
+
+
+def channel_mwt(search: Search) -> Found:
+    """MWT with channels as the unit: train, keep the most important channels at the widths that suit them, θ_k."""
+    channels.check_ratio(search.spec, search.ticket.ratio)
+    pruned = channels.prune(
+        FewShotModel(search.spec), search.trained(), search.ticket.ratio, round_to=search.ticket.round_to
+    )
+    return _named(pruned.kept), search.rewound(search.ticket.rewind)
+
+
+def channel_pmt(search: Search) -> Found:
+    """PMT with channels as the unit: widths known beforehand from the ratio alone, as smart ratios are; the watch looks
+    at which channels of the first layer are the most important."""
+    spec, ratio = search.spec, search.ticket.ratio
+    channels.check_ratio(spec, ratio)
+    alike = [torch.ones(width) for width in spec.widths]
+    widths, _ = channels.channel_widths(spec, alike, ratio, search.ticket.round_to)
+    model = FewShotModel(spec)
+
+    def kept(weights: Weights) -> tuple[np.ndarray, ...]:
+        plain = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+        return channels.kept_channels(channels.channel_importances(model, plain), widths)
+
+    weights = search.settled(lambda weights: kept(weights)[0])
+    return _named(kept(weights)), search.rewound(0)
+
+
+FINDERS: dict[tuple[str, str], Callable[[Search], Found]] = {
+    **{("weight", finder.__name__): finder for finder in (mwt, rr, rm, sr, snip, omt, pm, pmt)},
+    ("channel", "mwt"): channel_mwt,
+    ("channel", "pmt"): channel_pmt,
+}
+
+
+def find_ticket(search: Search) -> tuple[Ticket, Weights]:
+    """The ticket that the settings ask for, and the weights to train it from.
+
+    Raises UserError for a ratio that leaves a layer empty, and a dense run or an iteration that is not there.
+    """
+    config = search.ticket
+    if config.rewind > search.config.iterations:
+        raise UserError(f"--rewind {config.rewind} lies beyond the run's {search.config.iterations} iterations")
+    if config.unit == "weight" and config.method in ("sr", "pmt"):
+        _check_counts(search.smart_counts(), config.ratio)  # before hours of training, not after
+    masks, weights = FINDERS[config.unit, config.method](search)
+    criteria.check_layers(masks, config.ratio)
+    ticket = Ticket(config.method, config.unit, config.ratio, masks, model_of(search.spec), search.found)
+    return ticket, search.start_of(ticket, weights)
+
+
+def train_run(
+    run: Run, config: TrainConfig, processes: Processes, progress: Progress | None, root: Path | None
+) -> dict[str, Any]:
+    """Train `run`, dense or with its ticket, which is found first; goes on where it was. Returns the best validation."""
+    from gems_edge.tickets.training import train_ticket
+
+    if config.ticket.method == "none":
+        return train(run, config, resume=True, progress=progress, root=root, processes=processes)
+    return train_ticket(run, config, resume=True, progress=progress, root=root, processes=processes)
+
+
+def dense_run(config: TrainConfig) -> Run:
+    """The finished dense run that --dense-run names; UserError if it is another model's, sparse or unfinished."""
+    run = Run(config.ticket.dense_run)
+    stored = run.config()
+    free = {name: getattr(config, name) for name in ("device", "keep", "precision", "ticket", "checkpoint_every")}
+    if stored.ticket.method != "none":
+        raise UserError(f"{run.directory} trained a ticket; --dense-run wants a dense run")
+    if (same := replace(stored, **free)) != config:
+        name = next(n for n in same.__dataclass_fields__ if getattr(same, n) != getattr(config, n))
+        raise UserError(
+            f"{run.directory} was trained with {name} = {getattr(stored, name)!r}, not {getattr(config, name)!r}: "
+            "its weights are no ticket for this run"
+        )
+    if not run.finished():
+        raise UserError(f"{run.directory} is not finished; go on with gems-edge train --resume -o {run.directory}")
+    return run
+
+
+def _spent_in_all(run: Run) -> dict[str, float]:
+    """Seconds of a run and, with several rounds, of the trainings that found its ticket."""
+    total = dict(run.spent())
+    if (run.directory / SEARCH).is_dir():
+        inner = _spent_in_all(Run(run.directory / SEARCH))
+        total = {name: value + inner.get(name, 0.0) for name, value in total.items()}
+    return total
+
+
+def _check_counts(counts: dict[str, int], ratio: float) -> None:
+    criteria.check_layers({name: np.ones(count, bool) for name, count in counts.items()}, ratio)
+
+
+def _named(kept: tuple[np.ndarray, ...]) -> Masks:
+    return {f"widths.{number}": mask for number, mask in enumerate(kept)}
+
+
+def _magnitude(weight: Tensor) -> np.ndarray:
+    return weight.detach().abs().cpu().numpy()

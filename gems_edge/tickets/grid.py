@@ -1,0 +1,411 @@
+"""A grid of experiment cells (method × ratio × seed of a paper's tables), each a process of its own; stops and goes on.
+
+DIR/cells/NAME/cell.json says what a cell is, result.json beside it that it is done, log.txt what its program printed.
+"""
+
+import contextlib
+import fcntl
+import graphlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from gems_edge.clock import clock
+from gems_edge.errors import MachineError, UserError
+from gems_edge.files import read_json, write_atomic
+
+# Seconds between SIGTERM and SIGKILL. torchrun gives its own workers 30 s before it kills them; they are in sessions
+# of their own, so killing torchrun before that would leave them running.
+GRACE, TORCHRUN_GRACE = 10.0, 40.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    name: str
+    """"omniglot/mwt-0.8-s1"; also its directory below the grid's: DIR/cells/NAME."""
+    task: dict[str, Any]
+    """JSON document, written to DIR/cells/NAME/cell.json; what the cell's program reads."""
+    needs: tuple[str, ...] = ()
+    """Names of cells that must be done before."""
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    jobs: int | None = None
+    """Cells at a time; None: one per CUDA GPU, else one per core (divided by `processes`)."""
+    processes: int = 1
+    """More than 1: each cell is a torchrun job of that many processes."""
+    ray: str | None = None
+    """Address of a Ray cluster: "auto", "local" (started for this call), "ray://HOST:PORT" or "HOST:PORT"."""
+    program: tuple[str, ...] = ("-m", "gems_edge.cli.cell")
+    """Python's arguments before the cell's directory."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a machine must know to run a cell."""
+
+    name: str
+    directory: str  # the same path on every machine
+    processes: int
+    program: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)  # added to the one that is there
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`result` is the document of result.json; None: the cell failed, and `reason` says why in one line."""
+
+    result: dict | None
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class Executor(Protocol):
+    """Where jobs run. `close` ends those that still run and returns when they are gone."""
+
+    def slots(self) -> int: ...  # how many jobs may run at a time
+    def submit(self, job: Job) -> None: ...
+    def wait(self) -> tuple[str, Outcome]: ...  # the next job to end
+    def close(self) -> None: ...
+
+
+def run_grid(
+    directory: Path, cells: Sequence[Cell], options: GridOptions, report: Callable[[str], None]
+) -> dict[str, dict]:
+    """Run the cells that are not done; returns name → the document of its result.json, in the order of `cells`.
+
+    A cell is done when its result.json is valid JSON. Cells start in the given order as soon as their needs are done.
+    When one fails, those that need it are not started and all others go on. With `options.ray` the directory must be
+    reachable under the same path from every machine of the cluster.
+
+    Raises UserError (the directory holds other settings, is in use by another grid, or Ray is not to be had),
+    MachineError at the end when cells failed, KeyboardInterrupt on Ctrl-C and SIGTERM when all children are gone;
+    what is done stays done, and the same call goes on from there.
+    """
+    _check_names(cells)
+    directory = Path(directory).resolve()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{directory} is a file; choose another directory") from None
+    with _lock_of(directory):
+        _write_tasks(directory, cells)
+        results = {cell.name: _result(directory / "cells" / cell.name) for cell in cells}
+        results = {name: result for name, result in results.items() if result is not None}
+        if len(results) < len(cells):
+            with _terminable(), contextlib.closing(_make_executor(options)) as executor:
+                _schedule(directory, cells, options, executor, results, report)
+        else:
+            report(f"{len(cells)} cells, all done")
+    return {cell.name: results[cell.name] for cell in cells}
+
+
+def _schedule(directory, cells, options, executor: Executor, results: dict[str, dict], report) -> None:
+    """Run every cell that can be run and add what comes out to `results`."""
+    report(f"{len(cells)} cells, {len(results)} done, {executor.slots()} at a time")
+    waiting = [cell for cell in cells if cell.name not in results]
+    failed: dict[str, str] = {}
+    lost: set[str] = set()  # failed, or need one that is
+    running: set[str] = set()
+    seconds: list[float] = []
+    while True:
+        for cell in list(waiting):
+            if not lost.isdisjoint(cell.needs):
+                lost.add(cell.name)
+            if len(running) < executor.slots() and all(name in results for name in cell.needs):
+                waiting.remove(cell)
+                running.add(cell.name)
+                place = directory / "cells" / cell.name
+                if _in_use(place):
+                    report(f"{cell.name}: a process of an earlier call is still at work in it; waiting for its end")
+                executor.submit(Job(cell.name, str(place), options.processes, options.program))
+        if not running:
+            break
+        name, outcome = executor.wait()
+        running.remove(name)
+        if outcome.result is None:
+            failed[name] = outcome.reason
+            lost.add(name)
+            text = f"failed: {outcome.reason}"
+        else:
+            results[name] = outcome.result
+            seconds.append(outcome.seconds)
+            text = f"done in {outcome.seconds:.0f} s"
+        left = len(running) + sum(cell.name not in lost and lost.isdisjoint(cell.needs) for cell in waiting)
+        if left and seconds:
+            slots = max(1, min(executor.slots(), left))
+            text += f", about {clock(sum(seconds) / len(seconds) * left / slots)} left"
+        report(f"[{len(results) + len(failed)}/{len(cells)}] {name} {text}")
+    if failed:
+        raise MachineError(_failure(directory, failed, len(waiting), len(cells)))
+
+
+def _failure(directory: Path, failed: dict[str, str], unstarted: int, total: int) -> str:
+    names = list(failed)
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    behind = f", {unstarted} not started because they need them" if unstarted else ""
+    return (
+        f"{len(failed)} of {total} cells failed ({shown}){behind}; {names[0]}: {failed[names[0]]} "
+        f"(see {directory / 'cells' / names[0] / 'log.txt'}); run the same command again to go on"
+    )
+
+
+# --- One cell, on whatever machine ---
+
+
+def run_cell(job: Job, stopped: Callable[[], bool] = lambda: False) -> Outcome:
+    """Run the cell's program to its end; when `stopped()` turns true or this is interrupted, end the program too.
+
+    The program and its children hold a lock on log.txt. If the process that called this was killed, a later call so
+    waits for the orphans instead of running beside them.
+    """
+    started = time.monotonic()
+    directory = Path(job.directory)
+    if not (directory / "cell.json").exists():
+        return Outcome(
+            None,
+            f"{directory} is not on {os.uname().nodename}; the grid's directory must be on storage that all machines see",
+        )
+    try:
+        with open(directory / "log.txt", "ab") as log:
+            while not _try_lock(log):
+                if stopped():
+                    return Outcome(None, "stopped")
+                time.sleep(0.2)
+            if (result := _result(directory)) is not None:
+                return Outcome(result, seconds=time.monotonic() - started)
+            begin = log.seek(0, os.SEEK_END)
+            code = _run_program(job, log, stopped)
+    except OSError as error:
+        return Outcome(None, f"{error.strerror or error}: {error.filename or directory}")
+    seconds = time.monotonic() - started
+    result = _result(directory)
+    if code == 0 and result is not None:
+        return Outcome(result, seconds=seconds)
+    return Outcome(None, _reason(directory / "log.txt", begin, code), seconds)
+
+
+def _run_program(job: Job, log: IO[bytes], stopped: Callable[[], bool]) -> int | None:
+    """The exit code, None when it was stopped."""
+    command = [sys.executable]
+    if job.processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.processes)]
+    process = subprocess.Popen(
+        [*command, *job.program, job.directory],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **job.environment},
+        start_new_session=True,  # a terminal's Ctrl-C reaches the grid only, which then ends the whole group
+    )
+    try:
+        while not stopped():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(0.5)
+        return None
+    finally:
+        if process.returncode is None:
+            _end_group(process, TORCHRUN_GRACE if job.processes > 1 else GRACE)
+
+
+def _end_group(process: subprocess.Popen, grace: float) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            pass
+        os.killpg(process.pid, signal.SIGKILL)  # also what the program started and did not end
+    process.wait()
+
+
+def _reason(log: Path, begin: int, code: int | None) -> str:
+    """Why the program that wrote `log` from byte `begin` on has failed."""
+    if code is None:
+        return "stopped"
+    with open(log, "rb") as file:
+        file.seek(max(begin, file.seek(0, os.SEEK_END) - 200_000))
+        text = file.read().decode(errors="replace")
+    # What torchrun says of its workers' end comes after their own last words.
+    text = re.split(r"^[WE]\d{4} .*torch/distributed/elastic", text, maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    ours = [line.removeprefix("gems-edge: ") for line in lines if line.startswith("gems-edge: ")]
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    if code == 0:
+        return "the program ended without a result.json"
+    if ours or lines:
+        return (ours or lines)[-1][:300]
+    return f"exit code {code}, and nothing in its log"
+
+
+def _result(directory: Path) -> dict | None:
+    """The document of a done cell, None when it is not done."""
+    try:
+        return json.loads((directory / "result.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+# --- The cells of this machine ---
+
+
+class LocalExecutor:
+    """A thread per running cell, each waiting for a process."""
+
+    def __init__(self, jobs: int | None, processes: int):
+        gpus = _visible_gpus()
+        if gpus and processes > len(gpus):
+            raise UserError(f"{processes} processes a cell, but there are {len(gpus)} GPUs here; lower the processes")
+        capacity = len(gpus) if gpus else len(os.sched_getaffinity(0))
+        self._jobs = jobs or max(1, capacity // processes)
+        if gpus:
+            shares = [[gpus[(job * processes + n) % len(gpus)] for n in range(processes)] for job in range(self._jobs)]
+            self._free = [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in reversed(shares)]
+        else:
+            self._free = [one_thread()] * self._jobs
+        self._stop = threading.Event()
+        self._pool = futures.ThreadPoolExecutor(self._jobs)
+        self._running: dict[futures.Future, tuple[str, dict[str, str]]] = {}
+
+    def slots(self) -> int:
+        return self._jobs
+
+    def submit(self, job: Job) -> None:
+        environment = self._free.pop()
+        job = Job(job.name, job.directory, job.processes, job.program, environment)
+        self._running[self._pool.submit(run_cell, job, self._stop.is_set)] = job.name, environment
+
+    def wait(self) -> tuple[str, Outcome]:
+        ended = next(iter(futures.wait(self._running, return_when=futures.FIRST_COMPLETED).done))
+        name, environment = self._running.pop(ended)
+        self._free.append(environment)
+        return name, ended.result()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._pool.shutdown(wait=True)
+
+
+def one_thread() -> dict[str, str]:
+    """On CPUs a process per core beats threads on networks as small as these; who sets OMP_NUM_THREADS knows better."""
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
+def _visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES would call each GPU of this process; CUDA is not initialised."""
+    import torch
+
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",")[:count] if given else [str(index) for index in range(count)]
+
+
+def _make_executor(options: GridOptions) -> Executor:
+    if options.ray is None:
+        return LocalExecutor(options.jobs, options.processes)
+    from gems_edge.tickets.ray_grid import RayExecutor
+
+    return RayExecutor(options.ray, options.jobs, options.processes)
+
+
+# --- The grid's directory ---
+
+
+def _check_names(cells: Sequence[Cell]) -> None:
+    """ValueError for what no grid can be: a name twice, one that leaves the directory, a need that is not there or circular."""
+    names = {cell.name for cell in cells}
+    if len(names) < len(cells):
+        raise ValueError("two cells have the same name")
+    for cell in cells:
+        if Path(cell.name).is_absolute() or not set(Path(cell.name).parts).isdisjoint({".."}) or not cell.name:
+            raise ValueError(f"{cell.name!r} is no name of a cell")
+        if missing := set(cell.needs) - names:
+            raise ValueError(f"{cell.name} needs {', '.join(sorted(missing))}, which is not in the grid")
+    graphlib.TopologicalSorter({cell.name: cell.needs for cell in cells}).prepare()
+
+
+def _write_tasks(directory: Path, cells: Sequence[Cell]) -> None:
+    """Write every cell.json that is not there; UserError, before anything is written, if one says something else."""
+    missing = []
+    for cell in cells:
+        path = directory / "cells" / cell.name / "cell.json"
+        if not path.exists():
+            missing.append((path, cell.task))
+        elif difference := _difference(read_json(path, cell.name), json.loads(json.dumps(cell.task))):
+            raise UserError(
+                f"{directory} holds another grid: {difference} in {cell.name}; choose another directory, "
+                "or the settings that it was started with"
+            )
+    for path, task in missing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(task, indent=1) + "\n")
+
+
+def _difference(stored: Any, wanted: Any, key: str = "") -> str | None:
+    """The first key whose values differ, with both: "training.iterations is 100 there and 200 here"."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for name in [*wanted, *(name for name in stored if name not in wanted)]:
+            inner = f"{key}.{name}" if key else name
+            if name not in stored or name not in wanted:
+                return f"{inner} is given only {'here' if name in wanted else 'there'}"
+            if found := _difference(stored[name], wanted[name], inner):
+                return found
+        return None
+    if stored == wanted:
+        return None
+    there, here = (text if len(text) <= 60 else text[:59] + "…" for text in (json.dumps(stored), json.dumps(wanted)))
+    return f"{key or 'the task'} is {there} there and {here} here"
+
+
+@contextlib.contextmanager
+def _lock_of(directory: Path) -> Iterator[None]:
+    with open(directory / "lock", "ab") as file:
+        if not _try_lock(file):
+            raise UserError(f"another grid is at work in {directory}; wait for its end or choose another directory")
+        yield
+
+
+def _in_use(directory: Path) -> bool:
+    with open(directory / "log.txt", "ab") as file:
+        return not _try_lock(file)
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Lock the open file until it and its copies in child processes are closed; False: someone else has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems have no locks; work without
+    return True
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, so that both ways to stop are one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number, frame) -> None:
+    raise KeyboardInterrupt
