@@ -29,24 +29,28 @@ class Trace:
 def adapt_graph(model: FewShotModel, weights: Weights, rule: UpdateRule) -> onnx.ModelProto:
     """One inner step as ONNX: (images, targets, adapted weights) → (loss, updated weights, support statistics).
 
-    Weights that the rule does not move are initialisers; they have no backward pass. Numbers of images and classes
-    are dynamic.
+    Weights that the rule does not move are initialisers; they have no backward pass. A ticket's masks are initialisers
+    that multiply the gradients, as in training. Numbers of images and classes are dynamic.
     """
     images, classes = _trace_sizes(model)
     defaults = _float32(initial_weights(model, weights, model.spec.ways))
     weights = defaults | {name: torch.rand(classes, *defaults[name].shape[1:]) for name in HEAD}
     adapted = rule.adapted(weights)
     statistics = model.statistics_names()
+    stored = {name: model.masks[name].float().cpu() for name in adapted if name in model.masks}
+    rows = {name: torch.ones(classes, *m.shape[1:]) for name, m in stored.items() if name in HEAD and len(m) > 1}
+    masks = stored | rows
 
     def step(images: Tensor, targets: Tensor, *tensors: Tensor) -> list[Tensor]:
         named = dict(zip(weights, tensors))
+        masked = model.with_masks(dict(zip(masks, tensors[len(weights) :])))
         leaves = named | {name: named[name].detach().requires_grad_() for name in adapted}
-        result = inner_step(model, leaves, Support(images, targets), rule)
+        result = inner_step(masked, leaves, Support(images, targets), rule)
         return [result.loss, *(result.weights[n] for n in adapted), *(result.statistics[n] for n in statistics)]
 
     spec = model.spec
     example = torch.rand(images, spec.channels, spec.image_size, spec.image_size)
-    trace = _trace(step, [example, torch.zeros(images, classes), *weights.values()], classes=(1, 1))
+    trace = _trace(step, [example, torch.zeros(images, classes), *weights.values(), *masks.values()], classes=(1, 1))
     builder = GraphBuilder("adapt")
     inputs = [
         builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size]),
@@ -60,6 +64,13 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: UpdateRule) -> onnx
             inputs.append(builder.overridable(name, tensor.numpy(), shape))
         else:
             inputs.append(builder.initializer(name, tensor.numpy()))
+    for name, mask in stored.items():
+        value = builder.initializer(f"mask.{name}", mask.numpy())
+        if name in rows:  # one row a class, of which a board may teach fewer
+            taught = builder.op("Shape", "targets", start=1, end=2)
+            kept = builder.op("Slice", value.name, builder.constant([0]), taught, builder.constant([0]))
+            value = Value(kept, (CLASSES, *mask.shape[1:]))
+        inputs.append(value)
     outputs = ["loss", *(f"updated.{name}" for name in adapted), *statistics]
     _write(builder, trace, inputs, outputs, sources={IMAGES: (inputs[0], 0), CLASSES: (inputs[1], 1)})
     return builder.model()

@@ -21,7 +21,6 @@ from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.export.bundle import check_target, write_bundle
 from gems_edge.export.graphs import adapt_graph, predict_graph
-from gems_edge.export.prune import Pruned, check_ratio, prune
 from gems_edge.export.verify import verify_bundle
 from gems_edge.files import write_atomic
 from gems_edge.meta.allocator import keep_freed_memory
@@ -31,9 +30,13 @@ from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.rules import UpdateRule
 from gems_edge.meta.run import Run
+from gems_edge.meta.ticket_config import TicketConfig
 from gems_edge.meta.train import train
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
 from gems_edge.models.layers import Statistics
+from gems_edge.models.spec import ModelSpec
+from gems_edge.models.ticket import Ticket
+from gems_edge.tickets.channels import TOLERANCE, Pruned, check_ratio, prune, remove_channels
 
 VERIFIED_EPISODES = 5
 
@@ -69,20 +72,28 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     config = replace(board_config(run.config()), device=options.device)
     place = start_processes(options.device).device
     model, weights = run.model()
-    check_ratio(model.spec, options.ratio)
+    dense, ticket = FewShotModel(config.model_spec()), run.ticket(config)
+    ratio = remaining_ratio(dense.spec, model.spec, options.ratio)
+    check_ratio(model.spec, ratio)
     check_target(output)
     keep_freed_memory()
     images = load_images(config.data, image_size=config.image_size, channels=config.channels, root=options.root)
     sampler = make_sampler(images, "test", config.ways, config.shots, config.queries, options.seed)
     rule, tensors = UpdateRule(config.method, config.inner_lr), episode_tensors(images, place)
-    dense = FewShotModel(config.model_spec())
-    pruned = prune(dense, weights, options.ratio, options.round_to)
-    if options.ratio:
+    pruned = prune(model, weights, ratio, options.round_to)
+    kept = None if ticket is None else ticket_kept(model, ticket, pruned)
+    pruned = replace(pruned, reached=1 - pruned.spec.backbone_weights / dense.spec.backbone_weights)
+    if pruned.reached:
         reports.say(
             f"widths {list(dense.spec.widths)} → {list(pruned.spec.widths)}: {100 * pruned.reached:.1f} % of the backbone's weights gone"
         )
+    if ticket is not None:
+        reports.say(_about_ticket(ticket, kept, ratio))
+    # What is not pruned keeps its masks; a network whose channels went is small and dense, and learns with all it has.
+    compact = model
+    if ratio:
         pruned = recover(run, config, pruned, options, reports)
-    compact = FewShotModel(pruned.spec)
+        compact = FewShotModel(pruned.spec)
 
     def accuracies(name: str, subject: FewShotModel, learned: Weights) -> dict[str, Any]:
         with reports.evaluation(f"evaluate {name}") as progress, matrix_precision("fp32"):
@@ -95,8 +106,8 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         return {mode: mean_accuracy(values).as_dict() | protocol for (mode, _), values in found.items()}
 
     reports.say(f"accuracy over {options.episodes} test episodes …")
-    before = accuracies("dense", dense, weights)
-    after = accuracies("compact", compact, pruned.weights) if options.ratio else before
+    before = accuracies("the run", model, weights)
+    after = accuracies("compact", compact, pruned.weights) if ratio else before
     statistics = _start_statistics(compact, pruned.weights, episode_tensors(images).episode(sampler.draw(0, 0)))
     adapt = adapt_graph(compact, pruned.weights, rule)
     predict = predict_graph(compact, pruned.weights, statistics)
@@ -104,6 +115,14 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         **_identity(output, config, pruned.spec, images),
         "tensors": _tensor_names(compact, rule),
         "ratio": {"asked": options.ratio, "reached": round(pruned.reached, 6), "round_to": pruned.round_to},
+        "ticket": None
+        if ticket is None
+        else {
+            "method": ticket.method,
+            "unit": ticket.unit,
+            "ratio": ticket.ratio,
+            "kept": round(kept, 6),
+        },
         "params": {"before": _parameters(dense), "after": _parameters(compact)},
         "macs": {"before": dense.spec.macs, "after": pruned.spec.macs},
         "accuracy_before": before,
@@ -126,6 +145,36 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     return write_bundle(output, predict.SerializeToString(), adapt.SerializeToString(), stored, manifest, check)
 
 
+def remaining_ratio(dense: ModelSpec, trained: ModelSpec, ratio: float) -> float:
+    """The share of the trained network's weights that is still to go, so that `ratio` of the dense one's are gone.
+
+    0 where a channel ticket has removed as much (within the tolerance of pruning) or more.
+    """
+    if not 0 <= ratio < 1 or trained.widths == dense.widths:
+        return ratio
+    left = trained.backbone_weights / dense.backbone_weights
+    return 0.0 if 1 - left >= ratio - TOLERANCE else 1 - (1 - ratio) / left
+
+
+def ticket_kept(model: FewShotModel, ticket: Ticket, pruned: Pruned) -> float:
+    """Share of the weights of the run's ticket that are left after `pruned` removed channels of `model`."""
+    if ticket.unit == "channel":
+        return pruned.spec.backbone_weights / model.spec.backbone_weights
+    empty = {name: torch.zeros_like(tensor) for name, tensor in model.named_parameters()}
+    ones = {name: torch.from_numpy(mask).float() for name, mask in ticket.masks.items()}
+    _, left = remove_channels(model, empty | ones, pruned.kept)
+    return sum(float(left[name].sum()) for name in ones) / sum(float(mask.sum()) for mask in ones.values())
+
+
+def _about_ticket(ticket: Ticket, kept: float, ratio: float) -> str:
+    about = f"the run's {ticket.method} {ticket.unit} ticket: {100 * kept:.1f} % of it kept"
+    if not ratio:
+        return about + (
+            "; its channels are gone already, nothing to recover" if ticket.unit == "channel" else ", as a mask"
+        )
+    return about
+
+
 def board_config(config: TrainConfig) -> TrainConfig:
     """A board sees one image at a time, so a transductive run is exported in mode "support"."""
     return replace(config, normalization="support") if config.normalization == "transductive" else config
@@ -137,7 +186,9 @@ def recover(run: Run, config: TrainConfig, pruned: Pruned, options: ExportOption
     if not iterations:
         return pruned
     widths = ",".join(str(width) for width in pruned.spec.widths)
-    wanted = replace(config, widths=widths, iterations=iterations, seed=config.seed + 1)
+    wanted = replace(
+        config, widths=widths, iterations=iterations, seed=config.seed + 1, init_seed=-1, keep="", ticket=TicketConfig()
+    )
     name = f"{options.ratio:g}-{options.round_to}-{iterations}"
     inner = Run(run.directory / "compact" / name)
     start = save({name: tensor.contiguous() for name, tensor in pruned.weights.items()})

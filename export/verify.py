@@ -93,7 +93,7 @@ def verify_bundle(
 def update_errors(session: Session, before: Weights, after: Weights, support: Support, rule: UpdateRule) -> list[float]:
     """‖Δ_onnxruntime − Δ_torch‖ / ‖Δ_torch‖ of one step from `before`, for backbone and head where the rule moves them.
 
-    A part whose update is rounding only (below a millionth of the whole) is measured against the whole.
+    A part whose update is rounding only (below 1e-5 of the whole; seen up to 2e-6) is measured against the whole.
     """
     adapted = rule.adapted(before)
     start = {name: before[name].detach().numpy() for name in (*adapted, *HEAD)}
@@ -106,4 +106,4 @@ def update_errors(session: Session, before: Weights, after: Weights, support: Su
         sums[0] += float(((value - expected) ** 2).sum())
         sums[1] += float(((expected - start[name]) ** 2).sum())
     whole = sum(length for _, length in parts.values())
-    return [(error / (length if length > 1e-12 * whole else whole or 1.0)) ** 0.5 for error, length in parts.values()]
+    return [(error / (length if length > 1e-10 * whole else whole or 1.0)) ** 0.5 for error, length in parts.values()]

@@ -51,7 +51,9 @@ from gems_edge.cli.common import emit, json_option, say, table
 def command(run, ratio, output, recover_iterations, round_to, episodes, seed, device, data_root, as_json):
     """Prune, recover, and write predict.onnx and adapt.onnx with weights and manifest.
 
-    Before the bundle appears, onnxruntime must reproduce torch's adaptation and answers on real episodes.
+    A run with a ticket is pruned by it: a channel ticket has removed its channels already, a weight ticket says which
+    channels matter; how much of it is kept is printed. Before the bundle appears, onnxruntime must reproduce torch's
+    adaptation and answers on real episodes.
 
     \b
     Example:
@@ -90,7 +92,16 @@ def command(run, ratio, output, recover_iterations, round_to, episodes, seed, de
             for m in manifest["accuracy"]
         ),
     ]
-    click.echo(table(rows, [f"{output} ({mode})", "dense", f"ratio {manifest['ratio']['reached']:.3f}"]))
+    click.echo(
+        table(
+            rows,
+            [
+                f"{output} ({mode})",
+                "dense" if manifest["ticket"] is None else "run (sizes: dense)",
+                f"ratio {manifest['ratio']['reached']:.3f}",
+            ],
+        )
+    )
 
 
 def summary(output: Path, manifest: dict) -> dict:
@@ -105,6 +116,7 @@ def summary(output: Path, manifest: dict) -> dict:
         "accuracy_after": manifest["accuracy"][mode],
         "accuracy_per_mode": {"before": manifest["accuracy_before"], "after": manifest["accuracy"]},
         "normalization": mode,
+        "ticket": manifest["ticket"],
         "verification": manifest["verification"],
         "bytes": sum(file["bytes"] for file in manifest["files"].values()),
     }

@@ -15,6 +15,7 @@ from gems_edge.files import cache_directory
 COMMANDS = {
     "demo": "Train, prune, export, adapt, predict and measure on glyphs; leaves one HTML page.",
     "train": "Meta-train a few-shot model.",
+    "ticket": "Find, show and compare tickets: which weights or channels a sparse network keeps.",
     "evaluate": "Accuracy of a run or a bundle on new episodes, with its interval.",
     "export": "Prune a run physically and write a bundle for the board.",
     "adapt": "Teach a bundle new classes from a folder of photos (board).",

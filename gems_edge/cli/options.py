@@ -15,7 +15,12 @@ TICKET = "ticket_"
 
 def config_options(command):
     """Adds one option per setting of a run; use with `given_config`."""
-    return _options(_options(command, TicketConfig, TICKET), TrainConfig, "")
+    return _options(ticket_options(command), TrainConfig, "")
+
+
+def ticket_options(command):
+    """Adds one option per setting of a ticket."""
+    return _options(command, TicketConfig, TICKET)
 
 
 def _options(command, settings: type, prefix: str):

@@ -27,8 +27,6 @@ def command(places, output, title, as_json):
     from pathlib import Path
 
     from gems_edge.errors import UserError
-    from gems_edge.files import write_atomic
-    from gems_edge.report.page import render_page
     from gems_edge.report.sections import bundle_sections, run_sections
 
     sections = []
@@ -39,12 +37,22 @@ def command(places, output, title, as_json):
             )
         is_bundle = (place / "manifest.json").exists() or place.suffix == ".gems"
         sections += bundle_sections(place) if is_bundle else run_sections(place)
-    if not Path(output).absolute().parent.is_dir():
-        raise UserError(f"{Path(output).parent} does not exist; create it or write the page elsewhere with -o")
     names = ", ".join(Path(place).absolute().name.removesuffix(".gems") for place in places)
-    page = render_page(title or f"gems-edge: {names}", sections)
-    write_atomic(output, page)
+    size = write_page(Path(output), title or f"gems-edge: {names}", sections)
     if as_json:
-        emit({"report": str(output), "bytes": len(page.encode()), "sections": [section.title for section in sections]})
+        emit({"report": str(output), "bytes": size, "sections": [section.title for section in sections]})
     else:
         click.echo(output)
+
+
+def write_page(path, title, sections):
+    """One page, written atomically; its bytes. UserError if its directory is not there."""
+    from gems_edge.errors import UserError
+    from gems_edge.files import write_atomic
+    from gems_edge.report.page import render_page
+
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path.parent} does not exist; create it or write the page elsewhere with -o")
+    page = render_page(title, sections)
+    write_atomic(path, page)
+    return len(page.encode())

@@ -37,6 +37,11 @@ class TicketConfig:
     snip_episodes: int = setting(40, "Episodes over which snip sums its gradients.", least=1)
     round_to: int = setting(16, "Widths of a channel ticket are multiples of this.", least=1)
 
+    @property
+    def needs_trained(self) -> bool:
+        """Whether the mask is cut from a network that was trained to the end."""
+        return self.method in FROM_TRAINED
+
     def __post_init__(self) -> None:
         check_settings(self)
         if self.ratio >= 1:
@@ -51,7 +56,7 @@ class TicketConfig:
             raise UserError(f"--unit channel works with {' and '.join(CHANNEL_TICKETS)}, not with {self.method}")
         if self.rewind and self.method != "mwt":
             raise UserError(f"--rewind is for --ticket mwt; {self.method} starts from new or from the first weights")
-        if (self.rounds > 1 or self.dense_run) and self.method not in FROM_TRAINED:
+        if (self.rounds > 1 or self.dense_run) and not self.needs_trained:
             raise UserError(
                 f"--rounds and --dense-run are for {', '.join(FROM_TRAINED)}: {self.method} trains no dense network"
             )

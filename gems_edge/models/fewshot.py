@@ -1,5 +1,7 @@
 """Backbone and head as one model, used as a pure function of its weights."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,8 +53,20 @@ class FewShotModel(nn.Module):
 
     def masked(self, tensors: Weights) -> Weights:
         """`tensors` (weights or gradients by name; of a head perhaps fewer rows than trained) without what is removed."""
-        kept = {name: self.masks[name] for name in tensors if name in self.masks}
-        return tensors | {name: tensors[name] * mask[: len(tensors[name])] for name, mask in kept.items()}
+        return tensors | {
+            name: tensors[name] * self._mask(name, tensors[name]) for name in tensors if name in self.masks
+        }
+
+    def _mask(self, name: str, tensor: Tensor) -> Tensor:
+        mask = self.masks[name]
+        alike = mask.shape[0] in (1, tensor.shape[0])  # a shared head's one row is broadcast
+        return mask if alike else mask[: tensor.shape[0]]
+
+    def with_masks(self, masks: Weights) -> "FewShotModel":
+        """The same model with other mask tensors (those of a trace, for instance)."""
+        other = copy.copy(self)
+        other.masks = masks
+        return other
 
     def _apply(self, fn, recurse=True):
         """Masks follow the model to another device or type."""

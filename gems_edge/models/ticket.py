@@ -98,7 +98,7 @@ def load_ticket(path: Path | str) -> Ticket:
         header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path} is not there; give a ticket file or a run that was trained with --ticket") from None
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: a type numpy has not (bfloat16)
         raise UserError(f"{path} is damaged or no ticket ({error}); make it anew with gems-edge ticket find") from None
     try:
         if header["format"] != FORMAT:
@@ -106,9 +106,9 @@ def load_ticket(path: Path | str) -> Ticket:
         about = json.loads(header["ticket"])
         masks = {name: _unpacked(bits[name], shape) for name, shape in about.pop("shapes").items()}
         ticket = Ticket(masks=masks, **about)
-        if ticket.unit not in UNITS or not masks:
-            raise ValueError(f"unit {ticket.unit!r}")
-    except (KeyError, TypeError, ValueError) as error:
+        if ticket.unit not in UNITS or not masks or not isinstance(ticket.model, dict):
+            raise ValueError(f"unit {ticket.unit!r}, {len(masks)} masks, model {ticket.model!r}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no ticket ({error}); make it anew with gems-edge ticket find") from None
     for name, mask in masks.items():
         if not mask.any():

@@ -1,5 +1,6 @@
 """From the paper's tables and figures to cells of a grid. A cell that several of them want is one cell."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,10 @@ from gems_edge.tickets.presets import SHARED_INIT, Preset, Setup
 TEST_SEED = 1
 # The tickets of the accuracy table, in the order of its rows.
 METHODS = ("dense", "mwt", "rr", "rm", "sr", "snip", "pmt")
+# Tables 2 and 3: whose costs they compare, and on which backbone.
+COSTED = ("dense", "mwt", "pmt")
+BACKBONES = {2: "conv4", 3: "resnet12"}
+ACCURACY = "accuracy"  # the part of a reproduction that is neither a table nor a figure of the paper
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,42 @@ def figure(preset: Preset, number: int) -> list[Want]:
     if not wants:
         raise UserError(f"--figure {number} needs a backbone or data that preset {preset.name} was not given")
     return wants
+
+
+def table(preset: Preset, number: int) -> list[Want]:
+    """The cells of Table 2 or 3; UserError for another number, or without a setup of its backbone."""
+    if number not in BACKBONES:
+        raise UserError(f"--table {number}: the paper's tables of costs are 2 and 3")
+    setups = preset.of_backbone(BACKBONES[number])
+    if not setups:
+        raise UserError(f"--table {number} needs a backbone or data that preset {preset.name} was not given")
+    return [want for setup in setups for want in over(setup, COSTED, preset.ratios, preset.seeds)]
+
+
+def parts(
+    preset: Preset, numbers: Sequence[int] = (), figures: Sequence[int] = (), methods: Sequence[str] = ()
+) -> dict[str, list[Want]]:
+    """What a reproduction consists of: "table 2", "figure 3", … → its entries; the accuracy table if none is asked for.
+
+    `methods` cuts every part down to those, and to the dense networks that they are cut from. UserError for a number that
+    the paper does not have, and methods that a part does not have.
+    """
+    wanted = {f"table {number}": table(preset, number) for number in sorted(set(numbers))}
+    wanted |= {f"figure {number}": figure(preset, number) for number in sorted(set(figures))}
+    if not wanted:
+        wanted[ACCURACY] = tables(preset, "conv4")
+        if not wanted[ACCURACY]:
+            raise UserError(f"preset {preset.name} was given no data for its Conv-4 setups; add --data NAME=SPEC")
+    return {part: _only(wants, methods, part) for part, wants in wanted.items()} if methods else wanted
+
+
+def _only(wants: list[Want], methods: Sequence[str], part: str) -> list[Want]:
+    kept = {want for want in wants if want.method in methods}
+    if not kept:
+        has = ", ".join(dict.fromkeys(want.method for want in wants))
+        raise UserError(f"--method {', '.join(methods)}: {part} has none of these; it has {has}")
+    needed = {want.dense for want in kept if _cut_from_dense(want)}
+    return [want for want in wants if want in kept | needed]
 
 
 def cells(preset: Preset, wants: list[Want]) -> list[Cell]:

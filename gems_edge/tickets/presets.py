@@ -1,6 +1,6 @@
 """What `reproduce tickets` trains: the KDD'22 setups in full (`paper`), and small ones that two CPU cores do in two hours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gems_edge.errors import UserError
@@ -112,6 +112,17 @@ TINY = Preset(
 )  # fmt: skip
 
 PRESETS = {preset.name: preset for preset in (SMALL, PAPER, TINY)}
+
+
+def cut(preset: Preset, seeds: int | None = None, ratios: Sequence[float] = ()) -> Preset:
+    """`preset` with other numbers of trainings, or other ratios of its tables and figures; UserError for a ratio that is none."""
+    for ratio in ratios:
+        if not 0 < ratio < 1:
+            raise UserError(f"--ratio {ratio:g}: give the share of weights to remove, above 0 and below 1")
+    if ratios:
+        ratios = tuple(sorted(set(ratios)))
+        preset = replace(preset, ratios=ratios, curve_ratios=ratios)
+    return replace(preset, seeds=seeds, tickets=seeds) if seeds else preset
 
 
 def with_data(preset: Preset, given: Mapping[str, str]) -> Preset:

@@ -1,0 +1,292 @@
+"""gems-edge ticket: find tickets in dense runs, show them, and analyse what several have in common (KDD'22, section 4)."""
+
+from pathlib import Path
+
+import click
+
+from gems_edge.cli.common import emit, json_option, say, table
+from gems_edge.cli.options import TICKET, ticket_options
+
+places_argument = click.argument(
+    "places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN|TICKET…"
+)
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+ratios_option = click.option(
+    "--ratio", "ratios", type=click.FloatRange(0, 1, max_open=True), multiple=True, default=(0.8,), show_default=True,
+    help="Share that magnitude pruning removes from a dense run; may be repeated. A ticket has its own.",
+)  # fmt: skip
+scope_option = click.option(
+    "--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
+    help="Magnitudes of a dense run are ranked over all layers, or inside each.",
+)  # fmt: skip
+page_option = click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with the plot."
+)
+
+
+@click.group()
+def command():
+    """Find, show and compare tickets: which weights or channels a sparse network keeps.
+
+    Where a command takes several places, each is a ticket file, a run that trained a ticket, or a dense run (pruned by
+    magnitude at --ratio). For tickets of one network, train dense runs with one --init-seed and other --seed.
+
+    \b
+    Examples:
+      gems-edge ticket find runs/dense --ticket mwt --ratio 0.8 -o mwt.ticket
+      gems-edge train --config runs/dense/config.toml --ticket mwt --ticket-file mwt.ticket -o runs/sparse
+      gems-edge ticket overlap runs/dense-1 runs/dense-2 runs/dense-3 --ratio 0.6 --ratio 0.9 -o overlap.html
+    """
+
+
+@command.command("find")
+@run_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Ticket file to write.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie (for snip).")
+@ticket_options
+@json_option
+def find_command(run, output, data_root, as_json, **options):
+    """Cut a ticket from the finished dense run RUN; nothing is trained.
+
+    \b
+    Example:
+      gems-edge ticket find runs/dense --ticket mwt --ratio 0.8 --scope layer -o mwt.ticket
+    """
+    from gems_edge.meta.ticket_config import TicketConfig
+    from gems_edge.tickets.sources import find_in
+
+    given = {name.removeprefix(TICKET): value for name, value in options.items() if value is not None}
+    ticket = find_in(run, TicketConfig(**({"method": "mwt"} | given)), output, data_root)
+    _show(ticket, output, None, as_json)
+
+
+@command.command("show")
+@click.argument("place", type=click.Path(path_type=Path), metavar="RUN|TICKET")
+@page_option
+@json_option
+def show_command(place, output, as_json):
+    """What the ticket of a file or a run keeps of each layer, and how it was found.
+
+    \b
+    Example:
+      gems-edge ticket show runs/sparse -o ticket.html
+    """
+    from gems_edge.tickets.sources import ticket_of
+
+    _show(ticket_of(place), place, output, as_json)
+
+
+def _show(ticket, place, output, as_json):
+    from gems_edge.report.ticket_sections import ticket_section
+    from gems_edge.tickets.analysis import layer_ratios
+
+    _page(output, f"Ticket: {place}", lambda: ticket_section(ticket))
+    ratios = layer_ratios(ticket.masks)
+    if as_json:
+        about = {"method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio, "kept": ticket.kept}
+        emit(
+            {
+                "ticket": str(place),
+                **about,
+                "widths": list(ticket.widths),
+                "layer_ratios": ratios,
+                "found": ticket.found,
+            }
+        )
+        return
+    rows = [
+        [name, f"{int(mask.sum()):,}", f"{mask.size:,}", f"{100 * ratios[name]:.1f} %"]
+        for name, mask in ticket.masks.items()
+    ]
+    kept, total = (sum(int(of(mask)) for mask in ticket.masks.values()) for of in (lambda m: m.sum(), lambda m: m.size))
+    rows.append(["all", f"{kept:,}", f"{total:,}", f"{100 * (1 - kept / total):.2f} %"])
+    click.echo(table(rows, [f"{ticket.method}, {ticket.unit}s, ratio {ticket.ratio:g}", "kept", "of", "removed"]))
+    for name, value in ticket.found.items():
+        say(f"{name}: {value}")
+
+
+@command.command("ratios")
+@places_argument
+@ratios_option
+@scope_option
+@page_option
+@json_option
+def ratios_command(places, ratios, scope, output, as_json):
+    """Share removed per layer, over several tickets (Fig. 6).
+
+    \b
+    Example:
+      gems-edge ticket ratios runs/dense-1 runs/dense-2 --ratio 0.6 --ratio 0.8 -o ratios.html
+    """
+    from gems_edge.report.ticket_sections import ratios_section
+    from gems_edge.tickets.analysis import layer_ratios
+
+    groups = {label: [layer_ratios(m) for m in masks] for label, masks in _panels(places, ratios, scope).items()}
+    _page(output, "Share removed per layer", lambda: ratios_section(groups))
+    if as_json:
+        emit({"tickets": [str(place) for place in places], "layer_ratios": groups})
+        return
+    rows = [
+        [label, layer, *(f"{100 * ticket[layer]:.1f} %" for ticket in tickets)]
+        for label, tickets in groups.items()
+        for layer in tickets[0]
+    ]
+    click.echo(table(rows, ["ratio", "layer", *(place.name for place in places)]))
+
+
+@command.command("overlap")
+@places_argument
+@ratios_option
+@scope_option
+@page_option
+@json_option
+def overlap_command(places, ratios, scope, output, as_json):
+    """O_g per layer: the share of positions that the first g tickets all keep (Figs. 7 and 15).
+
+    \b
+    Example:
+      gems-edge ticket overlap runs/dense-1 runs/dense-2 runs/dense-3 --ratio 0.8
+    """
+    from gems_edge.report.ticket_sections import overlap_section
+    from gems_edge.tickets.analysis import overlap
+
+    panels = {label: overlap(masks) for label, masks in _panels(places, ratios, scope).items()}
+    _page(output, "What tickets keep in common", lambda: overlap_section(panels))
+    if as_json:
+        emit({"tickets": [str(place) for place in places], "overlap": panels})
+        return
+    rows = [
+        [label, layer, *(f"{100 * share:.1f} %" for share in shares)]
+        for label, layers in panels.items()
+        for layer, shares in layers.items()
+    ]
+    click.echo(table(rows, ["ratio", "layer", *(f"O_{g}" for g in range(1, len(places) + 1))]))
+
+
+@command.command("emergence")
+@run_argument
+@click.option(
+    "--with", "others", multiple=True, type=click.Path(path_type=Path), metavar="RUN|TICKET",
+    help="Other tickets of the same network: the primary mask is what all of them keep. May be repeated.",
+)  # fmt: skip
+@ratios_option
+@scope_option
+@page_option
+@json_option
+def emergence_command(run, others, ratios, scope, output, as_json):
+    """How much of the primary mask the first layer's mask has, as RUN was trained (Fig. 9).
+
+    RUN is a dense run that kept its weights (train --keep every:500).
+
+    \b
+    Example:
+      gems-edge ticket emergence runs/dense-1 --with runs/dense-2 --ratio 0.8 -o emergence.html
+    """
+    from gems_edge.meta.run import Run
+    from gems_edge.report.ticket_sections import emergence_section
+    from gems_edge.tickets.analysis import emergence, primary
+    from gems_edge.tickets.sources import first_layer_masks
+
+    source, curves = Run(run), {}
+    iterations = source.config().iterations
+    for label, masks in _panels((run, *others), ratios, scope).items():
+        first = next(iter(masks[0]))
+        seen = first_layer_masks(source, ratios[0] if label == "own" else float(label), scope)
+        curves[label] = emergence(seen, primary(masks, first))
+    _page(output, "Emergence of the primary mask", lambda: emergence_section(curves, total=iterations))
+    if as_json:
+        emit({"run": str(run), "iterations": iterations, "emergence": curves})
+        return
+    rows = [
+        [label, f"{iteration:,}", f"{100 * share:.1f} %"]
+        for label, points in curves.items()
+        for iteration, share in points
+    ]
+    click.echo(table(rows, ["ratio", "iteration", "of the primary mask"]))
+
+
+@command.command("hamming")
+@run_argument
+@ratios_option
+@scope_option
+@page_option
+@json_option
+def hamming_command(run, ratios, scope, output, as_json):
+    """Distance between the whole masks of RUN's kept checkpoints, the Early-Bird criterion (Figs. 10 and 11).
+
+    \b
+    Example:
+      gems-edge ticket hamming runs/dense --ratio 0.6 --ratio 0.9 -o hamming.html
+    """
+    from gems_edge.meta.run import Run
+    from gems_edge.report.ticket_sections import hamming_section
+    from gems_edge.tickets.analysis import hamming
+    from gems_edge.tickets.sources import kept_masks
+
+    panels = {}
+    for ratio in ratios:
+        iterations, masks = zip(*kept_masks(Run(run), ratio, scope))
+        panels[f"{ratio:g}"] = (iterations, hamming(masks))
+    _page(output, "Distance of masks in training", lambda: hamming_section(panels))
+    if as_json:
+        emit(
+            {
+                "run": str(run),
+                "hamming": {r: {"iterations": i, "distances": d.tolist()} for r, (i, d) in panels.items()},
+            }
+        )
+        return
+    rows = [
+        [label, f"{iteration:,}", f"{100 * before:.2f} %", f"{100 * last:.2f} %"]
+        for label, (iterations, distances) in panels.items()
+        for iteration, before, last in zip(iterations[1:], distances.diagonal(1), distances[1:, -1])
+    ]
+    click.echo(table(rows, ["ratio", "iteration", "from the checkpoint before", "from the last"]))
+
+
+@command.command("cost")
+@run_argument
+@click.option(
+    "--book", type=click.Choice(["paper", "full"]), default="paper", show_default=True,
+    help="paper: forward MACs of the support sets, as KDD'22 counts; full: all that a training step executes.",
+)  # fmt: skip
+@json_option
+def cost_command(run, book, as_json):
+    """FLOPs (multiply-accumulates) of finding RUN's ticket and of training it, by layer, with the masks' densities.
+
+    \b
+    Example:
+      gems-edge ticket cost runs/sparse --book full
+    """
+    from gems_edge.meta.run import Run
+    from gems_edge.tickets.costs import ticket_cost
+
+    cost = ticket_cost(Run(run), book)
+    if as_json:
+        emit({"run": str(run), "book": book, **cost.as_dict(), "layers": cost.trained.as_dict()["layers"]})
+        return
+    rows = [
+        [layer.name, *(f"{value:.4g}" for value in (layer.forward, layer.backward, layer.second_order, layer.total))]
+        for layer in cost.trained.layers
+    ]
+    rows += [["training", "", "", "", f"{cost.train:.4g}"], ["finding", "", "", "", f"{cost.find:.4g}"]]
+    rows.append(["all", "", "", "", f"{cost.total:.4g}"])
+    click.echo(table(rows, [f"book {book}", "forward", "backward", "second order", "sum"]))
+
+
+def _panels(places, ratios, scope):
+    """Label of the ratio → masks of every place; one panel, of the tickets' own ratios, where no place is a dense run."""
+    from gems_edge.meta.run import Run
+    from gems_edge.tickets.sources import is_dense, several_masks
+
+    if not any(place.is_dir() and is_dense(Run(place)) for place in places):
+        return {"own": several_masks(places, 0.0, scope)}
+    return {f"{ratio:g}": several_masks(places, ratio, scope) for ratio in ratios}
+
+
+def _page(output, title, section):
+    if output is None:
+        return
+    from gems_edge.cli.report import write_page
+
+    write_page(output, title, [section()])

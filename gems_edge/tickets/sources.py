@@ -1,0 +1,96 @@
+"""Masks from whatever a user names: a ticket file, a run that trained a ticket, or a dense run that a ratio is pruned from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gems_edge.errors import UserError
+from gems_edge.meta.processes import single_process, start_processes
+from gems_edge.meta.run import Run
+from gems_edge.meta.ticket_config import TicketConfig
+from gems_edge.models.fewshot import Weights
+from gems_edge.models.ticket import Masks, Ticket, load_ticket, maskable, save_ticket
+from gems_edge.tickets import criteria
+from gems_edge.tickets.analysis import check_alike
+from gems_edge.tickets.find import SEARCH, Search, find_ticket
+from gems_edge.tickets.primary import read_primary_masks
+
+
+def is_dense(run: Run) -> bool:
+    return run.config().ticket.method == "none"
+
+
+def ticket_of(place: Path) -> Ticket:
+    """The ticket of a file or a run; UserError for a dense run."""
+    if not place.is_dir():
+        return load_ticket(place)
+    run = Run(place)
+    ticket = run.ticket(run.config())
+    if ticket is None:
+        raise UserError(f"{place} is a dense run; give one that was trained with --ticket, or a ticket file")
+    return ticket
+
+
+def masks_of(place: Path, ratio: float, scope: str = "global") -> Masks:
+    """The masks of a ticket, or those that magnitude pruning cuts from a dense run's best weights."""
+    if not place.is_dir() or not is_dense(Run(place)):
+        return ticket_of(place).masks
+    return magnitude_masks(Run(place).model()[1], ratio, scope)
+
+
+def magnitude_masks(weights: Weights, ratio: float, scope: str = "global") -> Masks:
+    """One-shot magnitude pruning of every maskable weight (KDD'22, Algorithm 1, line 6)."""
+    names = maskable({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    scores = {name: weights[name].detach().abs().cpu().numpy() for name in names}
+    if scope == "layer":
+        counts = criteria.equal_counts({name: score.size for name, score in scores.items()}, ratio)
+        return criteria.largest_in_layers(scores, counts)
+    return criteria.largest(scores, ratio)
+
+
+def several_masks(places: Sequence[Path], ratio: float, scope: str = "global") -> list[Masks]:
+    """Of one network; UserError where two differ in layers or shapes."""
+    masks = [masks_of(place, ratio, scope) for place in places]
+    check_alike(masks, names=[str(place) for place in places])
+    return masks
+
+
+def kept_masks(run: Run, ratio: float, scope: str = "global") -> list[tuple[int, Masks]]:
+    """(iteration, masks cut from the weights that the run kept then); UserError if it kept fewer than two."""
+    iterations = run.kept_iterations()
+    if len(iterations) < 2:
+        raise UserError(
+            f"{run.directory} kept the weights of {len(iterations)} iterations; train one with --keep every:N to look at several"
+        )
+    return [(iteration, magnitude_masks(run.kept(iteration), ratio, scope)) for iteration in iterations]
+
+
+def first_layer_masks(run: Run, ratio: float, scope: str = "global") -> list[tuple[int, np.ndarray]]:
+    """(iteration, mask of the first layer): of the weights that a run kept, or what PMT saw while it searched."""
+    seen = run.directory / SEARCH / "primary.safetensors"
+    if not run.kept_iterations() and seen.exists():
+        return read_primary_masks(seen)
+    return [(iteration, next(iter(masks.values()))) for iteration, masks in kept_masks(run, ratio, scope)]
+
+
+def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None = None) -> Ticket:
+    """Cut a ticket from the finished dense run at `place` and write it to `output`; nothing is trained."""
+    single_process("ticket find")
+    if settings.method == "pmt":
+        raise UserError("pmt finds its ticket while it trains: gems-edge train --ticket pmt")
+    if settings.rounds > 1:
+        raise UserError("several rounds train between prunings: gems-edge train --ticket mwt --rounds N")
+    if output.is_dir():
+        raise UserError(f"{output} is a directory; give a file to write, such as NAME.ticket")
+    run = Run(place)
+    config = run.config()
+    if config.ticket.method != "none":
+        raise UserError(f"{place} trained a ticket already; its file is {run.ticket_path}")
+    from_trained = replace(settings, dense_run=str(place.absolute())) if settings.needs_trained else settings
+    search = Search(run, replace(config, ticket=from_trained), start_processes(config.device), root=root)
+    ticket, _ = find_ticket(search)
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    save_ticket(output, ticket)
+    return ticket
