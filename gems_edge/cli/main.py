@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "Classify images with a bundle and what it learned (board).",
     "bench": "Measure a bundle here and predict its cost on boards.",
     "report": "Write one HTML page about runs and bundles.",
+    "reproduce": "Train the tables and figures of a paper and compare.",
     "devices": "List, show and check device profiles.",
     "data": "List, pack and show image data.",
 }

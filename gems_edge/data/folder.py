@@ -1,8 +1,10 @@
 """folder:PATH: PATH/CLASS/image, or PATH/train|val|test/CLASS/image where the split is given."""
 
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,15 @@ from gems_edge.images import decode_image, list_images
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
 # Side of the images where none is asked for: mini-ImageNet's for colour, Omniglot's for greyscale.
 COLOUR_SIZE, GREY_SIZE = 84, 28
+# Published class lists (gems_edge/data/splits) of sets that people keep as one folder a class.
+FOLDER_LISTS = ("mini-imagenet", "cub-200")
 
 
 def read_folder(
     path: Path | str, image_size: int | None = None, channels: int | None = None, seed: int = 0, name: str = ""
 ) -> ImageSet:
-    """Read a folder of class folders; without given splits the classes are split by `split_classes` with `seed`.
+    """Read a folder of class folders. Without given splits those of a published list apply if it names every class of the
+    folder (mini-ImageNet, CUB-200); else the classes are split by `split_classes` with `seed`.
 
     Images become greyscale only if the first image of every class is; greyscale images with a bright border are
     inverted. A file that occurs twice in a class counts once. Raises UserError for a missing, empty or flat folder,
@@ -40,7 +45,9 @@ def read_folder(
         channels = 1 if all(_is_grey(files[class_name][0]) for class_name in classes) else 3
     image_size = image_size or (GREY_SIZE if channels == 1 else COLOUR_SIZE)
     given = [folders[class_name][0] for class_name in classes]
-    split = split_classes(len(classes), seed) if None in given else np.array(given, dtype="<U5")
+    if None in given:
+        given = published_split(classes)
+    split = split_classes(len(classes), seed) if given is None else np.array(given, dtype="<U5")
 
     paths = [file for class_name in classes for file in files[class_name]]
     label = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files[class_name]) for class_name in classes])
@@ -59,6 +66,17 @@ def read_folder(
         inverted=inverted,
         source=f"folder {path}{dropped}",
     )
+
+
+def published_split(classes: Sequence[str]) -> list[str] | None:
+    """The split of each class in the first published list that names all of them and has classes of each split."""
+    for name in FOLDER_LISTS:
+        lists = json.loads(resources.files("gems_edge.data").joinpath("splits", f"{name}.json").read_text("utf-8"))
+        split = {class_name: part for part in SPLITS for class_name in lists[part]}
+        given = [split.get(class_name) for class_name in classes]
+        if None not in given and set(given) == set(SPLITS):
+            return given
+    return None
 
 
 def decode_files(paths: Sequence[Path | str], size: int, channels: int) -> tuple[np.ndarray, list[str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file, save
@@ -197,5 +198,6 @@ def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:
     """
     seed = config.seed if config.init_seed < 0 else config.init_seed
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + (other << 32))
+        # Of a seed torch takes the lower 32 bits alone.
+        torch.manual_seed(int(np.random.SeedSequence([seed, other]).generate_state(1)[0]) if other else seed)
         return dict(FewShotModel(config.model_spec()).named_parameters())

@@ -306,7 +306,7 @@ def emergence_claim(setup: Setup, runs: Mapping[float, Sequence[Sequence[tuple[i
     """Figure 9. `runs`: ratio → analysis.emergence of each ticket's training."""
     figures = []
     for ratio, curves in runs.items():
-        values = spread(since(curve, 0.9) / setup.config.iterations for curve in curves)
+        values = spread(min(1.0, since(curve, 0.9) / setup.config.iterations) for curve in curves)
         verdict = at_most(values, 0.1)
         figures.append(Figure(f"{100 * ratio:g} %", spread_text(values, "{:.1%}"), verdict, values.as_dict()))
     text = "90 % of the primary mask is there, and stays, from 10 % of the run on"

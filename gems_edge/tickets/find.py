@@ -109,7 +109,10 @@ class Search:
         rounds, keep = self.ticket.rounds, self.config.keep
         if rounds > 1:
             ratio = 1 - (1 - self.ticket.ratio) ** ((rounds - 1) / rounds)
-            return replace(self.config, ticket=replace(self.ticket, ratio=ratio, rounds=rounds - 1))
+            before = replace(
+                self.ticket, method="mwt", ratio=ratio, rounds=rounds - 1
+            )  # rr, omt and pm start from MWT's masks
+            return replace(self.config, ticket=before)
         if self.ticket.rewind:
             keep = ",".join(filter(None, (keep, str(self.ticket.rewind))))
         return replace(self.config, ticket=TicketConfig(), keep=keep)

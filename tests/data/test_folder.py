@@ -40,6 +40,18 @@ def test_given_split(tmp_path):
     assert len(read_folder(tmp_path, image_size=16).of_split("val")) == 0
 
 
+def test_published_split_of_a_folder_with_its_class_names(tmp_path):
+    """Classes named as mini-ImageNet's get the published split; one strange class, and they are split as any others."""
+    names = {"n01532829": "train", "n01558993": "train", "n01855672": "val", "n01930112": "test", "n01981276": "test"}
+    for number, name in enumerate([*names, "n02091244"]):
+        write_image(tmp_path / name / "a.jpg", number)
+    image_set = read_folder(tmp_path, image_size=16)
+    assert dict(zip(image_set.classes, image_set.split.tolist())) == names | {"n02091244": "val"}
+    (tmp_path / "n02091244").rename(tmp_path / "kittens")
+    again = read_folder(tmp_path, image_size=16)
+    assert (again.split == split_classes(6)).all()
+
+
 def test_greyscale_on_paper_is_inverted(tmp_path):
     root = write_tree(tmp_path, mode="L", paper=True, size=(30, 30))
     image_set = read_folder(root)

@@ -1,0 +1,254 @@
+"""The page of `reproduce tickets`: what is done of a paper's tables and figures, beside what the paper says."""
+
+import importlib.metadata
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gems_edge.meta.config import TrainConfig, read_config
+from gems_edge.report import reproduction_tables as tables
+from gems_edge.report import ticket_plots as plots
+from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Picture, Section, Table
+from gems_edge.tickets import paper, plan
+from gems_edge.tickets.cell import RUN
+from gems_edge.tickets.claims import FAILS, HOLDS, MISSING, OPEN, RULES, Claim, accuracy_claims, cost_claims
+from gems_edge.tickets.grid import Cell
+from gems_edge.tickets.plan import TEST_SEED, Want
+from gems_edge.tickets.presets import PAPER, Preset, Setup
+from gems_edge.tickets.results import COSTS, Document, Row, Rows, rows_of
+
+FIGURE = "figure "
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked for, and what is done of it."""
+
+    preset: Preset
+    directory: Path
+    parts: Mapping[str, Sequence[Want]]  # see plan.parts
+    cells: Sequence[Cell]
+    results: Mapping[str, Document]  # of the cells that are done
+
+    def rows(self, part: str) -> Rows:
+        return rows_of(self.parts[part], self.results)
+
+    @cached_property
+    def all_rows(self) -> Rows:
+        return rows_of([want for wants in self.parts.values() for want in wants], self.results)
+
+    @property
+    def figures(self) -> list[int]:
+        return [int(part.removeprefix(FIGURE)) for part in self.parts if part.startswith(FIGURE)]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    sections: tuple[Section, ...]
+    printed: tuple[Section, ...]  # those whose tables a terminal shows
+    document: dict[str, Any]
+
+
+def reproduce(study: Study) -> Reproduction:
+    """Everything that is known, as sections of a page and as a document."""
+    claims = accuracy_claims(study.all_rows) + cost_claims(study.all_rows)
+    accuracies, costs, figures = [], [], []
+    for part in study.parts:
+        if part.startswith(FIGURE):
+            continue
+        rows = study.rows(part)
+        accuracies += [tables.accuracy_section(rows, setup) for setup in rows.setups]
+        for setup in rows.setups:
+            section = tables.cost_section(rows, setup, study.preset.name == PAPER.name)
+            costs.append(Section(section.title, (*section.blocks, *_watched(rows.of(setup)))))
+    for number in study.figures:
+        rows = study.rows(f"{FIGURE}{number}")
+        if number in tables.CURVES:
+            figures += tables.curve_sections(number, rows)
+            continue
+        from gems_edge.report.reproduction_masks import mask_sections  # torch, which the tables do without
+
+        drawn, found = mask_sections(number, study.preset, rows, study.directory)
+        figures, claims = figures + drawn, claims + found
+    order = [setup.name for setup in study.all_rows.setups]
+    claims.sort(key=lambda claim: order.index(claim.setup))
+    shown = [*claims_sections(claims), *accuracies, *costs, *figures]
+    sections = (summary_section(study, claims), *shown, quotes_section(claims), *protocol_sections(study))
+    printed = (*accuracies, *costs, *figures, *claims_sections(claims, brief=True))
+    if not any(not part.startswith(FIGURE) and part != plan.ACCURACY for part in study.parts):
+        return Reproduction(sections, printed, _document(study, claims))
+    # Table 2 or 3 was asked for: the costs are the answer, accuracies stand on the page.
+    return Reproduction(sections, (*costs, *figures, *printed[-1:]), _document(study, claims))
+
+
+def summary_section(study: Study, claims: Sequence[Claim]) -> Section:
+    preset, counts = study.preset, Counter(claim.verdict for claim in claims)
+    done = f"{len(study.results)} of {len(study.cells)}"
+    verdicts = f"{counts[HOLDS]} hold, {counts[FAILS]} do not"
+    rest = ", ".join(f"{counts[word]} {word}" for word in (OPEN, MISSING) if counts[word])
+    figures = (
+        KeyFigure("preset", preset.name, "what was asked for: " + ", ".join(study.parts)),
+        KeyFigure("cells done", done, "trainings, each tested on new episodes"),
+        KeyFigure("trainings", str(preset.seeds), "of each entry, from other seeds"),
+        KeyFigure("test episodes", str(preset.episodes), "a training, the same for all"),
+        KeyFigure("claims of the paper", verdicts, rest),
+    )
+    blocks: list[Block] = [KeyFigures(figures), Note(preset.about)]
+    if len(study.results) < len(study.cells):
+        blocks.append(
+            Note("Not everything is done: what is missing is shown as “–”. The same command goes on with it.")
+        )
+    return Section("What was done", tuple(blocks))
+
+
+def claims_sections(claims: Sequence[Claim], brief: bool = False) -> list[Section]:
+    """A table per setup, a line per ratio; `brief`: one table, a line per claim. Nothing without claims."""
+    if not claims:
+        return []
+    if brief:
+        rows = tuple((claim.setup, claim.text, claim.explained) for claim in claims)
+        return [Section("The paper's claims", (Table(("setup", "claim", "here"), rows),))]
+    blocks: list[Block] = []
+    for setup in dict.fromkeys(claim.setup for claim in claims):
+        rows = []
+        for claim in claims:
+            if claim.setup != setup:
+                continue
+            figures = [(f.label, f.text, f.verdict) for f in claim.figures] or [("", tables.NONE, "")]
+            rows.append((claim.text, *figures[0], claim.explained))
+            rows += [("", *figure, "") for figure in figures[1:]]
+        header = ("claim", "removed", "here", "at this ratio", "verdict")
+        blocks.append(Table(header, tuple(rows), f"{setup}. Differences in points of accuracy, mode as trained."))
+    return [Section("The paper's claims", (*blocks, *map(Note, RULES)))]
+
+
+def quotes_section(claims: Sequence[Claim]) -> Section:
+    rows = []
+    for key in dict.fromkeys(claim.key for claim in claims):
+        checked = list(dict.fromkeys(claim.text for claim in claims if claim.key == key))
+        rows.append((paper.QUOTES[key].words, paper.QUOTES[key].where, "; ".join(checked)))
+    source = "Gao et al., Finding Meta Winning Ticket to Train Your MAML, KDD 2022. “[…]” marks what is left out."
+    return Section("In the paper's words", (Table(("words", "where", "checked as"), tuple(rows), source),))
+
+
+def _watched(rows: Rows) -> list[Block]:
+    """The overlaps that PMT has watched, of all seeds at the ratio nearest to the paper's 80 %."""
+    tickets = [row for row in rows if row.method == "pmt" and row.done]
+    if not tickets:
+        return []
+    row = min(tickets, key=lambda row: abs(row.ratio - 0.8))
+    found = {seed: document["ticket"]["found"] for seed, document in row.done.items()}
+    curves = {f"seed {seed}": one["overlaps"] for seed, one in found.items() if one["overlaps"]}
+    if not curves:
+        return []
+    about = f"Overlap of successive first-layer masks that PMT watches, {tables.percent(row.ratio)} removed."
+    return [Picture(plots.watched_overlap(curves, row.setup.ticket.delta), about)]
+
+
+# --- How it was done ---
+
+
+def protocol_sections(study: Study) -> list[Section]:
+    blocks: list[Block] = []
+    for setup in study.all_rows.setups:
+        theirs = next(
+            (s for s in PAPER.setups if s.row == setup.row and s.config.backbone == setup.config.backbone), None
+        )
+        ours = _settings(setup, _resolved(study, setup))
+        other = _settings(theirs, theirs.config) if theirs else {}
+        rows = tuple((name, value, other.get(name, "")) for name, value in ours.items())
+        blocks.append(Table(("setting", "here", f"the paper's {setup.row}"), rows, tables.title_of(setup)))
+    preset = study.preset
+    rows = (
+        ("trainings of each entry", str(preset.seeds)),
+        ("tickets of one network (figures 6, 7, 9 to 11, 14, 15)", str(preset.tickets)),
+        ("test episodes a training", f"{preset.episodes}, seed {TEST_SEED}: the same for every network"),
+        ("CPU cores of the machine that wrote this page", str(len(os.sched_getaffinity(0)))),
+        ("processor", f"{_processor()}, {platform.machine()}"),
+        ("torch", _version("torch")),
+        ("Python", platform.python_version()),
+    )
+    about = Note(
+        "PMT can stop after two looks at the earliest, so γ and δ bound what it can save. δ, l, γ's share of the run and the "
+        "masks behind the first layer are ours: the paper does not give them."
+    )
+    return [Section("How it was done", (*blocks, Table(("", ""), rows), about))]
+
+
+def _resolved(study: Study, setup: Setup) -> TrainConfig:
+    """The setup's settings with image size and widths as a run of it has found them."""
+    for row in study.all_rows:
+        for document in row.done.values() if row.setup == setup else ():
+            path = study.directory / "cells" / document["name"] / RUN / "config.toml"
+            if path.exists():
+                return read_config(path)
+    return setup.config
+
+
+def _settings(setup: Setup, config: TrainConfig) -> dict[str, str]:
+    ticket = setup.ticket
+    return {
+        "data": config.data if config.data != TrainConfig.data or setup.data == TrainConfig.data else setup.data,
+        "network": f"{config.backbone}, widths {config.widths}, head {config.head}",
+        "images": f"{config.image_size} px, {config.channels} channels" if config.image_size else "the data's own size",
+        "episodes": f"{config.ways}-way {config.shots}-shot, {config.queries} queries a class, {config.meta_batch} an iteration",
+        "method": config.method,
+        "inner loop": f"{config.steps} steps of SGD, {config.inner_lr:g}",
+        "outer loop": f"Adam {config.lr:g}, {config.schedule}, {config.iterations:,} iterations",
+        "normalisation": config.normalization,
+        "validation": f"{config.validation_episodes} episodes every {config.validate_every:,} iterations; the best stays",
+        "PMT": f"γ = {ticket.interval}, l = {ticket.queue}, δ = {ticket.delta:g}, {ticket.stable} of the queue; behind the "
+        f"first layer: {ticket.secondary}",
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+# --- As a document ---
+
+
+def _document(study: Study, claims: Sequence[Claim]) -> dict[str, Any]:
+    return {
+        "preset": study.preset.name,
+        "parts": list(study.parts),
+        "cells": {
+            "planned": len(study.cells), "done": len(study.results),
+            "missing": [cell.name for cell in study.cells if cell.name not in study.results],
+        },
+        "seeds": study.preset.seeds,
+        "episodes": study.preset.episodes,
+        "rows": [_row_document(study.all_rows, row) for row in study.all_rows],
+        "claims": [claim.as_dict() for claim in claims],
+    }  # fmt: skip
+
+
+def _row_document(rows: Rows, row: Row) -> dict[str, Any]:
+    from gems_edge.tickets.results import factor
+
+    accuracies = {mode: found.as_dict() for mode in row.modes if (found := row.accuracy(mode))}
+    costs = {name: found.as_dict() if (found := row.cost(name)) else None for name in COSTS}
+    mwt = rows.find(row.setup, "mwt", row.ratio, shared=row.shared_init) if row.ratio else None
+    factors = {name: found.as_dict() for name in COSTS if (found := factor(mwt, row, name))} if mwt else {}
+    return {
+        "setup": row.setup.name, "method": row.method, "ratio": row.ratio, "variant": row.variant,
+        "shared_init": row.shared_init, "mode": row.mode, "seeds": {"wanted": list(row.wanted), "done": list(row.done)},
+        "accuracy": accuracies, "cost": costs, "times_less_than_mwt": factors,
+    }  # fmt: skip
