@@ -107,12 +107,12 @@ def rounded(wanted: Mapping[str, float], sizes: Mapping[str, int], total: int) -
     return counts
 
 
-def check_layers(masks: Masks, ratio: float) -> Masks:
-    """`masks` if every layer keeps a weight, else UserError."""
+def check_layers(masks: Masks, ratio: float, hint: str = "") -> Masks:
+    """`masks` if every layer keeps a weight, else UserError (ending with `hint`)."""
     empty = [name for name, mask in masks.items() if not mask.any()]
     if empty:
         raise UserError(
-            f"--ratio {ratio:g} leaves {empty[0]} without weights; lower the ratio, or rank inside layers (--scope layer)"
+            f"--ratio {ratio:g} leaves {empty[0]} without weights; lower the ratio, or rank inside layers (--scope layer){hint}"
         )
     return masks
 

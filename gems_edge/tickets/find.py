@@ -109,10 +109,8 @@ class Search:
         rounds, keep = self.ticket.rounds, self.config.keep
         if rounds > 1:
             ratio = 1 - (1 - self.ticket.ratio) ** ((rounds - 1) / rounds)
-            before = replace(
-                self.ticket, method="mwt", ratio=ratio, rounds=rounds - 1
-            )  # rr, omt and pm start from MWT's masks
-            return replace(self.config, ticket=before)
+            # rr, omt and pm take their masks from MWT's.
+            return replace(self.config, ticket=replace(self.ticket, method="mwt", ratio=ratio, rounds=rounds - 1))
         if self.ticket.rewind:
             keep = ",".join(filter(None, (keep, str(self.ticket.rewind))))
         return replace(self.config, ticket=TicketConfig(), keep=keep)
@@ -130,6 +128,11 @@ class Search:
 
     def smart_counts(self) -> dict[str, int]:
         return criteria.smart_counts(self.sizes, self.ticket.ratio, self.ticket.head_keep)
+
+    def smart_widths(self) -> tuple[int, ...]:
+        """Widths of a channel ticket that depend on the ratio alone, as smart ratios do: every channel counts alike."""
+        alike = [torch.ones(width) for width in self.spec.widths]
+        return channels.channel_widths(self.spec, alike, self.ticket.ratio, self.ticket.round_to)[0]
 
     def sensitivity(self, weights: Weights) -> dict[str, np.ndarray]:
         """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
@@ -234,7 +237,6 @@ def pmt(search: Search) -> Found:
 
 def channel_mwt(search: Search) -> Found:
     """MWT with channels as the unit: train, keep the most important channels at the widths that suit them, θ_k."""
-    channels.check_ratio(search.spec, search.ticket.ratio)
     pruned = channels.prune(
         FewShotModel(search.spec), search.trained(), search.ticket.ratio, round_to=search.ticket.round_to
     )
@@ -244,11 +246,7 @@ def channel_mwt(search: Search) -> Found:
 def channel_pmt(search: Search) -> Found:
     """PMT with channels as the unit: widths known beforehand from the ratio alone, as smart ratios are; the watch looks
     at which channels of the first layer are the most important."""
-    spec, ratio = search.spec, search.ticket.ratio
-    channels.check_ratio(spec, ratio)
-    alike = [torch.ones(width) for width in spec.widths]
-    widths, _ = channels.channel_widths(spec, alike, ratio, search.ticket.round_to)
-    model = FewShotModel(spec)
+    widths, model = search.smart_widths(), FewShotModel(search.spec)
 
     def kept(weights: Weights) -> tuple[np.ndarray, ...]:
         plain = {name: tensor.detach().cpu() for name, tensor in weights.items()}
@@ -268,17 +266,34 @@ FINDERS: dict[tuple[str, str], Callable[[Search], Found]] = {
 def find_ticket(search: Search) -> tuple[Ticket, Weights]:
     """The ticket that the settings ask for, and the weights to train it from.
 
-    Raises UserError for a ratio that leaves a layer empty, and a dense run or an iteration that is not there.
+    Raises UserError as `check_search` does, and for a trained network that would lose a whole layer.
     """
+    check_search(search)
+    config = search.ticket
+    masks, weights = FINDERS[config.unit, config.method](search)
+    trained = search.run.directory / SEARCH
+    hint = f"; what was trained is kept: --dense-run {trained}" if trained.is_dir() and config.rounds == 1 else ""
+    criteria.check_layers(masks, config.ratio, hint if config.needs_trained else "")
+    ticket = Ticket(config.method, config.unit, config.ratio, masks, model_of(search.spec), search.found)
+    return ticket, search.start_of(ticket, weights)
+
+
+def check_search(search: Search) -> None:
+    """What can be known before hours of training: UserError for a ratio that leaves a layer empty at smart ratios or has
+    no channel widths, a rewind beyond the run, a dense run that does not fit, is unfinished, or did not keep θ_k."""
     config = search.ticket
     if config.rewind > search.config.iterations:
         raise UserError(f"--rewind {config.rewind} lies beyond the run's {search.config.iterations} iterations")
-    if config.unit == "weight" and config.method in ("sr", "pmt"):
-        _check_counts(search.smart_counts(), config.ratio)  # before hours of training, not after
-    masks, weights = FINDERS[config.unit, config.method](search)
-    criteria.check_layers(masks, config.ratio)
-    ticket = Ticket(config.method, config.unit, config.ratio, masks, model_of(search.spec), search.found)
-    return ticket, search.start_of(ticket, weights)
+    if config.dense_run:
+        run = dense_run(search.config)
+        if config.rewind:
+            run.kept(config.rewind)
+    if config.unit == "channel":
+        channels.check_ratio(search.spec, config.ratio)
+        search.smart_widths()
+    elif config.method in ("sr", "pmt"):
+        counts = search.smart_counts()
+        criteria.check_layers({name: np.ones(count, bool) for name, count in counts.items()}, config.ratio)
 
 
 def train_run(
@@ -317,10 +332,6 @@ def _spent_in_all(run: Run) -> dict[str, float]:
         inner = _spent_in_all(Run(run.directory / SEARCH))
         total = {name: value + inner.get(name, 0.0) for name, value in total.items()}
     return total
-
-
-def _check_counts(counts: dict[str, int], ratio: float) -> None:
-    criteria.check_layers({name: np.ones(count, bool) for name, count in counts.items()}, ratio)
 
 
 def _named(kept: tuple[np.ndarray, ...]) -> Masks:

@@ -1,6 +1,5 @@
 """`train --ticket`: find the ticket, rewind, and meta-train what it keeps; a channel ticket's network is small from then on."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
-from gems_edge.meta.ticket_config import TicketConfig
 from gems_edge.meta.train import Progress, check_directory, prepare, resolve, train
+from gems_edge.models.fewshot import Weights
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket, save_ticket
-from gems_edge.tickets.find import SEARCH, Search, dense_run, find_ticket
+from gems_edge.tickets.find import Search, check_search, find_ticket
 
 
 def train_ticket(
@@ -30,18 +29,24 @@ def train_ticket(
     check_directory(run, resume)
     started = processes or start_processes(config.device)
     config, _ = started.first_of_node(lambda: resolve(config, root))
-    if config.ticket.dense_run:
-        dense_run(config)
-    if config.ticket.rewind > config.iterations:
-        raise UserError(f"--rewind {config.ticket.rewind} lies beyond the run's {config.iterations} iterations")
+    search = Search(run, config, started, progress, root)
+    if given is None:
+        check_search(search)
+    else:
+        read_given(search, given)
     if started.device.type == "cpu":
         keep_freed_memory()
     if started.first:
         prepare(run, config)
     started.wait()
-    if not run.ticket_path.exists():
-        search = Search(run, config, started, progress, root)
-        ticket, weights = find_ticket(search) if given is None else load_given(search, given)
+    found_before = run.ticket_path.exists()
+    started.wait()  # nobody writes it before everybody has looked
+    if not found_before:
+        if given is None:
+            ticket, weights = find_ticket(search)
+        else:
+            ticket = read_given(search, given)
+            weights = start_given(search, ticket)
         if started.first:
             run.save_initial(weights)
             save_ticket(run.ticket_path, ticket)  # last: where it is, the weights to start from are too
@@ -52,17 +57,18 @@ def train_ticket(
     return best
 
 
-def load_given(search: Search, path: Path) -> tuple[Ticket, dict]:
-    """A ticket from a file, and θ0 of this run's seed; UserError if it is one of another model."""
+def read_given(search: Search, path: Path) -> Ticket:
+    """A ticket from a file; UserError if it is one of another model, or not what the run's settings say."""
     ticket = check_fits(load_ticket(path), search.spec, path)
-    return ticket, search.start_of(ticket, search.rewound(0))
+    for name, option in (("method", "--ticket"), ("unit", "--unit"), ("ratio", "--ratio")):
+        there, wanted = getattr(ticket, name), getattr(search.ticket, name)
+        if there != wanted:
+            raise UserError(f"{path} has the {name} {there}, the run {wanted}; add {option} {there}")
+    if search.ticket.rewind and not search.ticket.dense_run:
+        raise UserError("--rewind with --ticket-file needs --dense-run: the run that kept the weights")
+    return ticket
 
 
-def found_in(run: Run) -> Run | None:
-    """The training that found the run's ticket, if it lies inside the run."""
-    search = Run(run.directory / SEARCH)
-    return search if search.config_path.exists() else None
-
-
-def dense_config(config: TrainConfig) -> TrainConfig:
-    return replace(config, ticket=TicketConfig())
+def start_given(search: Search, ticket: Ticket) -> Weights:
+    weights = search.reinitialised() if ticket.method == "rr" else search.rewound(search.ticket.rewind)
+    return search.start_of(ticket, weights)
