@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SHORT = {
-    "train": ["--iterations", "3", "--validation-episodes", "3", "--image-size", "32", "--widths", "8", "--queries", "4", "--meta-batch", "2"],
+    "train": ["--iterations", "3", "--validation-episodes", "3", "--image-size", "32", "--widths", "16", "--queries", "4", "--meta-batch", "2"],
+    "reproduce": ["--preset", "tiny", "--ratio", "0.6", "--method", "pmt"],
     "evaluate": ["--episodes", "3"],
     "export": ["--ratio", "0.5", "--round-to", "1", "--recover-iterations", "2", "--episodes", "3"],
 }  # fmt: skip

@@ -7,12 +7,13 @@ import numpy as np
 
 from gems_edge.meta.run import Run
 from gems_edge.models.fewshot import Weights
-from gems_edge.models.ticket import Masks, maskable
+from gems_edge.models.ticket import Masks, load_ticket, maskable
 from gems_edge.report import ticket_sections
 from gems_edge.report.page import Note, Section
-from gems_edge.report.reproduction_tables import percent, title_of
-from gems_edge.tickets import analysis, claims, criteria
+from gems_edge.report.reproduction_tables import title_of
+from gems_edge.tickets import analysis, criteria, mask_claims
 from gems_edge.tickets.cell import RUN
+from gems_edge.tickets.claims import Claim, percent
 from gems_edge.tickets.plan import Want
 from gems_edge.tickets.presets import Preset, Setup
 from gems_edge.tickets.results import Rows
@@ -20,7 +21,7 @@ from gems_edge.tickets.results import Rows
 Scores = dict[str, np.ndarray]
 
 
-def mask_sections(number: int, preset: Preset, rows: Rows, directory: Path) -> tuple[list[Section], list[claims.Claim]]:
+def mask_sections(number: int, preset: Preset, rows: Rows, directory: Path) -> tuple[list[Section], list[Claim]]:
     """A section per setup and the claims that it checks. A setup of which nothing is done has a note in its place."""
     draw = {6: _layer_ratios, 7: _overlap, 15: _overlap, 9: _emergence, 10: _hamming, 11: _hamming}[number]
     sections, found = [], []
@@ -55,7 +56,7 @@ def _layer_ratios(setup: Setup, preset: Preset, runs: Sequence[Run], title: str)
     scores = [best_scores(run) for run in runs]
     groups = {ratio: [analysis.layer_ratios(criteria.largest(s, ratio)) for s in scores] for ratio in preset.ratios}
     section = ticket_sections.ratios_section({percent(ratio): group for ratio, group in groups.items()}, title)
-    return section, claims.ratios_claim(setup, groups)
+    return section, mask_claims.ratios_claim(setup, groups)
 
 
 def _overlap(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
@@ -68,8 +69,22 @@ def _overlap(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
         tickets = [{name: mask for name, mask in masks.items() if name not in empty} for masks in tickets]
         panels[ratio] = analysis.overlap(tickets)
         kept[ratio] = {name: _share([masks[name] for masks in tickets]) for name in tickets[0]}
+        notes += _untrained(runs[0], tickets[0], ratio)
     section = ticket_sections.overlap_section({percent(ratio): panel for ratio, panel in panels.items()}, title)
-    return Section(title, (*section.blocks, *notes)), claims.overlap_claim(setup, panels, kept)
+    return Section(title, (*section.blocks, *notes)), mask_claims.overlap_claim(setup, panels, kept)
+
+
+def _untrained(run: Run, ticket: Masks, ratio: float) -> list[Note]:
+    """How much of the ticket the initial weights, which all tickets share, would have given by themselves."""
+    if 0 not in run.kept_iterations():
+        return []
+    start = criteria.largest(scores_of(run.kept(0)), ratio)
+    common = {name: int((mask & start[name]).sum()) for name, mask in ticket.items()}
+    kept = {name: int(mask.sum()) for name, mask in ticket.items()}
+    first, *others = ticket
+    behind = sum(common[name] for name in others) / sum(kept[name] for name in others)
+    text = f"{percent(ratio)} removed: {common[first] / kept[first]:.1%} of the first ticket's first layer and {behind:.1%} "
+    return [Note(text + "of its other layers are in the mask of the untrained weights, which all tickets share.")]
 
 
 def _emergence(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
@@ -100,7 +115,7 @@ def _emergence(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
         f"Primary mask: what the first layers of all {len(runs)} tickets share. Curves are means over their {len(runs)} "
         "trainings; each mask is the first layer of the whole network pruned at that iteration."
     )
-    return Section(title, (*section.blocks, about, *notes)), claims.emergence_claim(setup, single)
+    return Section(title, (*section.blocks, about, *notes)), mask_claims.emergence_claim(setup, single)
 
 
 def _hamming(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
@@ -122,6 +137,22 @@ def best_scores(run: Run) -> Scores:
 def scores_of(weights: Weights) -> Scores:
     names = maskable({name: tuple(tensor.shape) for name, tensor in weights.items()})
     return {name: weights[name].abs().numpy() for name in names}
+
+
+def untrained_shares(rows: Rows, directory: Path) -> dict[tuple[str, float], float]:
+    """(setup, ratio) → least share over the seeds of PMT's first-layer mask that the mask of its untrained weights has."""
+    shares: dict[tuple[str, float], float] = {}
+    for row in rows:
+        if row.method != "pmt" or row.variant or row.shared_init:
+            continue
+        for document in row.done.values():
+            run = Run(directory / "cells" / document["name"] / RUN)
+            if run.ticket_path.exists() and run.initial_path.exists():
+                first, mask = next(iter(load_ticket(run.ticket_path).masks.items()))
+                start = criteria.largest_of(scores_of(run.initial())[first], int(mask.sum()))
+                key = row.setup.name, row.ratio
+                shares[key] = min(shares.get(key, 1.0), analysis.overlap_of(start, mask))
+    return shares
 
 
 def _share(masks: Sequence[np.ndarray]) -> float:

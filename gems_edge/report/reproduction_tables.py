@@ -4,13 +4,14 @@ A number that is not there yet is "–".
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from gems_edge.report import ticket_plots as plots
 from gems_edge.report.numbers import number_text
 from gems_edge.report.page import Note, Picture, Section, Table
 from gems_edge.report.plots import short
 from gems_edge.tickets import paper
+from gems_edge.tickets.claims import percent
 from gems_edge.tickets.plan import BACKBONES
 from gems_edge.tickets.presets import Setup
 from gems_edge.tickets.results import Row, Rows, Spread, difference, factor
@@ -38,10 +39,6 @@ def title_of(setup: Setup) -> str:
         f"{NAMES.get(config.backbone, config.backbone)}, {config.method.upper()}, {config.ways}-way {config.shots}-shot"
     )
     return f"{setup.name} ({about})"
-
-
-def percent(ratio: float) -> str:
-    return f"{100 * ratio:g} %"
 
 
 def method_name(row: Row) -> str:
@@ -122,7 +119,13 @@ def cost_section(rows: Rows, setup: Setup, own_totals: bool) -> Section:
     rows = rows.of(setup)
     compared = comparison_table(rows, setup, own_totals)
     bars = _bars(rows)
-    blocks = [*([bars] if bars else []), *([compared] if compared else []), cost_table(rows), Note(COST_NOTE)]
+    blocks = [
+        *([bars] if bars else []),
+        *([compared] if compared else []),
+        cost_table(rows),
+        time_table(rows),
+        Note(COST_NOTE),
+    ]
     number = _table_number(setup)
     blocks += [Note(f"Table {number} as printed: {note}") for note in paper.NOTES.get(number, ())] if compared else []
     return Section(f"Cost: {title_of(setup)}", tuple(blocks))
@@ -158,18 +161,47 @@ def comparison_table(rows: Rows, setup: Setup, own_totals: bool) -> Table | None
 
 
 def cost_table(rows: Rows, label: Label = method_name) -> Table:
-    header = ("method", "removed", "found after", "find, CPU s", "find, wall s", "train, CPU s", "find, MACs", "total, MACs",
-              "find, full book", "total, full book", "find vs MWT", "total vs MWT", "full total vs MWT")  # fmt: skip
+    """MACs of every row, in both books."""
+    header = ("method", "removed", "find", "find and train", "find, full book", "both, full book", "find vs MWT", "both vs MWT",
+              "both, full book, vs MWT")  # fmt: skip
     body = []
     for row in rows:
-        mwt = None if row.method in ("mwt", "dense") else rows.find(row.setup, "mwt", row.ratio)
+        is_reference = row.method == "dense" or (row.method == "mwt" and not row.variant)
+        mwt = None if is_reference else rows.find(row.setup, "mwt", row.ratio)
         body.append((
-            label(row), percent(row.ratio) if row.ratio else "", _found_after(row),
-            *(_seconds(row.cost(name)) for name in ("find.cpu_seconds", "find.seconds", "train.cpu_seconds")),
+            label(row), percent(row.ratio) if row.ratio else "",
             *(_macs(row, name) for name in ("paper.find", "paper.total", "full.find", "full.total")),
             *(_against_mwt(mwt, row, name) for name in ("paper.find", "paper.total", "full.total")),
         ))  # fmt: skip
-    caption = "Means over the seeds, in parentheses from the least to the most. “12×”: that many times less than MWT."
+    caption = (
+        "MACs in the paper's book, then in the full one; means over the seeds. “12×”: that many times less than MWT "
+        "(below 1: more); in parentheses from the least seed to the most."
+    )
+    return Table(header, tuple(body), caption, frozenset(range(1, len(header))))
+
+
+def time_table(rows: Rows, label: Label = method_name) -> Table:
+    """Iterations and seconds of every row."""
+    header = (
+        "method",
+        "removed",
+        "found after iterations",
+        "find, CPU s",
+        "find, wall s",
+        "train, CPU s",
+        "train, wall s",
+    )
+    names = ("find.cpu_seconds", "find.seconds", "train.cpu_seconds", "train.seconds")
+    body = [
+        (
+            label(row),
+            percent(row.ratio) if row.ratio else "",
+            _found_after(row),
+            *(_seconds(row.cost(name)) for name in names),
+        )
+        for row in rows
+    ]
+    caption = "Measured; means over the seeds. The time of SNIP's gradients is not logged."
     return Table(header, tuple(body), caption, frozenset(range(1, len(header))))
 
 
@@ -227,47 +259,3 @@ def _seconds(found: Spread | None) -> str:
 def _macs(row: Row | None, name: str) -> str:
     found = row.cost(name) if row else None
     return NONE if found is None else short(found.mean) if found.mean else "0"
-
-
-# --- Figures over ratios ---
-
-CURVES = {
-    1: "iterative and one-shot pruning", 2: "layer-wise and global pruning", 3: "accuracy of tickets, Conv-4",
-    4: "accuracy of tickets, ResNet-12", 5: "rewinding to iteration k", 8: "what the primary mask is worth",
-    12: "accuracy of tickets, Conv-4", 13: "accuracy of tickets, ResNet-12", 14: "several tickets of one network",
-}  # fmt: skip
-
-
-def curve_sections(number: int, rows: Rows) -> list[Section]:
-    """Figure 1, 2, 3, 4, 5, 8, 12, 13 or 14: accuracy over the share removed, a section per setup."""
-    sections = []
-    for setup in rows.setups:
-        section = accuracy_section(
-            by_seed(rows) if number == 14 else rows, setup, f"Figure {number}: {CURVES[number]}, {title_of(setup)}",
-            lambda row: curve_label(number, row), says=False,
-        )  # fmt: skip
-        costs = (cost_table(rows.of(setup), lambda row: curve_label(number, row)),) if number == 1 else ()
-        sections.append(Section(section.title, (*section.blocks, *costs)))
-    return sections
-
-
-def curve_label(number: int, row: Row) -> str:
-    if row.method == "dense":
-        return "dense"
-    if number == 1:
-        return row.variant.replace("rounds", "") + " rounds" if row.variant else "one-shot"
-    if number == 2:
-        return "layer-wise" if row.variant else "global"
-    if number == 5:
-        return f"k = {row.variant[1:] or 0}"
-    return f"ticket {row.wanted[0]}" if number == 14 else method_name(row)
-
-
-def by_seed(rows: Sequence[Row]) -> Rows:
-    """Tickets each on its own, ticket by ticket; the dense networks stay one row."""
-    seeds = sorted({seed for row in rows for seed in row.wanted})
-    single = [
-        Row(row.setup, row.method, row.ratio, row.variant, row.shared_init, (seed,), {s: d for s, d in row.done.items() if s == seed})
-        for seed in seeds for row in rows if row.method != "dense"
-    ]  # fmt: skip
-    return Rows([*(row for row in rows if row.method == "dense"), *single])

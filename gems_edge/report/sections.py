@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gems_edge.errors import UserError
+from gems_edge.models.ticket import load_ticket
 from gems_edge.report import plots
 from gems_edge.report.bundles import bundle_sections, manifest_sections
 from gems_edge.report.numbers import accuracy_text, interval_text, number_text
@@ -25,12 +26,13 @@ from gems_edge.report.page import (
     Section,
     Table,
 )
+from gems_edge.report.ticket_sections import ticket_section
 
 __all__ = ["Query", "bench_section", "bundle_sections", "episode_section", "manifest_sections", "run_sections"]
 
 
 def run_sections(run: Path | str) -> list[Section]:
-    """Key figures, training curves and configuration of a run directory (config.toml, metrics.jsonl).
+    """Key figures, training curves, ticket and configuration of a run directory (config.toml, metrics.jsonl, …).
 
     Raises UserError if it is not one.
     """
@@ -58,8 +60,10 @@ def run_sections(run: Path | str) -> list[Section]:
     else:
         blocks.append(Note("No metrics yet: the run has logged nothing."))
     rows = tuple((name, _plain(value)) for name, value in config.items())
+    ticket = run / "ticket.safetensors"
     return [
         Section(f"Training: {run.name}", tuple(blocks)),
+        *([ticket_section(load_ticket(ticket))] if ticket.exists() else []),
         Section(
             f"Configuration: {run.name}", (Table(("setting", "value"), rows, "config.toml; it alone repeats the run."),)
         ),

@@ -1,29 +1,30 @@
-"""Does what KDD'22 claims hold here? Each claim is computed from results or masks, with the figures it rests on.
+"""Does what KDD'22 claims hold here? Each claim is computed, with the figures it rests on.
 
-RULES says in words how a verdict comes about; every number is compared unrounded. numpy only.
+RULES says in words how a verdict comes about; every number is compared unrounded. The claims about masks are in
+mask_claims.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from gems_edge.tickets.paper import QUOTES, Quote
-from gems_edge.tickets.presets import Setup
 from gems_edge.tickets.results import Difference, Row, Rows, Spread, difference, factor, spread
 
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "not decided", "not done"
 
+SIDES = "the seeds lie on both sides of the bound"
+
 RULES = (
-    "Accuracies: the difference is taken seed by seed (same initial weights, same training episodes, same test episodes). Its "
+    "Accuracies: the difference is taken seed by seed (one seed gives both their initial weights and training episodes; the test episodes are the same for all). Its "
     "95 % interval is the wider of two: that of the episodes, as if both networks were tested on different ones, and "
     "Student's over the seeds' differences. A claim holds at a ratio if the whole interval is on the claim's side of the "
     "bound, does not hold if all of it is on the other side, and is not decided otherwise; with one training it never is.",
     "Costs and iterations: a claim holds at a ratio if every seed meets the bound, does not hold if none does, and is not "
-    "decided if the seeds lie on both sides.",
-    "A claim over several ratios holds if it holds at each, and does not hold if it fails at one. Ratios without results "
-    "leave it “not done”, unless it has failed already.",
+    "decided if the seeds lie on both sides. Where the untrained weights have the mask already, or the first layer keeps every "
+    "weight, nothing has to emerge or to settle, and a claim that it does so early is not decided.",
+    "A claim over several ratios holds if it holds at each, and does not hold if it fails at one. A ratio of which a training "
+    "is missing is “not done”, and so is the claim unless it has failed elsewhere.",
 )
 
 
@@ -35,6 +36,7 @@ class Figure:
     text: str
     verdict: str
     data: Mapping[str, Any]
+    reason: str = ""  # why it is not decided
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,8 @@ class Claim:
         """The verdict, and why it is none."""
         if self.verdict != OPEN:
             return self.verdict
-        if all(figure.data.get("trainings", 2) == 1 for figure in self.figures if figure.verdict == OPEN):
-            return f"{OPEN}: one training each"
-        counted = all("ci95" not in figure.data for figure in self.figures)
-        return f"{OPEN}: {'the seeds lie on both sides of the bound' if counted else 'the intervals overlap the bound'}"
+        reasons = dict.fromkeys(figure.reason for figure in self.figures if figure.verdict == OPEN)
+        return f"{OPEN}: {'; '.join(reasons)}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -182,49 +182,53 @@ def _variant(rows: list[Row], begin: str) -> list[Row]:
 
 
 def _accuracy_figure(row: Row, reference: Row, bound: Bound) -> Figure:
-    label, found = f"{100 * row.ratio:g} %", difference(row, reference)
+    label, found = percent(row.ratio), difference(row, reference)
     if found is None:
         return Figure(label, "–", MISSING, {})
-    text = f"{_points(found.mean)}"
+    text, reason = f"{_points(found.mean)} points", "one training each"
     if found.trainings > 1:
-        text += f" ± {100 * found.half:.2f} (seeds {_points(found.low)} … {_points(found.high)})"
-    return Figure(label, text + _part(row, found.trainings), bound(found), found.as_dict() | {"mode": row.mode})
+        text = f"{_points(found.mean)} ± {100 * found.half:.2f} points (seeds {_points(found.low)} … {_points(found.high)})"
+        reason = "the interval has the bound in it"
+    text += _part(row, found.trainings)
+    verdict = bound(found) if found.trainings == len(row.wanted) else MISSING
+    return Figure(label, text, verdict, found.as_dict() | {"mode": row.mode}, reason)
 
 
 # --- Costs ---
 
 
-def cost_claims(rows: Rows) -> list[Claim]:
-    """When PMT's first layer settles, and what that saves against MWT in the paper's book."""
+def cost_claims(rows: Rows, untrained: Mapping[tuple[str, float], float] | None = None) -> list[Claim]:
+    """When PMT's first layer settles, and what that saves against MWT in the paper's book.
+
+    `untrained`: (setup, ratio) → share of the first layer's mask that the untrained weights' mask has, where it is known.
+    """
     claims = []
     for setup in rows.setups:
         small = setup.config.backbone == "conv4"
         tickets = [row for row in rows.of(setup) if row.method == "pmt" and not row.variant and not row.shared_init]
         if not tickets:
             continue
-        shares = [(row, settled_share(row)) for row in tickets]
-        claims.append(Claim(
-            "settles", "PMT's first-layer mask settles within 10 % of the run", setup.name,
-            tuple(_spread_figure(row, found, lambda s: at_most(s, 0.1), "{:.1%}") for row, found in shares),
-        ))  # fmt: skip
-        for key, what, bound in (
+        settled = tuple(_settled_figure(row, (untrained or {}).get((setup.name, row.ratio))) for row in tickets)
+        claims.append(Claim("settles", "PMT's first-layer mask settles within 10 % of the run", setup.name, settled))
+        for key, name, what, bound in (
             (
                 "find-cost",
-                "Finding the ticket costs PMT at least {:g}× less than MWT (paper's book)",
+                "paper.find",
+                "Finding the ticket costs PMT at least {:g}× less than MWT",
                 7 if small else 3.51,
             ),
             (
                 "total-cost",
-                "Finding and training it costs PMT at least {:g}× less (paper's book)",
+                "paper.total",
+                "Finding and training it costs PMT at least {:g}× less",
                 2 if small else 1.77,
             ),
         ):
-            name = "paper.find" if key == "find-cost" else "paper.total"
-            factors = [(row, factor(rows.find(setup, "mwt", row.ratio), row, name)) for row in tickets]
-            if any(rows.find(setup, "mwt", row.ratio) for row in tickets):
-                test = _at_least(bound)
-                figures = tuple(_spread_figure(row, found, test, "{:.2f}×") for row, found in factors)
-                claims.append(Claim(key, what.format(bound), setup.name, figures))
+            figures = tuple(
+                _factor_figure(mwt, row, name, bound) for row in tickets if (mwt := rows.find(setup, "mwt", row.ratio))
+            )
+            if figures:
+                claims.append(Claim(key, what.format(bound) + " (paper's book)", setup.name, figures))
     return claims
 
 
@@ -234,16 +238,43 @@ def settled_share(row: Row) -> Spread | None:
     return spread(ticket["iterations"] / training["iterations"] for ticket, training in found)
 
 
-def _at_least(bound: float) -> Callable[[Spread], str]:
-    return lambda values: at_least(values, bound)
+def earliest(row: Row) -> bool:
+    """Whether every search of PMT stopped at the second look, the first that has an overlap."""
+    found = [document["ticket"]["found"] for document in row.done.values()]
+    return bool(found) and all(one["iterations"] <= 2 * one["interval"] for one in found)
 
 
-def _spread_figure(row: Row, values: Spread | None, test: Callable[[Spread], str], form: str) -> Figure:
-    label = f"{100 * row.ratio:g} %"
+def _settled_figure(row: Row, untrained: float | None) -> Figure:
+    label, values = percent(row.ratio), settled_share(row)
     if values is None:
         return Figure(label, "–", MISSING, {})
-    text = spread_text(values, form) + _part(row, len(row.done))
-    return Figure(label, text, test(values), values.as_dict())
+    verdict, reason, data = at_most(values, 0.1), SIDES, values.as_dict()
+    text = spread_text(values, "{:.1%}")
+    if earliest(row):
+        text += ", the first look that can stop it"
+    if untrained is not None:
+        text += f"; the untrained weights have {untrained:.1%} of the mask"
+        data["untrained"] = untrained
+    first = [next(iter(document["ticket"]["layer_ratios"].values())) for document in row.done.values()]
+    if verdict == HOLDS and not any(first):
+        verdict, reason = OPEN, "the first layer keeps every weight"
+    elif verdict == HOLDS and untrained is not None and untrained > row.setup.ticket.delta:
+        verdict, reason = OPEN, "the untrained weights have the mask already"
+    if len(row.done) < len(row.wanted):
+        verdict = MISSING
+    return Figure(label, text + _part(row, len(row.done)), verdict, data, reason)
+
+
+def _factor_figure(mwt: Row, row: Row, name: str, bound: float) -> Figure:
+    label, values = percent(row.ratio), factor(mwt, row, name)
+    if values is None:
+        return Figure(label, "–", MISSING, {})
+    done = len(row.done.keys() & mwt.done.keys())
+    text = spread_text(values, "{:.2f}×")
+    if name == "paper.find" and earliest(row):
+        text += ", stopped at the first look that can: γ sets the factor"
+    verdict = at_least(values, bound) if done == len(row.wanted) else MISSING
+    return Figure(label, text + _part(row, done), verdict, values.as_dict(), SIDES)
 
 
 def spread_text(values: Spread, form: str) -> str:
@@ -252,73 +283,8 @@ def spread_text(values: Spread, form: str) -> str:
     return mean if low == high else f"{mean} ({low} … {high})"
 
 
-# --- Masks ---
-
-
-def ratios_claim(setup: Setup, groups: Mapping[float, Sequence[Mapping[str, float]]]) -> Claim:
-    """Figure 6. `groups`: ratio → analysis.layer_ratios of each ticket."""
-    figures = []
-    for ratio, tickets in groups.items():
-        if len(tickets) < 2:
-            figures.append(Figure(f"{100 * ratio:g} %", "fewer than two tickets", MISSING, {}))
-            continue
-        spans = {name: max(t[name] for t in tickets) - min(t[name] for t in tickets) for name in tickets[0]}
-        name = max(spans, key=spans.__getitem__)
-        text = f"at most {100 * spans[name]:.2f} points apart ({_layer(name)})"
-        data = {"apart": spans[name], "layer": name, "tickets": len(tickets)}
-        figures.append(Figure(f"{100 * ratio:g} %", text, HOLDS if spans[name] <= 0.02 else FAILS, data))
-    text = "Tickets of one network: the share removed of each layer differs by at most 2 points"
-    return Claim("layer-ratios", text, setup.name, tuple(figures))
-
-
-def overlap_claim(
-    setup: Setup, panels: Mapping[float, Mapping[str, Sequence[float]]], kept: Mapping[float, Mapping[str, float]]
-) -> Claim:
-    """Figures 7 and 15. `panels`: ratio → analysis.overlap; `kept`: ratio → share of each layer that the tickets keep.
-
-    G random masks that keep the share k have k^(G−1) in common; that is chance.
-    """
-    figures = []
-    for ratio, layers in panels.items():
-        (first, shares), *others = layers.items()
-        count = len(shares)
-        if ratio < 0.6 or count < 2:
-            continue
-        excess = {name: values[-1] - kept[ratio][name] ** (count - 1) for name, values in layers.items()}
-        worst = max((name for name, _ in others), key=excess.__getitem__)
-        chance = {name: kept[ratio][name] ** (count - 1) for name in (first, worst)}
-        holds = shares[-1] >= 0.4 and excess[first] > 0.05 and excess[worst] <= 0.05
-        text = (
-            f"O_{count}: first layer {shares[-1]:.1%} (chance {chance[first]:.1%}), {_layer(worst)} "
-            f"{layers[worst][-1]:.1%} (chance {chance[worst]:.1%})"
-        )
-        data = {"tickets": count, "first": shares[-1], "first_chance": chance[first], "other": layers[worst][-1],
-                "other_chance": chance[worst], "other_layer": worst}  # fmt: skip
-        figures.append(Figure(f"{100 * ratio:g} %", text, HOLDS if holds else FAILS, data))
-    text = (
-        "From 60 % on all tickets share at least 40 % of the first layer's mask, more than chance; every other layer's "
-        "share is at most 5 points above chance"
-    )
-    return Claim("overlap", text, setup.name, tuple(figures))
-
-
-def emergence_claim(setup: Setup, runs: Mapping[float, Sequence[Sequence[tuple[int, float]]]]) -> Claim:
-    """Figure 9. `runs`: ratio → analysis.emergence of each ticket's training."""
-    figures = []
-    for ratio, curves in runs.items():
-        values = spread(min(1.0, since(curve, 0.9) / setup.config.iterations) for curve in curves)
-        verdict = at_most(values, 0.1)
-        figures.append(Figure(f"{100 * ratio:g} %", spread_text(values, "{:.1%}"), verdict, values.as_dict()))
-    text = "90 % of the primary mask is there, and stays, from 10 % of the run on"
-    return Claim("emergence", text, setup.name, tuple(figures))
-
-
-def since(curve: Iterable[tuple[int, float]], level: float) -> float:
-    """The iteration from which the share never falls below `level` again; infinite if the last one does."""
-    curve = sorted(curve)
-    below_level = np.array([share < level for _, share in curve])
-    first = int(np.flatnonzero(below_level)[-1]) + 1 if below_level.any() else 0
-    return curve[first][0] if first < len(curve) else np.inf
+def percent(ratio: float) -> str:
+    return f"{100 * ratio:g} %"
 
 
 def _points(share: float) -> str:
@@ -327,7 +293,3 @@ def _points(share: float) -> str:
 
 def _part(row: Row, done: int) -> str:
     return f" [{done} of {len(row.wanted)} seeds]" if done < len(row.wanted) else ""
-
-
-def _layer(name: str) -> str:
-    return name.removeprefix("backbone.").removesuffix(".weight")

@@ -4,29 +4,21 @@ DIR/cells/NAME/cell.json says what a cell is, result.json beside it that it is d
 """
 
 import contextlib
-import fcntl
 import graphlib
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from gems_edge.clock import clock
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import read_json, write_atomic
-
-# Seconds between SIGTERM and SIGKILL. torchrun gives its own workers 30 s before it kills them; they are in sessions
-# of their own, so killing torchrun before that would leave them running.
-GRACE, TORCHRUN_GRACE = 10.0, 40.0
+from gems_edge.tickets.job import Job, Outcome, cell_result, in_use, one_thread, run_cell, try_lock
 
 
 @dataclass(frozen=True)
@@ -49,26 +41,6 @@ class GridOptions:
     """Address of a Ray cluster: "auto", "local" (started for this call), "ray://HOST:PORT" or "HOST:PORT"."""
     program: tuple[str, ...] = ("-m", "gems_edge.cli.cell")
     """Python's arguments before the cell's directory."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a machine must know to run a cell."""
-
-    name: str
-    directory: str  # the same path on every machine
-    processes: int
-    program: tuple[str, ...]
-    environment: dict[str, str] = field(default_factory=dict)  # added to the one that is there
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`result` is the document of result.json; None: the cell failed, and `reason` says why in one line."""
-
-    result: dict | None
-    reason: str = ""
-    seconds: float = 0.0
 
 
 class Executor(Protocol):
@@ -101,7 +73,7 @@ def run_grid(
         raise UserError(f"{directory} is a file; choose another directory") from None
     with _lock_of(directory):
         _write_tasks(directory, cells)
-        results = {cell.name: _result(directory / "cells" / cell.name) for cell in cells}
+        results = {cell.name: cell_result(directory / "cells" / cell.name) for cell in cells}
         results = {name: result for name, result in results.items() if result is not None}
         if len(results) < len(cells):
             with _terminable(), contextlib.closing(_make_executor(options)) as executor:
@@ -127,7 +99,7 @@ def _schedule(directory, cells, options, executor: Executor, results: dict[str, 
                 waiting.remove(cell)
                 running.add(cell.name)
                 place = directory / "cells" / cell.name
-                if _in_use(place):
+                if in_use(place):
                     report(f"{cell.name}: a process of an earlier call is still at work in it; waiting for its end")
                 executor.submit(Job(cell.name, str(place), options.processes, options.program))
         if not running:
@@ -159,104 +131,6 @@ def _failure(directory: Path, failed: dict[str, str], unstarted: int, total: int
         f"{len(failed)} of {total} cells failed ({shown}){behind}; {names[0]}: {failed[names[0]]} "
         f"(see {directory / 'cells' / names[0] / 'log.txt'}); run the same command again to go on"
     )
-
-
-# --- One cell, on whatever machine ---
-
-
-def run_cell(job: Job, stopped: Callable[[], bool] = lambda: False) -> Outcome:
-    """Run the cell's program to its end; when `stopped()` turns true or this is interrupted, end the program too.
-
-    The program and its children hold a lock on log.txt. If the process that called this was killed, a later call so
-    waits for the orphans instead of running beside them.
-    """
-    started = time.monotonic()
-    directory = Path(job.directory)
-    if not (directory / "cell.json").exists():
-        return Outcome(
-            None,
-            f"{directory} is not on {os.uname().nodename}; the grid's directory must be on storage that all machines see",
-        )
-    try:
-        with open(directory / "log.txt", "ab") as log:
-            while not _try_lock(log):
-                if stopped():
-                    return Outcome(None, "stopped")
-                time.sleep(0.2)
-            if (result := _result(directory)) is not None:
-                return Outcome(result, seconds=time.monotonic() - started)
-            begin = log.seek(0, os.SEEK_END)
-            code = _run_program(job, log, stopped)
-    except OSError as error:
-        return Outcome(None, f"{error.strerror or error}: {error.filename or directory}")
-    seconds = time.monotonic() - started
-    result = _result(directory)
-    if code == 0 and result is not None:
-        return Outcome(result, seconds=seconds)
-    return Outcome(None, _reason(directory / "log.txt", begin, code), seconds)
-
-
-def _run_program(job: Job, log: IO[bytes], stopped: Callable[[], bool]) -> int | None:
-    """The exit code, None when it was stopped."""
-    command = [sys.executable]
-    if job.processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.processes)]
-    process = subprocess.Popen(
-        [*command, *job.program, job.directory],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **job.environment},
-        start_new_session=True,  # a terminal's Ctrl-C reaches the grid only, which then ends the whole group
-    )
-    try:
-        while not stopped():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(0.5)
-        return None
-    finally:
-        if process.returncode is None:
-            _end_group(process, TORCHRUN_GRACE if job.processes > 1 else GRACE)
-
-
-def _end_group(process: subprocess.Popen, grace: float) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(grace)
-        except subprocess.TimeoutExpired:
-            pass
-        os.killpg(process.pid, signal.SIGKILL)  # also what the program started and did not end
-    process.wait()
-
-
-def _reason(log: Path, begin: int, code: int | None) -> str:
-    """Why the program that wrote `log` from byte `begin` on has failed."""
-    if code is None:
-        return "stopped"
-    with open(log, "rb") as file:
-        file.seek(max(begin, file.seek(0, os.SEEK_END) - 200_000))
-        text = file.read().decode(errors="replace")
-    # What torchrun says of its workers' end comes after their own last words.
-    text = re.split(r"^[WE]\d{4} .*torch/distributed/elastic", text, maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    ours = [line.removeprefix("gems-edge: ") for line in lines if line.startswith("gems-edge: ")]
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    if code == 0:
-        return "the program ended without a result.json"
-    if ours or lines:
-        return (ours or lines)[-1][:300]
-    return f"exit code {code}, and nothing in its log"
-
-
-def _result(directory: Path) -> dict | None:
-    """The document of a done cell, None when it is not done."""
-    try:
-        return json.loads((directory / "result.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 # --- The cells of this machine ---
@@ -297,11 +171,6 @@ class LocalExecutor:
     def close(self) -> None:
         self._stop.set()
         self._pool.shutdown(wait=True)
-
-
-def one_thread() -> dict[str, str]:
-    """On CPUs a process per core beats threads on networks as small as these; who sets OMP_NUM_THREADS knows better."""
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
 def _visible_gpus() -> list[str]:
@@ -373,25 +242,9 @@ def _difference(stored: Any, wanted: Any, key: str = "") -> str | None:
 @contextlib.contextmanager
 def _lock_of(directory: Path) -> Iterator[None]:
     with open(directory / "lock", "ab") as file:
-        if not _try_lock(file):
+        if not try_lock(file):
             raise UserError(f"another grid is at work in {directory}; wait for its end or choose another directory")
         yield
-
-
-def _in_use(directory: Path) -> bool:
-    with open(directory / "log.txt", "ab") as file:
-        return not _try_lock(file)
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    """Lock the open file until it and its copies in child processes are closed; False: someone else has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # some network file systems have no locks; work without
-    return True
 
 
 @contextlib.contextmanager

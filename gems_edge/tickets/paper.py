@@ -78,7 +78,7 @@ TABLES: Mapping[int, Mapping[str, Mapping[float, PaperCost]]] = {
 # Where the printed figures contradict each other.
 NOTES: Mapping[int, tuple[str, ...]] = {
     2: (
-        "The abstract and section 1 give 2.07 to 2.78 for the whole training; the table's least is 2.06 (ANIL, 90 %), and "
+        "Section 1 gives 2.07 to 2.78 for the whole training; the table's least is 2.06 (ANIL, 90 %), and "
         "section 5.3 says 2.06 to 2.39.",
         "Factors of finding are the paper's own, of costs before they were rounded to two digits: 0.78/0.05 is 15.6, not 16.67.",
     ),

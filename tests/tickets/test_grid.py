@@ -13,7 +13,8 @@ import pytest
 
 from gems_edge.errors import MachineError, UserError
 from gems_edge.tickets import grid
-from gems_edge.tickets.grid import Cell, GridOptions, Job, run_cell, run_grid
+from gems_edge.tickets.grid import Cell, GridOptions, run_grid
+from gems_edge.tickets.job import Job, run_cell
 
 # What a cell does is in its task: wait, fail in some way, or note in `journal` that it ran and write its result.
 PROGRAM = """

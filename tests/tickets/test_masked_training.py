@@ -166,7 +166,7 @@ class Zeros:
 def test_removed_weights_are_zero_after_every_outer_step(method, head, environment, monkeypatch, tmp_path):
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
     config = settings(
-        method, head, ways=5, shots=1, meta_batch=2, iterations=5, lr=0.01, validate_every=99, validation_episodes=2,
+        method, head, image_size=28, ways=5, shots=1, meta_batch=2, iterations=5, lr=0.01, validate_every=99, validation_episodes=2,
         device="cpu", ticket=TicketConfig(method="rm", ratio=0.6),
     )  # fmt: skip
     config, _ = resolve(config)
@@ -188,7 +188,7 @@ def test_removed_weights_are_zero_after_every_outer_step(method, head, environme
 
 
 TINY = (
-    *SMALL, "--image-size", "16", "--widths", "16", "--head", "per-class", "--meta-batch", "2", "--iterations", "24",
+    *SMALL, "--widths", "16", "--head", "per-class", "--meta-batch", "2", "--iterations", "24",
     "--validate-every", "8", "--validation-episodes", "4", "--checkpoint-every", "3", "--keep", "every:5",
 )  # fmt: skip
 MWT = (*TINY, "--ticket", "mwt", "--ratio", "0.7", "--rewind", "4")

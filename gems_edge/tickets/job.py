@@ -1,0 +1,155 @@
+"""One cell of a grid, on whatever machine: its program as a process of its own, and what came of it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+# Seconds between SIGTERM and SIGKILL. torchrun gives its own workers 30 s before it kills them; they are in sessions
+# of their own, so killing torchrun before that would leave them running.
+GRACE, TORCHRUN_GRACE = 10.0, 40.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a machine must know to run a cell."""
+
+    name: str
+    directory: str  # the same path on every machine
+    processes: int
+    program: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)  # added to the one that is there
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`result` is the document of result.json; None: the cell failed, and `reason` says why in one line."""
+
+    result: dict | None
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def run_cell(job: Job, stopped: Callable[[], bool] = lambda: False) -> Outcome:
+    """Run the cell's program to its end; when `stopped()` turns true or this is interrupted, end the program too.
+
+    The program and its children hold a lock on log.txt. If the process that called this was killed, a later call so
+    waits for the orphans instead of running beside them.
+    """
+    started = time.monotonic()
+    directory = Path(job.directory)
+    if not (directory / "cell.json").exists():
+        return Outcome(
+            None,
+            f"{directory} is not on {os.uname().nodename}; the grid's directory must be on storage that all machines see",
+        )
+    try:
+        with open(directory / "log.txt", "ab") as log:
+            while not try_lock(log):
+                if stopped():
+                    return Outcome(None, "stopped")
+                time.sleep(0.2)
+            if (result := cell_result(directory)) is not None:
+                return Outcome(result, seconds=time.monotonic() - started)
+            begin = log.seek(0, os.SEEK_END)
+            code = _run_program(job, log, stopped)
+    except OSError as error:
+        return Outcome(None, f"{error.strerror or error}: {error.filename or directory}")
+    seconds = time.monotonic() - started
+    result = cell_result(directory)
+    if code == 0 and result is not None:
+        return Outcome(result, seconds=seconds)
+    return Outcome(None, _reason(directory / "log.txt", begin, code), seconds)
+
+
+def _run_program(job: Job, log: IO[bytes], stopped: Callable[[], bool]) -> int | None:
+    """The exit code, None when it was stopped."""
+    command = [sys.executable]
+    if job.processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.processes)]
+    process = subprocess.Popen(
+        [*command, *job.program, job.directory],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **job.environment},
+        start_new_session=True,  # a terminal's Ctrl-C reaches the grid only, which then ends the whole group
+    )
+    try:
+        while not stopped():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(0.5)
+        return None
+    finally:
+        if process.returncode is None:
+            _end_group(process, TORCHRUN_GRACE if job.processes > 1 else GRACE)
+
+
+def _end_group(process: subprocess.Popen, grace: float) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            pass
+        os.killpg(process.pid, signal.SIGKILL)  # also what the program started and did not end
+    process.wait()
+
+
+def _reason(log: Path, begin: int, code: int | None) -> str:
+    """Why the program that wrote `log` from byte `begin` on has failed."""
+    if code is None:
+        return "stopped"
+    with open(log, "rb") as file:
+        file.seek(max(begin, file.seek(0, os.SEEK_END) - 200_000))
+        text = file.read().decode(errors="replace")
+    # What torchrun says of its workers' end comes after their own last words.
+    text = re.split(r"^[WE]\d{4} .*torch/distributed/elastic", text, maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    ours = [line.removeprefix("gems-edge: ") for line in lines if line.startswith("gems-edge: ")]
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    if code == 0:
+        return "the program ended without a result.json"
+    if ours or lines:
+        return (ours or lines)[-1][:300]
+    return f"exit code {code}, and nothing in its log"
+
+
+def cell_result(directory: Path) -> dict | None:
+    """The document of a done cell, None when it is not done."""
+    try:
+        return json.loads((directory / "result.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def one_thread() -> dict[str, str]:
+    """On CPUs a process per core beats threads on networks as small as these; who sets OMP_NUM_THREADS knows better."""
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
+def in_use(directory: Path) -> bool:
+    with open(directory / "log.txt", "ab") as file:
+        return not try_lock(file)
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock the open file until it and its copies in child processes are closed; False: someone else has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems have no locks; work without
+    return True
