@@ -96,14 +96,14 @@ def run_reporting(program: Callable[[], None]) -> None:
         code, message = 2, f"no permission for {error.filename or error}; choose another place or change its rights"
     except (MachineError, OSError, MemoryError) as error:
         code, message = 1, _machine(error)
+    except (KeyboardInterrupt, click.Abort):
+        code, message = 130, "stopped"
     except RuntimeError as error:  # torch's allocators raise no MemoryError
         if os.environ.get("GEMS_EDGE_DEBUG") or not (
             "out of memory" in str(error) or "can't allocate memory" in str(error)
         ):
             return _unexpected(error)
         code, message = 1, "out of memory; lower --meta-batch, --queries or --image-size"
-    except (KeyboardInterrupt, click.Abort):
-        code, message = 130, "stopped"
     except Exception as error:
         return _unexpected(error)
     _stop(code, message)

@@ -29,7 +29,9 @@ class TicketConfig:
     delta: float = setting(0.95, "pmt stops when remembered overlaps exceed this (δ).", least=0)
     stable: str = setting("any", "Which of them: any one (Algorithm 2), or all of a full queue.", ("any", "all"))
     secondary: str = setting(
-        "magnitude", "pmt's masks behind the first layer: largest weights, or random ones.", ("magnitude", "random")
+        "random",
+        "pmt's masks behind the first layer: random, or the largest weights of the moment.",
+        ("random", "magnitude"),
     )
     head_keep: float = setting(
         0.3, "Share of the head that smart ratios keep (at most 3 times the overall share).", least=0

@@ -162,8 +162,17 @@ def comparison_table(rows: Rows, setup: Setup, own_totals: bool) -> Table | None
 
 def cost_table(rows: Rows, label: Label = method_name) -> Table:
     """MACs of every row, in both books."""
-    header = ("method", "removed", "find", "find and train", "find, full book", "both, full book", "find vs MWT", "both vs MWT",
-              "both, full book, vs MWT")  # fmt: skip
+    header = (
+        "method",
+        "removed",
+        "find",
+        "find and train",
+        "full: find",
+        "full: both",
+        "× find",
+        "× both",
+        "× full: both",
+    )
     body = []
     for row in rows:
         is_reference = row.method == "dense" or (row.method == "mwt" and not row.variant)
@@ -174,7 +183,7 @@ def cost_table(rows: Rows, label: Label = method_name) -> Table:
             *(_against_mwt(mwt, row, name) for name in ("paper.find", "paper.total", "full.total")),
         ))  # fmt: skip
     caption = (
-        "MACs in the paper's book, then in the full one; means over the seeds. “12×”: that many times less than MWT "
+        "MACs in the paper's book, then in the full one; means over the seeds. ×: that many times less than MWT "
         "(below 1: more); in parentheses from the least seed to the most."
     )
     return Table(header, tuple(body), caption, frozenset(range(1, len(header))))

@@ -225,7 +225,9 @@ def pm(search: Search) -> Found:
 def pmt(search: Search) -> Found:
     """Primary masked ticket (Algorithm 2): train until the first layer's mask settles, prune at smart ratios, θ0.
 
-    The paper leaves the masks behind the first layer open. Here: the largest weights of the moment, or random ones.
+    The paper leaves the masks behind the first layer open and finds them replaceable (its section 4.2), so they are random;
+    or else the largest weights of the moment. After few iterations those are the largest of θ0, and a layer of large weights
+    alone learns slowly: behind a normalisation its gradients shrink with their size.
     """
     counts, first = search.smart_counts(), search.names[0]
     weights = search.settled(lambda weights: criteria.largest_of(_magnitude(weights[first]), counts[first]))
