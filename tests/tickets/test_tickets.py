@@ -64,7 +64,7 @@ OPTIONS = {
     "rounds": ("--ticket", "mwt", "--rounds", "2"),
     "rr-rounds": ("--ticket", "rr", "--rounds", "2"),
     "unsettled": UNSETTLED,
-    "secondary": (*PMT, "--secondary", "random"),
+    "magnitude": (*PMT, "--secondary", "magnitude"),
     "channel-mwt": ("--ticket", "mwt", *CHANNEL, *FAST),
     "channel-rewound": ("--ticket", "mwt", *CHANNEL, "--rewind", "4", "--dense-run", DENSE),
     "channel-pmt": (*PMT, *CHANNEL, *FAST, "--delta", "0.1"),
@@ -124,6 +124,12 @@ def counts(masks) -> dict[str, int]:
     return {name: int(mask.sum()) for name, mask in masks.items()}
 
 
+def overlap_is_chance(drawn, mask) -> bool:
+    """Whether `drawn`, of as many positions as `mask`, shares no more with it than six standard deviations over chance."""
+    kept = mask.mean()
+    return drawn[mask].mean() < kept + 6 * math.sqrt(kept * (1 - kept) / mask.sum())
+
+
 def same(one, other) -> bool:
     return one.keys() == other.keys() and all(bool((one[name] == other[name]).all()) for name in one)
 
@@ -131,7 +137,7 @@ def same(one, other) -> bool:
 # Weight tickets
 
 
-@pytest.mark.parametrize("name", [*METHODS, "layer", "rewound", "rounds", "unsettled", "secondary"])
+@pytest.mark.parametrize("name", [*METHODS, "layer", "rewound", "rounds", "unsettled", "magnitude"])
 def test_the_ratio_is_exact_and_removed_weights_are_zero(trained, name):
     run = trained(name)
     ticket = ticket_of(run)
@@ -197,9 +203,7 @@ def test_omt_and_pm_exchange_the_masks_around_the_first_layer(trained):
     for layer in SIZES:
         as_in_mwt, drawn = (omt, pm) if layer != FIRST else (pm, omt)
         assert np.array_equal(as_in_mwt[layer], mwt[layer]), layer
-        kept = counts(mwt)[layer] / SIZES[layer]
-        shared = (drawn[layer] & mwt[layer]).mean() / kept
-        assert shared < kept + 6 * math.sqrt(kept * (1 - kept) / (kept * SIZES[layer])), layer  # as chance would
+        assert overlap_is_chance(drawn[layer], mwt[layer]), layer
 
 
 def test_random_tickets_differ_from_each_other_and_follow_their_counts(trained):
@@ -279,10 +283,8 @@ def test_pmt_stops_when_the_first_layer_has_settled(trained):
     assert found["overlaps"] == overlaps_logged(search) and [i for i, _ in found["overlaps"]] == [8]
     assert found["overlaps"][0][1] > found["delta"] == 0.95 and found["interval"] == 4
     assert not any(line["kind"] == "validation" for line in search.metrics())
-    weights = search.checkpoint().weights
-    for layer, mask in ticket.masks.items():
-        mask = torch.from_numpy(mask)
-        assert weights[layer][mask].abs().min() >= weights[layer][~mask].abs().max()
+    first, mask = search.checkpoint().weights[FIRST].abs(), torch.from_numpy(ticket.masks[FIRST])
+    assert first[mask].min() >= first[~mask].max()
     seen = read_primary_masks(search.directory / "primary.safetensors")
     assert [iteration for iteration, _ in seen] == [4, 8]
     assert np.array_equal(seen[-1][1], ticket.masks[FIRST])
@@ -300,10 +302,14 @@ def test_pmt_that_never_settles_ends_with_the_run(trained):
         assert overlap == pytest.approx(shared, abs=1e-6)
 
 
-def test_random_secondary_masks_leave_the_first_layer(trained):
-    random, pmt = (ticket_of(trained(name)).masks for name in ("secondary", "pmt"))
-    assert counts(random) == counts(pmt) and np.array_equal(random[FIRST], pmt[FIRST])
-    assert all(not np.array_equal(random[layer], pmt[layer]) for layer in SIZES if layer != FIRST)
+def test_pmts_masks_behind_the_first_layer_are_random_or_the_largest(trained):
+    random, largest = (ticket_of(trained(name)).masks for name in ("pmt", "magnitude"))
+    assert counts(random) == counts(largest) and np.array_equal(random[FIRST], largest[FIRST])
+    weights = Run(trained("magnitude").directory / "search").checkpoint().weights
+    for layer in SIZES:
+        mask = torch.from_numpy(largest[layer])
+        assert weights[layer][mask].abs().min() >= weights[layer][~mask].abs().max()
+        assert layer == FIRST or overlap_is_chance(random[layer], largest[layer]), layer
 
 
 def test_a_search_that_is_stopped_goes_on_with_its_queue(trained, gems, tmp_path, monkeypatch, environment):
