@@ -76,7 +76,12 @@ class Run:
         ticket = self.ticket(config)
         if ticket is None:
             return FewShotModel(config.model_spec())
-        return FewShotModel(ticket.spec(config.model_spec()), ticket.masks if ticket.unit == "weight" else None)
+        model = FewShotModel(ticket.spec(config.model_spec()), ticket.masks if ticket.unit == "weight" else None)
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+        odd = [name for name, mask in model.masks.items() if tuple(mask.shape) != shapes.get(name)]
+        if odd:
+            raise UserError(f"{self.ticket_path} does not fit the model: it has no weight {odd[0]} of the mask's shape")
+        return model
 
     def initial(self) -> Weights:
         """The weights that training started from, where they are not the seed's."""

@@ -78,12 +78,13 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 def train(
     run: Run, config: TrainConfig, *, resume: bool = False, initial: Weights | None = None, watch: Watch | None = None,
     progress: Progress | None = None, root: Path | None = None, processes: Processes | None = None,
+    images: ImageSet | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Meta-train into `run`, starting from `initial` weights (default: seeded), and return the best validation.
 
     With a ticket in the config, `run` holds its file: the weights it removes are zero from the first iteration to the
-    last. `watch` may end the training before its last iteration; then nothing is validated at the end. `processes`:
-    those that a caller started, for several trainings in a row.
+    last. `watch` may end the training before its last iteration; then nothing is validated at the end. `processes`
+    and `images`: those that a caller started and loaded for the (then resolved) config, for several trainings in a row.
     With `resume` a run goes on from its last checkpoint and ends with the same bits as one that was never stopped.
     That holds on the same machine with the same numbers of processes and threads, on GPUs as far as their libraries are
     deterministic. Raises UserError for a directory that is not empty (without resume) or whose run has another config
@@ -91,7 +92,8 @@ def train(
     """
     check_directory(run, resume)
     started = processes or start_processes(config.device)
-    config, images = started.first_of_node(lambda: resolve(config, root))
+    if images is None:
+        config, images = started.first_of_node(lambda: resolve(config, root))
     if started.device.type == "cpu":
         keep_freed_memory()
     trainer = _Trainer(run, config, images, started, initial, watch, progress)

@@ -71,6 +71,8 @@ def check_fits(ticket: Ticket, spec: ModelSpec, where: Path | str) -> Ticket:
                 f"{where} is a ticket of another model: its {name.replace('_', ' ')} is {ticket.model.get(name)}, "
                 f"this model's is {value}"
             )
+    if ticket.unit == "channel" and [mask.size for mask in ticket.masks.values()] != wanted["widths"]:
+        raise UserError(f"{where} does not fit its own model: its masks are not of the widths {wanted['widths']}")
     return ticket
 
 

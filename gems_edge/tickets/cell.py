@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gems_edge.data.episodes import make_sampler
-from gems_edge.data.sources import load_images
+from gems_edge.data.imageset import ImageSet
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.files import read_json
 from gems_edge.meta.config import TrainConfig, from_values
@@ -17,7 +17,7 @@ from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.rules import UpdateRule
 from gems_edge.meta.run import Run
-from gems_edge.meta.train import Progress
+from gems_edge.meta.train import Progress, resolve
 from gems_edge.tickets.analysis import layer_ratios
 from gems_edge.tickets.costs import ticket_cost
 from gems_edge.tickets.find import train_run
@@ -36,9 +36,11 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
         root = directory.parents[task["name"].count("/")]
         config = replace(config, ticket=replace(config.ticket, dense_run=str(root / task["dense"] / RUN)))
     run, processes = Run(directory / RUN), start_processes(config.device)
-    best = train_run(run, config, processes, progress if processes.first else None, root=None)
-    config = run.config()
-    accuracy = test_accuracy(run, config, processes, task["episodes"], task["seed"]) if processes.first else None
+    config, images = processes.first_of_node(lambda: resolve(config))
+    best = train_run(run, config, processes, images, progress if processes.first else None)
+    accuracy = (
+        test_accuracy(run, config, images, processes, task["episodes"], task["seed"]) if processes.first else None
+    )
     processes.wait()
     processes.leave()
     if not processes.first:
@@ -57,10 +59,11 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
     }  # fmt: skip
 
 
-def test_accuracy(run: Run, config: TrainConfig, processes: Processes, episodes: int, seed: int) -> dict[str, Any]:
+def test_accuracy(
+    run: Run, config: TrainConfig, images: ImageSet, processes: Processes, episodes: int, seed: int
+) -> dict[str, Any]:
     """Mode → accuracy of the run's best weights over test episodes, with its interval."""
     model, weights = run.model()
-    images = load_images(config.data, image_size=config.image_size, channels=config.channels)
     sampler = make_sampler(images, "test", config.ways, config.shots, config.queries, seed)
     found = evaluate(
         model.to(processes.device), weights, episode_tensors(images, processes.device), sampler,

@@ -12,7 +12,8 @@ from gems_edge.errors import UserError
 from gems_edge.models.ticket import Masks
 
 HEAD = "head.weight"
-# Smart ratios keep of the head at most this many times the overall share, so that a small head cannot starve the body.
+# Smart ratios keep of the head at most this many times the overall share, and at most half of all that stays, so that it
+# cannot starve the body.
 HEAD_EXCESS = 3.0
 
 Scores = Mapping[str, np.ndarray]
@@ -79,7 +80,7 @@ def smart_counts(sizes: Mapping[str, int], ratio: float, head_keep: float = 0.3)
     """
     budget = kept_count(sum(sizes.values()), ratio)
     body = {name: size for name, size in sizes.items() if name != HEAD}
-    head = min(head_keep, HEAD_EXCESS * (1 - ratio)) * sizes.get(HEAD, 0)
+    head = min(min(head_keep, HEAD_EXCESS * (1 - ratio)) * sizes.get(HEAD, 0), budget / 2)
     head = max(head, budget - sum(body.values()))  # a body that is full leaves the rest to the head
     depth = len(body)
     factors = {name: (depth - n) ** 2 + (depth - n) for n, name in enumerate(body)}
@@ -108,11 +109,11 @@ def rounded(wanted: Mapping[str, float], sizes: Mapping[str, int], total: int) -
 
 
 def check_layers(masks: Masks, ratio: float, hint: str = "") -> Masks:
-    """`masks` if every layer keeps a weight, else UserError (ending with `hint`)."""
+    """`masks` if every layer keeps a weight, else UserError (`hint`: what else helps)."""
     empty = [name for name, mask in masks.items() if not mask.any()]
     if empty:
         raise UserError(
-            f"--ratio {ratio:g} leaves {empty[0]} without weights; lower the ratio, or rank inside layers (--scope layer){hint}"
+            f"--ratio {ratio:g} leaves {empty[0]} without weights; lower the ratio{hint}"
         )
     return masks
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gems_edge.data.episodes import make_sampler
-from gems_edge.data.sources import load_images
+from gems_edge.data.imageset import ImageSet
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.meta.config import TrainConfig
@@ -39,8 +38,8 @@ class Search:
     run: Run  # of the ticket; a training that finds it lives in its directory "search"
     config: TrainConfig  # resolved, with the ticket's settings
     processes: Processes
+    images: ImageSet
     progress: Progress | None = None
-    root: Path | None = None
     found: dict[str, Any] = field(default_factory=lambda: {"iterations": 0, "seconds": 0.0, "cpu_seconds": 0.0})
 
     @property
@@ -81,7 +80,7 @@ class Search:
             spent = run.spent()
         else:
             run = Run(self.run.directory / SEARCH)
-            train_run(run, self._search_config(), self.processes, self._shown, self.root)
+            train_run(run, self._search_config(), self.processes, self.images, self._shown)
             spent = _spent_in_all(run)
         self.found |= {"iterations": run.config().iterations * self.ticket.rounds, **spent}
         return run.model()[1]
@@ -92,7 +91,7 @@ class Search:
         watch = PrimaryWatch(run.directory / "primary.safetensors", self.ticket, mask_of, self.processes.first)
         # Nothing but the weights at the end is wanted, so a validation would only cost.
         config = replace(self._search_config(), validate_every=max(1, self.config.iterations))
-        train(run, config, resume=True, watch=watch, progress=self._shown, root=self.root, processes=self.processes)
+        train(run, config, resume=True, watch=watch, progress=self._shown, processes=self.processes, images=self.images)
         checkpoint = run.checkpoint()
         self.found |= {
             "iterations": checkpoint.iteration, **run.spent(), "settled": watch.settled, "delta": self.ticket.delta,
@@ -137,9 +136,8 @@ class Search:
     def sensitivity(self, weights: Weights) -> dict[str, np.ndarray]:
         """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
         config, device = self.config, self.processes.device
-        images = load_images(config.data, image_size=config.image_size, channels=config.channels, root=self.root)
-        tensors = episode_tensors(images, device)
-        sampler = make_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)
+        tensors = episode_tensors(self.images, device)
+        sampler = make_sampler(self.images, "train", config.ways, config.shots, config.queries, config.seed)
         sampler = replace(sampler, rotate=config.rotate_classes)
         model = FewShotModel(self.spec).to(device)
         leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in weights.items()}
@@ -197,7 +195,10 @@ def rm(search: Search) -> Found:
 
 
 def sr(search: Search) -> Found:
-    """Smart ratio: random inside each layer at the data-independent ratios, θ0."""
+    """Smart ratio: random inside each layer at the data-independent ratios, θ0.
+
+    Behind the first layer the masks are those that pmt draws from the same seed: the two differ in the first layer alone.
+    """
     return criteria.random_in_layers(search.shapes, search.smart_counts(), search.random), search.rewound(0)
 
 
@@ -274,8 +275,10 @@ def find_ticket(search: Search) -> tuple[Ticket, Weights]:
     config = search.ticket
     masks, weights = FINDERS[config.unit, config.method](search)
     trained = search.run.directory / SEARCH
-    hint = f"; what was trained is kept: --dense-run {trained}" if trained.is_dir() and config.rounds == 1 else ""
-    criteria.check_layers(masks, config.ratio, hint if config.needs_trained else "")
+    hint = ", or rank inside layers (--scope layer)"
+    if config.needs_trained and config.rounds == 1 and trained.is_dir():
+        hint += f"; what was trained is kept: --dense-run {trained}"
+    criteria.check_layers(masks, config.ratio, hint)
     ticket = Ticket(config.method, config.unit, config.ratio, masks, model_of(search.spec), search.found)
     return ticket, search.start_of(ticket, weights)
 
@@ -295,18 +298,22 @@ def check_search(search: Search) -> None:
         search.smart_widths()
     elif config.method in ("sr", "pmt"):
         counts = search.smart_counts()
-        criteria.check_layers({name: np.ones(count, bool) for name, count in counts.items()}, config.ratio)
+        masks = {name: np.ones(count, bool) for name, count in counts.items()}
+        criteria.check_layers(masks, config.ratio, ", or give the head less (--head-keep)")
 
 
 def train_run(
-    run: Run, config: TrainConfig, processes: Processes, progress: Progress | None, root: Path | None
+    run: Run, config: TrainConfig, processes: Processes, images: ImageSet, progress: Progress | None
 ) -> dict[str, Any]:
-    """Train `run`, dense or with its ticket, which is found first; goes on where it was. Returns the best validation."""
+    """Train `run`, dense or with its ticket, which is found first; goes on where it was. Returns the best validation.
+
+    `config` is resolved and `images` are its own.
+    """
     from gems_edge.tickets.training import train_ticket
 
     if config.ticket.method == "none":
-        return train(run, config, resume=True, progress=progress, root=root, processes=processes)
-    return train_ticket(run, config, resume=True, progress=progress, root=root, processes=processes)
+        return train(run, config, resume=True, progress=progress, processes=processes, images=images)
+    return train_ticket(run, config, resume=True, progress=progress, processes=processes, images=images)
 
 
 def dense_run(config: TrainConfig) -> Run:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from gems_edge.data.imageset import ImageSet
 from gems_edge.errors import UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig
@@ -17,6 +18,7 @@ from gems_edge.tickets.find import Search, check_search, find_ticket
 def train_ticket(
     run: Run, config: TrainConfig, *, resume: bool = False, given: Path | None = None,
     progress: Progress | None = None, root: Path | None = None, processes: Processes | None = None,
+    images: ImageSet | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Find the config's ticket and meta-train it into `run`; returns the best validation.
 
@@ -28,12 +30,13 @@ def train_ticket(
         raise UserError("there is no ticket in these settings; add --ticket mwt, pmt, …")
     check_directory(run, resume)
     started = processes or start_processes(config.device)
-    config, _ = started.first_of_node(lambda: resolve(config, root))
-    search = Search(run, config, started, progress, root)
-    if given is None:
-        check_search(search)
-    else:
+    if images is None:
+        config, images = started.first_of_node(lambda: resolve(config, root))
+    search = Search(run, config, started, images, progress)
+    if given is not None:
         read_given(search, given)
+    elif not run.ticket_path.exists():  # what has been found needs its dense run no more
+        check_search(search)
     if started.device.type == "cpu":
         keep_freed_memory()
     if started.first:
@@ -51,7 +54,7 @@ def train_ticket(
             run.save_initial(weights)
             save_ticket(run.ticket_path, ticket)  # last: where it is, the weights to start from are too
         started.wait()
-    best = train(run, config, resume=True, initial=run.initial(), progress=progress, root=root, processes=started)
+    best = train(run, config, resume=True, initial=run.initial(), progress=progress, processes=started, images=images)
     if processes is None:
         started.leave()
     return best

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gems_edge.errors import UserError
-from gems_edge.tickets.channels import TOLERANCE, prune
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+from gems_edge.tickets.channels import TOLERANCE, prune
 
 
 def made(backbone="conv4", normalization="support", head="shared", widths=None, size=28):

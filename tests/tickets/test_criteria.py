@@ -132,7 +132,7 @@ def smart_shares(sizes: dict[str, int], ratio: float, head_keep: float) -> dict[
     """Smart ratios by bisection for the scale s: a layer keeps min(1, s · ((L − l + 1)² + (L − l + 1)))."""
     total = (1 - ratio) * sum(sizes.values())
     body = [name for name in sizes if name != HEAD]
-    head = min(head_keep, 3 * (1 - ratio)) * sizes.get(HEAD, 0)
+    head = min(min(head_keep, 3 * (1 - ratio)) * sizes.get(HEAD, 0), total / 2)
     wanted = min(max(total - head, 0), sum(sizes[name] for name in body))
     layers = len(body)
     factor = {name: (layers - n + 1) ** 2 + (layers - n + 1) for n, name in enumerate(body, 1)}
