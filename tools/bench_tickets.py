@@ -26,7 +26,7 @@ def gems_edge(*arguments: str, processes: int = 1) -> subprocess.CompletedProces
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(several if processes > 1 else []), "-m", "gems_edge", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{' '.join(command)}\n{result.stderr}")
     return result

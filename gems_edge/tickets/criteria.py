@@ -112,9 +112,7 @@ def check_layers(masks: Masks, ratio: float, hint: str = "") -> Masks:
     """`masks` if every layer keeps a weight, else UserError (`hint`: what else helps)."""
     empty = [name for name, mask in masks.items() if not mask.any()]
     if empty:
-        raise UserError(
-            f"--ratio {ratio:g} leaves {empty[0]} without weights; lower the ratio{hint}"
-        )
+        raise UserError(f"--ratio {ratio:g} leaves {empty[0]} without weights; lower the ratio{hint}")
     return masks
 
 
