@@ -71,7 +71,7 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     run = Run(directory)
     config = replace(board_config(run.config()), device=options.device)
     place = start_processes(options.device).device
-    model, weights = run.empty_model(config), run.model()[1]
+    model, weights = run.model(config)
     dense, ticket = FewShotModel(config.model_spec()), run.ticket(config)
     ratio = remaining_ratio(dense.spec, model.spec, options.ratio)
     check_ratio(model.spec, ratio)

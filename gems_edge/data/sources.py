@@ -14,6 +14,12 @@ from gems_edge.errors import UserError
 MIN_SIZE, MAX_SIZE = 8, 512
 
 
+def absolute(spec: str) -> str:
+    """`spec` so that it means the same from any directory."""
+    kind, _, place = spec.partition(":")
+    return f"{kind}:{Path(place).expanduser().absolute()}" if place else spec
+
+
 @dataclass(frozen=True)
 class Source:
     """One line of `gems-edge data list`."""

@@ -57,12 +57,13 @@ class Run:
         """The best weights on validation."""
         return _load(self.weights_path, "the run has no finished validation yet; train it longer (--resume)")
 
-    def model(self) -> tuple[FewShotModel, Weights]:
+    def model(self, config: TrainConfig | None = None) -> tuple[FewShotModel, Weights]:
         """The run's model (a ticket's masks or compact widths are its own) with its best weights.
 
-        UserError if config, ticket and weights do not fit each other.
+        `config`: the run's with another normalisation mode, for instance. UserError if config, ticket and weights do not
+        fit each other.
         """
-        model, weights = self.empty_model(self.config()), self.weights()
+        model, weights = self.empty_model(config or self.config()), self.weights()
         return model, fitting(model, weights, self.weights_path)
 
     def ticket(self, config: TrainConfig) -> Ticket | None:
@@ -113,7 +114,7 @@ class Run:
     def spent(self) -> dict[str, float]:
         """Seconds of wall clock and of processor time that training has taken so far, as the last log line says."""
         last = self.metrics()[-1:]
-        return {name: line[name] for line in last for name in ("seconds", "cpu_seconds")}
+        return {name: line[name] for line in last for name in ("seconds", "cpu_seconds") if name in line}
 
     def metrics(self) -> list[dict[str, Any]]:
         if not self.metrics_path.exists():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gems_edge.data.episodes import make_sampler
 from gems_edge.data.imageset import ImageSet
-from gems_edge.data.sources import load_images
+from gems_edge.data.sources import absolute, load_images
 from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
@@ -44,8 +44,7 @@ class Watch(Protocol):
 
 def resolve(config: TrainConfig, root: Path | None = None) -> tuple[TrainConfig, ImageSet]:
     """The config with image size, channels and widths as numbers, and its images."""
-    kind, _, place = config.data.partition(":")
-    data = f"{kind}:{Path(place).absolute()}" if place else config.data  # so that the config holds from any directory
+    data = absolute(config.data)
     images = load_images(data, image_size=config.image_size or None, channels=config.channels or None, root=root)
     _, size, _, channels = images.images.shape
     widths = ",".join(str(width) for width in parse_widths(config.widths, config.backbone))

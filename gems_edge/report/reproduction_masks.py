@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gems_edge.meta.run import Run
-from gems_edge.models.fewshot import Weights
-from gems_edge.models.ticket import Masks, load_ticket, maskable
+from gems_edge.models.ticket import Masks, load_ticket
 from gems_edge.report import ticket_sections
 from gems_edge.report.page import Note, Section
 from gems_edge.report.reproduction_tables import title_of
@@ -78,7 +77,7 @@ def _untrained(run: Run, ticket: Masks, ratio: float) -> list[Note]:
     """How much of the ticket the initial weights, which all tickets share, would have given by themselves."""
     if 0 not in run.kept_iterations():
         return []
-    start = criteria.largest(scores_of(run.kept(0)), ratio)
+    start = criteria.largest(criteria.magnitudes(run.kept(0)), ratio)
     common = {name: int((mask & start[name]).sum()) for name, mask in ticket.items()}
     kept = {name: int(mask.sum()) for name, mask in ticket.items()}
     first, *others = ticket
@@ -94,7 +93,7 @@ def _emergence(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
     looks = {ratio: [[] for _ in runs] for ratio in preset.ratios}
     for place, run in enumerate(runs):
         for iteration in run.kept_iterations():
-            scores = scores_of(run.kept(iteration))
+            scores = criteria.magnitudes(run.kept(iteration))
             for ratio in preset.ratios:
                 looks[ratio][place].append((iteration, criteria.largest(scores, ratio)[first]))
     for ratio in preset.ratios:
@@ -121,7 +120,7 @@ def _emergence(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
 def _hamming(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
     """Of the first run: its whole-network masks at the iterations that it kept."""
     iterations = runs[0].kept_iterations()
-    scores = [scores_of(runs[0].kept(iteration)) for iteration in iterations]
+    scores = [criteria.magnitudes(runs[0].kept(iteration)) for iteration in iterations]
     panels = {
         percent(ratio): (iterations, analysis.hamming([criteria.largest(one, ratio) for one in scores]))
         for ratio in preset.curve_ratios
@@ -131,12 +130,7 @@ def _hamming(setup: Setup, preset: Preset, runs: Sequence[Run], title: str):
 
 def best_scores(run: Run) -> Scores:
     """Magnitudes of the weights that MWT prunes by: the best on validation."""
-    return scores_of(run.model()[1])
-
-
-def scores_of(weights: Weights) -> Scores:
-    names = maskable({name: tuple(tensor.shape) for name, tensor in weights.items()})
-    return {name: weights[name].abs().numpy() for name in names}
+    return criteria.magnitudes(run.model()[1])
 
 
 def untrained_shares(rows: Rows, directory: Path) -> dict[tuple[str, float], float]:
@@ -149,7 +143,7 @@ def untrained_shares(rows: Rows, directory: Path) -> dict[tuple[str, float], flo
             run = Run(directory / "cells" / document["name"] / RUN)
             if run.ticket_path.exists() and run.initial_path.exists():
                 first, mask = next(iter(load_ticket(run.ticket_path).masks.items()))
-                start = criteria.largest_of(scores_of(run.initial())[first], int(mask.sum()))
+                start = criteria.largest_of(criteria.magnitudes(run.initial())[first], int(mask.sum()))
                 key = row.setup.name, row.ratio
                 shares[key] = min(shares.get(key, 1.0), analysis.overlap_of(start, mask))
     return shares

@@ -20,7 +20,7 @@ from gems_edge.meta.run import Run
 from gems_edge.meta.train import Progress, resolve
 from gems_edge.tickets.analysis import layer_ratios
 from gems_edge.tickets.costs import ticket_cost
-from gems_edge.tickets.find import train_run
+from gems_edge.tickets.training import train_run
 
 RUN = "run"
 

@@ -8,7 +8,7 @@ from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.run import Run
 from gems_edge.models.spec import ModelSpec
 from gems_edge.models.ticket import Ticket
-from gems_edge.tickets.find import SEARCH, dense_run
+from gems_edge.tickets.search import SEARCH, dense_run
 
 
 @dataclass(frozen=True)

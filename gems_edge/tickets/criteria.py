@@ -5,11 +5,12 @@ Names are those of the maskable weights in forward order, the head last (models/
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from gems_edge.errors import UserError
-from gems_edge.models.ticket import Masks
+from gems_edge.models.ticket import Masks, maskable
 
 HEAD = "head.weight"
 # Smart ratios keep of the head at most this many times the overall share, and at most half of all that stays, so that it
@@ -25,8 +26,17 @@ def kept_count(size: int, ratio: float) -> int:
     return size - round(ratio * size)
 
 
-def largest(scores: Scores, ratio: float) -> Masks:
-    """The weights of the largest scores over all layers; of equal ones the earlier stay. KDD'22: one-shot global."""
+def magnitudes(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """|w| of every maskable weight among a model's tensors: the scores of magnitude pruning."""
+    names = maskable({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    return {name: weights[name].detach().abs().cpu().numpy() for name in names}
+
+
+def largest(scores: Scores, ratio: float, scope: str = "global") -> Masks:
+    """The weights of the largest scores, ranked over all layers (scope "global", KDD'22's choice) or inside each ("layer",
+    the same share of every layer); of equal ones the earlier stay."""
+    if scope == "layer":
+        return largest_in_layers(scores, equal_counts({name: score.size for name, score in scores.items()}, ratio))
     flat = np.concatenate([score.reshape(-1) for score in scores.values()])
     kept = np.zeros(flat.size, bool)
     kept[np.argsort(-flat, kind="stable")[: kept_count(flat.size, ratio)]] = True

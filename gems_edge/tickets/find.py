@@ -1,178 +1,14 @@
 """Finding tickets: each is a small function over three verbs, train, prune and rewind (KDD'22, sections 3 to 5)."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from gems_edge.data.episodes import make_sampler
-from gems_edge.data.imageset import ImageSet
-from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
-from gems_edge.meta.config import TrainConfig
-from gems_edge.meta.processes import Processes
-from gems_edge.meta.rules import UpdateRule
-from gems_edge.meta.run import Run, seeded_weights
-from gems_edge.meta.ticket_config import TicketConfig
-from gems_edge.meta.train import Progress, meta_loss, train
 from gems_edge.models.fewshot import FewShotModel, Weights
-from gems_edge.models.spec import ModelSpec
-from gems_edge.models.ticket import Masks, Ticket, maskable, model_of
+from gems_edge.models.ticket import Masks, Ticket, model_of
 from gems_edge.tickets import channels, criteria
-from gems_edge.tickets.primary import PrimaryWatch
-
-SEARCH = "search"  # the training that finds a ticket is a run of its own, in this directory of the ticket's run
-# Streams of random numbers drawn from a run's seed, apart from its episodes and initial weights.
-_RANDOM_MASKS = 0x7C3E
-
-
-@dataclass
-class Search:
-    """What the ticket functions work with: the settings, where to train, and what the search has cost so far."""
-
-    run: Run  # of the ticket; a training that finds it lives in its directory "search"
-    config: TrainConfig  # resolved, with the ticket's settings
-    processes: Processes
-    images: ImageSet
-    progress: Progress | None = None
-    found: dict[str, Any] = field(default_factory=lambda: {"iterations": 0, "seconds": 0.0, "cpu_seconds": 0.0})
-
-    @property
-    def ticket(self) -> TicketConfig:
-        return self.config.ticket
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self.config.model_spec()
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The maskable weights in forward order."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in seeded_weights(self.config).items()}
-        return {name: shapes[name] for name in maskable(shapes)}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.shapes)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {name: math.prod(shape) for name, shape in self.shapes.items()}
-
-    @cached_property
-    def random(self) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed, _RANDOM_MASKS])
-
-    # Train
-
-    def trained(self) -> Weights:
-        """The network trained to the end, best on validation: of a dense run that is there, or of one made for this.
-
-        With several rounds, the ticket of one round less at the ratio that it has then: every round removes the same share.
-        """
-        if self.ticket.dense_run:
-            run = dense_run(self.config)
-            spent = run.spent()
-        else:
-            run = Run(self.run.directory / SEARCH)
-            train_run(run, self._search_config(), self.processes, self.images, self._shown)
-            spent = _spent_in_all(run)
-        self.found |= {"iterations": run.config().iterations * self.ticket.rounds, **spent}
-        return run.model()[1]
-
-    def settled(self, mask_of: Callable[[Weights], np.ndarray]) -> Weights:
-        """The dense network at the moment when its first layer's mask settles; at the last iteration if it never does."""
-        run = Run(self.run.directory / SEARCH)
-        watch = PrimaryWatch(run.directory / "primary.safetensors", self.ticket, mask_of, self.processes.first)
-        # Nothing but the weights at the end is wanted, so a validation would only cost.
-        config = replace(self._search_config(), validate_every=max(1, self.config.iterations))
-        train(run, config, resume=True, watch=watch, progress=self._shown, processes=self.processes, images=self.images)
-        checkpoint = run.checkpoint()
-        self.found |= {
-            "iterations": checkpoint.iteration, **run.spent(), "settled": watch.settled, "delta": self.ticket.delta,
-            "interval": self.ticket.interval, "overlaps": [[i, round(o, 6)] for i, o in watch.overlaps],
-        }  # fmt: skip
-        return checkpoint.weights
-
-    @property
-    def _shown(self) -> Progress | None:
-        return self.progress and (lambda record: self.progress({"phase": "find ticket"} | record))
-
-    def _search_config(self) -> TrainConfig:
-        """The dense training, or with several rounds that of the ticket before this one."""
-        rounds, keep = self.ticket.rounds, self.config.keep
-        if rounds > 1:
-            ratio = 1 - (1 - self.ticket.ratio) ** ((rounds - 1) / rounds)
-            # rr, omt and pm take their masks from MWT's.
-            return replace(self.config, ticket=replace(self.ticket, method="mwt", ratio=ratio, rounds=rounds - 1))
-        if self.ticket.rewind:
-            keep = ",".join(filter(None, (keep, str(self.ticket.rewind))))
-        return replace(self.config, ticket=TicketConfig(), keep=keep)
-
-    # Prune
-
-    def largest(self, scores: dict[str, np.ndarray]) -> Masks:
-        """The largest scores stay: one ranking over all layers, or one in each."""
-        if self.ticket.scope == "layer":
-            return criteria.largest_in_layers(scores, criteria.equal_counts(self.sizes, self.ticket.ratio))
-        return criteria.largest(scores, self.ticket.ratio)
-
-    def magnitudes(self, weights: Weights) -> dict[str, np.ndarray]:
-        return {name: weights[name].detach().abs().cpu().numpy() for name in self.names}
-
-    def smart_counts(self) -> dict[str, int]:
-        return criteria.smart_counts(self.sizes, self.ticket.ratio, self.ticket.head_keep)
-
-    def smart_widths(self) -> tuple[int, ...]:
-        """Widths of a channel ticket that depend on the ratio alone, as smart ratios do: every channel counts alike."""
-        alike = [torch.ones(width) for width in self.spec.widths]
-        return channels.channel_widths(self.spec, alike, self.ticket.ratio, self.ticket.round_to)[0]
-
-    def sensitivity(self, weights: Weights) -> dict[str, np.ndarray]:
-        """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
-        config, device = self.config, self.processes.device
-        tensors = episode_tensors(self.images, device)
-        sampler = make_sampler(self.images, "train", config.ways, config.shots, config.queries, config.seed)
-        sampler = replace(sampler, rotate=config.rotate_classes)
-        model = FewShotModel(self.spec).to(device)
-        leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in weights.items()}
-        for task in range(self.ticket.snip_episodes):
-            episode = tensors.episode(sampler.draw(task // config.meta_batch, task % config.meta_batch))
-            loss, _ = meta_loss(model, leaves, episode, config, UpdateRule(config.method, config.inner_lr))
-            (loss / self.ticket.snip_episodes).backward()
-        self.found["episodes"] = self.ticket.snip_episodes
-        gradients = {n: torch.zeros_like(leaves[n]) if leaves[n].grad is None else leaves[n].grad for n in self.names}
-        return {n: (leaves[n].detach() * gradients[n]).abs().cpu().numpy() for n in self.names}
-
-    # Rewind
-
-    def rewound(self, iteration: int) -> Weights:
-        """θ_k, the weights after `iteration` steps of dense training."""
-        if iteration == 0:
-            return seeded_weights(self.config)
-        if self.ticket.dense_run:
-            return dense_run(self.config).kept(iteration)
-        directory = self.run.directory
-        for _ in range(self.ticket.rounds):
-            directory = directory / SEARCH
-        return Run(directory).kept(iteration)
-
-    def start_of(self, ticket: Ticket, weights: Weights) -> Weights:
-        """What training starts from: `weights` of the dense network, sliced to the channels of a channel ticket."""
-        plain = {name: tensor.detach().cpu() for name, tensor in weights.items()}
-        if ticket.unit == "weight":
-            return plain
-        return channels.remove_channels(FewShotModel(self.spec), plain, list(ticket.masks.values()))[1]
-
-    def reinitialised(self) -> Weights:
-        """Fresh weights from the same distribution as θ0."""
-        return seeded_weights(self.config, other=1)
-
+from gems_edge.tickets.search import SEARCH, Search, dense_run
 
 # Masks and the weights that the sparse training starts from (before masking).
 Found = tuple[Masks, Weights]
@@ -180,13 +16,13 @@ Found = tuple[Masks, Weights]
 
 def mwt(search: Search) -> Found:
     """Meta winning ticket (Algorithm 1): train, prune the smallest magnitudes, rewind to θ_k."""
-    masks = search.largest(search.magnitudes(search.trained()))
+    masks = search.largest(criteria.magnitudes(search.trained()))
     return masks, search.rewound(search.ticket.rewind)
 
 
 def rr(search: Search) -> Found:
     """Random re-initialisation: MWT's mask, fresh weights."""
-    return search.largest(search.magnitudes(search.trained())), search.reinitialised()
+    return search.largest(criteria.magnitudes(search.trained())), search.reinitialised()
 
 
 def rm(search: Search) -> Found:
@@ -231,8 +67,10 @@ def pmt(search: Search) -> Found:
     alone learns slowly: behind a normalisation its gradients shrink with their size.
     """
     counts, first = search.smart_counts(), search.names[0]
-    weights = search.settled(lambda weights: criteria.largest_of(_magnitude(weights[first]), counts[first]))
-    masks = criteria.largest_in_layers(search.magnitudes(weights), counts)
+    weights = search.settled(
+        lambda weights: criteria.largest_of(criteria.magnitudes({first: weights[first]})[first], counts[first])
+    )
+    masks = criteria.largest_in_layers(criteria.magnitudes(weights), counts)
     if search.ticket.secondary == "random":
         masks = criteria.random_in_layers(search.shapes, counts, search.random) | {first: masks[first]}
     return masks, search.rewound(0)
@@ -275,7 +113,7 @@ def find_ticket(search: Search) -> tuple[Ticket, Weights]:
     config = search.ticket
     masks, weights = FINDERS[config.unit, config.method](search)
     trained = search.run.directory / SEARCH
-    hint = ", or rank inside layers (--scope layer)"
+    hint = "" if config.method == "rm" else ", or rank inside layers (--scope layer)"
     if config.needs_trained and config.rounds == 1 and trained.is_dir():
         hint += f"; what was trained is kept: --dense-run {trained}"
     criteria.check_layers(masks, config.ratio, hint)
@@ -302,50 +140,5 @@ def check_search(search: Search) -> None:
         criteria.check_layers(masks, config.ratio, ", or give the head less (--head-keep)")
 
 
-def train_run(
-    run: Run, config: TrainConfig, processes: Processes, images: ImageSet, progress: Progress | None
-) -> dict[str, Any]:
-    """Train `run`, dense or with its ticket, which is found first; goes on where it was. Returns the best validation.
-
-    `config` is resolved and `images` are its own.
-    """
-    from gems_edge.tickets.training import train_ticket
-
-    if config.ticket.method == "none":
-        return train(run, config, resume=True, progress=progress, processes=processes, images=images)
-    return train_ticket(run, config, resume=True, progress=progress, processes=processes, images=images)
-
-
-def dense_run(config: TrainConfig) -> Run:
-    """The finished dense run that --dense-run names; UserError if it is another model's, sparse or unfinished."""
-    run = Run(config.ticket.dense_run)
-    stored = run.config()
-    free = {name: getattr(config, name) for name in ("device", "keep", "precision", "ticket", "checkpoint_every")}
-    if stored.ticket.method != "none":
-        raise UserError(f"{run.directory} trained a ticket; --dense-run wants a dense run")
-    if (same := replace(stored, **free)) != config:
-        name = next(n for n in same.__dataclass_fields__ if getattr(same, n) != getattr(config, n))
-        raise UserError(
-            f"{run.directory} was trained with {name} = {getattr(stored, name)!r}, not {getattr(config, name)!r}: "
-            "its weights are no ticket for this run"
-        )
-    if not run.finished():
-        raise UserError(f"{run.directory} is not finished; go on with gems-edge train --resume -o {run.directory}")
-    return run
-
-
-def _spent_in_all(run: Run) -> dict[str, float]:
-    """Seconds of a run and, with several rounds, of the trainings that found its ticket."""
-    total = dict(run.spent())
-    if (run.directory / SEARCH).is_dir():
-        inner = _spent_in_all(Run(run.directory / SEARCH))
-        total = {name: value + inner.get(name, 0.0) for name, value in total.items()}
-    return total
-
-
 def _named(kept: tuple[np.ndarray, ...]) -> Masks:
     return {f"widths.{number}": mask for number, mask in enumerate(kept)}
-
-
-def _magnitude(weight: Tensor) -> np.ndarray:
-    return weight.detach().abs().cpu().numpy()

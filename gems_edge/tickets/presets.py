@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from gems_edge.data.sources import absolute
 from gems_edge.errors import UserError
 from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.ticket_config import TicketConfig
@@ -134,7 +135,7 @@ def with_data(preset: Preset, given: Mapping[str, str]) -> Preset:
     for key in given:
         if key not in keys:
             raise UserError(f"--data {key}=…: the preset {preset.name} has {', '.join(keys)}")
-    data = {**preset.data, **given}
+    data = {key: absolute(spec) for key, spec in {**preset.data, **given}.items()}
     setups = tuple(
         replace(setup, config=replace(setup.config, data=data[setup.data]))
         for setup in preset.setups

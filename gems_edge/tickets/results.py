@@ -1,7 +1,4 @@
-"""From the result.json of a grid's cells to the numbers of tables: several trainings of one entry become one row.
-
-numpy and json only.
-"""
+"""From the result.json of a grid's cells to the numbers of tables: several trainings of one entry become one row."""
 
 import json
 import math
@@ -19,11 +16,6 @@ from gems_edge.tickets.plan import Want
 from gems_edge.tickets.presets import Setup
 
 Document = Mapping[str, Any]  # a result.json
-
-# 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom.
-_STUDENT = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,8 +174,10 @@ def difference(row: Row, reference: Row, mode: str = "") -> Difference | None:
 
 
 def student(freedom: int) -> float:
-    """97.5 % quantile of Student's t; beyond 15 degrees of freedom that of 15, which is a little too wide."""
-    return _STUDENT[min(freedom, len(_STUDENT)) - 1]
+    """97.5 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
 
 
 class Rows(Sequence[Row]):

@@ -11,12 +11,12 @@ from gems_edge.errors import UserError
 from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.ticket_config import TicketConfig
-from gems_edge.models.fewshot import Weights
-from gems_edge.models.ticket import Masks, Ticket, load_ticket, maskable, save_ticket
+from gems_edge.models.ticket import Masks, Ticket, load_ticket, save_ticket
 from gems_edge.tickets import criteria
 from gems_edge.tickets.analysis import check_alike
-from gems_edge.tickets.find import SEARCH, Search, find_ticket
+from gems_edge.tickets.find import find_ticket
 from gems_edge.tickets.primary import read_primary_masks
+from gems_edge.tickets.search import SEARCH, Search
 
 
 def is_dense(run: Run) -> bool:
@@ -38,17 +38,7 @@ def masks_of(place: Path, ratio: float, scope: str = "global") -> Masks:
     """The masks of a ticket, or those that magnitude pruning cuts from a dense run's best weights."""
     if not place.is_dir() or not is_dense(Run(place)):
         return ticket_of(place).masks
-    return magnitude_masks(Run(place).model()[1], ratio, scope)
-
-
-def magnitude_masks(weights: Weights, ratio: float, scope: str = "global") -> Masks:
-    """One-shot magnitude pruning of every maskable weight (KDD'22, Algorithm 1, line 6)."""
-    names = maskable({name: tuple(tensor.shape) for name, tensor in weights.items()})
-    scores = {name: weights[name].detach().abs().cpu().numpy() for name in names}
-    if scope == "layer":
-        counts = criteria.equal_counts({name: score.size for name, score in scores.items()}, ratio)
-        return criteria.largest_in_layers(scores, counts)
-    return criteria.largest(scores, ratio)
+    return criteria.largest(criteria.magnitudes(Run(place).model()[1]), ratio, scope)
 
 
 def several_masks(places: Sequence[Path], ratio: float, scope: str = "global") -> list[Masks]:
@@ -65,7 +55,7 @@ def kept_masks(run: Run, ratio: float, scope: str = "global") -> list[tuple[int,
         raise UserError(
             f"{run.directory} kept the weights of {len(iterations)} iterations; train one with --keep every:N to look at several"
         )
-    return [(iteration, magnitude_masks(run.kept(iteration), ratio, scope)) for iteration in iterations]
+    return [(at, criteria.largest(criteria.magnitudes(run.kept(at)), ratio, scope)) for at in iterations]
 
 
 def first_layer_masks(run: Run, ratio: float, scope: str = "global") -> list[tuple[int, np.ndarray]]:

@@ -12,7 +12,8 @@ from gems_edge.meta.run import Run
 from gems_edge.meta.train import Progress, check_directory, prepare, resolve, train
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket, save_ticket
-from gems_edge.tickets.find import Search, check_search, find_ticket
+from gems_edge.tickets.find import check_search, find_ticket
+from gems_edge.tickets.search import Search
 
 
 def train_ticket(
@@ -58,6 +59,18 @@ def train_ticket(
     if processes is None:
         started.leave()
     return best
+
+
+def train_run(
+    run: Run, config: TrainConfig, processes: Processes, images: ImageSet, progress: Progress | None
+) -> dict[str, Any]:
+    """Train `run`, dense or with its ticket, which is found first; goes on where it was. Returns the best validation.
+
+    `config` is resolved and `images` are its own.
+    """
+    if config.ticket.method == "none":
+        return train(run, config, resume=True, progress=progress, processes=processes, images=images)
+    return train_ticket(run, config, resume=True, progress=progress, processes=processes, images=images)
 
 
 def read_given(search: Search, path: Path) -> Ticket:

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_settings import SMALL
+from small_settings import SMALL, TORCHRUN
 
 # What a log line says about the clock.
 CLOCK = ("time", "rate", "seconds", "cpu_seconds")
@@ -59,21 +59,10 @@ def test_config_alone_repeats_the_run(small_run, cli, tmp_path):
 
 
 def test_two_processes_compute_what_one_does(environment, cli, tmp_path):
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "gems_edge",
-    ]
-
     def both(iterations, name):
         options = ["train", *SMALL, "--iterations", str(iterations), "--validate-every", "6", "-o"]
         cli(*options, tmp_path / f"{name}-one")
-        command = [*torchrun, *options, str(tmp_path / f"{name}-two")]
+        command = [*TORCHRUN, *options, str(tmp_path / f"{name}-two")]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr
         return tmp_path / f"{name}-one", tmp_path / f"{name}-two"

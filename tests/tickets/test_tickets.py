@@ -1,11 +1,6 @@
-"""Every ticket through the command line on tiny runs: what it keeps, what it starts from, and what it refuses."""
+"""Every weight ticket on tiny runs: what it keeps, and what it starts from."""
 
-import contextlib
-import dataclasses
-import io
-import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,128 +8,31 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_settings import SMALL
+from ticket_runs import (
+    CHANNEL,
+    FAST,
+    FIRST,
+    ITERATIONS,
+    METHODS,
+    RATIO,
+    SIZES,
+    TINY,
+    TOTAL,
+    counts,
+    overlap_is_chance,
+    same,
+    ticket_of,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "meta"))
-import reference  # noqa: E402
+import reference
 
-from gems_edge.cli.main import main  # noqa: E402
-from gems_edge.data.episodes import make_sampler  # noqa: E402
-from gems_edge.data.sources import load_images  # noqa: E402
-from gems_edge.data.tensors import episode_tensors  # noqa: E402
-from gems_edge.meta.run import Run, seeded_weights  # noqa: E402
-from gems_edge.meta.ticket_config import TicketConfig  # noqa: E402
-from gems_edge.meta.train import prepare, resolve  # noqa: E402
-from gems_edge.models.fewshot import FewShotModel  # noqa: E402
-from gems_edge.models.ticket import load_ticket, save_ticket  # noqa: E402
-from gems_edge.tickets.channels import channel_importances  # noqa: E402
-from gems_edge.tickets.criteria import equal_counts, smart_counts  # noqa: E402
-from gems_edge.tickets.primary import PrimaryWatch, read_primary_masks  # noqa: E402
-from gems_edge.tickets.training import train_ticket  # noqa: E402
-
-ITERATIONS, RATIO = 12, 0.8
-TINY = (
-    *SMALL, "--widths", "16", "--head", "per-class", "--meta-batch", "2", "--queries", "3",
-    "--iterations", ITERATIONS, "--validate-every", ITERATIONS, "--validation-episodes", "4", "--keep", "every:4",
-)  # fmt: skip
-PMT = ("--ticket", "pmt", "--interval", "4")
-CHANNEL = ("--unit", "channel", "--ratio", "0.6", "--round-to", "2")
-# Large outer steps, so that masks change within a few iterations.
-FAST = ("--lr", "0.05")
-# A threshold that one changed position misses: the first layer's mask never settles.
-UNSETTLED = (*PMT, *FAST, "--delta", "0.999")
-
-FIRST = "backbone.blocks.0.conv.weight"
-SIZES = {FIRST: 144, **{f"backbone.blocks.{n}.conv.weight": 2304 for n in (1, 2, 3)}, "head.weight": 80}
-TOTAL = sum(SIZES.values())
-
-# The trainings that the tests share. DENSE stands for the dense run's directory.
-DENSE = "DENSE"
-OPTIONS = {
-    "dense": (),
-    "mwt": ("--ticket", "mwt"),
-    **{name: ("--ticket", name, "--dense-run", DENSE) for name in ("rr", "omt", "pm")},
-    **{name: ("--ticket", name) for name in ("rm", "sr")},
-    "snip": ("--ticket", "snip", "--snip-episodes", "5"),
-    "pmt": PMT,
-    "mwt-dense": ("--ticket", "mwt", "--dense-run", DENSE),
-    "layer": ("--ticket", "mwt", "--scope", "layer", "--dense-run", DENSE),
-    "rewound": ("--ticket", "mwt", "--rewind", "4"),
-    "rewound-dense": ("--ticket", "mwt", "--rewind", "4", "--dense-run", DENSE),
-    "rounds": ("--ticket", "mwt", "--rounds", "2"),
-    "rr-rounds": ("--ticket", "rr", "--rounds", "2"),
-    "unsettled": UNSETTLED,
-    "magnitude": (*PMT, "--secondary", "magnitude"),
-    "channel-mwt": ("--ticket", "mwt", *CHANNEL, *FAST),
-    "channel-rewound": ("--ticket", "mwt", *CHANNEL, "--rewind", "4", "--dense-run", DENSE),
-    "channel-pmt": (*PMT, *CHANNEL, *FAST, "--delta", "0.1"),
-}
-METHODS = ("mwt", "rr", "rm", "sr", "snip", "omt", "pm", "pmt")
-CHANNEL_RUNS = ("channel-mwt", "channel-rewound", "channel-pmt")
-
-
-@pytest.fixture(scope="module")
-def gems(environment):
-    """`gems("train", …)`: the command line in this process, because a process of its own spends most of its time importing
-    torch. `code` is the exit code that it must have."""
-
-    def call(*arguments, code=0):
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            patch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
-            patch.setenv("MPLCONFIGDIR", environment["GEMS_EDGE_CACHE"])
-            patch.setattr(sys, "argv", ["gems-edge", *map(str, arguments)])
-            ended = 0
-            try:
-                main()
-            except SystemExit as end:
-                ended = end.code
-        assert ended == code, f"exit code {ended}\n{out.getvalue()}\n{err.getvalue()}"
-        if code == 2:
-            said = [line for line in err.getvalue().splitlines() if not line.startswith("find ticket ")]
-            assert len(said) == 1, err.getvalue()
-        return out.getvalue() if code == 0 else err.getvalue()
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield call
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def trained(gems, tmp_path_factory):
-    """`trained("mwt")`: that run of OPTIONS, trained once."""
-    place = tmp_path_factory.mktemp("tickets")
-
-    def run(name: str) -> Run:
-        directory = place / name
-        if not directory.exists():
-            options = [run("dense").directory if option == DENSE else option for option in OPTIONS[name]]
-            gems("train", *TINY, *options, "-o", directory)
-        return Run(directory)
-
-    return run
-
-
-def ticket_of(run: Run):
-    return load_ticket(run.ticket_path)
-
-
-def counts(masks) -> dict[str, int]:
-    return {name: int(mask.sum()) for name, mask in masks.items()}
-
-
-def overlap_is_chance(drawn, mask) -> bool:
-    """Whether `drawn`, of as many positions as `mask`, shares no more with it than six standard deviations over chance."""
-    kept = mask.mean()
-    return drawn[mask].mean() < kept + 6 * math.sqrt(kept * (1 - kept) / mask.sum())
-
-
-def same(one, other) -> bool:
-    return one.keys() == other.keys() and all(bool((one[name] == other[name]).all()) for name in one)
-
-
-# Weight tickets
+from gems_edge.data.episodes import make_sampler
+from gems_edge.data.sources import load_images
+from gems_edge.data.tensors import episode_tensors
+from gems_edge.meta.run import Run, seeded_weights
+from gems_edge.meta.train import resolve
+from gems_edge.tickets.criteria import equal_counts, smart_counts
 
 
 @pytest.mark.parametrize("name", [*METHODS, "layer", "rewound", "rounds", "unsettled", "magnitude"])
@@ -266,175 +164,6 @@ def test_two_rounds_remove_the_same_share_twice(trained, name):
     assert same(second.masks, ticket_of(trained("rounds")).masks)  # rr has MWT's mask here too
 
 
-# Primary masked tickets
-
-
-def overlaps_logged(search: Run) -> list:
-    watched = [line for line in search.metrics() if line["kind"] == "watch"]
-    return [[line["iteration"], round(line["overlap"], 6)] for line in watched if "overlap" in line]
-
-
-def test_pmt_stops_when_the_first_layer_has_settled(trained):
-    run = trained("pmt")
-    ticket, search = ticket_of(run), Run(run.directory / "search")
-    assert counts(ticket.masks) == smart_counts(SIZES, RATIO)
-    found = ticket.found
-    assert found["settled"] is True and found["iterations"] == 8 == search.checkpoint().iteration
-    assert found["overlaps"] == overlaps_logged(search) and [i for i, _ in found["overlaps"]] == [8]
-    assert found["overlaps"][0][1] > found["delta"] == 0.95 and found["interval"] == 4
-    assert not any(line["kind"] == "validation" for line in search.metrics())
-    first, mask = search.checkpoint().weights[FIRST].abs(), torch.from_numpy(ticket.masks[FIRST])
-    assert first[mask].min() >= first[~mask].max()
-    seen = read_primary_masks(search.directory / "primary.safetensors")
-    assert [iteration for iteration, _ in seen] == [4, 8]
-    assert np.array_equal(seen[-1][1], ticket.masks[FIRST])
-
-
-def test_pmt_that_never_settles_ends_with_the_run(trained):
-    run = trained("unsettled")
-    found, search = ticket_of(run).found, Run(run.directory / "search")
-    assert found["settled"] is False and found["iterations"] == ITERATIONS == search.checkpoint().iteration
-    assert [i for i, _ in found["overlaps"]] == [8, 12] and found["overlaps"] == overlaps_logged(search)
-    assert all(0.3 < overlap <= 0.999 for _, overlap in found["overlaps"])
-    seen = dict(read_primary_masks(search.directory / "primary.safetensors"))
-    for (iteration, overlap), before in zip(found["overlaps"], (4, 8)):
-        shared = (seen[iteration] & seen[before]).sum() / seen[iteration].sum()
-        assert overlap == pytest.approx(shared, abs=1e-6)
-
-
-def test_pmts_masks_behind_the_first_layer_are_random_or_the_largest(trained):
-    random, largest = (ticket_of(trained(name)).masks for name in ("pmt", "magnitude"))
-    assert counts(random) == counts(largest) and np.array_equal(random[FIRST], largest[FIRST])
-    weights = Run(trained("magnitude").directory / "search").checkpoint().weights
-    for layer in SIZES:
-        mask = torch.from_numpy(largest[layer])
-        assert weights[layer][mask].abs().min() >= weights[layer][~mask].abs().max()
-        assert layer == FIRST or overlap_is_chance(random[layer], largest[layer]), layer
-
-
-def test_a_search_that_is_stopped_goes_on_with_its_queue(trained, gems, tmp_path, monkeypatch, environment):
-    """Stopped after the second look, before a checkpoint has it: that look is taken again, not counted twice."""
-    monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
-    whole, run = trained("unsettled"), Run(tmp_path / "stopped")
-
-    def stop(record):
-        if record["kind"] == "watch" and record["iteration"] == 8:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_ticket(run, whole.config(), progress=stop)
-    search = Run(run.directory / "search")
-    assert not run.ticket_path.exists() and search.checkpoint().iteration == 7
-    assert len(read_primary_masks(search.directory / "primary.safetensors")) == 2
-    gems("train", "--resume", "-o", run.directory)
-    one, other = ticket_of(whole), ticket_of(run)
-    assert one.found["overlaps"] == other.found["overlaps"] and same(one.masks, other.masks)
-    assert run.weights_path.read_bytes() == whole.weights_path.read_bytes()
-
-
-def test_two_processes_find_the_ticket_that_one_finds(trained, environment, tmp_path):
-    """Of two tasks each process does one: their sum has the same bits as one process's."""
-    one, run = trained("unsettled"), Run(tmp_path / "two")
-    torchrun = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "gems_edge",
-    )
-    command = [*torchrun, "train", *TINY, *UNSETTLED, "-o", run.directory]
-    result = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    alone, together = ticket_of(one), ticket_of(run)
-    assert alone.found["overlaps"] == together.found["overlaps"] and same(alone.masks, together.masks)
-    assert not together.found["settled"] and same(one.initial(), run.initial())
-
-
-def looked(tmp_path, masks, resume_at=None, **settings) -> list[bool]:
-    """What a watch says after each of these first-layer masks (lists of kept positions out of 8)."""
-    config = TicketConfig(method="pmt", interval=10, **settings)
-    seen = iter([np.isin(np.arange(8), kept) for kept in masks])
-    watch = PrimaryWatch(tmp_path / "primary.safetensors", config, lambda weights: next(seen), writes=True)
-    assert watch.every == 10 and not watch.settled
-    said = [watch.look(10 * n, {})[0] for n in range(1, len(masks) + 1)]
-    if resume_at:
-        again = PrimaryWatch(tmp_path / "primary.safetensors", config, lambda weights: None, writes=True)
-        assert again.resume(resume_at) == said[resume_at // 10 - 1]
-        assert again.overlaps == watch.overlaps[: resume_at // 10 - 1]
-    return said
-
-
-A, B, HALF = [0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 4, 5]
-
-
-def test_the_queue_remembers_the_last_overlaps(tmp_path):
-    # Overlaps: A–HALF 0.5, HALF–B 0.5, B–B 1, B–A 0, A–A 1.
-    masks = [A, HALF, B, B, A, A]
-    # Algorithm 2: any of the last l overlaps above δ.
-    assert looked(tmp_path, masks, delta=0.5, queue=1) == [False, False, False, True, False, True]
-    assert looked(tmp_path, masks, delta=0.5, queue=2, resume_at=40) == [False, False, False, True, True, True]
-    assert looked(tmp_path, masks, delta=0.49, queue=1, resume_at=20) == [False, True, True, True, False, True]
-    # All of a full queue, as Early-Bird.
-    assert looked(tmp_path, masks, delta=0.4, queue=3, stable="all") == [False, False, False, True, False, False]
-    assert looked(tmp_path, masks, delta=0.5, queue=3, stable="all", resume_at=30) == [False] * 6
-    assert looked(tmp_path, [A, A], delta=0.5, queue=3, stable="all") == [False] * 2
-
-
-# Channel tickets
-
-
-@pytest.mark.parametrize("name", CHANNEL_RUNS)
-def test_a_channel_ticket_is_the_slice_of_the_first_weights(trained, name):
-    run = trained(name)
-    config, ticket = run.config(), ticket_of(run)
-    assert ticket.unit == "channel" and list(ticket.masks) == [f"widths.{n}" for n in range(4)]
-    dense = config.model_spec()
-    compact = dataclasses.replace(dense, widths=ticket.widths)
-    assert all(width < 16 for width in ticket.widths) and [m.size for m in ticket.masks.values()] == [16] * 4
-    assert abs(1 - compact.backbone_weights / dense.backbone_weights - 0.6) <= 0.02
-    whole, start = trained("dense").kept(4 if name == "channel-rewound" else 0), run.initial()
-    inputs = np.ones(1, bool)
-    for n, mask in enumerate(ticket.masks.values()):
-        block = f"backbone.blocks.{n}"
-        assert torch.equal(start[f"{block}.conv.weight"], whole[f"{block}.conv.weight"][mask][:, inputs])
-        for part in ("norm.weight", "norm.bias"):
-            assert torch.equal(start[f"{block}.{part}"], whole[f"{block}.{part}"][mask])
-        inputs = mask
-    assert torch.equal(start["head.weight"], whole["head.weight"][:, inputs])
-    assert torch.equal(start["head.bias"], whole["head.bias"])
-    model, weights = run.model()
-    assert model.spec == compact and not model.masks and not same(weights, start)
-
-
-def test_channel_tickets_keep_the_most_important_channels(trained):
-    for name in ("channel-mwt", "channel-pmt"):
-        run = trained(name)
-        model = FewShotModel(run.config().model_spec())
-        weights = Run(run.directory / "search").checkpoint().weights
-        for importance, mask in zip(channel_importances(model, weights), ticket_of(run).masks.values()):
-            assert importance[torch.from_numpy(mask)].min() >= importance[torch.from_numpy(~mask)].max(), name
-
-
-def test_channel_pmt_watches_the_first_layers_channels(trained):
-    run = trained("channel-pmt")
-    search, found = Run(run.directory / "search"), ticket_of(run).found
-    assert found["settled"] and found["iterations"] == 8 and found["overlaps"] == overlaps_logged(search)
-    seen = read_primary_masks(search.directory / "primary.safetensors")
-    assert np.array_equal(seen[-1][1], ticket_of(run).masks["widths.0"])
-
-
-@pytest.mark.parametrize("name", ["mwt", "rr", "channel-mwt", "channel-pmt"])
-def test_evaluate_works_on_a_ticket(trained, gems, name):
-    document = json.loads(gems("evaluate", trained(name).directory, "--episodes", "4", "--json"))
-    assert document["episodes"] == 4 and 0 <= document["accuracy"] <= 1 and document["steps"] == 2
-
-
-# Given tickets
-
-
 @pytest.mark.parametrize("name, options", [("mwt", ()), ("rr", ()), ("channel-mwt", (*CHANNEL, *FAST))])
 def test_a_given_ticket_is_trained_as_the_run_that_found_it(trained, gems, tmp_path, name, options):
     source, run = trained(name), Run(tmp_path / "given")
@@ -444,100 +173,7 @@ def test_a_given_ticket_is_trained_as_the_run_that_found_it(trained, gems, tmp_p
     assert run.weights_path.read_bytes() == source.weights_path.read_bytes()
 
 
-# Bad input
-
-
-REFUSED = [
-    (("--ticket", "mwt", "--ratio", "1"), "--ratio 1"),
-    (("--ticket", "mwt", "--ratio", "-0.1"), "--ratio"),
-    (("--ticket", "mwt", "--ratio", "nan"), "--ratio"),
-    (("--ticket", "sr", "--ratio", "0.999"), "without weights"),
-    ((*PMT, "--ratio", "0.999"), "without weights"),
-    ((*PMT, "--unit", "channel", "--ratio", "0.99"), "too few channels"),
-    (("--ticket", "mwt", "--unit", "channel", "--ratio", "0.99"), "too few channels"),
-    (("--ratio", "0.8"), "--ratio belongs to a ticket"),
-    (("--rewind", "3"), "--rewind belongs to a ticket"),
-    (("--ticket", "mwt", "--rewind", "13"), "beyond"),
-    ((*PMT, "--rewind", "3"), "--rewind"),
-    (("--ticket", "snip", "--unit", "channel"), "--unit channel"),
-    (("--ticket", "mwt", "--unit", "channel", "--rounds", "2"), "--rounds"),
-    ((*PMT, "--rounds", "2"), "--rounds"),
-    ((*PMT, "--dense-run", DENSE), "--dense-run"),
-    (("--ticket", "mwt", "--rounds", "2", "--dense-run", DENSE), "--dense-run"),
-    (("--ticket", "mwt", "--dense-run", DENSE, "--lr", "0.5"), "lr = 0.001, not 0.5"),
-    (("--ticket", "mwt", "--dense-run", DENSE, "--rewind", "3"), "--keep 3"),
-    (("--ticket", "mwt", "--dense-run", "NOTHING"), "NOTHING"),
-    ((*PMT, "--delta", "1"), "--delta"),
-    ((*PMT, "--interval", "0"), "--interval"),
-    ((*PMT, "--queue", "0"), "--queue"),
-    (("--ticket", "sr", "--head-keep", "2"), "--head-keep"),
-    (("--keep", "nonsense"), "--keep"),
-    (("--keep", "every:0"), "--keep"),
-    (("--keep", "-1"), "--keep"),
-    (("--ticket", "lottery"), "lottery"),
-]
-
-
-@pytest.mark.parametrize("options, message", REFUSED, ids=[" ".join(options) for options, _ in REFUSED])
-def test_bad_input_is_refused_in_one_line_and_writes_nothing(trained, gems, tmp_path, options, message):
-    places = {DENSE: trained("dense").directory, "NOTHING": tmp_path / "NOTHING"}
-    options = [places.get(option, option) for option in options]
-    assert message in gems("train", *TINY, *options, "-o", tmp_path / "run", code=2)
-    assert not list(tmp_path.iterdir())
-
-
-def test_only_a_finished_dense_run_gives_trained_weights(trained, gems, tmp_path):
-    run = ("-o", tmp_path / "run")
-    sparse = trained("mwt").directory
-    assert "trained a ticket" in gems("train", *TINY, "--ticket", "mwt", "--dense-run", sparse, *run, code=2)
-    unfinished = Run(tmp_path / "unfinished")
-    prepare(unfinished, trained("dense").config())
-    options = (*TINY, "--ticket", "rr", "--dense-run", unfinished.directory)
-    assert "not finished" in gems("train", *options, *run, code=2)
-    unfinished.save_checkpoint(dataclasses.replace(trained("dense").checkpoint(), iteration=ITERATIONS - 1))
-    assert "not finished" in gems("train", *options, *run, code=2)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_ticket_file_that_does_not_fit_is_refused(trained, gems, tmp_path):
-    path, run = tmp_path / "given.ticket", ("-o", tmp_path / "run")
-    ticket = ticket_of(trained("mwt"))
-
-    def refused(*options) -> str:
-        return gems("train", *TINY, *options, "--ticket-file", path, *run, code=2)
-
-    assert "given.ticket" in refused("--ticket", "mwt")  # not there
-    save_ticket(path, ticket)
-    assert "widths" in refused("--ticket", "mwt", "--widths", "8")
-    assert "--ticket" in refused()  # and no method
-    assert "pmt" in refused("--ticket", "pmt") and "0.5" in refused("--ticket", "mwt", "--ratio", "0.5")
-    assert "channel" in refused("--ticket", "mwt", "--unit", "channel")
-    path.write_bytes(path.read_bytes()[:-10])
-    assert "damaged" in refused("--ticket", "mwt")
-    assert [place.name for place in tmp_path.iterdir()] == ["given.ticket"]
-
-
-def test_a_run_goes_on_only_with_its_own_ticket(trained, gems):
-    run = trained("rm")
-    before = {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
-    assert "ratio = 0.8, not 0.5" in gems("train", "--resume", "--ratio", "0.5", "-o", run.directory, code=2)
-    assert "method" in gems("train", "--resume", "--ticket", "sr", "-o", run.directory, code=2)
-    assert "--resume" in gems("train", *TINY, "--ticket", "rm", "-o", run.directory, code=2)
-    dense = trained("dense").directory
-    assert "ticket" in gems("train", "--resume", "--ticket", "rm", "-o", dense, code=2)
-    assert before == {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
-
-
-def test_global_pruning_that_empties_a_layer_says_so(trained, gems, tmp_path):
-    """Known only after training: then what was trained is there to go on with."""
-    options = (*TINY, "--ticket", "mwt", "--ratio", "0.999", "-o", tmp_path / "run")
-    message = gems("train", *options, code=2)
-    assert "without weights" in message and f"--dense-run {tmp_path / 'run' / 'search'}" in message
-    again = ("--ticket", "mwt", "--ratio", "0.9", "--dense-run", tmp_path / "run" / "search", "-o", tmp_path / "again")
-    gems("train", *TINY, *again)
-
-
-def test_the_shapes_above_are_those_of_the_run(trained, monkeypatch, environment):
+def test_the_sizes_are_those_of_the_run(trained, monkeypatch, environment):
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
     config, _ = resolve(trained("dense").config())
     shapes = {name: tuple(tensor.shape) for name, tensor in seeded_weights(config).items()}
