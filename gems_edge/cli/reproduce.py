@@ -50,9 +50,8 @@ def tickets(
       gems-edge reproduce tickets --preset small --report-only --json
       gems-edge reproduce tickets --preset paper --table 2 --data mini=folder:miniimagenet --ray auto
     """
+    from gems_edge.studies.grid import GridOptions, read_results, run_grid
     from gems_edge.tickets import plan, presets
-    from gems_edge.tickets.grid import GridOptions, run_grid
-    from gems_edge.tickets.results import read_results
 
     known = (*plan.METHODS, "omt", "pm")
     for method in methods:

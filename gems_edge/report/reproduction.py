@@ -1,9 +1,5 @@
 """The page of `reproduce tickets`: what is done of a paper's tables and figures, beside what the paper says."""
 
-import importlib.metadata
-import os
-import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,18 +9,29 @@ from typing import Any
 from gems_edge.meta.config import TrainConfig, read_config
 from gems_edge.report import reproduction_tables as tables
 from gems_edge.report import ticket_plots as plots
-from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Picture, Section, Table
+from gems_edge.report.page import Block, Note, Picture, Section, Table
 from gems_edge.report.reproduction_curves import CURVES, curve_sections
 from gems_edge.report.reproduction_masks import mask_sections, untrained_shares
-from gems_edge.tickets import paper, plan
+from gems_edge.report.study import (
+    Reproduction,
+    brief_claims,
+    cells_document,
+    claims_sections,
+    machine_rows,
+    quotes_section,
+    summary_section,
+)
+from gems_edge.studies.grid import Cell, Document
+from gems_edge.studies.verdicts import Claim, percent
+from gems_edge.tickets import plan
 from gems_edge.tickets.cell import RUN
-from gems_edge.tickets.claims import FAILS, HOLDS, MISSING, OPEN, RULES, Claim, accuracy_claims, cost_claims, percent
-from gems_edge.tickets.grid import Cell
+from gems_edge.tickets.claims import RULES, accuracy_claims, cost_claims
 from gems_edge.tickets.plan import TEST_SEED, Want
 from gems_edge.tickets.presets import PAPER, Preset, Setup
-from gems_edge.tickets.results import COSTS, Document, Row, Rows, factor, rows_of
+from gems_edge.tickets.results import COSTS, Row, Rows, factor, rows_of
 
 FIGURE = "figure "
+SOURCE = "Gao et al., Finding Meta Winning Ticket to Train Your MAML, KDD 2022."
 
 
 @dataclass(frozen=True)
@@ -49,13 +56,6 @@ class Study:
         return [int(part.removeprefix(FIGURE)) for part in self.parts if part.startswith(FIGURE)]
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    sections: tuple[Section, ...]
-    printed: tuple[Section, ...]  # those whose tables a terminal shows
-    document: dict[str, Any]
-
-
 def reproduce(study: Study) -> Reproduction:
     """Everything that is known, as sections of a page and as a document."""
     rows = study.all_rows
@@ -78,65 +78,14 @@ def reproduce(study: Study) -> Reproduction:
         figures, claims = figures + drawn, claims + found
     order = [setup.name for setup in rows.setups]
     claims.sort(key=lambda claim: order.index(claim.setup))
-    shown = [*claims_sections(claims), *accuracies, *costs, *figures]
-    quotes = [quotes_section(claims)] if claims else []
-    sections = (summary_section(study, claims), *shown, *quotes, *protocol_sections(study))
+    shown = [*claims_sections(claims, "removed"), *accuracies, *costs, *figures]
+    quotes = [quotes_section(claims, SOURCE, RULES)] if claims else []
+    summary = summary_section(study.preset, list(study.parts), study.cells, study.results, claims)
+    sections = (summary, *shown, *quotes, *protocol_sections(study))
     # Who asks for Table 2 or 3 asks for costs; the accuracies stand on the page.
     answered = accuracies if plan.ACCURACY in study.parts else []
-    printed = (*answered, *costs, *figures, *claims_sections(claims, brief=True))
+    printed = (*answered, *costs, *figures, *brief_claims(claims))
     return Reproduction(sections, printed, _document(study, claims))
-
-
-def summary_section(study: Study, claims: Sequence[Claim]) -> Section:
-    preset, counts = study.preset, Counter(claim.verdict for claim in claims)
-    done = f"{len(study.results)} of {len(study.cells)}"
-    verdicts = f"{counts[HOLDS]} hold, {counts[FAILS]} do not"
-    rest = ", ".join(f"{counts[word]} {word}" for word in (OPEN, MISSING) if counts[word])
-    figures = (
-        KeyFigure("preset", preset.name, "what was asked for: " + ", ".join(study.parts)),
-        KeyFigure("cells done", done, "trainings, each tested on new episodes"),
-        KeyFigure("trainings", str(preset.seeds), "of each entry, from other seeds"),
-        KeyFigure("test episodes", str(preset.episodes), "a training, the same for all"),
-        KeyFigure("claims of the paper", verdicts, rest),
-    )
-    blocks: list[Block] = [KeyFigures(figures), Note(preset.about)]
-    if len(study.results) < len(study.cells):
-        blocks.append(
-            Note("Not everything is done: what is missing is shown as “–”. The same command goes on with it.")
-        )
-    return Section("What was done", tuple(blocks))
-
-
-def claims_sections(claims: Sequence[Claim], brief: bool = False) -> list[Section]:
-    """A section per setup, a line per ratio; `brief`: one table, a line per claim. Nothing without claims."""
-    if not claims:
-        return []
-    if brief:
-        rows = tuple((claim.setup, claim.text, claim.explained) for claim in claims)
-        return [Section("The paper's claims", (Table(("setup", "claim", "here"), rows),))]
-    sections = []
-    for setup in dict.fromkeys(claim.setup for claim in claims):
-        rows = []
-        for claim in claims:
-            if claim.setup != setup:
-                continue
-            figures = [(f.label, f.text, f.verdict) for f in claim.figures] or [("", tables.NONE, "")]
-            rows.append((claim.text, *figures[0], claim.explained))
-            rows += [("", *figure, "") for figure in figures[1:]]
-        header = ("claim", "removed", "here", "at this ratio", "verdict")
-        caption = "Accuracies in the mode that was trained in. When a claim holds: see the end of this page."
-        sections.append(Section(f"The paper's claims: {setup}", (Table(header, tuple(rows), caption),)))
-    return sections
-
-
-def quotes_section(claims: Sequence[Claim]) -> Section:
-    rows = []
-    for key in dict.fromkeys(claim.key for claim in claims):
-        checked = list(dict.fromkeys(claim.text for claim in claims if claim.key == key))
-        rows.append((paper.QUOTES[key].words, paper.QUOTES[key].where, "; ".join(checked)))
-    source = "Gao et al., Finding Meta Winning Ticket to Train Your MAML, KDD 2022. “[…]” marks what is left out."
-    table = Table(("the paper's words", "where", "checked as"), tuple(rows), source)
-    return Section("What the paper claims, and when it holds here", (table, *map(Note, RULES)))
 
 
 def _watched(rows: Rows) -> list[Block]:
@@ -171,10 +120,7 @@ def protocol_sections(study: Study) -> list[Section]:
         ("trainings of each entry", str(preset.seeds)),
         ("tickets of one network (figures 6, 7, 9 to 11, 14, 15)", str(preset.tickets)),
         ("test episodes a training", f"{preset.episodes}, seed {TEST_SEED}: the same for every network"),
-        ("CPU cores of the machine that wrote this page", str(len(os.sched_getaffinity(0)))),
-        ("processor", f"{_processor()}, {platform.machine()}"),
-        ("torch", _version("torch")),
-        ("Python", platform.python_version()),
+        *machine_rows(),
     )
     about = Note(
         "PMT can stop after two looks at the earliest, so γ and δ bound what it can save. δ, l, γ's share of the run and the "
@@ -210,21 +156,6 @@ def _settings(setup: Setup, config: TrainConfig) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 # --- As a document ---
 
 
@@ -232,10 +163,7 @@ def _document(study: Study, claims: Sequence[Claim]) -> dict[str, Any]:
     return {
         "preset": study.preset.name,
         "parts": list(study.parts),
-        "cells": {
-            "planned": len(study.cells), "done": len(study.results),
-            "missing": [cell.name for cell in study.cells if cell.name not in study.results],
-        },
+        "cells": cells_document(study.cells, study.results),
         "seeds": study.preset.seeds,
         "episodes": study.preset.episodes,
         "rows": [_row_document(study.all_rows, row) for row in study.all_rows],

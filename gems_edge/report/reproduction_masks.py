@@ -10,9 +10,9 @@ from gems_edge.models.ticket import Masks, load_ticket
 from gems_edge.report import ticket_sections
 from gems_edge.report.page import Note, Section
 from gems_edge.report.reproduction_tables import title_of
+from gems_edge.studies.verdicts import Claim, percent
 from gems_edge.tickets import analysis, criteria, mask_claims
 from gems_edge.tickets.cell import RUN
-from gems_edge.tickets.claims import Claim, percent
 from gems_edge.tickets.plan import Want
 from gems_edge.tickets.presets import Preset, Setup
 from gems_edge.tickets.results import Rows

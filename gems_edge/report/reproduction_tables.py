@@ -3,20 +3,19 @@
 A number that is not there yet is "–".
 """
 
-import math
 from collections.abc import Callable
 
 from gems_edge.report import ticket_plots as plots
 from gems_edge.report.numbers import number_text
 from gems_edge.report.page import Note, Picture, Section, Table
 from gems_edge.report.plots import short
+from gems_edge.studies.pooling import Spread
+from gems_edge.studies.verdicts import NONE, percent, points_text
 from gems_edge.tickets import paper
-from gems_edge.tickets.claims import percent
 from gems_edge.tickets.plan import BACKBONES
 from gems_edge.tickets.presets import Setup
-from gems_edge.tickets.results import Row, Rows, Spread, difference, factor
+from gems_edge.tickets.results import Row, Rows, difference, factor
 
-NONE = "–"
 NAMES = {"conv4": "Conv-4", "resnet12": "ResNet-12"}
 Label = Callable[[Row], str]
 
@@ -105,10 +104,7 @@ def _accuracy(row: Row, mode: str) -> str:
 def _against(rows: Rows, row: Row) -> str:
     dense = rows.dense_of(row)
     found = difference(row, dense) if dense and row.ratio else None
-    if found is None:
-        return "" if not row.ratio else NONE
-    points = f"{100 * found.mean:+.1f}".replace("-", "−")
-    return points + (f" ± {100 * found.half:.1f}" if math.isfinite(found.half) else "")
+    return points_text(found) if row.ratio else ""
 
 
 # --- Cost ---

@@ -1,19 +1,34 @@
 """Does what KDD'22 claims hold here? Each claim is computed, with the figures it rests on.
 
-RULES says in words how a verdict comes about; every number is compared unrounded. The claims about masks are in
-mask_claims.py.
+RULES says in words how a verdict comes about. The claims about masks are in mask_claims.py.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from gems_edge.tickets.paper import QUOTES, Quote
-from gems_edge.tickets.results import Difference, Row, Rows, Spread, difference, factor, spread
-
-HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "not decided", "not done"
-
-SIDES = "the seeds lie on both sides of the bound"
+from gems_edge.studies.pooling import Spread, spread
+from gems_edge.studies.verdicts import (
+    HOLDS,
+    MISSING,
+    NONE,
+    OPEN,
+    SIDES,
+    Bound,
+    Claim,
+    Figure,
+    above,
+    above_zero,
+    at_least,
+    at_most,
+    below,
+    difference_figure,
+    part,
+    percent,
+    spread_text,
+    within,
+)
+from gems_edge.tickets.paper import QUOTES
+from gems_edge.tickets.results import Row, Rows, difference, factor
 
 RULES = (
     "Accuracies: the difference is taken seed by seed (one seed gives both their initial weights and training episodes; the test episodes are the same for all). Its "
@@ -28,83 +43,9 @@ RULES = (
 )
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What a claim comes down to at one ratio (or for one thing)."""
-
-    label: str
-    text: str
-    verdict: str
-    data: Mapping[str, Any]
-    reason: str = ""  # why it is not decided
-
-
-@dataclass(frozen=True)
-class Claim:
-    key: str  # of paper.QUOTES
-    text: str  # as it is checked here
-    setup: str
-    figures: tuple[Figure, ...]
-
-    @property
-    def quote(self) -> Quote:
-        return QUOTES[self.key]
-
-    @property
-    def verdict(self) -> str:
-        verdicts = [figure.verdict for figure in self.figures]
-        for word in (FAILS, MISSING, OPEN):
-            if word in verdicts:
-                return word
-        return HOLDS if verdicts else MISSING
-
-    @property
-    def explained(self) -> str:
-        """The verdict, and why it is none."""
-        if self.verdict != OPEN:
-            return self.verdict
-        reasons = dict.fromkeys(figure.reason for figure in self.figures if figure.verdict == OPEN)
-        return f"{OPEN}: {'; '.join(reasons)}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "claim": self.key, "text": self.text, "setup": self.setup, "verdict": self.verdict,
-            "explained": self.explained, "paper": {"words": self.quote.words, "where": self.quote.where},
-            "figures": [{"at": f.label, "verdict": f.verdict, **f.data} for f in self.figures],
-        }  # fmt: skip
-
-
-# --- Bounds ---
-
-Bound = Callable[[Difference], str]
-
-
-def above(bound: float) -> Bound:
-    """Holds where the whole interval is at or above `bound` (a share)."""
-    return lambda d: HOLDS if d.mean - d.half >= bound else FAILS if d.mean + d.half < bound else OPEN
-
-
-def below(bound: float) -> Bound:
-    return lambda d: HOLDS if d.mean + d.half < bound else FAILS if d.mean - d.half >= bound else OPEN
-
-
-def within(bound: float) -> Bound:
-    """Holds where the whole interval is inside ±bound, fails where none of it is."""
-
-    def verdict(d: Difference) -> str:
-        if abs(d.mean) + d.half <= bound:
-            return HOLDS
-        return FAILS if abs(d.mean) - d.half > bound else OPEN
-
-    return verdict
-
-
-def at_least(values: Spread, bound: float) -> str:
-    return HOLDS if values.low >= bound else FAILS if values.high < bound else OPEN
-
-
-def at_most(values: Spread, bound: float) -> str:
-    return HOLDS if values.high <= bound else FAILS if values.low > bound else OPEN
+def claim_of(key: str, text: str, setup: str, figures: tuple[Figure, ...]) -> Claim:
+    """The claim of paper.QUOTES with this key."""
+    return Claim(key, QUOTES[key], text, setup, figures)
 
 
 # --- Accuracy ---
@@ -148,14 +89,10 @@ def _checks(backbone: str) -> tuple[Check, ...]:
     )  # fmt: skip
 
 
-def above_zero(d: Difference) -> str:
-    return HOLDS if d.mean - d.half > 0 else FAILS if d.mean + d.half <= 0 else OPEN
-
-
 def accuracy_claims(rows: Rows) -> list[Claim]:
     """The claims whose methods `rows` has, setup by setup."""
     return [
-        Claim(check.key, check.text, setup.name, figures)
+        claim_of(check.key, check.text, setup.name, figures)
         for setup in rows.setups
         for check in _checks(setup.config.backbone)
         if (figures := _checked(check, [row for row in rows.of(setup) if not row.shared_init]))
@@ -182,16 +119,7 @@ def _variant(rows: list[Row], begin: str) -> list[Row]:
 
 
 def _accuracy_figure(row: Row, reference: Row, bound: Bound) -> Figure:
-    label, found = percent(row.ratio), difference(row, reference)
-    if found is None:
-        return Figure(label, "–", MISSING, {})
-    text, reason = f"{_points(found.mean)} points", "one training each"
-    if found.trainings > 1:
-        text = f"{_points(found.mean)} ± {100 * found.half:.2f} points (seeds {_points(found.low)} … {_points(found.high)})"
-        reason = "the interval has the bound in it"
-    text += _part(row, found.trainings)
-    verdict = bound(found) if found.trainings == len(row.wanted) else MISSING
-    return Figure(label, text, verdict, found.as_dict() | {"mode": row.mode}, reason)
+    return difference_figure(percent(row.ratio), difference(row, reference), bound, len(row.wanted), row.mode)
 
 
 # --- Costs ---
@@ -209,7 +137,7 @@ def cost_claims(rows: Rows, untrained: Mapping[tuple[str, float], float] | None 
         if not tickets:
             continue
         settled = tuple(_settled_figure(row, (untrained or {}).get((setup.name, row.ratio))) for row in tickets)
-        claims.append(Claim("settles", "PMT's first-layer mask settles within 10 % of the run", setup.name, settled))
+        claims.append(claim_of("settles", "PMT's first-layer mask settles within 10 % of the run", setup.name, settled))
         for key, name, what, bound in (
             (
                 "find-cost",
@@ -228,7 +156,7 @@ def cost_claims(rows: Rows, untrained: Mapping[tuple[str, float], float] | None 
                 _factor_figure(mwt, row, name, bound) for row in tickets if (mwt := rows.find(setup, "mwt", row.ratio))
             )
             if figures:
-                claims.append(Claim(key, what.format(bound) + " (paper's book)", setup.name, figures))
+                claims.append(claim_of(key, what.format(bound) + " (paper's book)", setup.name, figures))
     return claims
 
 
@@ -247,7 +175,7 @@ def earliest(row: Row) -> bool:
 def _settled_figure(row: Row, untrained: float | None) -> Figure:
     label, values = percent(row.ratio), settled_share(row)
     if values is None:
-        return Figure(label, "–", MISSING, {})
+        return Figure(label, NONE, MISSING, {})
     verdict, reason, data = at_most(values, 0.1), SIDES, values.as_dict()
     text = spread_text(values, "{:.1%}")
     if earliest(row):
@@ -262,34 +190,16 @@ def _settled_figure(row: Row, untrained: float | None) -> Figure:
         verdict, reason = OPEN, "the untrained weights have the mask already"
     if len(row.done) < len(row.wanted):
         verdict = MISSING
-    return Figure(label, text + _part(row, len(row.done)), verdict, data, reason)
+    return Figure(label, text + part(len(row.done), len(row.wanted)), verdict, data, reason)
 
 
 def _factor_figure(mwt: Row, row: Row, name: str, bound: float) -> Figure:
     label, values = percent(row.ratio), factor(mwt, row, name)
     if values is None:
-        return Figure(label, "–", MISSING, {})
+        return Figure(label, NONE, MISSING, {})
     done = len(row.done.keys() & mwt.done.keys())
     text = spread_text(values, "{:.2f}×")
     if name == "paper.find" and earliest(row):
         text += ", stopped at the first look that can: γ sets the factor"
     verdict = at_least(values, bound) if done == len(row.wanted) else MISSING
-    return Figure(label, text + _part(row, done), verdict, values.as_dict(), SIDES)
-
-
-def spread_text(values: Spread, form: str) -> str:
-    """The mean, and the seeds' range where it is seen: "7.51× (6.20× … 9.00×)"."""
-    mean, low, high = (form.format(value) for value in (values.mean, values.low, values.high))
-    return mean if low == high else f"{mean} ({low} … {high})"
-
-
-def percent(ratio: float) -> str:
-    return f"{100 * ratio:g} %"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.2f}".replace("-", "−")
-
-
-def _part(row: Row, done: int) -> str:
-    return f" [{done} of {len(row.wanted)} seeds]" if done < len(row.wanted) else ""
+    return Figure(label, text + part(done, len(row.wanted)), verdict, values.as_dict(), SIDES)

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gems_edge.tickets.claims import FAILS, HOLDS, MISSING, OPEN, SIDES, Claim, Figure, at_most, percent, spread_text
+from gems_edge.studies.pooling import spread
+from gems_edge.studies.verdicts import FAILS, HOLDS, MISSING, OPEN, SIDES, Claim, Figure, at_most, percent, spread_text
+from gems_edge.tickets.claims import claim_of
 from gems_edge.tickets.presets import Setup
-from gems_edge.tickets.results import spread
 
 
 def ratios_claim(setup: Setup, groups: Mapping[float, Sequence[Mapping[str, float]]]) -> Claim:
@@ -22,7 +23,7 @@ def ratios_claim(setup: Setup, groups: Mapping[float, Sequence[Mapping[str, floa
         data = {"apart": spans[name], "layer": name, "tickets": len(tickets)}
         figures.append(Figure(percent(ratio), text, HOLDS if spans[name] <= 0.02 else FAILS, data))
     text = "Tickets of one network: the share removed of each layer differs by at most 2 points"
-    return Claim("layer-ratios", text, setup.name, tuple(figures))
+    return claim_of("layer-ratios", text, setup.name, tuple(figures))
 
 
 def overlap_claim(
@@ -53,7 +54,7 @@ def overlap_claim(
         "From 60 % on all tickets share at least 40 % of the first layer's mask, more than chance; every other layer's "
         "share is at most 5 points above chance"
     )
-    return Claim("overlap", text, setup.name, tuple(figures))
+    return claim_of("overlap", text, setup.name, tuple(figures))
 
 
 def emergence_claim(setup: Setup, runs: Mapping[float, Sequence[Sequence[tuple[int, float]]]]) -> Claim:
@@ -71,7 +72,7 @@ def emergence_claim(setup: Setup, runs: Mapping[float, Sequence[Sequence[tuple[i
                 verdict, reason = OPEN, "the untrained weights have it already"
         figures.append(Figure(percent(ratio), text, verdict, data, reason))
     text = "90 % of the primary mask is there, and stays, from 10 % of the run on"
-    return Claim("emergence", text, setup.name, tuple(figures))
+    return claim_of("emergence", text, setup.name, tuple(figures))
 
 
 def since(curve: Iterable[tuple[int, float]], level: float) -> float:

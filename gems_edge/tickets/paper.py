@@ -7,6 +7,8 @@ Everything stands as printed, contradictions included; NOTES names those. Costs 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gems_edge.studies.verdicts import Quote
+
 RATIOS = (0.6, 0.8, 0.9)
 
 
@@ -88,14 +90,6 @@ NOTES: Mapping[int, tuple[str, ...]] = {
         "finding is 3.31 (ANIL, 90 %) and its greatest of the whole training 2.22 (MAML/mini/1-shot, 60 %).",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Quote:
-    """A claim in the paper's words, and where they stand."""
-
-    words: str
-    where: str
 
 
 QUOTES: Mapping[str, Quote] = {

@@ -7,7 +7,7 @@ from typing import Any
 from gems_edge.errors import UserError
 from gems_edge.meta.config import as_values
 from gems_edge.meta.ticket_config import FROM_TRAINED
-from gems_edge.tickets.grid import Cell
+from gems_edge.studies.grid import Cell
 from gems_edge.tickets.presets import SHARED_INIT, Preset, Setup
 
 TEST_SEED = 1

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gems_edge.errors import UserError
-from gems_edge.meta.evaluate import mean_accuracy
 from gems_edge.report.page import Table, render_page
 from gems_edge.report.reproduction import Study, reproduce
+from gems_edge.studies.pooling import pooled
+from gems_edge.studies.verdicts import FAILS, HOLDS, MISSING, OPEN
 from gems_edge.tickets import mask_claims, paper, plan, presets
-from gems_edge.tickets.claims import FAILS, HOLDS, MISSING, OPEN, above, accuracy_claims, below, cost_claims, within
+from gems_edge.tickets.claims import accuracy_claims, cost_claims
 from gems_edge.tickets.plan import Want
-from gems_edge.tickets.results import Difference, difference, factor, pooled, read_results, rows_of, student
+from gems_edge.tickets.results import difference, factor, rows_of
 
 PRESET = presets.with_data(presets.SMALL, {"omniglot": "omniglot"})
 SETUP = PRESET.setups[0]
@@ -60,25 +60,6 @@ def rows_from(*parts: tuple[list[Want], dict]):
 
 
 # --- Accuracy ---
-
-
-@pytest.mark.parametrize("counts", [(300,), (300, 300, 300), (20, 600, 7)])
-def test_pooled_is_the_evaluation_of_all_episodes(counts):
-    random = np.random.default_rng(3)
-    trainings = [random.beta(8, 3, count) + shift for count, shift in zip(counts, (0.0, 0.05, -0.1))]
-    whole = mean_accuracy(np.concatenate(trainings))
-    found = pooled([mean_accuracy(values).as_dict() for values in trainings])
-    assert found.mean == pytest.approx(whole.accuracy, rel=1e-12)
-    assert found.ci95 == pytest.approx(whole.ci95, rel=1e-12)
-    assert found.episodes == sum(counts)
-    assert (found.low, found.high) == (min(map(np.mean, trainings)), max(map(np.mean, trainings)))
-
-
-def test_student():
-    scipy_stats = pytest.importorskip("scipy.stats")
-    for freedom in range(1, 16):
-        assert student(freedom) == pytest.approx(scipy_stats.t.ppf(0.975, freedom), abs=6e-5)
-    assert student(100) == pytest.approx(1.98397, abs=1e-5)  # of a printed table
 
 
 def test_difference_is_the_wider_interval():
@@ -133,19 +114,6 @@ def test_factor_is_of_sums_and_of_single_seeds():
 
 
 # --- Verdicts ---
-
-
-@pytest.mark.parametrize(
-    "bound, mean, half, verdict",
-    [
-        (above(-0.03), -0.02, 0.01, HOLDS), (above(-0.03), -0.0201, 0.01, OPEN), (above(-0.03), -0.05, 0.019, FAILS),
-        (above(-0.03), -0.05, 0.021, OPEN), (above(-0.03), 0.5, math.inf, OPEN),
-        (below(0), -0.02, 0.01, HOLDS), (below(0), -0.01, 0.01, OPEN), (below(0), 0.02, 0.01, FAILS),
-        (within(0.01), 0.0, 0.009, HOLDS), (within(0.01), -0.005, 0.006, OPEN), (within(0.01), -0.03, 0.01, FAILS),
-    ],
-)  # fmt: skip
-def test_bounds(bound, mean, half, verdict):
-    assert bound(Difference(mean, half, mean, mean, 3)) == verdict
 
 
 def claim_of(claims, key):
@@ -344,22 +312,3 @@ def test_tables_2_and_3_print_costs():
     text = tables_of(made.printed)
     assert "16.67×" in text and "6.15×" in text and "14.34" in render_page("costs", made.sections).replace("P)", "")
     assert {row["method"] for row in made.document["rows"]} == {"dense", "mwt", "pmt"}
-
-
-# --- Reading a grid's directory ---
-
-
-def test_reading_refuses_other_settings(tmp_path):
-    cells = study_of().cells[:3]
-    with pytest.raises(UserError, match="holds no reproduction"):
-        read_results(tmp_path, cells)
-    for cell, content in zip(cells, ('{"a": 1}', '{"a"', None)):
-        place = tmp_path / "cells" / cell.name
-        place.mkdir(parents=True)
-        (place / "cell.json").write_text(json.dumps(cell.task))
-        if content:
-            (place / "result.json").write_text(content)
-    assert read_results(tmp_path, cells) == {cells[0].name: {"a": 1}}
-    (tmp_path / "cells" / cells[2].name / "cell.json").write_text(json.dumps(cells[2].task | {"episodes": 7}))
-    with pytest.raises(UserError, match=f"another grid: {cells[2].name} has other settings"):
-        read_results(tmp_path, cells)

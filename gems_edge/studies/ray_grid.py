@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 
 from gems_edge.errors import UserError
-from gems_edge.tickets.job import Job, Outcome, one_thread, run_cell
+from gems_edge.studies.job import Job, Outcome, one_thread, run_cell
 
 # Seconds until a machine that does not answer counts as not there.
 CONNECT_TIMEOUT = 10

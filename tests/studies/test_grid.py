@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from gems_edge.errors import MachineError, UserError
-from gems_edge.tickets import grid
-from gems_edge.tickets.grid import Cell, GridOptions, run_grid
-from gems_edge.tickets.job import Job, run_cell
+from gems_edge.studies import grid
+from gems_edge.studies.grid import Cell, GridOptions, read_results, run_grid
+from gems_edge.studies.job import Job, run_cell
 
 # What a cell does is in its task: wait, fail in some way, or note in `journal` that it ran and write its result.
 PROGRAM = """
@@ -177,7 +177,7 @@ def test_what_is_no_grid(tmp_path, cells):
 def start_sleeping_grid(tmp_path: Path, program, **options) -> subprocess.Popen:
     """A grid in a process of its own: `quick` is done, then two cells sleep."""
     script = (
-        "import sys\nfrom pathlib import Path\nfrom gems_edge.tickets.grid import *\n"
+        "import sys\nfrom pathlib import Path\nfrom gems_edge.studies.grid import *\n"
         "cells = [Cell('quick', {'x': 1}), Cell('a', {'x': 2, 'sleep': 60}), Cell('b', {'x': 3, 'sleep': 60})]\n"
         f"run_grid(Path({str(tmp_path / 'grid')!r}), cells, GridOptions(jobs=2, program={program!r}, **{options!r}), print)\n"
     )
@@ -288,3 +288,19 @@ def test_ray_that_is_not_there(tmp_path, program):
         with pytest.raises(UserError, match="no Ray cluster"):
             run_grid(tmp_path / "g", [Cell("a", {})], GridOptions(ray=address, program=program), lambda line: None)
     assert time.monotonic() - start < 20
+
+
+def test_reading_refuses_other_settings(tmp_path):
+    cells = [Cell(name, {"episodes": 3}) for name in "abc"]
+    with pytest.raises(UserError, match="holds no reproduction"):
+        read_results(tmp_path, cells)
+    for cell, content in zip(cells, ('{"a": 1}', '{"a"', None)):
+        place = tmp_path / "cells" / cell.name
+        place.mkdir(parents=True)
+        (place / "cell.json").write_text(json.dumps(cell.task))
+        if content:
+            (place / "result.json").write_text(content)
+    assert read_results(tmp_path, cells) == {"a": {"a": 1}}
+    (tmp_path / "cells" / "c" / "cell.json").write_text(json.dumps({"episodes": 7}))
+    with pytest.raises(UserError, match="another grid: episodes is 7 there and 3 here in c"):
+        read_results(tmp_path, cells)

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from gems_edge.clock import clock
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import read_json, write_atomic
-from gems_edge.tickets.job import Job, Outcome, cell_result, in_use, one_thread, run_cell, try_lock
+from gems_edge.studies.job import Job, Outcome, cell_result, in_use, one_thread, run_cell, try_lock
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class GridOptions:
     """Address of a Ray cluster: "auto", "local" (started for this call), "ray://HOST:PORT" or "HOST:PORT"."""
     program: tuple[str, ...] = ("-m", "gems_edge.cli.cell")
     """Python's arguments before the cell's directory."""
+
+
+Document = Mapping[str, Any]  # a result.json
 
 
 class Executor(Protocol):
@@ -185,7 +188,7 @@ def _visible_gpus() -> list[str]:
 def _make_executor(options: GridOptions) -> Executor:
     if options.ray is None:
         return LocalExecutor(options.jobs, options.processes)
-    from gems_edge.tickets.ray_grid import RayExecutor
+    from gems_edge.studies.ray_grid import RayExecutor
 
     return RayExecutor(options.ray, options.jobs, options.processes)
 
@@ -206,21 +209,37 @@ def _check_names(cells: Sequence[Cell]) -> None:
     graphlib.TopologicalSorter({cell.name: cell.needs for cell in cells}).prepare()
 
 
+def read_results(directory: Path, cells: Sequence[Cell]) -> dict[str, Document]:
+    """Cell → its result, of the cells that are done.
+
+    UserError if the directory holds a cell of the same name with other settings, or no grid at all.
+    """
+    if not (directory / "cells").is_dir():
+        raise UserError(f"{directory} holds no reproduction (no directory cells); leave out --report-only to train one")
+    there = [cell for cell in cells if _is_there(directory, cell)]
+    results = {cell.name: cell_result(directory / "cells" / cell.name) for cell in there}
+    return {name: result for name, result in results.items() if result is not None}
+
+
 def _write_tasks(directory: Path, cells: Sequence[Cell]) -> None:
     """Write every cell.json that is not there; UserError, before anything is written, if one says something else."""
-    missing = []
-    for cell in cells:
+    for cell in [cell for cell in cells if not _is_there(directory, cell)]:
         path = directory / "cells" / cell.name / "cell.json"
-        if not path.exists():
-            missing.append((path, cell.task))
-        elif difference := _difference(read_json(path, cell.name), json.loads(json.dumps(cell.task))):
-            raise UserError(
-                f"{directory} holds another grid: {difference} in {cell.name}; choose another directory, "
-                "or the settings that it was started with"
-            )
-    for path, task in missing:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(task, indent=1) + "\n")
+        write_atomic(path, json.dumps(cell.task, indent=1) + "\n")
+
+
+def _is_there(directory: Path, cell: Cell) -> bool:
+    """Whether the directory has the cell; UserError if it has one of the same name that is to do something else."""
+    path = directory / "cells" / cell.name / "cell.json"
+    if not path.exists():
+        return False
+    if difference := _difference(read_json(path, cell.name), json.loads(json.dumps(cell.task))):
+        raise UserError(
+            f"{directory} holds another grid: {difference} in {cell.name}; choose another directory, or the preset and "
+            "options that it was started with"
+        )
+    return True
 
 
 def _difference(stored: Any, wanted: Any, key: str = "") -> str | None:
