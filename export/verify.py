@@ -71,8 +71,10 @@ def verify_bundle(
         episode = tensors.episode(indices)
         support = support_of(episode, sampler.ways)
         trajectory = adapt(model, detached(weights), support, rule, steps)
+        carried = learner.bundle.start_carried()
         for before, after in itertools.pairwise(trajectory):
-            updates += update_errors(session, before, after, support, rule)
+            errors, carried = update_errors(session, before, after, support, rule, carried)
+            updates += errors
         with torch.no_grad():
             logits = classify(model, trajectory[-1], episode.query_images, support, model.spec.normalization)
         found = learn_episode(learner, images, indices, steps)
@@ -90,15 +92,25 @@ def verify_bundle(
     return result
 
 
-def update_errors(session: Session, before: Weights, after: Weights, support: Support, rule: UpdateRule) -> list[float]:
+def update_errors(
+    session: Session,
+    before: Weights,
+    after: Weights,
+    support: Support,
+    rule: UpdateRule,
+    carried: dict[str, np.ndarray],
+) -> tuple[list[float], dict[str, np.ndarray]]:
     """‖Δ_onnxruntime − Δ_torch‖ / ‖Δ_torch‖ of one step from `before`, for backbone and head where the rule moves them.
 
-    A part whose update is rounding only (below 1e-5 of the whole; seen up to 2e-6) is measured against the whole.
+    `carried` is what the step before handed on; what this one hands on is returned with the errors. A part whose update
+    is rounding only (below 1e-5 of the whole; seen up to 2e-6) is measured against the whole.
     """
     adapted = rule.adapted(before)
     start = {name: before[name].detach().numpy() for name in (*adapted, *HEAD)}
-    feeds = {"images": support.images.numpy(), "targets": support.targets.numpy(), **start}
-    found = session.run([f"updated.{name}" for name in adapted], feeds)
+    feeds = {"images": support.images.numpy(), "targets": support.targets.numpy(), **start, **carried}
+    updated = [f"updated.{name}" for name in adapted]
+    found = session.run([*updated, *(f"next.{name}" for name in carried)], feeds)
+    following = dict(zip(carried, found[len(adapted) :]))
     parts: dict[bool, list[float]] = {}
     for name, value in zip(adapted, found):
         expected = after[name].detach().numpy().astype(np.float64)
@@ -106,4 +118,5 @@ def update_errors(session: Session, before: Weights, after: Weights, support: Su
         sums[0] += float(((value - expected) ** 2).sum())
         sums[1] += float(((expected - start[name]) ** 2).sum())
     whole = sum(length for _, length in parts.values())
-    return [(error / (length if length > 1e-10 * whole else whole or 1.0)) ** 0.5 for error, length in parts.values()]
+    errors = [(error / (length if length > 1e-10 * whole else whole or 1.0)) ** 0.5 for error, length in parts.values()]
+    return errors, following

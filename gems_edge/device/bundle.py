@@ -45,6 +45,7 @@ class Bundle:
     predict_peak_bytes: int  # activations of one image in predict.onnx
     adapted: tuple[str, ...]
     statistics: tuple[str, ...]
+    carried: tuple[str, ...]  # what a step hands to the next beside the weights; forgotten after the last
     weights: dict[str, np.ndarray]
     manifest: dict[str, Any]
 
@@ -54,6 +55,16 @@ class Bundle:
         if sha256_bytes(content) != self.manifest["files"][file]["sha256"]:
             raise UserError(_altered(self.path, file))
         return content
+
+    @property
+    def step_outputs(self) -> tuple[str, ...]:
+        """What adapt.onnx gives: the loss, the weights after the step, the next step's carried tensors, statistics."""
+        updated = (f"updated.{name}" for name in self.adapted)
+        return ("loss", *updated, *(f"next.{name}" for name in self.carried), *self.statistics)
+
+    def start_carried(self) -> dict[str, np.ndarray]:
+        """The carried tensors as the first step is fed them."""
+        return {name: self.weights[name] for name in self.carried}
 
     def start_weights(self, classes: int) -> dict[str, np.ndarray]:
         """The tensors that a step moves, and the head, at their start values with one head row per class.
@@ -107,6 +118,7 @@ def read_bundle(path: Path | str) -> Bundle:
         predict_peak_bytes=fields.whole("cost.predict.peak_bytes", 0, 1 << 40),
         adapted=fields.names("tensors.adapted"),
         statistics=fields.names("tensors.statistics"),
+        carried=fields.names("tensors.carried", optional=True),
         weights=_read_weights(path, fields),
         manifest=manifest,
     )
@@ -147,6 +159,7 @@ def _read_weights(path: Path, fields: "_Fields") -> dict[str, np.ndarray]:
     except (safetensors.SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file} cannot be read as safetensors ({error}); export the bundle again") from None
     names = [*fields.names("tensors.adapted"), *fields.names("tensors.constant"), *fields.names("tensors.statistics")]
+    names += fields.names("tensors.carried", optional=True)
     for name in [*names, *HEAD]:
         if name not in weights or weights[name].dtype != np.float32 or not np.isfinite(weights[name]).all():
             raise UserError(
@@ -200,8 +213,8 @@ class _Fields:
             raise self.error(key, expected)
         return value
 
-    def names(self, key: str) -> tuple[str, ...]:
-        value = self.get(key, list, "a list of tensor names")
+    def names(self, key: str, optional: bool = False) -> tuple[str, ...]:
+        value = self.get(key, list | None if optional else list, "a list of tensor names") or []
         if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
             raise self.error(key, "a list of different tensor names")
         return tuple(value)

@@ -10,7 +10,7 @@ import numpy as np
 from gems_edge.device.bundle import HEAD, Bundle, read_bundle
 from gems_edge.device.onnxfile import initializers, with_values
 from gems_edge.device.runtime import Session, check_threads
-from gems_edge.device.state import State, load_state, save_state
+from gems_edge.device.state import State, as_delta, load_state, restored, save_state
 from gems_edge.errors import UserError
 from gems_edge.images import decode_image, to_input
 
@@ -90,21 +90,20 @@ class Learner:
         self._session = None  # a board has no memory for both graphs
         session = adapt_session(bundle, self.threads)
         fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
-        updated = [f"updated.{name}" for name in bundle.adapted]
+        carried = bundle.start_carried()
         losses, seconds = [], []
         for step in range(1, steps + 1):
             before = time.perf_counter()
-            named = _run(
-                session, ["loss", *updated, *bundle.statistics], feeds | {name: weights[name] for name in fed}, step
-            )
+            named = _run(session, bundle.step_outputs, feeds | {name: weights[name] for name in fed} | carried, step)
             weights |= {name: named[f"updated.{name}"] for name in bundle.adapted}
+            carried = {name: named[f"next.{name}"] for name in bundle.carried}
             weights |= {name: named[name] for name in bundle.statistics}
             losses.append(float(named["loss"]))
             seconds.append(time.perf_counter() - before)
             if on_step:
                 on_step(step, losses[-1], seconds[-1])
         if bundle.statistics and set(bundle.adapted) - set(HEAD):  # under the weights as they now are
-            weights |= _run(session, bundle.statistics, feeds | {name: weights[name] for name in fed}, steps)
+            weights |= _run(session, bundle.statistics, feeds | {name: weights[name] for name in fed} | carried, steps)
         tensors = {name: weights[name] for name in (*bundle.adapted, *bundle.statistics)}
         self._teach(State(bundle.hash, classes, steps, len(inputs), tensors), weights)
         return Adaptation(classes, len(inputs), tuple(losses), tuple(seconds), time.perf_counter() - started)
@@ -131,21 +130,34 @@ class Learner:
         return max(1, min(_BATCH_MOST, _BATCH_BYTES // max(1, self.bundle.predict_peak_bytes)))
 
     def save(self, path: Path | str) -> State:
-        """Write what was taught to the state directory `path`. UserError before any teaching, and as save_state."""
+        """Write what was taught to the state directory `path`: of a tensor that moved in few places only the change.
+
+        Raises UserError before any teaching, and as save_state.
+        """
         if self.taught is None:
             raise UserError("nothing was taught yet, so there is no state to save; call adapt first")
-        return save_state(path, self.taught)
+        return save_state(path, as_delta(self.taught, self._start(len(self.taught.classes))))
 
     def load_state(self, path: Path | str) -> State:
-        """Take over what was saved to `path` for this bundle. Raises UserError as device.state.load_state."""
+        """Take over what was saved to `path` for this bundle.
+
+        Raises UserError as device.state.load_state, and for a state that does not hold this bundle's tensors.
+        """
         state = load_state(path, self.bundle.hash)
         weights = self.bundle.start_weights(len(state.classes))
-        wanted = {name: weights[name] for name in self.bundle.adapted}
-        wanted |= {name: self.bundle.weights[name] for name in self.bundle.statistics}
-        if {n: v.shape for n, v in state.tensors.items()} != {n: v.shape for n, v in wanted.items()}:
-            raise UserError(f"{path} does not hold the tensors of {self.bundle.path}; run gems-edge adapt again")
+        try:
+            state = restored(state, self._start(len(state.classes)))
+        except ValueError:
+            raise UserError(
+                f"{path} does not hold the tensors of {self.bundle.path}; run gems-edge adapt again"
+            ) from None
         self._teach(state, weights | dict(state.tensors))
         return state
+
+    def _start(self, classes: int) -> dict[str, np.ndarray]:
+        """The start values of what a state holds."""
+        start = self.bundle.weights | self.bundle.start_weights(classes)
+        return {name: start[name] for name in (*self.bundle.adapted, *self.bundle.statistics)}
 
     def _teach(self, state: State, weights: dict[str, np.ndarray]) -> None:
         self.taught, self.classes, self._weights, self._session = state, state.classes, weights, None
@@ -185,8 +197,7 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     model = bundle.model("adapt.onnx")
     initializers(model, what)  # refuses what is no ONNX and what reads other files
     session = Session(model, what, threads=threads)
-    outputs = ["loss", *(f"updated.{name}" for name in bundle.adapted), *bundle.statistics]
-    session.require(["images", "targets", *bundle.adapted, *HEAD], outputs)
+    session.require(["images", "targets", *bundle.adapted, *HEAD, *bundle.carried], bundle.step_outputs)
     return session
 
 

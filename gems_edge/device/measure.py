@@ -83,9 +83,8 @@ def adapt_times(bundle: Bundle, threads: int | None, **limits) -> list[float]:
     session = adapt_session(bundle, threads)
     images = bundle.ways * bundle.shots
     targets = np.eye(bundle.ways, dtype=np.float32)[np.arange(images) % bundle.ways]
-    feeds = {"images": random_input(bundle, images), "targets": targets, **weights}
-    outputs = ["loss", *(f"updated.{name}" for name in bundle.adapted)]
-    return time_calls(lambda: session.run(outputs, feeds), **limits)
+    feeds = {"images": random_input(bundle, images), "targets": targets, **weights, **bundle.start_carried()}
+    return time_calls(lambda: session.run(bundle.step_outputs, feeds), **limits)
 
 
 def random_pixels(bundle: Bundle, images: int) -> np.ndarray:

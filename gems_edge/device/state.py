@@ -2,6 +2,10 @@
 
 A state is a directory with `a.safetensors` and `b.safetensors`. A save goes to the slot that does not hold the newest
 valid generation, through a temporary file and a rename, so a power cut at any instant leaves the old state or the new.
+
+Of a tensor that differs from the bundle's start in few places a slot holds only the change: NAME.changed (uint8,
+numpy.packbits in C order: the places whose bits differ) and NAME.values (float32, the values there). The metadata lists
+these names as `delta`, and the format is then 2; a slot that holds every tensor in full is of format 1.
 """
 
 import contextlib
@@ -21,14 +25,20 @@ from gems_edge.errors import MachineError, UserError
 from gems_edge.files import sync_directory, write_atomic
 
 FORMAT = "gems-edge-state"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FULL_VERSION = 1  # without a delta, as every gems-edge reads it
 SLOTS = ("a.safetensors", "b.safetensors")
 ClassName = str | int | float
+# What a delta takes in the header of the file: one more name, type, shape and place, and the name in `delta`.
+_ENTRY_BYTES = 192
 
 
 @dataclass(frozen=True)
 class State:
-    """Adapted weights and support statistics (float32, by name), and what they belong to."""
+    """Adapted weights and support statistics (float32, by name), and what they belong to.
+
+    The tensors named by `delta` are held as the change from the bundle's start: see as_delta and restored.
+    """
 
     bundle: str  # Bundle.hash
     classes: tuple[ClassName, ...]
@@ -36,10 +46,53 @@ class State:
     images: int
     tensors: Mapping[str, np.ndarray]
     generation: int = 0  # counted up by save_state
+    delta: tuple[str, ...] = ()
 
 
 class _Damaged(Exception):
     pass
+
+
+def as_delta(state: State, start: Mapping[str, np.ndarray]) -> State:
+    """`state`, its tensors in full, with those as their change from `start` (float32, same shapes) that get smaller."""
+    tensors, delta = {}, []
+    for name, value in state.tensors.items():
+        value = np.asarray(value, np.float32)
+        differs = (value.view(np.uint32) != start[name].view(np.uint32)).ravel()  # bits: 0.0 equals −0.0
+        changed, values = np.packbits(differs), value.ravel()[differs]
+        if changed.nbytes + values.nbytes + _ENTRY_BYTES < value.nbytes:
+            delta.append(name)
+            tensors |= {f"{name}.changed": changed, f"{name}.values": values}
+        else:
+            tensors[name] = value
+    return replace(state, tensors=tensors, delta=tuple(delta))
+
+
+def restored(state: State, start: Mapping[str, np.ndarray]) -> State:
+    """`state` with all its tensors in full, to the bit what as_delta was given.
+
+    Raises ValueError unless they are float32 of the names and shapes of `start`.
+    """
+    tensors = dict(state.tensors)
+    try:
+        for name in state.delta:
+            tensors[name] = _changed(start[name], tensors.pop(f"{name}.changed"), tensors.pop(f"{name}.values"))
+    except KeyError as error:
+        raise ValueError(f"no tensor {error}") from None
+    if {n: (v.shape, v.dtype) for n, v in tensors.items()} != {n: (v.shape, np.float32) for n, v in start.items()}:
+        raise ValueError("other tensors")
+    return replace(state, tensors=tensors, delta=())
+
+
+def _changed(start: np.ndarray, changed: np.ndarray, values: np.ndarray) -> np.ndarray:
+    if (changed.dtype, changed.shape) != (np.uint8, ((start.size + 7) // 8,)):
+        raise ValueError("a change of another size")
+    differs = np.unpackbits(changed).astype(bool)
+    if differs[start.size :].any() or (values.dtype, values.shape) != (np.float32, (differs.sum(),)):
+        raise ValueError("as many values as places do not change")
+    value = start.flatten()
+    value[differs[: start.size]] = values
+    return value.reshape(start.shape)
 
 
 def load_state(path: Path | str, bundle_hash: str) -> State:
@@ -148,16 +201,18 @@ def _read_slots(path: Path) -> tuple[dict[str, State], dict[str, str]]:
 
 
 def _encode(state: State) -> bytes:
-    tensors = {name: np.asarray(value, np.float32, order="C") for name, value in state.tensors.items()}
+    tensors = {name: np.asarray(value, order="C") for name, value in state.tensors.items()}
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(FORMAT_VERSION if state.delta else FULL_VERSION),
         "generation": str(state.generation),
         "bundle": state.bundle,
         "classes": json.dumps(list(state.classes), ensure_ascii=False),
         "steps": str(state.steps),
         "images": str(state.images),
     }
+    if state.delta:
+        metadata["delta"] = json.dumps(state.delta, ensure_ascii=False)
     return safetensors.numpy.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
 
 
@@ -175,7 +230,8 @@ def _decode(content: bytes, path: Path) -> State:
             raise UserError(
                 f"{path} has state format {version}, newer than this gems-edge reads; install a newer gems-edge"
             )
-        if metadata["format"] != FORMAT or version != FORMAT_VERSION:
+        delta = json.loads(metadata.get("delta", "[]"))
+        if metadata["format"] != FORMAT or version < FULL_VERSION or not all(isinstance(name, str) for name in delta):
             raise _Damaged("not a gems-edge state")
         return State(
             bundle=metadata["bundle"],
@@ -184,6 +240,7 @@ def _decode(content: bytes, path: Path) -> State:
             images=int(metadata["images"]),
             tensors=tensors,
             generation=int(metadata["generation"]),
+            delta=tuple(delta),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError):
         raise _Damaged("truncated or overwritten") from None

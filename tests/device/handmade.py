@@ -18,13 +18,16 @@ from gems_edge.files import sha256_bytes
 
 SIZE, PATCH, FEATURES, RATE, EPSILON = 16, 4, 8, 0.5, 1e-5
 CONV, MEAN, VAR = "backbone.conv.weight", "backbone.norm.mean", "backbone.norm.var"
+CARRIED = "rule.rate"
 HEAD = ("head.weight", "head.bias")
 PARTS = {"maml": (CONV, *HEAD), "anil": HEAD, "boil": (CONV,)}
 
 
 def write_bundle(
-    path: Path, *, channels=1, ways=3, head="shared", method="maml", normalization="support", steps=5, seed=0
-) -> Path:
+    path: Path, *, channels=1, ways=3, head="shared", method="maml", normalization="support", steps=5, seed=0,
+    decay=None,
+) -> Path:  # fmt: skip
+    """`decay`: the rate is carried from step to step, times `decay` each."""
     path.mkdir()
     generator = np.random.default_rng(seed)
     rows = 1 if head == "shared" else ways
@@ -35,6 +38,8 @@ def write_bundle(
         MEAN: np.zeros(FEATURES),
         VAR: np.ones(FEATURES),
     }
+    if decay is not None:
+        weights[CARRIED] = np.full(1, RATE)
     weights = {name: value.astype(np.float32) for name, value in weights.items()}
     adapted = PARTS[method]
     statistics = (MEAN, VAR) if normalization == "support" else ()
@@ -45,7 +50,7 @@ def write_bundle(
         start[name] = np.repeat(weights[name], ways, axis=0) if head == "shared" else weights[name]
     files = {
         "predict.onnx": predict_model(start, statistics).SerializeToString(),
-        "adapt.onnx": adapt_model(start, adapted, statistics).SerializeToString(),
+        "adapt.onnx": adapt_model(start, adapted, statistics, decay).SerializeToString(),
         "weights.safetensors": safetensors.numpy.save(weights),
     }
     cost = {
@@ -72,6 +77,8 @@ def write_bundle(
         },
         "macs": {"before": 4 * cost["macs"], "after": cost["macs"]}, "params": {"before": 900, "after": 200},
     }  # fmt: skip
+    if decay is not None:
+        manifest["tensors"]["carried"] = [CARRIED]
     write_files(path, files, manifest)
     return path
 
@@ -127,7 +134,7 @@ def predict_model(weights: dict, statistics: tuple[str, ...]) -> onnx.ModelProto
     return _model("predict", nodes, inputs, [_value("logits", ["images", "classes"])], initial)
 
 
-def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, ...]) -> onnx.ModelProto:
+def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, ...], decay=None) -> onnx.ModelProto:
     channels, side = weights[CONV].shape[1], SIZE // PATCH
     constants = {
         "cut": np.array([-1, channels, side, PATCH, side, PATCH]),
@@ -195,13 +202,19 @@ def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, 
             n("Reshape", ["dw", "kernel"], [f"d.{CONV}"]),
         ]
         constants["matrixT"] = np.array([-1, FEATURES])
+    rate = "rate" if decay is None else CARRIED
     for name in adapted:
-        nodes += [n("Mul", ["rate", f"d.{name}"], [f"s.{name}"]), n("Sub", [name, f"s.{name}"], [f"updated.{name}"])]
+        nodes += [n("Mul", [rate, f"d.{name}"], [f"s.{name}"]), n("Sub", [name, f"s.{name}"], [f"updated.{name}"])]
     shapes = {HEAD[0]: ["classes", FEATURES], HEAD[1]: ["classes"], CONV: list(weights[CONV].shape)}
     inputs = [_value("images", ["images", channels, SIZE, SIZE]), _value("targets", ["images", "classes"])]
     inputs += [_value(name, shapes[name]) for name in dict.fromkeys((*adapted, *HEAD))]
     outputs = [_value("loss", []), *(_value(f"updated.{name}", shapes[name]) for name in adapted)]
     outputs += [_value(name, [FEATURES]) for name in statistics]
+    if decay is not None:  # an input with a default, which nobody needs to feed
+        nodes += [n("Mul", [CARRIED, "decay"], [f"next.{CARRIED}"])]
+        inputs += [_value(CARRIED, [1]), _value("decay", [])]
+        outputs += [_value(f"next.{CARRIED}", [1])]
+        constants["decay"] = np.float32(decay)
     initial = {name: weights[name] for name in (CONV, *HEAD) if name not in adapted} | constants
     return _model("adapt", nodes, inputs, outputs, initial)
 
@@ -220,12 +233,14 @@ def _model(name, nodes, inputs, outputs, initial) -> onnx.ModelProto:
     return model
 
 
-def reference(weights: dict, images: np.ndarray, index: np.ndarray, steps: int, adapted) -> tuple[dict, list[float]]:
+def reference(
+    weights: dict, images: np.ndarray, index: np.ndarray, steps: int, adapted, decay=1.0
+) -> tuple[dict, list[float]]:
     """The same in float64 numpy. images [N, S, S, C] uint8 → weights and statistics after, losses before each step."""
     weights = {name: value.astype(np.float64) for name, value in weights.items()}
     classes = weights["head.bias"].shape[0]
     targets, losses = np.eye(classes)[index], []
-    for _ in range(steps):
+    for step in range(steps):
         f, z, x, sd, (mean, var) = _features(weights, images)
         logits = f @ weights["head.weight"].T + weights["head.bias"]
         log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -235,7 +250,7 @@ def reference(weights: dict, images: np.ndarray, index: np.ndarray, steps: int, 
         dz = (z > 0) * df[:, None, :] / z.shape[1]
         gradients = {"head.weight": dl.T @ f, "head.bias": dl.sum(0)}
         gradients[CONV] = np.einsum("ntf,ntk->fk", dz / sd, x).reshape(weights[CONV].shape)
-        weights |= {name: weights[name] - RATE * gradients[name] for name in adapted}
+        weights |= {name: weights[name] - RATE * decay**step * gradients[name] for name in adapted}
     mean, var = _features(weights, images)[4]
     return weights | {MEAN: mean, VAR: var}, losses
 

@@ -16,7 +16,7 @@ from gems_edge.errors import UserError
 
 @pytest.fixture
 def path(tmp_path):
-    return hm.write_bundle(tmp_path / "h.gems")
+    return hm.write_bundle(tmp_path / "h.gems", decay=0.5)
 
 
 def refused(path, match):
@@ -29,7 +29,12 @@ def test_reads_what_was_written(path):
     bundle = read_bundle(path)
     assert (bundle.ways, bundle.head, bundle.image_size, bundle.channels, bundle.steps) == (3, "shared", 16, 1, 5)
     assert set(bundle.weights) >= {*bundle.adapted, *bundle.statistics}
+    assert bundle.carried == (hm.CARRIED,) and bundle.start_carried() == {hm.CARRIED: np.float32([hm.RATE])}
     assert bundle_bytes(bundle).keys() == {"manifest.json", *FILES}
+
+
+def test_carried_tensors_may_be_left_out(tmp_path):
+    assert read_bundle(hm.write_bundle(tmp_path / "plain.gems")).carried == ()
 
 
 def test_no_bundle(tmp_path):

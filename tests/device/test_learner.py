@@ -1,11 +1,15 @@
 """Adaptation and prediction on onnxruntime against the float64 numpy reference of handmade.py."""
 
+from dataclasses import replace
+
 import handmade as hm
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 
 from gems_edge.device import Learner
+from gems_edge.device.state import save_state
 from gems_edge.errors import UserError
 
 
@@ -29,6 +33,63 @@ def test_adaptation_and_probabilities_equal_the_reference(tmp_path, head, method
         np.testing.assert_allclose(value, expected[name], atol=1e-4)
     queries, _ = hm.pictures(classes, 5, seed=3)
     np.testing.assert_allclose(learner.predict(queries), hm.reference_probabilities(expected, queries), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", hm.PARTS)
+def test_a_carried_tensor_goes_from_step_to_step(tmp_path, method):
+    learner, first, images, labels = taught(tmp_path / "h.gems", 3, head="per-class", method=method, decay=0.25)
+    start = learner.bundle.weights | learner.bundle.start_weights(3)
+    expected, losses = hm.reference(start, images, np.repeat(np.arange(3), 2), 5, learner.bundle.adapted, decay=0.25)
+    np.testing.assert_allclose(first.losses, losses, atol=1e-5)
+    assert learner.taught.tensors.keys() == {*hm.PARTS[method], hm.MEAN, hm.VAR}
+    for name, value in learner.taught.tensors.items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-4)
+    queries, _ = hm.pictures(3, 5, seed=3)
+    np.testing.assert_allclose(learner.predict(queries), hm.reference_probabilities(expected, queries), atol=1e-5)
+    assert learner.adapt(images, labels).losses == first.losses  # from the start value again
+
+
+def manifest_without(path):
+    hm.edit_manifest(path, lambda m: m["tensors"].pop("carried"))
+
+
+def manifest_with_another(path):
+    hm.edit_manifest(path, lambda m: m["tensors"]["carried"].append(hm.CONV))
+
+
+def weights_without(path):
+    weights = safetensors.numpy.load((path / "weights.safetensors").read_bytes())
+    del weights[hm.CARRIED]
+    hm.replace_file(path, "weights.safetensors", safetensors.numpy.save(weights))
+
+
+def weights_of_another_shape(path):
+    weights = safetensors.numpy.load((path / "weights.safetensors").read_bytes())
+    weights[hm.CARRIED] = np.ones((1, 7), np.float32)
+    hm.replace_file(path, "weights.safetensors", safetensors.numpy.save(weights))
+
+
+def graph_without_output(path):
+    model = onnx.load_from_string((path / "adapt.onnx").read_bytes())
+    model.graph.output.remove(next(o for o in model.graph.output if o.name == f"next.{hm.CARRIED}"))
+    hm.replace_file(path, "adapt.onnx", model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (manifest_without, "unknown input 'rule.rate'"),
+        (manifest_with_another, "lacks 'next.backbone.conv.weight'"),
+        (weights_without, "float32 values for rule.rate"),
+        (weights_of_another_shape, "adapt.onnx cannot be run"),
+        (graph_without_output, "lacks 'next.rule.rate'"),
+    ],
+)
+def test_carried_tensors_that_do_not_fit(tmp_path, change, message):
+    change(hm.write_bundle(tmp_path / "h.gems", decay=0.5))
+    with pytest.raises(UserError, match=message) as caught:
+        Learner.load(tmp_path / "h.gems").adapt(*hm.pictures(2, 2))
+    assert "\n" not in str(caught.value)
 
 
 def test_learns_what_it_is_shown(tmp_path):
@@ -74,6 +135,58 @@ def test_state_round_trip(tmp_path):
     other.load_state(tmp_path / "s.state")
     assert other.classes == learner.classes
     np.testing.assert_array_equal(other.predict(images), learner.predict(images))
+
+
+def mask_updates(path, kept):
+    """Let the step move the convolution only where `kept` is 1, as a subnetwork or a ticket does."""
+    model = onnx.load_from_string((path / "adapt.onnx").read_bytes())
+    gradient = next(node for node in model.graph.node if node.output[0] == f"d.{hm.CONV}")
+    gradient.output[0] = "dense"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(kept, "kept"))
+    place = list(model.graph.node).index(gradient) + 1
+    model.graph.node.insert(place, onnx.helper.make_node("Mul", ["dense", "kept"], [f"d.{hm.CONV}"]))
+    hm.replace_file(path, "adapt.onnx", model.SerializeToString())
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_state_holds_only_what_moved(tmp_path, classes):
+    path = hm.write_bundle(tmp_path / "h.gems", channels=3)
+    kept = np.zeros((hm.FEATURES, 3, hm.PATCH, hm.PATCH), np.float32)
+    kept[:, 1, 2] = 1
+    mask_updates(path, kept)
+    learner = Learner.load(path)
+    learner.adapt(*hm.pictures(classes, 2, channels=3))
+    learner.save(tmp_path / "s.state")
+    stored = safetensors.numpy.load((tmp_path / "s.state" / "a.safetensors").read_bytes())
+    assert stored.keys() == {f"{hm.CONV}.changed", f"{hm.CONV}.values", *hm.HEAD, hm.MEAN, hm.VAR}
+    assert stored[f"{hm.CONV}.changed"].size == kept.size / 8
+    assert 0 < stored[f"{hm.CONV}.values"].size <= kept.sum()
+    other = Learner.load(path)
+    other.load_state(tmp_path / "s.state")
+    assert {n: v.tobytes() for n, v in other.taught.tensors.items()} == {
+        n: v.tobytes() for n, v in learner.taught.tensors.items()
+    }
+    queries, _ = hm.pictures(classes, 3, channels=3, seed=4)
+    np.testing.assert_array_equal(other.predict(queries), learner.predict(queries))
+    other.save(tmp_path / "again.state")  # what was loaded is saved as it was
+    assert (tmp_path / "again.state/a.safetensors").stat().st_size == (
+        tmp_path / "s.state/a.safetensors"
+    ).stat().st_size
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "more"])
+def test_a_state_with_other_tensors_is_refused(tmp_path, change):
+    learner, *_ = taught(tmp_path / "h.gems", 2)
+    tensors = dict(learner.taught.tensors)
+    if change == "shape":
+        tensors[hm.MEAN] = tensors[hm.MEAN][:-1]
+    elif change == "missing":
+        del tensors[hm.MEAN]
+    else:
+        tensors["more"] = tensors[hm.MEAN]
+    save_state(tmp_path / "s.state", replace(learner.taught, tensors=tensors))
+    with pytest.raises(UserError, match="does not hold the tensors of .*h.gems; run gems-edge adapt again"):
+        learner.load_state(tmp_path / "s.state")
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ def test_slow_calls_stop_at_the_time_limit():
     assert len(time_calls(lambda: None, runs=50, seconds=0)) == 5
 
 
-def test_measures_a_bundle(tmp_path):
-    bundle = read_bundle(hm.write_bundle(tmp_path / "h.gems"))
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_measures_a_bundle(tmp_path, decay):
+    bundle = read_bundle(hm.write_bundle(tmp_path / "h.gems", decay=decay))
     for times in (predict_times(bundle, 1, runs=5), adapt_times(bundle, 1, runs=5)):
         assert len(times) == 5 and min(times) > 0
     for what in ("predict", "adapt"):
