@@ -11,12 +11,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from gems_edge.export.builder import GraphBuilder, Value
 from gems_edge.export.lowering import Lowering
 from gems_edge.meta.inner import Support, inner_step
-from gems_edge.meta.rules import UpdateRule
-from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights
+from gems_edge.meta.rules import Rule
+from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
 from gems_edge.models.layers import Statistics
 
 IMAGES, CLASSES = "images", "classes"
 HEAD = ("head.weight", "head.bias")
+RULE = "rule."
 _PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 
 
@@ -26,31 +27,40 @@ class Trace:
     dynamic: dict  # symbol of the tracer → "images" or "classes"
 
 
-def adapt_graph(model: FewShotModel, weights: Weights, rule: UpdateRule) -> onnx.ModelProto:
+def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule) -> onnx.ModelProto:
     """One inner step as ONNX: (images, targets, adapted weights) → (loss, updated weights, support statistics).
 
     Weights that the rule does not move are initialisers; they have no backward pass. A ticket's masks are initialisers
-    that multiply the gradients, as in training. Numbers of images and classes are dynamic.
+    that multiply the gradients, as in training. What the rule carries from step to step goes in as rule.NAME and out as
+    next.rule.NAME; the rest of its state, and its φ, are initialisers. Numbers of images and classes are dynamic.
     """
     images, classes = _trace_sizes(model)
+    weights = _float32(weights)
+    state = rule.begin(weights)
     defaults = _float32(initial_weights(model, weights, model.spec.ways))
     weights = defaults | {name: torch.rand(classes, *defaults[name].shape[1:]) for name in HEAD}
     adapted = rule.adapted(weights)
     statistics = model.statistics_names()
-    stored = {name: model.masks[name].float().cpu() for name in adapted if name in model.masks}
-    rows = {name: torch.ones(classes, *m.shape[1:]) for name, m in stored.items() if name in HEAD and len(m) > 1}
-    masks = stored | rows
+    stored = {f"mask.{name}": model.masks[name].float().cpu() for name in adapted if name in model.masks}
+    masks = [name.removeprefix("mask.") for name in stored]
+    stored |= {f"{RULE}{name}": value for name, value in state.items()}
+    # Of what belongs to a per-class head's weights there is a row a class.
+    rows = {n: torch.ones(classes, *v.shape[1:]) for n, v in stored.items() if n.endswith(HEAD) and len(v) > 1}
 
     def step(images: Tensor, targets: Tensor, *tensors: Tensor) -> list[Tensor]:
-        named = dict(zip(weights, tensors))
-        masked = model.with_masks(dict(zip(masks, tensors[len(weights) :])))
+        named, others = dict(zip(weights, tensors)), list(tensors[len(weights) :])
+        masked = model.with_masks(dict(zip(masks, others)))
         leaves = named | {name: named[name].detach().requires_grad_() for name in adapted}
-        result = inner_step(masked, leaves, Support(images, targets), rule)
-        return [result.loss, *(result.weights[n] for n in adapted), *(result.statistics[n] for n in statistics)]
+        result = inner_step(masked, leaves, Support(images, targets), rule, dict(zip(state, others[len(masks) :])))
+        carried = [result.state[name] for name in rule.carried]
+        return [
+            result.loss, *(result.weights[n] for n in adapted), *carried, *(result.statistics[n] for n in statistics)
+        ]  # fmt: skip
 
     spec = model.spec
     example = torch.rand(images, spec.channels, spec.image_size, spec.image_size)
-    trace = _trace(step, [example, torch.zeros(images, classes), *weights.values(), *masks.values()], classes=(1, 1))
+    others = (stored | rows).values()
+    trace = _trace(step, [example, torch.zeros(images, classes), *weights.values(), *others], classes=(1, 1))
     builder = GraphBuilder("adapt")
     inputs = [
         builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size]),
@@ -64,23 +74,32 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: UpdateRule) -> onnx
             inputs.append(builder.overridable(name, tensor.numpy(), shape))
         else:
             inputs.append(builder.initializer(name, tensor.numpy()))
-    for name, mask in stored.items():
-        value = builder.initializer(f"mask.{name}", mask.numpy())
-        if name in rows:  # one row a class, of which a board may teach fewer
+    carried = carried_names(rule)
+    for name, tensor in stored.items():
+        if name in carried:
+            inputs.append(builder.input(name, tensor.shape))
+            continue
+        value = builder.initializer(name, tensor.numpy())
+        if name in rows:  # a board may teach fewer classes
             taught = builder.op("Shape", "targets", start=1, end=2)
             kept = builder.op("Slice", value.name, builder.constant([0]), taught, builder.constant([0]))
-            value = Value(kept, (CLASSES, *mask.shape[1:]))
+            value = Value(kept, (CLASSES, *tensor.shape[1:]))
         inputs.append(value)
-    outputs = ["loss", *(f"updated.{name}" for name in adapted), *statistics]
+    outputs = ["loss", *(f"updated.{name}" for name in adapted), *(f"next.{name}" for name in carried), *statistics]
     _write(builder, trace, inputs, outputs, sources={IMAGES: (inputs[0], 0), CLASSES: (inputs[1], 1)})
     return builder.model()
+
+
+def carried_names(rule: Rule) -> tuple[str, ...]:
+    """The inputs of adapt.onnx that a step hands on to the next."""
+    return tuple(f"{RULE}{name}" for name in rule.carried)
 
 
 def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics) -> onnx.ModelProto:
     """images → logits as ONNX, with weights and normalisation statistics as initialisers; the head may be fed."""
     images, classes = _trace_sizes(model)
     spec = model.spec
-    defaults = _float32(initial_weights(model, weights, spec.ways))
+    defaults = _float32(initial_weights(model, network_weights(weights), spec.ways))
     statistics = {name: statistics[name].detach().float() for name in model.statistics_names()}
 
     def predict(images: Tensor, *tensors: Tensor) -> list[Tensor]:

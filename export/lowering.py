@@ -127,7 +127,7 @@ class Lowering:
         if lower is None:
             raise UserError(
                 f"cannot export: no ONNX form for the operation {node.target} (traced by torch {torch.__version__}); "
-                "supported are Conv-4 and ResNet-12 with maml, anil, boil"
+                "supported are Conv-4 and ResNet-12 with maml, anil, boil, bmp and mmsup"
             )
         return lower(
             self, node, *node.args, **{k: v for k, v in node.kwargs.items() if k in ("alpha", "keepdim", "correction")}

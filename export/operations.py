@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from gems_edge.export.lowering import Lowering
 
 aten = torch.ops.aten
+_END = 2**63 - 1  # what ONNX takes for "to the last"
 
 
 def _elementwise(kind: str) -> Callable:
@@ -189,6 +191,45 @@ def _relu_backward(low: "Lowering", node: fx.Node, gradient, output, threshold) 
     return Value(b.op("Where", positive, low.full(gradient), b.constant(0.0)), low.shape(node))
 
 
+def _stack(low: "Lowering", node: fx.Node, tensors, axis=0) -> Value:
+    at = low.builder.constant([axis % len(node.meta["val"].shape)])
+    parts = [low.builder.op("Unsqueeze", low.full(tensor), at) for tensor in tensors]
+    return Value(low.builder.op("Concat", *parts, axis=axis), low.shape(node))
+
+
+def _cat(low: "Lowering", node: fx.Node, tensors, axis=0) -> Value:
+    return Value(low.builder.op("Concat", *(low.full(tensor) for tensor in tensors), axis=axis), low.shape(node))
+
+
+def _select(low: "Lowering", node: fx.Node, x, axis, index) -> Value:
+    name = low.builder.op("Gather", low.full(x), low.builder.constant(np.int64(index)), axis=axis)
+    return Value(name, low.shape(node))
+
+
+def _slice(low: "Lowering", node: fx.Node, x, axis=0, start=None, end=None, step=1) -> Value:
+    bounds = [[start or 0], [_END if end is None else end], [axis], [step]]
+    name = low.builder.op("Slice", low.full(x), *(low.builder.constant(bound) for bound in bounds))
+    return Value(name, low.shape(node))
+
+
+def _compared(kind: str) -> Callable:
+    """A condition; _to_copy or where makes numbers of it."""
+    return lambda low, node, left, right: low.elementwise(kind, left, right)
+
+
+def _to_float(low: "Lowering", node: fx.Node, x) -> Value:
+    if node.meta["val"].dtype != torch.float32:
+        raise UserError(f"cannot export: a conversion to {node.meta['val'].dtype}")
+    value = low.tensor(x)
+    return (
+        value if x.meta["val"].dtype == torch.float32 else Value(low.builder.op("Cast", value.name, to=1), value.shape)
+    )
+
+
+def _where(low: "Lowering", node: fx.Node, condition, left, right) -> Value:
+    return low.elementwise("Where", condition, left, right)
+
+
 def _getitem(low: "Lowering", node: fx.Node, source, index) -> Any:
     return low.values[source][index]
 
@@ -205,6 +246,17 @@ TABLE: dict[Any, Callable] = {
     aten.add.Tensor: _scaled("Add"),
     aten.sub.Tensor: _scaled("Sub"),
     aten.neg.default: _elementwise("Neg"),
+    aten.sigmoid.default: _elementwise("Sigmoid"),
+    aten.softplus.default: _elementwise("Softplus"),
+    aten.gt.Scalar: _compared("Greater"),
+    aten.lt.Scalar: _compared("Less"),
+    aten.lt.Tensor: _compared("Less"),
+    aten.where.self: _where,
+    aten._to_copy.default: _to_float,
+    aten.stack.default: _stack,
+    aten.cat.default: _cat,
+    aten.select.int: _select,
+    aten.slice.Tensor: _slice,
     aten.relu.default: _elementwise("Relu"),
     aten.ones_like.default: _ones,
     aten.rsqrt.default: _rsqrt,

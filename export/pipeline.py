@@ -14,21 +14,29 @@ from safetensors.torch import load_file, save
 
 from gems_edge import __version__
 from gems_edge.cost.graph import adapt_peak, describe
-from gems_edge.data.episodes import make_sampler
-from gems_edge.data.imageset import ImageSet
-from gems_edge.data.sources import load_images
-from gems_edge.data.tensors import Episode, episode_tensors
+from gems_edge.data.mixture import (
+    Mixture,
+    MixtureSampler,
+    distribution_name,
+    load_mixture,
+    mixture_sampler,
+    split_specs,
+)
+from gems_edge.data.tensors import Episode, EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.export.bundle import check_target, write_bundle
-from gems_edge.export.graphs import adapt_graph, predict_graph
+from gems_edge.export.graphs import RULE, adapt_graph, carried_names, predict_graph
+from gems_edge.export.specialise import Specialised, specialise
 from gems_edge.export.verify import verify_bundle
 from gems_edge.files import write_atomic
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig, write_config
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
+from gems_edge.meta.frozen import Frozen
+from gems_edge.meta.methods import rule_of
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import single_process, start_processes
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.rules import Rule
 from gems_edge.meta.run import Run
 from gems_edge.meta.ticket_config import TicketConfig
 from gems_edge.meta.train import train
@@ -50,6 +58,8 @@ class ExportOptions:
     seed: int
     device: str = "auto"  # for recovery and evaluation
     root: Path | None = None
+    for_data: str | None = None  # the distribution to freeze a GEMS run's choices for
+    tasks: int = 100  # validation tasks that decide what is frozen
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     does not reproduce torch's results; `output` is then what it was before.
     """
     single_process("export")
-    run = Run(directory)
+    run = _own_run(Run(directory), options, reports)
     config = replace(board_config(run.config()), device=options.device)
     place = start_processes(options.device).device
     model, weights = run.model(config)
@@ -77,9 +87,13 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     check_ratio(model.spec, ratio)
     check_target(output)
     keep_freed_memory()
-    images = load_images(config.data, image_size=config.image_size, channels=config.channels, root=options.root)
-    sampler = make_sampler(images, "test", config.ways, config.shots, config.queries, options.seed)
-    rule, tensors = UpdateRule(config.method, config.inner_lr), episode_tensors(images, place)
+    images = load_mixture(
+        options.for_data or config.data, image_size=config.image_size, channels=config.channels, root=options.root
+    )
+    if options.for_data and len(images.names) > 1:
+        raise UserError(f"--for-data {options.for_data}: a bundle is specialised for one image set; give one")
+    sampler = mixture_sampler(images, "test", config.ways, config.shots, config.queries, options.seed)
+    rule, tensors = rule_of(config), episode_tensors(images, place)
     pruned = prune(model, weights, ratio, options.round_to)
     kept = None if ticket is None else ticket_kept(model, ticket, pruned)
     pruned = replace(pruned, reached=1 - pruned.spec.backbone_weights / dense.spec.backbone_weights)
@@ -95,25 +109,25 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         pruned = recover(run, config, pruned, options, reports)
         compact = FewShotModel(pruned.spec)
 
-    def accuracies(name: str, subject: FewShotModel, learned: Weights) -> dict[str, Any]:
+    def accuracies(name: str, subject: Specialised) -> dict[str, Any]:
         with reports.evaluation(f"evaluate {name}") as progress, matrix_precision("fp32"):
-            found = evaluate(
-                subject.to(place), learned, tensors, sampler, rule, steps=[config.steps],
-                modes=modes_for(config.normalization), tasks=range(options.episodes), progress=progress,
-            )  # fmt: skip
-        subject.cpu()
-        protocol = {"ways": config.ways, "shots": config.shots, "steps": config.steps}
-        return {mode: mean_accuracy(values).as_dict() | protocol for (mode, _), values in found.items()}
+            return _accuracies(subject, tensors, sampler, config, options.episodes, place, progress)
 
-    reports.say(f"accuracy over {options.episodes} test episodes …")
-    before = accuracies("the run", model, weights)
-    after = accuracies("compact", compact, pruned.weights) if ratio else before
-    statistics = _start_statistics(compact, pruned.weights, episode_tensors(images).episode(sampler.draw(0, 0)))
-    adapt = adapt_graph(compact, pruned.weights, rule)
-    predict = predict_graph(compact, pruned.weights, statistics)
+    exported = whole = Specialised(compact, pruned.weights, rule, {})
+    if options.for_data:
+        exported = _specialised(whole, config, images, tensors, options, reports)
+    reports.say(f"accuracy over {options.episodes} test episodes of {', '.join(images.names)} …")
+    before = accuracies("the run", Specialised(model, weights, rule, {}))
+    after = accuracies("what is exported", exported) if ratio or exported.about else before
+    compact, learned, rule = exported.model, exported.weights, exported.rule
+    episodes = [sampler.draw(0, task, VERIFIED_EPISODES)[1] for task in range(VERIFIED_EPISODES)]
+    statistics = _start_statistics(compact, learned, episode_tensors(images).episode(episodes[0]))
+    adapt = adapt_graph(compact, learned, rule)
+    predict = predict_graph(compact, learned, statistics)
     manifest = {
-        **_identity(output, config, pruned.spec, images),
-        "tensors": _tensor_names(compact, rule),
+        **_identity(output, config, pruned.spec, images, rule),
+        "tensors": _tensor_names(compact, learned, rule),
+        "specialised": exported.about or None,
         "ratio": {"asked": options.ratio, "reached": round(pruned.reached, 6), "round_to": pruned.round_to},
         "ticket": None
         if ticket is None
@@ -134,15 +148,72 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         },
         "provenance": _provenance(run, config),
     }
-    stored = {name: tensor.detach().float().numpy() for name, tensor in (pruned.weights | statistics).items()}
+    carried = {f"{RULE}{name}": rule.begin(learned)[name] for name in rule.carried}
+    stored = {name: tensor.detach().float().numpy() for name, tensor in (learned | statistics | carried).items()}
 
     def check(staging: Path) -> dict[str, Any]:
-        result = verify_bundle(
-            staging, compact, pruned.weights, rule, config.steps, images, sampler, range(VERIFIED_EPISODES)
-        )
+        result = verify_bundle(staging, compact, learned, rule, config.steps, images, episodes)
         return {"verification": result.as_dict()}
 
     return write_bundle(output, predict.SerializeToString(), adapt.SerializeToString(), stored, manifest, check)
+
+
+def _own_run(run: Run, options: ExportOptions, reports: Reports) -> Run:
+    """`run`, or of a multi-maml run the one of the distribution that the bundle is for."""
+    parts = run.distributions()
+    if not parts:
+        return run
+    name = options.for_data and distribution_name(options.for_data)
+    if name not in parts:
+        raise UserError(
+            f"{run.directory} holds one model for each distribution; choose one with --for-data {'|'.join(parts)}"
+        )
+    reports.say(f"{run.directory}: the model of {name}")
+    return parts[name]
+
+
+def _specialised(
+    whole: Specialised, config: TrainConfig, images: Mixture, tensors: EpisodeTensors, options: ExportOptions,
+    reports: Reports,
+) -> Specialised:  # fmt: skip
+    """What the run decides for --for-data, frozen; as it is where its method decides nothing."""
+    (name,) = images.names
+    seen = name in map(distribution_name, split_specs(config.data))
+    if not seen:
+        reports.say(f"{name} is none of the run's image sets ({config.data}): frozen for a distribution it never saw")
+    if not whole.rule.decisions(whole.weights):
+        reports.say(
+            f"{config.method} adapts the same for every task: --for-data freezes nothing, it names the test set"
+        )
+        return whole
+    sampler = mixture_sampler(images, "val", config.ways, config.shots, config.queries, options.seed).samplers[0]
+    with reports.evaluation(f"choices on {name}") as progress:
+        found = specialise(
+            whole.model, whole.weights, whole.rule, config.steps, tensors, sampler, range(options.tasks), progress
+        )
+    return replace(found, about={"data": name, "seen": seen, "tasks": options.tasks, **found.about})
+
+
+def _accuracies(
+    subject: Specialised, tensors: EpisodeTensors, sampler: MixtureSampler, config: TrainConfig, episodes: int, place,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Mode → accuracy over `episodes`, spread evenly over the distributions, and each distribution's own."""
+    each, found = -(-episodes // len(sampler.samplers)), {}
+    for source, (name, one) in enumerate(zip(sampler.names, sampler.samplers)):
+        found[name] = evaluate(
+            subject.model.to(place), subject.weights, tensors, one, subject.rule, steps=[config.steps],
+            modes=modes_for(config.normalization), tasks=range(each),
+            progress=progress and (lambda done, source=source: progress(source * each + done)),
+        )  # fmt: skip
+    subject.model.cpu()
+    protocol = {"ways": config.ways, "shots": config.shots, "steps": config.steps}
+    result = {}
+    for key in next(iter(found.values())):
+        parts = {name: mean_accuracy(values[key]).as_dict() for name, values in found.items()}
+        every = mean_accuracy([value for values in found.values() for value in values[key]])
+        result[key[0]] = every.as_dict() | protocol | ({"distributions": parts} if len(parts) > 1 else {})
+    return result
 
 
 def remaining_ratio(dense: ModelSpec, trained: ModelSpec, ratio: float) -> float:
@@ -221,17 +292,18 @@ def _start_statistics(model: FewShotModel, weights: Weights, episode: Episode) -
         return forward(model, weights, episode.support_images)[1]
 
 
-def _tensor_names(model: FewShotModel, rule) -> dict[str, list[str]]:
-    names = [name for name, _ in model.named_parameters()]
+def _tensor_names(model: FewShotModel, weights: Weights, rule: Rule) -> dict[str, list[str]]:
+    names = list(weights)
     adapted = list(rule.adapted(names))
     return {
         "adapted": adapted,
         "constant": [name for name in names if name not in adapted],
         "statistics": list(model.statistics_names()),
+        "carried": list(carried_names(rule)),
     }
 
 
-def _identity(output: Path, config: TrainConfig, spec, images: ImageSet) -> dict[str, Any]:
+def _identity(output: Path, config: TrainConfig, spec, images: Mixture, rule: Rule) -> dict[str, Any]:
     return {
         "name": output.name.removesuffix(".gems"),
         "ways": config.ways,
@@ -246,6 +318,7 @@ def _identity(output: Path, config: TrainConfig, spec, images: ImageSet) -> dict
             "inner_lr": config.inner_lr,
             "steps": config.steps,
             "first_order": config.first_order,
+            "adapter": _about_adapter(config, rule),
         },
     }
 
@@ -254,12 +327,23 @@ def _provenance(run: Run, config: TrainConfig) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "torch-pruning")}
     trained = run.config()
     # A packed file or a folder is named, not located: no local paths in a bundle.
-    kind, _, place = config.data.partition(":")
-    data = f"{kind}:{Path(place).name}" if place else kind
+    data = ",".join(map(_named, split_specs(config.data)))
     return {
         "gems_edge": __version__, **versions, "data": data, "run": run.directory.resolve().name, "trained_as": trained.normalization,
         "iterations": trained.iterations, "seed": trained.seed, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }  # fmt: skip
+
+
+def _about_adapter(config: TrainConfig, rule: Rule) -> str | None:
+    """Where a GEMS bundle's masks, rates and kept shares come from; None for other methods."""
+    if config.method not in ("bmp", "mmsup"):
+        return None
+    return "frozen" if isinstance(rule, Frozen) else "in the graph"
+
+
+def _named(spec: str) -> str:
+    kind, _, place = spec.partition(":")
+    return f"{kind}:{Path(place).name}" if place else kind
 
 
 def _parameters(model: FewShotModel) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gems_edge.data.episodes import EpisodeSampler
-from gems_edge.data.imageset import ImageSet
+from gems_edge.data.episodes import EpisodeIndices
+from gems_edge.data.mixture import Mixture
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.device.bundle import HEAD
 from gems_edge.device.learner import Learner, adapt_session
@@ -19,7 +19,7 @@ from gems_edge.errors import MachineError
 from gems_edge.meta.evaluate import support_of
 from gems_edge.meta.inner import Support, adapt, classify, detached
 from gems_edge.meta.protocol import learn_episode
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.rules import Rule
 from gems_edge.models.fewshot import FewShotModel, Weights
 
 # As shares of the length of torch's update: of the median step and part, and of the worst. Flat image areas give equal values
@@ -54,10 +54,10 @@ class Verification:
 
 
 def verify_bundle(
-    directory: Path, model: FewShotModel, weights: Weights, rule: UpdateRule, steps: int,
-    images: ImageSet, sampler: EpisodeSampler, tasks: Iterable[int],
+    directory: Path, model: FewShotModel, weights: Weights, rule: Rule, steps: int,
+    images: Mixture, episodes: Iterable[EpisodeIndices],
 ) -> Verification:  # fmt: skip
-    """Run the bundle in `directory` on real episodes as the board does, and compare with torch in float32.
+    """Run the bundle in `directory` on real `episodes` as the board does, and compare with torch in float32.
 
     Every step is compared from torch's own weights before it: a shared head's first step moves nothing but the head, so
     one step would not show a wrong gradient of the backbone. The answers are compared after all steps of both.
@@ -66,17 +66,16 @@ def verify_bundle(
     learner, tensors = Learner.load(directory), episode_tensors(images)
     session = adapt_session(learner.bundle, learner.threads)
     updates, answers = [], []
-    for task in tasks:
-        indices = sampler.draw(0, task)
+    for indices in episodes:
         episode = tensors.episode(indices)
-        support = support_of(episode, sampler.ways)
+        support = support_of(episode, len(indices.classes))
         trajectory = adapt(model, detached(weights), support, rule, steps)
         carried = learner.bundle.start_carried()
-        for before, after in itertools.pairwise(trajectory):
+        for before, after in itertools.pairwise(trajectory.weights):
             errors, carried = update_errors(session, before, after, support, rule, carried)
             updates += errors
         with torch.no_grad():
-            logits = classify(model, trajectory[-1], episode.query_images, support, model.spec.normalization)
+            logits = classify(model, trajectory.adapted, episode.query_images, support, model.spec.normalization)
         found = learn_episode(learner, images, indices, steps)
         answers.append(np.abs(found - logits.softmax(1).numpy()).max())
     result = Verification(
@@ -97,7 +96,7 @@ def update_errors(
     before: Weights,
     after: Weights,
     support: Support,
-    rule: UpdateRule,
+    rule: Rule,
     carried: dict[str, np.ndarray],
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     """‖Δ_onnxruntime − Δ_torch‖ / ‖Δ_torch‖ of one step from `before`, for backbone and head where the rule moves them.

@@ -9,7 +9,7 @@ from gems_edge.cli.common import emit, json_option, table
 
 @click.command()
 @click.argument("subject", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
-@click.option("--data", help="Images; default: those of the run.")
+@click.option("--data", help="Images, several sets with commas; default: those of the run.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--episodes", type=click.IntRange(2), default=600, show_default=True)
@@ -71,10 +71,25 @@ def command(
         emit(result)
         return
     click.echo(
-        f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, {episodes} episodes"
+        f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, {episodes} episodes{' of each' if len(result['distributions']) > 1 else ''}"
     )
-    rows = [
-        [row["normalization"], str(row["steps"]), f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} %"]
-        for row in result["table"]
+    several = len(result["distributions"]) > 1
+    rows = [row for name, one in result["distributions"].items() for row in _rows(_label(name, one), one, several)]
+    if several:
+        rows += _rows("mean", result, several)
+    header = ["normalization", "steps", "accuracy"]
+    click.echo(table(rows, ["data", *header] if several else header))
+
+
+def _label(name, one):
+    return name if one.get("seen", True) else f"{name} (unseen)"
+
+
+def _rows(label, one, several):
+    return [
+        [*([label] if several else []), row["normalization"], str(row["steps"]), _accuracy(row)] for row in one["table"]
     ]
-    click.echo(table(rows, ["normalization", "steps", "accuracy"]))
+
+
+def _accuracy(row):
+    return f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} %"

@@ -38,6 +38,17 @@ from gems_edge.cli.common import emit, json_option, say, table
     show_default=True,
     help="Test episodes for the accuracies in the manifest.",
 )
+@click.option(
+    "--for-data",
+    help="One image set: freeze what a bmp or mmsup run adapts to its choice for it; of a multi-maml run, its model.",
+)
+@click.option(
+    "--for-tasks",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Validation tasks of --for-data that decide by majority.",
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
 @click.option(
     "--device",
@@ -48,7 +59,9 @@ from gems_edge.cli.common import emit, json_option, say, table
 )
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
 @json_option
-def command(run, ratio, output, recover_iterations, round_to, episodes, seed, device, data_root, as_json):
+def command(
+    run, ratio, output, recover_iterations, round_to, episodes, for_data, for_tasks, seed, device, data_root, as_json
+):
     """Prune, recover, and write predict.onnx and adapt.onnx with weights and manifest.
 
     A run with a ticket is pruned by it: a channel ticket has removed its channels already, a weight ticket says which
@@ -58,12 +71,13 @@ def command(run, ratio, output, recover_iterations, round_to, episodes, seed, de
     \b
     Example:
       gems-edge export runs/glyphs --ratio 0.8 -o glyphs.gems
+      gems-edge export runs/both --for-data folder:fruit -o fruit.gems
     """
     from gems_edge.cli.progress import counting_progress, training_progress
     from gems_edge.export.pipeline import ExportOptions, Reports, export_run
 
     output = output or Path(f"{run.resolve().name}.gems")
-    options = ExportOptions(ratio, recover_iterations, round_to, episodes, seed, device, data_root)
+    options = ExportOptions(ratio, recover_iterations, round_to, episodes, seed, device, data_root, for_data, for_tasks)
     displays = Reports(say, lambda: training_progress("recover"), lambda label: counting_progress(label, episodes))
     manifest = export_run(run, output, options, displays)
     document = summary(output, manifest)
@@ -76,6 +90,8 @@ def command(run, ratio, output, recover_iterations, round_to, episodes, seed, de
         f"(tolerance {check['update_tolerance']:.0e}; the worst {check['worst_update_relative_error']:.1e}), "
         f"probabilities within {check['probability_error']:.1e} (tolerance {check['probability_tolerance']:.0e})"
     )
+    if manifest["specialised"]:
+        say(about_specialised(manifest["specialised"]))
     if manifest["provenance"]["trained_as"] == "transductive":
         say("the run was trained transductive; a board sees one image at a time, so the bundle answers in mode support")
     rows = [
@@ -104,6 +120,18 @@ def command(run, ratio, output, recover_iterations, round_to, episodes, seed, de
     )
 
 
+def about_specialised(found: dict) -> str:
+    """One line: what was frozen, and how often the adapter itself chooses so."""
+    if "masks" in found:
+        steps = ["+".join(n for n, on in zip(found["layers"], row) if on) or "nothing" for row in found["masks"]]
+        what = steps[0] if len(set(steps)) == 1 else "; ".join(f"step {i}: {step}" for i, step in enumerate(steps, 1))
+        what = f"adapts {what}"
+    else:
+        what = f"adapts {100 * found['weights_kept']:.0f} % of the weights"
+    agreed = f"{100 * found['agreement']:.1f} % of the run's own choices on {found['tasks']} validation tasks agree"
+    return f"frozen for {found['data']}: {what}; {agreed}"
+
+
 def summary(output: Path, manifest: dict) -> dict:
     """The document of `export --json`."""
     mode = manifest["normalization"]
@@ -117,6 +145,7 @@ def summary(output: Path, manifest: dict) -> dict:
         "accuracy_per_mode": {"before": manifest["accuracy_before"], "after": manifest["accuracy"]},
         "normalization": mode,
         "ticket": manifest["ticket"],
+        "specialised": manifest["specialised"],
         "verification": manifest["verification"],
         "bytes": sum(file["bytes"] for file in manifest["files"].values()),
     }

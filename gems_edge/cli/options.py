@@ -5,17 +5,18 @@ from dataclasses import replace
 import click
 
 from gems_edge.errors import UserError
+from gems_edge.meta.adapter_config import AdapterConfig
 from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.settings import option_name, settings_of
 from gems_edge.meta.ticket_config import TicketConfig
 
-# Parameters of the ticket's options begin with this, so that no two settings share a name.
-TICKET = "ticket_"
+# Parameters of the nested tables' options begin with these, so that no two settings share a name.
+TICKET, ADAPTER = "ticket_", "adapter_"
 
 
 def config_options(command):
     """Adds one option per setting of a run; use with `given_config`."""
-    return _options(ticket_options(command), TrainConfig, "")
+    return _options(ticket_options(_options(command, AdapterConfig, ADAPTER)), TrainConfig, "")
 
 
 def ticket_options(command):
@@ -40,11 +41,16 @@ def _options(command, settings: type, prefix: str):
 def given_config(base: TrainConfig, options: dict) -> TrainConfig:
     """`base` with the options that were given on the command line."""
     given = {name: value for name, value in options.items() if value is not None}
-    ticket = {name.removeprefix(TICKET): given.pop(name) for name in list(given) if name.startswith(TICKET)}
-    config = replace(base, **given, ticket=replace(base.ticket, **ticket))
+    ticket, adapter = _taken(given, TICKET), _taken(given, ADAPTER)
+    config = replace(base, **given, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
     if config.ticket.method == "none" and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")
         raise UserError(f"{option_name(odd)} belongs to a ticket; add --ticket mwt, pmt, … or leave it out")
-    if "," in config.data and not config.data.startswith(("folder:", "packed:")):
-        raise UserError(f"--data {config.data}: training on several image sets at once is not built yet; give one")
+    if config.method not in ("bmp", "mmsup") and adapter:
+        odd = next(item for item in settings_of(AdapterConfig) if item.name in adapter)
+        raise UserError(f"{option_name(odd)} belongs to bmp or mmsup; add --method bmp or mmsup, or leave it out")
     return config
+
+
+def _taken(given: dict, prefix: str) -> dict:
+    return {name.removeprefix(prefix): given.pop(name) for name in list(given) if name.startswith(prefix)}

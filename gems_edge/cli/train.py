@@ -34,6 +34,7 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
       gems-edge train --data glyphs -o runs/glyphs
       gems-edge train --data folder:photos --image-size 84 --steps 5 -o runs/photos
       gems-edge train --resume -o runs/photos
+      gems-edge train --data folder:fruit,packed:signs.npz --method bmp -o runs/both
       gems-edge train --data glyphs --ticket pmt --interval 20 --unit channel --ratio 0.8 -o runs/small
       torchrun --nproc-per-node 4 -m gems_edge train --data glyphs -o runs/four
     """
@@ -55,13 +56,15 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
         from gems_edge.tickets.training import train_ticket
 
         train = partial(train_ticket, given=ticket_file)
-    elif ticket_file:
+    elif config.method == "multi-maml":
+        from gems_edge.meta.multi import train_multi as train
+    if ticket_file and config.ticket.method == "none":
         raise UserError("--ticket-file needs --ticket: the method that made the file (see gems-edge ticket show)")
     if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
         train(Run(output), config, resume=resume, root=data_root)
         return
     with training_progress() as progress:
-        best = train(Run(output), config, resume=resume, progress=progress, root=data_root)
+        best = train(Run(output), config, resume=resume, progress=progress, root=data_root, say=say)
     if as_json:
         emit({"run": str(output), "best": best, "normalization": config.normalization, "data": config.data})
     else:

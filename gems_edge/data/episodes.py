@@ -1,6 +1,6 @@
 """Episodes drawn by index: which images are the support and the query set of a task (numpy only)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,10 @@ class EpisodeIndices:
     query: np.ndarray  # int64 [ways, queries]
     turns: np.ndarray | None = None  # int64 [ways]: quarter turns of all images of a class; None: as they are
 
+    def shifted(self, by: int) -> "EpisodeIndices":
+        """The same task where the images' numbers begin elsewhere."""
+        return replace(self, support=self.support + by, query=self.query + by)
+
 
 @dataclass(frozen=True)
 class EpisodeSampler:
@@ -35,6 +39,7 @@ class EpisodeSampler:
     groups: tuple[tuple[np.ndarray, ...], ...] | None  # per class: image indices of each of its groups
     divisions: tuple[frozenset[int], ...] | None  # per class: support groups that certainly leave enough queries
     rotate: bool = False  # each class of an episode is turned by a multiple of 90°
+    start: int = 0  # added to the images' numbers: where this set begins among those of a mixture
 
     def draw(self, iteration: int, task: int) -> EpisodeIndices:
         """The task with this number: a pure function of (seed, split, iteration, task), so that resuming a run or
@@ -51,7 +56,7 @@ class EpisodeSampler:
             else:
                 support[row], query[row] = self._draw_grouped(position, random)
         turns = random.integers(0, 4, self.ways) if self.rotate else None
-        return EpisodeIndices(self.classes[chosen], support, query, turns)
+        return EpisodeIndices(self.classes[chosen], support, query, turns).shifted(self.start)
 
     def _draw_grouped(self, position: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Support from as many groups as possible up to `shots`, evenly; query from all the others."""

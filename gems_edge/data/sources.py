@@ -15,7 +15,7 @@ MIN_SIZE, MAX_SIZE = 8, 512
 
 
 def absolute(spec: str) -> str:
-    """`spec` so that it means the same from any directory."""
+    """One image set's `spec` so that it means the same from any directory."""
     kind, _, place = spec.partition(":")
     return f"{kind}:{Path(place).expanduser().absolute()}" if place else spec
 

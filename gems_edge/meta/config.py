@@ -7,11 +7,14 @@ from typing import Any
 
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
+from gems_edge.meta.adapter_config import AdapterConfig
 from gems_edge.meta.settings import check_settings, from_table, setting
 from gems_edge.meta.ticket_config import TicketConfig
 from gems_edge.models.spec import BACKBONES, HEADS, NORMALIZATIONS, ModelSpec
 
-METHODS = ("maml", "anil", "boil")
+# The nested tables of config.toml.
+TABLES = {"ticket": TicketConfig, "adapter": AdapterConfig}
+METHODS = ("maml", "anil", "boil", "bmp", "mmsup", "multi-maml")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCHEDULES = ("cosine", "constant")
@@ -21,12 +24,15 @@ SCHEDULES = ("cosine", "constant")
 class TrainConfig:
     """A run, completely: the same config on the same machine gives the same weights."""
 
-    data: str = setting("glyphs", "Images: a name (`gems-edge data list`), folder:PATH or packed:FILE.npz.")
+    data: str = setting(
+        "glyphs", "Images: a name (`gems-edge data list`), folder:PATH or packed:FILE.npz; several with commas."
+    )
+    data_weights: str = setting("", "Shares of several image sets in the meta-batches (2,1); none: alike.")
     image_size: int = setting(0, "Pixels on a side; 0 takes the data's own.", least=0)
     channels: int = setting(0, "1 grey, 3 colour; 0 takes the data's own.", least=0)
     backbone: str = setting("conv4", "Network.", BACKBONES)
     widths: str = setting("full", "Channels: full, one number for the first layer, or one a convolution (32,32,48,64).")
-    method: str = setting("maml", "What the inner loop adapts: everything, the head, the body.", METHODS)
+    method: str = setting("maml", "What the inner loop adapts (see README).", METHODS)
     head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one a way.", HEADS)
     normalization: str = setting("support", "Statistics for query images (see README).", NORMALIZATIONS)
     ways: int = setting(5, "Classes per episode.", least=2)
@@ -53,12 +59,15 @@ class TrainConfig:
     precision: str = setting("fp32", "fp32; tf32 or bf16 (autocast) on GPUs that have them.", PRECISIONS)
 
     ticket: TicketConfig = field(default=TicketConfig())
+    adapter: AdapterConfig = field(default=AdapterConfig())
 
     def __post_init__(self) -> None:
         check_settings(self)
         kept_iterations(self.keep, 0)
         if not self.inner_lr > 0 or not self.lr > 0:
             raise UserError("--inner-lr and --lr must be above 0")
+        if self.method == "multi-maml" and self.ticket.method != "none":
+            raise UserError("--ticket with multi-maml: find a ticket of each distribution's own maml run instead")
         if self.method == "boil" and self.head == "shared":
             raise UserError("boil never moves the head, so a shared row scores every class alike; add --head per-class")
 
@@ -83,20 +92,22 @@ def read_config(path: Path | str) -> TrainConfig:
 
 
 def from_values(values: dict[str, Any], where: str) -> TrainConfig:
-    """A config from a table of settings, with the table "ticket" in it if there is one."""
-    flat = dict(values)
-    nested = flat.pop("ticket", {})
-    if not isinstance(nested, dict):
-        raise UserError(f"{where}: ticket is {nested!r}; it must be a table of settings")
-    ticket = TicketConfig(**from_table(TicketConfig, nested, f"{where}, [ticket]"))
-    return TrainConfig(**from_table(TrainConfig, flat, where), ticket=ticket)
+    """A config from a table of settings, with the tables "ticket" and "adapter" in it if there are any."""
+    flat, tables = dict(values), {}
+    for name, kind in TABLES.items():
+        nested = flat.pop(name, {})
+        if not isinstance(nested, dict):
+            raise UserError(f"{where}: {name} is {nested!r}; it must be a table of settings")
+        tables[name] = kind(**from_table(kind, nested, f"{where}, [{name}]"))
+    return TrainConfig(**from_table(TrainConfig, flat, where), **tables)
 
 
 def as_values(config: TrainConfig) -> dict[str, Any]:
-    """The inverse of `from_values`; a dense run has no table "ticket"."""
+    """The inverse of `from_values`; a table whose settings are all the defaults is left out."""
     values = asdict(config)
-    if config.ticket == TicketConfig():
-        del values["ticket"]
+    for name, kind in TABLES.items():
+        if getattr(config, name) == kind():
+            del values[name]
     return values
 
 

@@ -11,8 +11,8 @@ import torch
 from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.tensors import Episode, EpisodeTensors
 from gems_edge.errors import UserError
-from gems_edge.meta.inner import Support, adapt, classify, detached, one_hot
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.inner import Support, Trajectory, adapt, classify, detached, one_hot
+from gems_edge.meta.rules import Rule
 from gems_edge.models.fewshot import FewShotModel, Weights
 
 
@@ -56,34 +56,41 @@ def episode_accuracies(
     weights: Weights,
     episode: Episode,
     ways: int,
-    rule: UpdateRule,
+    rule: Rule,
     steps: Iterable[int],
     modes: Iterable[str],
+    seen: Callable[[Trajectory], None] | None = None,
 ) -> dict[tuple[str, int], float]:
-    """(mode, number of inner steps) → share of right queries. One adaptation serves all modes and step counts."""
+    """(mode, number of inner steps) → share of right queries. One adaptation serves all modes and step counts.
+
+    `seen` is called with the adaptation.
+    """
     support, steps = support_of(episode, ways), sorted(steps)
     trajectory = adapt(model, detached(weights), support, rule, steps[-1])
+    if seen:
+        seen(trajectory)
     result = {}
     with torch.no_grad():
         for count in steps:
             for mode in modes:
-                logits = classify(model, trajectory[count], episode.query_images, support, mode)
+                logits = classify(model, trajectory.weights[count], episode.query_images, support, mode)
                 result[mode, count] = float((logits.argmax(1) == episode.query_labels).float().mean())
     return result
 
 
 def evaluate(
-    model: FewShotModel, weights: Weights, tensors: EpisodeTensors, sampler: EpisodeSampler, rule: UpdateRule,
+    model: FewShotModel, weights: Weights, tensors: EpisodeTensors, sampler: EpisodeSampler, rule: Rule,
     *, steps: Iterable[int], modes: Iterable[str], tasks: Iterable[int], progress: Callable[[int], None] | None = None,
+    seen: Callable[[Trajectory], None] | None = None,
 ) -> dict[tuple[str, int], list[float]]:  # fmt: skip
-    """Accuracy of each of `tasks` (numbers of seeded episodes) by (mode, steps)."""
+    """Accuracy of each of `tasks` (numbers of seeded episodes) by (mode, steps). `seen` is called with each adaptation."""
     results: dict[tuple[str, int], list[float]] = {}
     steps, modes = list(steps), list(modes)
     weights = {name: tensor.to(tensors.images.device) for name, tensor in weights.items()}
     dtype = next(iter(weights.values())).dtype
     for done, task in enumerate(tasks, 1):
         episode = tensors.episode(sampler.draw(0, task), dtype)
-        for key, value in episode_accuracies(model, weights, episode, sampler.ways, rule, steps, modes).items():
+        for key, value in episode_accuracies(model, weights, episode, sampler.ways, rule, steps, modes, seen).items():
             results.setdefault(key, []).append(value)
         if progress:
             progress(done)

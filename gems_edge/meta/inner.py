@@ -1,13 +1,13 @@
 """The inner step: meta-training differentiates through it, evaluation runs it, export traces it into adapt.onnx."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gems_edge.meta.rules import UpdateRule
-from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights
+from gems_edge.meta.rules import Rule, State
+from gems_edge.models.fewshot import ADAPTER, FewShotModel, Weights, forward, initial_weights
 from gems_edge.models.layers import Statistics
 
 
@@ -24,6 +24,20 @@ class InnerStep:
     weights: Weights  # after the step
     loss: Tensor  # at the weights before the step, scalar
     statistics: Statistics  # of the support set under the weights before the step
+    state: State = field(default_factory=dict)  # the rule's, for the next step
+    choice: dict[str, Tensor] = field(default_factory=dict)  # what the rule decided, see rules.Move
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An inner loop: `weights` before the first and after every step, and what each of the steps did."""
+
+    weights: list[Weights]
+    steps: list[InnerStep]
+
+    @property
+    def adapted(self) -> Weights:
+        return self.weights[-1]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -32,20 +46,23 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def inner_step(
-    model: FewShotModel, weights: Weights, support: Support, rule: UpdateRule, *, differentiable: bool = False
-) -> InnerStep:
+    model: FewShotModel, weights: Weights, support: Support, rule: Rule, state: State | None = None,
+    *, differentiable: bool = False,
+) -> InnerStep:  # fmt: skip
     """One gradient step on the support set: (weights, support, rule) → (weights, loss). Masked weights do not move.
+
+    `state`: what the rule handed on from the step before; `rule.begin` gives that of the first.
 
     `differentiable` keeps the graph of the gradient, so that a meta-gradient through the new weights has its
     second-order terms; without it the gradient is a constant (first-order MAML).
     The adapted entries of `weights` must require grad.
     """
-    logits, statistics = forward(model, weights, support.images)
+    logits, statistics, features = forward(model, weights, support.images)
     loss = cross_entropy(logits, support.targets)
     names = rule.adapted(weights)
     gradients = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=differentiable)
-    moved = rule.update(weights, model.masked(dict(zip(names, gradients))))
-    return InnerStep(moved, loss, statistics)
+    move = rule.update(weights, model.masked(dict(zip(names, gradients))), features, state or {})
+    return InnerStep(move.weights, loss, statistics, move.state, move.choice)
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
@@ -56,24 +73,27 @@ def adapt(
     model: FewShotModel,
     weights: Weights,
     support: Support,
-    rule: UpdateRule,
+    rule: Rule,
     steps: int,
     *,
     differentiable: bool = False,
-) -> list[Weights]:
-    """The weights before the first and after every one of `steps` inner steps, steps + 1 entries.
+) -> Trajectory:
+    """`steps` inner steps from the meta-weights; the trajectory has one more entry of weights than steps.
 
     Without `differentiable` every entry is detached from the ones before unless the meta-parameters require grad.
     """
-    trajectory = [initial_weights(model, weights, support.targets.shape[1])]
+    reached, state, taken = [initial_weights(model, weights, support.targets.shape[1])], rule.begin(weights), []
     for _ in range(steps):
-        trajectory.append(inner_step(model, trajectory[-1], support, rule, differentiable=differentiable).weights)
-    return trajectory
+        step = inner_step(model, reached[-1], support, rule, state, differentiable=differentiable)
+        state = step.state
+        reached.append(step.weights)
+        taken.append(step)
+    return Trajectory(reached, taken)
 
 
 def detached(weights: Weights) -> Weights:
-    """Leaves for adaptation without a meta-gradient."""
-    return {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
+    """Leaves for adaptation without a meta-gradient; meta-parameters of the rule are constants then."""
+    return {name: w.detach().requires_grad_(not name.startswith(ADAPTER)) for name, w in weights.items()}
 
 
 def classify(model: FewShotModel, weights: Weights, images: Tensor, support: Support, normalization: str) -> Tensor:

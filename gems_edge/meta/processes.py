@@ -31,9 +31,9 @@ class Processes:
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Sum each tensor over all processes, in place, as one message."""
-        if self.count == 1:
-            return
         tensors = list(tensors)
+        if self.count == 1 or not tensors:
+            return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):

@@ -1,29 +1,39 @@
 """`evaluate` for whole runs (torch) and bundles (onnxruntime): the same episodes, the same report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler, make_sampler
+from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler
 from gems_edge.data.imageset import ImageSet
-from gems_edge.data.sources import load_images
+from gems_edge.data.mixture import (
+    Mixture,
+    MixtureSampler,
+    distribution_name,
+    load_mixture,
+    mixture_sampler,
+    split_specs,
+)
 from gems_edge.device.learner import Learner
 from gems_edge.errors import UserError
-from gems_edge.meta.evaluate import check_mode, mean_accuracy, modes_for
+from gems_edge.meta.evaluate import Accuracy, check_mode, mean_accuracy, modes_for
 
 Progress = Callable[[int], None]
+# (normalisation mode, inner steps) → right queries of every episode.
+Found = dict[tuple[str, int], list[float]]
 
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """What to evaluate on; None means as trained."""
+    """What to evaluate on; None means as trained. `data` may name several image sets, each of which is evaluated."""
 
     data: str | None = None
     split: str = "test"
-    episodes: int = 600
+    episodes: int = 600  # of each image set
     ways: int | None = None
     shots: int | None = None
     queries: int | None = None
@@ -33,8 +43,8 @@ class EvaluationProtocol:
     seed: int = 1
     root: Path | None = None
 
-    def sampler(self, images: ImageSet, ways: int, shots: int, queries: int) -> EpisodeSampler:
-        return make_sampler(
+    def sampler(self, images: Mixture, ways: int, shots: int, queries: int) -> MixtureSampler:
+        return mixture_sampler(
             images, self.split, self.ways or ways, self.shots or shots, self.queries or queries, self.seed
         )
 
@@ -46,36 +56,74 @@ class EvaluationProtocol:
 def evaluate_run(
     directory: Path, protocol: EvaluationProtocol, device: str = "auto", progress: Progress | None = None
 ) -> dict[str, Any]:
-    """The document of `evaluate --json` for a run."""
+    """The document of `evaluate --json` for a run.
+
+    A multi-maml run answers for a distribution that it was trained on with that one's own model, and for any other with
+    each of its models: the accuracy is then their mean.
+    """
     from gems_edge.data.tensors import episode_tensors
     from gems_edge.meta.allocator import keep_freed_memory
+    from gems_edge.meta.choices import Choices
     from gems_edge.meta.evaluate import evaluate
+    from gems_edge.meta.methods import rule_of
     from gems_edge.meta.precision import matrix_precision
     from gems_edge.meta.processes import single_process, start_processes
-    from gems_edge.meta.rules import UpdateRule
     from gems_edge.meta.run import Run
+    from gems_edge.models.fewshot import layers_of
 
     single_process("evaluate")
 
     run = Run(directory)
     config = run.config()
     mode = check_mode(config.normalization, protocol.normalization or config.normalization)
-    model, weights = run.model()
     ways = protocol.ways or config.ways
     _check_ways(config.head, config.ways, ways)
+    subjects = {name: (part.config(), *part.model()) for name, part in (run.distributions() or {"": run}).items()}
     place = start_processes(device).device
     if place.type == "cpu":
         keep_freed_memory()
     data = protocol.data or config.data
-    images = load_images(data, image_size=config.image_size, channels=config.channels, root=protocol.root)
+    images = load_mixture(data, image_size=config.image_size, channels=config.channels, root=protocol.root)
     sampler = protocol.sampler(images, config.ways, config.shots, config.queries)
-    rule, steps = UpdateRule(config.method, config.inner_lr), protocol.step_counts(config.steps)
-    with matrix_precision("fp32"):
-        found = evaluate(
-            model.to(place), weights, episode_tensors(images, place), sampler, rule,
-            steps=steps, modes=modes_for(config.normalization), tasks=range(protocol.episodes), progress=progress,
-        )  # fmt: skip
-    return report(found, mode, steps[-1], sampler, data)
+    tensors, steps = episode_tensors(images, place), protocol.step_counts(config.steps)
+    found: list[Found] = []
+    choices: list[Choices] = []
+    layers: list[str] = []
+    for source, name in enumerate(images.names):
+        answers = []
+        for one, model, weights in [subjects[name]] if name in subjects else subjects.values():
+            rule, layers = rule_of(one), list(layers_of(weights))
+            choices.append(Choices(rule.decisions(weights), steps[-1], place))
+            with matrix_precision("fp32"):
+                answers.append(evaluate(
+                    model.to(place), weights, tensors, sampler.samplers[source], rule, steps=steps,
+                    modes=modes_for(config.normalization), tasks=range(protocol.episodes), seen=choices[-1].add,
+                    progress=progress and (lambda done, source=source: progress(source * protocol.episodes + done)),
+                ))  # fmt: skip
+        found.append({key: np.mean([answer[key] for answer in answers], axis=0).tolist() for key in answers[0]})
+    document = report(found, mode, steps[-1], sampler, data)
+    trained = set(map(distribution_name, split_specs(config.data)))
+    for name, entry in document["distributions"].items():
+        entry["seen"] = name in trained
+    means = [one.means() for one in choices]
+    if any(means):
+        document["layers"] = layers
+        for entry, chosen in zip(document["distributions"].values(), means):
+            entry["choices"] = chosen
+        if "keep" in means[0]:
+            document["overlap"] = overlap({name: one["keep"][0] for name, one in zip(images.names, means)})
+    return document
+
+
+def overlap(keep: dict[str, Sequence[float]]) -> dict[str, list[float]]:
+    """ "a|b" → per layer, what the mean subnets of two distributions share, over what either has.
+
+    Subnets of one θ lie inside each other, so that is the smaller kept share over the larger.
+    """
+    return {
+        f"{a}|{b}": [round(min(x, y) / max(x, y), 4) if max(x, y) else 1.0 for x, y in zip(keep[a], keep[b])]
+        for a, b in combinations(keep, 2)
+    }
 
 
 def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Progress | None = None) -> dict[str, Any]:
@@ -92,21 +140,24 @@ def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Pro
     ways = protocol.ways or manifest["ways"]
     _check_ways(manifest["head"], manifest["ways"], ways)
     data = protocol.data or manifest["provenance"]["data"]
-    if data != protocol.data and data.startswith(("folder:", "packed:")):
+    if data != protocol.data and ":" in data:
         raise UserError(
             f"a bundle does not know where its images lie; give them with --data {data.partition(':')[0]}:PATH"
         )
     shape = manifest["image"]
-    images = load_images(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
+    images = load_mixture(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
     sampler = protocol.sampler(images, manifest["ways"], manifest["shots"], manifest["queries"])
     steps = protocol.step_counts(manifest["rule"]["steps"])[-1]
-    truth, values = np.repeat(np.arange(ways), sampler.queries), []
-    for task in range(protocol.episodes):
-        answers = learn_episode(learner, images, sampler.draw(0, task), steps).argmax(1)
-        values.append(float((answers == truth).mean()))
-        if progress:
-            progress(task + 1)
-    return report({(mode, steps): values}, mode, steps, sampler, data)
+    found: list[Found] = []
+    for source, (one, alone) in enumerate(zip(images.sets, sampler.samplers)):
+        truth, values = np.repeat(np.arange(ways), alone.queries), []
+        for task in range(protocol.episodes):
+            answers = learn_episode(learner, one, alone.draw(0, task).shifted(-alone.start), steps).argmax(1)
+            values.append(float((answers == truth).mean()))
+            if progress:
+                progress(source * protocol.episodes + task + 1)
+        found.append({(mode, steps): values})
+    return report(found, mode, steps, sampler, data)
 
 
 def learn_episode(learner: Learner, images: ImageSet, indices: EpisodeIndices, steps: int) -> np.ndarray:
@@ -116,20 +167,41 @@ def learn_episode(learner: Learner, images: ImageSet, indices: EpisodeIndices, s
     return learner.predict(images.images[indices.query.reshape(-1)])
 
 
-def report(
-    found: dict[tuple[str, int], list[float]], mode: str, steps: int, sampler: EpisodeSampler, data: str
-) -> dict[str, Any]:
-    """Headline figure (`mode` after `steps`) and the table of all modes and step counts."""
-    rows = [{"normalization": m, "steps": s, **mean_accuracy(values).as_dict()} for (m, s), values in found.items()]
+def report(found: Sequence[Found], mode: str, steps: int, sampler: MixtureSampler, data: str) -> dict[str, Any]:
+    """Headline figure (`mode` after `steps`) and the table of all modes and step counts; with several distributions means
+    over them, whose interval is that of their episodes. Each distribution's own figures are under its name."""
+    tables = [{key: mean_accuracy(values) for key, values in one.items()} for one in found]
+    means = {key: _mean([one[key] for one in tables]) for key in tables[0]}
+    first: EpisodeSampler = sampler.samplers[0]
     protocol = {
-        "ways": sampler.ways,
-        "shots": sampler.shots,
-        "queries": sampler.queries,
-        "split": sampler.split,
-        "seed": sampler.seed,
+        "ways": first.ways,
+        "shots": first.shots,
+        "queries": first.queries,
+        "split": first.split,
+        "seed": first.seed,
     }
-    head = mean_accuracy(found[mode, steps]).as_dict()
-    return head | protocol | {"steps": steps, "normalization": mode, "data": data, "table": rows}
+    document = means[mode, steps] | protocol
+    document |= {"steps": steps, "normalization": mode, "data": data, "table": _rows(means)}
+    return document | {
+        "distributions": {
+            name: one[mode, steps].as_dict() | {"table": _rows({key: a.as_dict() for key, a in one.items()})}
+            for name, one in zip(sampler.names, tables)
+        }
+    }
+
+
+def _mean(accuracies: Sequence[Accuracy]) -> dict[str, Any]:
+    """Each distribution counts alike."""
+    count = len(accuracies)
+    return {
+        "accuracy": sum(one.accuracy for one in accuracies) / count,
+        "ci95": sum(one.ci95**2 for one in accuracies) ** 0.5 / count,
+        "episodes": accuracies[0].episodes,
+    }
+
+
+def _rows(table: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"normalization": mode, "steps": steps, **values} for (mode, steps), values in table.items()]
 
 
 def _check_ways(head: str, trained: int, ways: int) -> None:

@@ -1,14 +1,52 @@
 """Update rules: what one inner step moves, and how. A rule is data plugged into `inner_step`."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor
 
-from gems_edge.models.fewshot import Weights
+from gems_edge.models.fewshot import ADAPTER, Weights
 
 # method → (moves the backbone, moves the head)
 PARTS = {"maml": (True, True), "anil": (False, True), "boil": (True, False)}
+
+# What a rule remembers of one task from step to step, by name. The start values depend on the meta-weights alone.
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Move:
+    weights: Weights  # after the step
+    state: State = field(default_factory=dict)  # for the next step
+    # What the rule decided, detached, for logs: "mask" and "rate" (BMP), "keep" (MMSUP), each [layers] or [1].
+    choice: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Rule(Protocol):
+    """How a step moves the weights. Rules with meta-parameters φ find them in the weights, under names with ADAPTER."""
+
+    name: str
+    inner_lr: float
+    carried: tuple[str, ...]  # the entries of the state that a step changes
+
+    def initial(self, weights: Weights) -> Weights:
+        """φ at the start of meta-training, for a network of these weights; draws from torch's generator."""
+
+    def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that an inner step moves, in their order."""
+
+    def begin(self, weights: Weights) -> State:
+        """The state before the first step of a task, from the meta-weights (a shared head with its one row)."""
+
+    def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
+        """One step. `gradients` of the adapted weights; `features` [N, feature_size] of the support images."""
+
+    def decisions(self, weights: Weights) -> dict[str, int]:
+        """The names and lengths of what a step's choice holds."""
+
+    def subnet(self, state: State) -> Weights:
+        """Weights by name → 1 where the task's meta-gradient may move them, else 0; what is not named moves everywhere."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +58,23 @@ class UpdateRule:
 
     name: str
     inner_lr: float
+    carried = ()
+
+    def initial(self, weights: Weights) -> Weights:
+        return {}
 
     def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of `names` that an inner step moves, in their order."""
         backbone, head = PARTS[self.name]
-        return tuple(name for name in names if (head if name.startswith("head.") else backbone))
+        return tuple(n for n in names if not n.startswith(ADAPTER) and (head if n.startswith("head.") else backbone))
 
-    def update(self, weights: Weights, gradients: dict[str, Tensor]) -> Weights:
-        return weights | {name: weights[name] - self.inner_lr * gradient for name, gradient in gradients.items()}
+    def begin(self, weights: Weights) -> State:
+        return {}
+
+    def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
+        return Move(weights | {name: weights[name] - self.inner_lr * gradient for name, gradient in gradients.items()})
+
+    def decisions(self, weights: Weights) -> dict[str, int]:
+        return {}
+
+    def subnet(self, state: State) -> Weights:
+        return {}

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from gems_edge.data.mixture import distribution_name, split_specs
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
 from gems_edge.meta.config import TrainConfig, read_config
+from gems_edge.meta.methods import rule_of
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket
 
@@ -58,13 +60,25 @@ class Run:
         return _load(self.weights_path, "the run has no finished validation yet; train it longer (--resume)")
 
     def model(self, config: TrainConfig | None = None) -> tuple[FewShotModel, Weights]:
-        """The run's model (a ticket's masks or compact widths are its own) with its best weights.
+        """The run's model (a ticket's masks or compact widths are its own) with its best weights, the rule's φ among them.
 
         `config`: the run's with another normalisation mode, for instance. UserError if config, ticket and weights do not
         fit each other.
         """
-        model, weights = self.empty_model(config or self.config()), self.weights()
-        return model, fitting(model, weights, self.weights_path)
+        config = config or self.config()
+        model, weights = self.empty_model(config), self.weights()
+        return model, fitting(config, model, weights, self.weights_path)
+
+    def distribution(self, name: str) -> "Run":
+        """The run of one distribution inside a multi-maml run."""
+        return Run(self.directory / "distributions" / name)
+
+    def distributions(self) -> dict[str, "Run"]:
+        """The runs that a multi-maml run consists of; none for any other run."""
+        config = self.config()
+        if config.method != "multi-maml":
+            return {}
+        return {name: self.distribution(name) for name in map(distribution_name, split_specs(config.data))}
 
     def ticket(self, config: TrainConfig) -> Ticket | None:
         """The ticket that the run trains; None for a dense one."""
@@ -113,6 +127,9 @@ class Run:
 
     def spent(self) -> dict[str, float]:
         """Seconds of wall clock and of processor time that training has taken so far, as the last log line says."""
+        if self.config_path.exists() and (parts := self.distributions()):
+            spent = [part.spent() for part in parts.values()]
+            return {name: sum(one.get(name, 0.0) for one in spent) for name in ("seconds", "cpu_seconds")}
         last = self.metrics()[-1:]
         return {name: line[name] for line in last for name in ("seconds", "cpu_seconds") if name in line}
 
@@ -123,6 +140,8 @@ class Run:
 
     def finished(self) -> bool:
         """Whether training has reached its last iteration."""
+        if parts := self.distributions():
+            return all(part.config_path.exists() and part.finished() for part in parts.values())
         checkpoint = self.checkpoint()
         return checkpoint is not None and checkpoint.iteration >= self.config().iterations
 
@@ -172,9 +191,11 @@ class Run:
                 path.unlink(missing_ok=True)
 
 
-def fitting(model: FewShotModel, weights: Weights, path: Path) -> Weights:
-    """`weights` if they have the model's names and shapes, else UserError."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+def fitting(config: TrainConfig, model: FewShotModel, weights: Weights, path: Path) -> Weights:
+    """`weights` if they have the names and shapes of the model and of its update rule's φ, else UserError."""
+    own = dict(model.named_parameters())
+    with torch.random.fork_rng(devices=[]):
+        expected = {name: tuple(tensor.shape) for name, tensor in (own | rule_of(config).initial(own)).items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != found:
         odd = next(name for name in {**expected, **found} if expected.get(name) != found.get(name))
@@ -198,7 +219,7 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:
-    """θ0 of the dense model: depends on the config's seeds alone. `other` > 0 draws afresh from the same seeds.
+    """θ0 of the dense model, and φ0 of its update rule: they depend on the config's seeds alone. `other` > 0 draws afresh.
 
     The global generator is left as it was.
     """
@@ -206,4 +227,5 @@ def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:
     with torch.random.fork_rng(devices=[]):
         # Of a seed torch takes the lower 32 bits alone.
         torch.manual_seed(int(np.random.SeedSequence([seed, other]).generate_state(1)[0]) if other else seed)
-        return dict(FewShotModel(config.model_spec()).named_parameters())
+        weights = dict(FewShotModel(config.model_spec()).named_parameters())
+        return weights | rule_of(config).initial(weights)

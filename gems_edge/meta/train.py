@@ -10,24 +10,27 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gems_edge.data.episodes import make_sampler
-from gems_edge.data.imageset import ImageSet
-from gems_edge.data.sources import absolute, load_images
+from gems_edge.data.mixture import Mixture, load_mixture, located, mixture_sampler
 from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
+from gems_edge.meta.choices import Choices
 from gems_edge.meta.config import TrainConfig, as_values, kept_iterations, write_config
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, support_of
 from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot
+from gems_edge.meta.methods import rule_of
 from gems_edge.meta.precision import autocast, matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.rules import Rule
 from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
-from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.meta.tally import MetaTask, Tally, details
+from gems_edge.models.fewshot import ADAPTER, FewShotModel, Weights
 from gems_edge.models.spec import parse_widths
 
 # Called with one record per logged iteration or validation, as in metrics.jsonl, plus "iterations" in all.
 Progress = Callable[[dict[str, Any]], None]
+# Called with a line for the person who waits.
+Say = Callable[[str], None]
 
 
 class Watch(Protocol):
@@ -42,11 +45,13 @@ class Watch(Protocol):
         """Whether training ends after this iteration, and what to log. What it wants to keep it writes itself."""
 
 
-def resolve(config: TrainConfig, root: Path | None = None) -> tuple[TrainConfig, ImageSet]:
-    """The config with image size, channels and widths as numbers, and its images."""
-    data = absolute(config.data)
-    images = load_images(data, image_size=config.image_size or None, channels=config.channels or None, root=root)
-    _, size, _, channels = images.images.shape
+def resolve(config: TrainConfig, root: Path | None = None, say: Say = lambda line: None) -> tuple[TrainConfig, Mixture]:
+    """The config with image size, channels and widths as numbers, and its images. `say`: as load_mixture."""
+    data = located(config.data, root)
+    images = load_mixture(
+        data, image_size=config.image_size or None, channels=config.channels or None, root=root, say=say
+    )
+    size, channels = images.shape
     widths = ",".join(str(width) for width in parse_widths(config.widths, config.backbone))
     dense = config.ticket.dense_run
     ticket = replace(config.ticket, dense_run=str(Path(dense).absolute())) if dense else config.ticket
@@ -55,15 +60,13 @@ def resolve(config: TrainConfig, root: Path | None = None) -> tuple[TrainConfig,
     return resolved, images
 
 
-def meta_loss(
-    model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: UpdateRule
-) -> tuple[Tensor, Tensor]:
+def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: Rule) -> MetaTask:
     """Query loss and accuracy of one task after the inner loop, differentiable in `weights`."""
     support = support_of(episode, config.ways)
-    adapted = adapt(model, weights, support, rule, config.steps, differentiable=not config.first_order)[-1]
-    logits = classify(model, adapted, episode.query_images, support, config.normalization)
+    trajectory = adapt(model, weights, support, rule, config.steps, differentiable=not config.first_order)
+    logits = classify(model, trajectory.adapted, episode.query_images, support, config.normalization)
     loss = cross_entropy(logits, one_hot(episode.query_labels, config.ways, logits.dtype))
-    return loss, (logits.argmax(1) == episode.query_labels).float().mean()
+    return MetaTask(loss, (logits.argmax(1) == episode.query_labels).float().mean(), trajectory)
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
@@ -77,7 +80,7 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 def train(
     run: Run, config: TrainConfig, *, resume: bool = False, initial: Weights | None = None, watch: Watch | None = None,
     progress: Progress | None = None, root: Path | None = None, processes: Processes | None = None,
-    images: ImageSet | None = None,
+    images: Mixture | None = None, say: Say = lambda line: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Meta-train into `run`, starting from `initial` weights (default: seeded), and return the best validation.
 
@@ -92,7 +95,9 @@ def train(
     check_directory(run, resume)
     started = processes or start_processes(config.device)
     if images is None:
-        config, images = started.first_of_node(lambda: resolve(config, root))
+        config, images = started.first_of_node(
+            lambda: resolve(config, root, say if started.first else lambda line: None)
+        )
     if started.device.type == "cpu":
         keep_freed_memory()
     trainer = _Trainer(run, config, images, started, initial, watch, progress)
@@ -143,25 +148,38 @@ def _first_difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[s
     return _first_difference(there, here) if isinstance(there, dict) and there and here else (name, there, here)
 
 
+def _optimizer(weights: Weights, config: TrainConfig) -> torch.optim.Adam:
+    """Adam over the network and, at a rate of its own, the update rule's φ."""
+    network = [weight for name, weight in weights.items() if not name.startswith(ADAPTER)]
+    adapter = [weight for name, weight in weights.items() if name.startswith(ADAPTER)]
+    groups = [{"params": network, "share": 1.0}]
+    if adapter:
+        groups.append({"params": adapter, "share": (config.adapter.lr or config.lr) / config.lr})
+    return torch.optim.Adam(groups, lr=config.lr)
+
+
 class _Trainer:
     """State of one training: model, optimiser, where it stands."""
 
     def __init__(
-        self, run: Run, config: TrainConfig, images: ImageSet, processes: Processes,
+        self, run: Run, config: TrainConfig, images: Mixture, processes: Processes,
         initial: Weights | None, watch: Watch | None, progress: Progress | None,
     ):  # fmt: skip
         self.run, self.config, self.processes, self.watch, self.progress = run, config, processes, watch, progress
-        sampler = make_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)
-        self.sampler = replace(sampler, rotate=config.rotate_classes)
-        self.validation = make_sampler(images, "val", config.ways, config.shots, config.queries, config.seed)
+        episodes = (config.ways, config.shots, config.queries, config.seed)
+        self.sampler = mixture_sampler(
+            images, "train", *episodes, weights=config.data_weights, rotate=config.rotate_classes
+        )
+        self.validation = mixture_sampler(images, "val", *episodes)
         self.tensors = episode_tensors(images, processes.device)
-        self.rule = UpdateRule(config.method, config.inner_lr)
+        self.rule = rule_of(config)
         self.model = run.empty_model(config).to(processes.device)
-        start = fitting(self.model, initial or seeded_weights(config), run.initial_path)
-        self.model.load_state_dict(self.model.masked({n: w.detach().to(processes.device) for n, w in start.items()}))
+        start = fitting(config, self.model, initial or seeded_weights(config), run.initial_path)
+        start = self.model.masked({name: weight.detach().to(processes.device) for name, weight in start.items()})
+        self.weights = {name: weight.clone().requires_grad_() for name, weight in start.items()}
         self.kept = kept_iterations(config.keep, config.iterations)
-        self.weights = dict(self.model.named_parameters())
-        self.optimizer = torch.optim.Adam(self.weights.values(), lr=config.lr)
+        self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
+        self.optimizer = _optimizer(self.weights, config)
         self.iteration, self.best = 0, {}
         self._board = None
 
@@ -171,9 +189,9 @@ class _Trainer:
         stop = self.watch is not None and self.watch.resume(self.iteration)
         if self.iteration == 0:
             self._keep()
-        started, logged, since = time.perf_counter(), self.iteration, []
+        started, logged, since = time.perf_counter(), self.iteration, self._tally()
         while self.iteration < config.iterations and not stop:
-            since.append(self._step())
+            norm = self._step(since)
             self.iteration += 1
             self._keep()
             if self.watch is not None and self.iteration % self.watch.every == 0:
@@ -184,18 +202,17 @@ class _Trainer:
             # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed. And at
             # every checkpoint, so that no mean spans one and a resumed run logs what an unbroken one does.
             if checkpoint or self.iteration % max(1, config.validate_every // 10) == 0:
-                values = torch.stack(since).mean(0)
-                self.processes.sum_([values])
-                loss, accuracy, norm = (values / self.processes.count).tolist()
-                if not math.isfinite(loss + norm):  # before it can reach a checkpoint
+                self.processes.sum_(since.tensors())
+                loss, accuracy = since.means()
+                if not math.isfinite(loss + float(norm)):  # before it can reach a checkpoint
                     raise MachineError(
-                        f"training diverged before iteration {self.iteration} (loss {loss:g}, gradient norm {norm:g}); "
+                        f"training diverged before iteration {self.iteration} (loss {loss:g}, gradient norm {float(norm):g}); "
                         "train anew with a lower --inner-lr or --lr"
                     )
                 seconds = time.perf_counter() - started
                 self._log("train", loss=loss, accuracy=accuracy, lr=learning_rate(config, self.iteration - 1),
-                          rate=(self.iteration - logged) / seconds)  # fmt: skip
-                started, logged, since = time.perf_counter(), self.iteration, []
+                          rate=(self.iteration - logged) / seconds, **since.details(self.weights))  # fmt: skip
+                started, logged, since = time.perf_counter(), self.iteration, self._tally()
             if last or self.iteration % config.validate_every == 0:
                 self._validate()
                 started, logged = time.perf_counter(), self.iteration
@@ -209,48 +226,75 @@ class _Trainer:
         self.processes.wait()
         return self.best
 
-    def _step(self) -> Tensor:
-        """One outer step; loss, accuracy and gradient norm: summed over processes, they are `count` times their means."""
+    def _tally(self) -> Tally:
+        decisions = self.rule.decisions(self.weights)
+        return Tally(self.sampler.names, decisions, self.config.steps, self.processes.device)
+
+    def _step(self, tally: Tally) -> Tensor:
+        """One outer step; its tasks are added to `tally`. The norm of the meta-gradient."""
         config, device = self.config, self.processes.device
-        self.optimizer.zero_grad(set_to_none=True)
-        losses, accuracies = torch.zeros((), device=device), torch.zeros((), device=device)
+        totals = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+        union: Weights = {}
         for task in self.processes.tasks(config.meta_batch):
-            episode = self.tensors.episode(self.sampler.draw(self.iteration, task))
+            source, indices = self.sampler.draw(self.iteration, task, config.meta_batch)
+            episode = self.tensors.episode(indices)
             with autocast(config.precision, device):
-                loss, accuracy = meta_loss(self.model, self.weights, episode, config, self.rule)
-            (loss / config.meta_batch).backward()
-            losses += loss.detach()
-            accuracies += accuracy
-        gradients = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in self.weights.items()}
-        for name, gradient in self.model.masked(gradients).items():
+                result = meta_loss(self.model, self.weights, episode, config, self.rule)
+            found = torch.autograd.grad(result.loss / config.meta_batch, list(self.weights.values()), allow_unused=True)
+            subnet = self.rule.subnet(result.trajectory.steps[-1].state)
+            for name, gradient in zip(self.weights, found):
+                if gradient is not None:
+                    totals[name] += gradient * subnet[name] if name in subnet else gradient
+            union = {name: torch.maximum(mask, union.get(name, mask)) for name, mask in subnet.items()}
+            tally.add(source, result)
+        for name, gradient in self.model.masked(totals).items():
             self.weights[name].grad = gradient
         self.processes.sum_([weight.grad for weight in self.weights.values()])
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), config.clip or math.inf)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.iteration)
+            group["lr"] = learning_rate(config, self.iteration) * group["share"]
+        outside = self._outside(union)
         self.optimizer.step()
-        share = self.processes.count / config.meta_batch  # means over all tasks after averaging over processes
-        return torch.stack([losses * share, accuracies * share, norm])
+        with torch.no_grad():  # equation 7 of GEMS: Adam's momentum would move them too
+            for name, (before, places) in outside.items():
+                self.weights[name].copy_(torch.where(places, before, self.weights[name]))
+        return norm
+
+    def _outside(self, union: Weights) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of weights that lie in no task's subnet: the tensor as it is, and where they are."""
+        counts = {name: union.get(name, torch.zeros_like(self.weights[name])) for name in self.selected}
+        self.processes.sum_(counts.values())
+        return {name: (self.weights[name].detach().clone(), count == 0) for name, count in counts.items()}
 
     def _validate(self) -> None:
-        tasks = self.processes.tasks(self.config.validation_episodes)
-        mode, steps = self.config.normalization, self.config.steps
-        found = evaluate(
-            self.model, self.weights, self.tensors, self.validation, self.rule, steps=[steps], modes=[mode], tasks=tasks
-        )
-        everyone = torch.zeros(self.config.validation_episodes, dtype=torch.float64, device=self.processes.device)
-        for task, value in zip(tasks, found.get((mode, steps), [])):
-            everyone[task] = value
+        config, sampler = self.config, self.validation
+        mode, key = config.normalization, (config.normalization, config.steps)
+        each = -(-config.validation_episodes // len(sampler.names))
+        everyone = torch.zeros(len(sampler.names), each, dtype=torch.float64, device=self.processes.device)
+        choices_of = []
+        for source, one in enumerate(sampler.samplers):
+            tasks = self.processes.tasks(each)
+            choices = Choices(self.rule.decisions(self.weights), config.steps, self.processes.device)
+            found = evaluate(
+                self.model, self.weights, self.tensors, one, self.rule,
+                steps=[config.steps], modes=[mode], tasks=tasks, seen=choices.add if choices.sums else None,
+            )  # fmt: skip
+            for task, value in zip(tasks, found.get(key, [])):
+                everyone[source, task] = value
+            self.processes.sum_(choices.tensors())
+            choices_of.append(choices.means())
         self.processes.sum_([everyone])
-        result = mean_accuracy(everyone.tolist())
+        result = mean_accuracy(everyone.flatten().tolist())
+        values = {name: mean_accuracy(row).as_dict() for name, row in zip(sampler.names, everyone.tolist())}
         record = {"iteration": self.iteration, "accuracy": result.accuracy, "ci95": result.ci95}
-        self._log("validation", accuracy=result.accuracy, ci95=result.ci95)
+        chosen = dict(zip(sampler.names, choices_of)) if any(choices_of) else {}
+        self._log("validation", accuracy=result.accuracy, ci95=result.ci95, **details(values, chosen, self.weights))
         if not self.best or result.accuracy > self.best["accuracy"]:
             self.best = record
             if self.processes.first:
                 self.run.save_weights(self.weights)
 
-    def _log(self, kind: str, **values: float) -> None:
+    def _log(self, kind: str, **values: Any) -> None:
         if not self.processes.first:
             return
         spent = {"seconds": time.perf_counter() - self.clock, "cpu_seconds": time.process_time() - self.cpu_clock}

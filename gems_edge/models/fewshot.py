@@ -1,6 +1,9 @@
 """Backbone and head as one model, used as a pure function of its weights."""
 
 import copy
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +15,18 @@ from gems_edge.models.layers import Normalization, NormPass, Statistics
 from gems_edge.models.spec import ModelSpec
 from gems_edge.models.ticket import Masks
 
-# Every tensor of a model by its name, as state_dict() names them.
+# Every tensor of a model by its name, as state_dict() names them. Meta-parameters of an update rule travel in the same
+# dictionary; their names begin with ADAPTER.
 Weights = dict[str, Tensor]
+ADAPTER = "adapter."
+# blocks.0.conv and blocks.0.norm are one layer, as are blocks.0.conv2 and blocks.0.norm2.
+_KIND = re.compile(r"(conv|norm)(?=\d?$)")
+
+
+class Answer(NamedTuple):
+    logits: Tensor  # [N, classes]
+    statistics: Statistics  # of the batch; empty if they were given
+    features: Tensor  # [N, feature_size]: C channels, each of its map's places one after the other
 
 
 class Head(nn.Module):
@@ -46,10 +59,11 @@ class FewShotModel(nn.Module):
         self.backbone = BACKBONE_CLASSES[spec.backbone](spec.widths, spec.channels, grouped)
         self.head = Head(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
 
-    def forward(self, images: Tensor, statistics: Statistics | None = None) -> tuple[Tensor, Statistics]:
-        """images [N, C, H, W] in 0…1 → logits [N, classes], and the batch's statistics (empty if they were given)."""
+    def forward(self, images: Tensor, statistics: Statistics | None = None) -> "Answer":
+        """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if they were given), features."""
         norm = NormPass(statistics)
-        return self.head(self.backbone(images, norm)), norm.seen
+        features = self.backbone(images, norm)
+        return Answer(self.head(features), norm.seen, features)
 
     def masked(self, tensors: Weights) -> Weights:
         """`tensors` (weights or gradients by name; of a head perhaps fewer rows than trained) without what is removed."""
@@ -82,7 +96,26 @@ class FewShotModel(nn.Module):
 
 def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None):
     """`model` with `weights` in place of its own: a pure function. Shapes as FewShotModel.forward."""
-    return functional_call(model, weights, (images, statistics))
+    return functional_call(model, network_weights(weights), (images, statistics))
+
+
+def network_weights(weights: Weights) -> Weights:
+    """Without the meta-parameters of an update rule: the tensors that the network itself computes with."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(ADAPTER)}
+
+
+def layers_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The layers of a network in forward order, each with its tensors: what BMP adapts or freezes as one.
+
+    A convolution and the normalisation behind it are one layer ("blocks.0"; ResNet-12: "blocks.0.1" to "blocks.0.3" and
+    "blocks.0.skip"), the classifier is another ("head").
+    """
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        if not name.startswith(ADAPTER):
+            place = name.rpartition(".")[0].removeprefix("backbone.")
+            layers.setdefault(_KIND.sub("", place).rstrip("."), []).append(name)
+    return {layer: tuple(tensors) for layer, tensors in layers.items()}
 
 
 def initial_weights(model: FewShotModel, weights: Weights, classes: int) -> Weights:

@@ -58,8 +58,11 @@ def model_of(spec: ModelSpec) -> dict[str, Any]:
 
 
 def maskable(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Names of the convolution and linear weights among a model's tensors: those of two or more axes (KDD'22, 3.1)."""
-    return tuple(name for name, shape in shapes.items() if len(shape) >= 2)
+    """Names of the network's convolution and linear weights: tensors of two or more axes (KDD'22, 3.1).
+
+    Meta-parameters of an update rule ("adapter.…") are not the network's.
+    """
+    return tuple(name for name, shape in shapes.items() if len(shape) >= 2 and not name.startswith("adapter."))
 
 
 def check_fits(ticket: Ticket, spec: ModelSpec, where: Path | str) -> Ticket:

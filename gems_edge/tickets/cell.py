@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gems_edge.data.episodes import make_sampler
-from gems_edge.data.imageset import ImageSet
+from gems_edge.data.mixture import Mixture, mixture_sampler
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.files import read_json
 from gems_edge.meta.config import TrainConfig, from_values
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
+from gems_edge.meta.methods import rule_of
 from gems_edge.meta.processes import Processes, start_processes
-from gems_edge.meta.rules import UpdateRule
 from gems_edge.meta.run import Run
 from gems_edge.meta.train import Progress, resolve
 from gems_edge.tickets.analysis import layer_ratios
@@ -60,14 +59,14 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
 
 
 def test_accuracy(
-    run: Run, config: TrainConfig, images: ImageSet, processes: Processes, episodes: int, seed: int
+    run: Run, config: TrainConfig, images: Mixture, processes: Processes, episodes: int, seed: int
 ) -> dict[str, Any]:
     """Mode → accuracy of the run's best weights over test episodes, with its interval."""
     model, weights = run.model()
-    sampler = make_sampler(images, "test", config.ways, config.shots, config.queries, seed)
+    (sampler,) = mixture_sampler(images, "test", config.ways, config.shots, config.queries, seed).samplers
     found = evaluate(
         model.to(processes.device), weights, episode_tensors(images, processes.device), sampler,
-        UpdateRule(config.method, config.inner_lr), steps=[config.steps], modes=modes_for(config.normalization),
+        rule_of(config), steps=[config.steps], modes=modes_for(config.normalization),
         tasks=range(episodes),
     )  # fmt: skip
     return {mode: mean_accuracy(values).as_dict() for (mode, _), values in found.items()}

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gems_edge.errors import UserError
-from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.meta.adapter import without_channels
+from gems_edge.models.fewshot import FewShotModel, Weights, network_weights
 from gems_edge.models.layers import Normalization
 from gems_edge.models.spec import ModelSpec
 
@@ -112,7 +113,8 @@ def channel_importances(model: FewShotModel, weights: Weights) -> list[Tensor]:
 
 
 def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.ndarray]) -> tuple[ModelSpec, Weights]:
-    """The network of the kept channels alone, and its slice of `weights` (any tensors of the model's names and shapes)."""
+    """The network of the kept channels alone, and its slice of `weights` (any tensors of the model's names and shapes; φ of
+    an update rule no longer sees the features that are gone)."""
     import torch_pruning
 
     twin = _twin(model, weights)
@@ -125,7 +127,8 @@ def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.nda
             group.prune()
     compact = replace(model.spec, widths=tuple(int(mask.sum()) for mask in kept))
     state = twin.state_dict()
-    return compact, {name: state[name].detach().clone() for name, _ in FewShotModel(compact).named_parameters()}
+    sliced = {name: state[name].detach().clone() for name, _ in FewShotModel(compact).named_parameters()}
+    return compact, sliced | without_channels(weights, torch.from_numpy(kept[-1]))
 
 
 def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, step: int) -> tuple[int, ...]:
@@ -191,7 +194,7 @@ def _uniform_share(spec: ModelSpec, keep: float) -> float:
 def _twin(model: FewShotModel, weights: Weights) -> nn.Module:
     """The model out of layers that torch-pruning knows, under the same names."""
     twin = copy.deepcopy(model).cpu()
-    twin.load_state_dict(weights)
+    twin.load_state_dict(network_weights(weights))
     for parent in list(twin.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Normalization):

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gems_edge.data.episodes import make_sampler
-from gems_edge.data.imageset import ImageSet
+from gems_edge.data.mixture import Mixture, mixture_sampler
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.meta.config import TrainConfig
+from gems_edge.meta.methods import rule_of
 from gems_edge.meta.processes import Processes
-from gems_edge.meta.rules import UpdateRule
 from gems_edge.meta.run import Run, seeded_weights
 from gems_edge.meta.ticket_config import TicketConfig
 from gems_edge.meta.train import Progress, meta_loss, train
@@ -37,7 +36,7 @@ class Search:
     run: Run  # of the ticket; a training that finds it lives in its directory "search"
     config: TrainConfig  # resolved, with the ticket's settings
     processes: Processes
-    images: ImageSet
+    images: Mixture
     progress: Progress | None = None
     found: dict[str, Any] = field(default_factory=lambda: {"iterations": 0, "seconds": 0.0, "cpu_seconds": 0.0})
 
@@ -134,13 +133,15 @@ class Search:
         """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
         config, device = self.config, self.processes.device
         tensors = episode_tensors(self.images, device)
-        sampler = make_sampler(self.images, "train", config.ways, config.shots, config.queries, config.seed)
-        sampler = replace(sampler, rotate=config.rotate_classes)
+        sampler = mixture_sampler(
+            self.images, "train", config.ways, config.shots, config.queries, config.seed,
+            weights=config.data_weights, rotate=config.rotate_classes,
+        )  # fmt: skip
         model = FewShotModel(self.spec).to(device)
         leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in weights.items()}
         for task in range(self.ticket.snip_episodes):
-            episode = tensors.episode(sampler.draw(task // config.meta_batch, task % config.meta_batch))
-            loss, _ = meta_loss(model, leaves, episode, config, UpdateRule(config.method, config.inner_lr))
+            _, indices = sampler.draw(task // config.meta_batch, task % config.meta_batch, config.meta_batch)
+            loss = meta_loss(model, leaves, tensors.episode(indices), config, rule_of(config)).loss
             (loss / self.ticket.snip_episodes).backward()
         self.found["episodes"] = self.ticket.snip_episodes
         gradients = {n: torch.zeros_like(leaves[n]) if leaves[n].grad is None else leaves[n].grad for n in self.names}

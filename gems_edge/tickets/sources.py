@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gems_edge.data.sources import load_images
+from gems_edge.data.mixture import load_mixture
 from gems_edge.errors import UserError
 from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.run import Run
@@ -81,7 +81,7 @@ def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None
         raise UserError(f"{place} trained a ticket already; its file is {run.ticket_path}")
     from_trained = replace(settings, dense_run=str(place.absolute())) if settings.needs_trained else settings
     config = replace(config, ticket=from_trained)
-    images = load_images(config.data, image_size=config.image_size, channels=config.channels, root=root)
+    images = load_mixture(config.data, image_size=config.image_size, channels=config.channels, root=root)
     search = Search(run, config, start_processes(config.device), images)
     ticket, _ = find_ticket(search)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from gems_edge.data.imageset import ImageSet
+from gems_edge.data.mixture import Mixture
 from gems_edge.errors import UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
-from gems_edge.meta.train import Progress, check_directory, prepare, resolve, train
+from gems_edge.meta.train import Progress, Say, check_directory, prepare, resolve, train
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket, save_ticket
 from gems_edge.tickets.find import check_search, find_ticket
@@ -19,7 +19,7 @@ from gems_edge.tickets.search import Search
 def train_ticket(
     run: Run, config: TrainConfig, *, resume: bool = False, given: Path | None = None,
     progress: Progress | None = None, root: Path | None = None, processes: Processes | None = None,
-    images: ImageSet | None = None,
+    images: Mixture | None = None, say: Say = lambda line: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Find the config's ticket and meta-train it into `run`; returns the best validation.
 
@@ -32,7 +32,7 @@ def train_ticket(
     check_directory(run, resume)
     started = processes or start_processes(config.device)
     if images is None:
-        config, images = started.first_of_node(lambda: resolve(config, root))
+        config, images = started.first_of_node(lambda: resolve(config, root, say if started.first else lambda line: None))
     search = Search(run, config, started, images, progress)
     if given is not None:
         read_given(search, given)
@@ -62,7 +62,7 @@ def train_ticket(
 
 
 def train_run(
-    run: Run, config: TrainConfig, processes: Processes, images: ImageSet, progress: Progress | None
+    run: Run, config: TrainConfig, processes: Processes, images: Mixture, progress: Progress | None
 ) -> dict[str, Any]:
     """Train `run`, dense or with its ticket, which is found first; goes on where it was. Returns the best validation.
 

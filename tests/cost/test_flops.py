@@ -71,7 +71,7 @@ def count(config):
     episode = Episode(torch.rand(len(support), *shape), support, torch.rand(len(queries), *shape), queries)
     weights = dict(model.named_parameters())
     with FlopCounterMode(display=False) as counter:
-        loss, _ = meta_loss(model, weights, episode, config, UpdateRule(config.method, config.inner_lr))
+        loss = meta_loss(model, weights, episode, config, UpdateRule(config.method, config.inner_lr)).loss
         by_op = dict(counter.get_flop_counts()["Global"])  # the inner backward passes run under other names
         loss.backward()
     return by_op[torch.ops.aten.convolution] + by_op[torch.ops.aten.addmm], counter.get_total_flops()

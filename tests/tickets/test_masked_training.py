@@ -100,7 +100,7 @@ def test_the_masked_meta_gradient_is_that_of_the_sparse_network(backbone, method
     config = settings(method, head, backbone, first_order=first_order)
     model, task = masked_model(config), episode()
     weights = dict(model.named_parameters())
-    loss, _ = meta_loss(model, weights, task, config, UpdateRule(method, LR))
+    loss = meta_loss(model, weights, task, config, UpdateRule(method, LR)).loss
     gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     found = {n: torch.zeros_like(weights[n]) if g is None else g for n, g in zip(weights, gradients)}
     found = model.masked(found)
@@ -121,7 +121,7 @@ def test_removed_weights_are_zero_at_every_inner_step(method, head, dtype):
     task = episode()
     task = Episode(task.support_images.to(dtype), task.support_labels, task.query_images.to(dtype), task.query_labels)
     weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
-    trajectory = adapt(model, weights, support_of(task, WAYS), UpdateRule(method, LR), 5, differentiable=True)
+    trajectory = adapt(model, weights, support_of(task, WAYS), UpdateRule(method, LR), 5, differentiable=True).weights
     assert len(trajectory) == 6
     moved = set()
     for before, after in zip(trajectory, trajectory[1:]):
@@ -139,7 +139,7 @@ def test_fewer_classes_than_trained_keep_their_rows_masks():
     few = task.support_labels < 2
     fewer = Episode(task.support_images[few], task.support_labels[few], task.query_images, task.query_labels)
     weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
-    last = adapt(model, weights, support_of(fewer, 2), UpdateRule("maml", LR), 2)[-1]["head.weight"]
+    last = adapt(model, weights, support_of(fewer, 2), UpdateRule("maml", LR), 2).adapted["head.weight"]
     kept = model.masks["head.weight"][:2].bool()
     assert last.shape == kept.shape and torch.equal(last != 0, kept)
 

@@ -1,0 +1,149 @@
+"""Several image sets as the distributions that the tasks of one training come from (numpy only)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler, make_sampler
+from gems_edge.data.imageset import ImageSet, resized
+from gems_edge.data.sources import absolute, check_format, load_images
+from gems_edge.errors import UserError
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Image sets of one size and number of channels; their images count one after the other."""
+
+    names: tuple[str, ...]
+    sets: tuple[ImageSet, ...]
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """uint8 [N, H, W, C] of all sets."""
+        return self.sets[0].images if len(self.sets) == 1 else np.concatenate([one.images for one in self.sets])
+
+    @property
+    def inverted(self) -> bool:
+        """Whether every set's images were inverted on reading; photos for a board are, if so."""
+        return all(one.inverted for one in self.sets)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Pixels on a side, and channels."""
+        return self.sets[0].images.shape[1], self.sets[0].images.shape[3]
+
+    def alone(self, number: int) -> "Mixture":
+        return Mixture((self.names[number],), (self.sets[number],))
+
+
+@dataclass(frozen=True)
+class MixtureSampler:
+    """Tasks of several distributions. `draw` is a pure function, as that of the samplers it is made of."""
+
+    names: tuple[str, ...]
+    samplers: tuple[EpisodeSampler, ...]
+    shares: tuple[float, ...]  # of the tasks; they sum to 1
+    seed: int
+
+    @property
+    def ways(self) -> int:
+        return self.samplers[0].ways
+
+    def source(self, iteration: int, task: int, meta_batch: int) -> int:
+        """The distribution of one task of a meta-batch, by systematic sampling: of B tasks each distribution gets its
+        share to within one, over many iterations exactly; with equal shares and B a multiple of their number each gets
+        as many."""
+        if len(self.samplers) == 1:
+            return 0
+        start = np.random.default_rng([self.seed, iteration]).random()
+        point = (start + task) / meta_batch
+        return min(int(np.searchsorted(np.cumsum(self.shares), point, side="right")), len(self.samplers) - 1)
+
+    def draw(self, iteration: int, task: int, meta_batch: int) -> tuple[int, EpisodeIndices]:
+        """One task of a meta-batch, and the number of its distribution; images' numbers are those in Mixture.images."""
+        source = self.source(iteration, task, meta_batch)
+        return source, self.samplers[source].draw(iteration, task)
+
+
+def split_specs(spec: str) -> list[str]:
+    """The image sets that the user named with commas between them. A path with commas that is there stays whole."""
+    _, _, place = spec.partition(":")
+    if not place or not Path(place).expanduser().exists():
+        parts = [part.strip() for part in spec.split(",")]
+        if not all(parts):
+            raise UserError(f"--data {spec!r} names an image set that is empty; write NAME,NAME without gaps")
+        return parts
+    return [spec]
+
+
+def distribution_name(spec: str) -> str:
+    """What logs and tables call it: the set's name, the folder's, or the packed file's without its ending."""
+    kind, _, place = spec.partition(":")
+    return Path(place).expanduser().absolute().name.removesuffix(".npz") if place else kind
+
+
+def located(spec: str, root: Path | None) -> str:
+    """Every set of `spec` so that it means the same from any directory; NAME is ROOT/NAME.npz where that file is."""
+    found = []
+    for one in split_specs(spec):
+        file = None if root is None or ":" in one else Path(root) / f"{one}.npz"
+        found.append(absolute(f"packed:{file}" if file and file.is_file() else one))
+    return ",".join(found)
+
+
+def load_mixture(
+    spec: str, *, image_size: int | None = None, channels: int | None = None, root: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Mixture:  # fmt: skip
+    """Load the image sets of `spec`, all in one size and number of channels.
+
+    By default the size is the smallest of theirs (no pixel is made up), and images are in colour if those of any set are;
+    `say` is told when sets differ. Raises UserError for the same set twice, and as load_images.
+    """
+    specs = split_specs(located(spec, root))
+    names = tuple(distribution_name(one) for one in specs)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"--data names {twice} twice; every distribution needs a name of its own")
+    check_format(image_size, channels)
+    # Channels are converted here, not by the readers: whether line art is inverted is a matter of its own paper.
+    sets = [load_images(one, image_size=image_size, root=root) for one in specs]
+    shapes = [one.images.shape[1:] for one in sets]
+    size, depth = min(shape[0] for shape in shapes), channels or max(shape[2] for shape in shapes)
+    if len({shape[0] for shape in shapes} | {size}) > 1:  # read again: resized once, as any later reading will
+        sets = [load_images(one, image_size=size, root=root) for one in specs]
+    if len(set(shapes)) > 1:
+        own = ", ".join(f"{name} {shape[0]}×{shape[1]}×{shape[2]}" for name, shape in zip(names, shapes))
+        say(f"image sets differ ({own}): all are read as {size}×{size}×{depth} (--image-size, --channels)")
+    sets = [resized(one, None, depth) for one in sets]
+    return Mixture(names, tuple(sets))
+
+
+def mixture_sampler(
+    mixture: Mixture, split: str, ways: int, shots: int, queries: int, seed: int, *, weights: str = "",
+    rotate: bool = False,
+) -> MixtureSampler:  # fmt: skip
+    """A sampler over the classes of `split` of every set. UserError as make_sampler, and for weights that do not fit."""
+    starts = np.cumsum([0, *(len(one.images) for one in mixture.sets[:-1])])
+    samplers = tuple(
+        replace(make_sampler(one, split, ways, shots, queries, seed), rotate=rotate, start=int(start))
+        for one, start in zip(mixture.sets, starts)
+    )
+    return MixtureSampler(mixture.names, samplers, _shares(weights, mixture.names), seed)
+
+
+def _shares(weights: str, names: Sequence[str]) -> tuple[float, ...]:
+    if not weights:
+        return (1 / len(names),) * len(names)
+    try:
+        numbers = [float(part) for part in weights.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(names) or not all(0 < number < np.inf for number in numbers):
+        raise UserError(
+            f"--data-weights {weights}: give a number above 0 for each of the image sets ({', '.join(names)}), with commas"
+        )
+    return tuple(number / sum(numbers) for number in numbers)

@@ -1,0 +1,121 @@
+"""The perceptron g_φ of GEMS (WACV'23): what it sees of a task, and how its hard decisions pass gradients.
+
+The paper leaves its architecture to a supplement that is not to be had; this one follows ALFA (Baik et al. 2020), its
+closest public relative: means of weights and gradients through one hidden layer.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gems_edge.models.fewshot import ADAPTER, Weights, layers_of
+
+# A fixed number, so that pruned networks keep their perceptron's hidden layer.
+HIDDEN = 64
+_TINY = 1e-12
+
+
+def initial_adapter(inputs: int, outputs: Tensor) -> Weights:
+    """φ: a random hidden layer, and an output layer that answers `outputs` to everything until it has learned better."""
+    bound = 1 / math.sqrt(inputs)
+    return {
+        f"{ADAPTER}hidden.weight": torch.empty(HIDDEN, inputs).uniform_(-bound, bound),
+        f"{ADAPTER}hidden.bias": torch.empty(HIDDEN).uniform_(-bound, bound),
+        f"{ADAPTER}output.weight": torch.zeros(len(outputs), HIDDEN),
+        f"{ADAPTER}output.bias": outputs.clone(),
+    }
+
+
+def input_size(weights: Weights, task_feature: bool) -> int:
+    tensors = sum(not name.startswith(ADAPTER) for name in weights)
+    return 2 * tensors + (feature_channels(weights) if task_feature else 0)
+
+
+def feature_channels(weights: Weights) -> int:
+    """Channels of the backbone's last map."""
+    *_, last, _head = layers_of(weights).values()
+    return weights[last[0]].shape[0]
+
+
+def without_channels(weights: Weights, kept: Tensor) -> Weights:
+    """φ for a network of which the last map keeps only the channels `kept` (bool [channels]); {} where there is no φ."""
+    adapter = {name: tensor.clone() for name, tensor in weights.items() if name.startswith(ADAPTER)}
+    if adapter:
+        hidden = adapter[f"{ADAPTER}hidden.weight"]
+        means = input_size(weights, False)
+        if hidden.shape[1] > means:
+            seen = torch.cat([torch.ones(means, dtype=torch.bool), kept])
+            adapter[f"{ADAPTER}hidden.weight"] = hidden[:, seen.to(hidden.device)]
+    return adapter
+
+
+def adapter_inputs(weights: Weights, gradients: Weights, features: Tensor | None) -> Tensor:
+    """What g_φ sees, [inputs]: the mean of every weight tensor, of every gradient, and of the support set's features.
+
+    Each of the three groups is brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled
+    they would not be seen. Gradients and features are constants for the meta-gradient, weights are not (as in ALFA).
+    A tensor without a gradient (an update rule that leaves it alone) counts as one of mean 0.
+    """
+    names = [name for layer in layers_of(weights).values() for name in layer]
+    means = torch.stack([weights[name].mean() for name in names])
+    none = torch.zeros_like(means[0])
+    pushes = torch.stack([gradients[name].detach().mean() if name in gradients else none for name in names])
+    parts = [standardised(means), standardised(pushes)]
+    if features is not None:
+        maps = features.detach().unflatten(1, (feature_channels(weights), -1))
+        parts.append(standardised(maps.mean((0, 2))))
+    return torch.cat(parts)
+
+
+def standardised(values: Tensor) -> Tensor:
+    """[n] → mean 0, deviation 1 (all zeros if they are all alike)."""
+    centred = values - values.mean()
+    return centred * torch.rsqrt((centred * centred).mean() + _TINY)
+
+
+def perceptron(weights: Weights, inputs: Tensor) -> Tensor:
+    """g_φ: [inputs] → [outputs]."""
+    hidden = F.relu(F.linear(inputs[None], weights[f"{ADAPTER}hidden.weight"], weights[f"{ADAPTER}hidden.bias"]))
+    return F.linear(hidden, weights[f"{ADAPTER}output.weight"], weights[f"{ADAPTER}output.bias"])[0]
+
+
+class StraightThrough(torch.autograd.Function):
+    """1 where a logit is above 0, else 0; the gradient passes as if it were the logit itself (Bengio et al. 2013)."""
+
+    @staticmethod
+    def forward(context, logits: Tensor) -> Tensor:
+        return (logits > 0).to(logits.dtype)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Below(torch.autograd.Function):
+    """1 where a rank (0…1, the largest weight has 0) is below the kept share, else 0: the top share of a layer's weights.
+
+    The gradient of every position passes to the share unchanged, summed (straight-through top-k).
+    """
+
+    @staticmethod
+    def forward(context, rank: Tensor, share: Tensor) -> Tensor:
+        return (rank < share).to(rank.dtype)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient.sum()
+
+
+def ranks(weight: Tensor) -> Tensor:
+    """The place of each entry by magnitude, largest first, as a share of the tensor: 0, 1/n, … (n − 1)/n."""
+    order = weight.detach().abs().flatten().argsort(descending=True, stable=True)
+    places = torch.arange(len(order), device=weight.device, dtype=weight.dtype) / len(order)
+    return torch.empty_like(places).scatter_(0, order, places).view_as(weight)
+
+
+def by_layer(names: Iterable[str]) -> dict[str, int]:
+    """Tensor → the number of its layer."""
+    return {name: number for number, layer in enumerate(layers_of(names).values()) for name in layer}
