@@ -1,5 +1,7 @@
 """gems-edge reproduce: train a paper's tables and figures, and write them beside what the paper says."""
 
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -7,7 +9,7 @@ import click
 from gems_edge.cli.common import emit, json_option, say, table
 from gems_edge.errors import UserError
 
-# In presets.PRESETS and tickets.plan, which --help does without.
+# In tickets.presets.PRESETS and studies.gems_presets.PRESETS, which --help does without.
 PRESETS = ("small", "paper", "tiny")
 
 
@@ -16,31 +18,48 @@ def command():
     """Train what a paper reports, and compare."""
 
 
+def _study_options(function):
+    """The options that every reproduction has."""
+    options = (
+        click.option(
+            "--preset", "name", type=click.Choice(PRESETS), default="small", show_default=True, help="How much of it."
+        ),
+        click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory.  [default: see the examples]"),
+        click.option(
+            "--data", multiple=True, metavar="NAME=SPEC", help="Images of the preset's data NAME, as --data of train."
+        ),
+        click.option(
+            "--jobs", type=click.IntRange(1), help="Trainings at a time.  [default: one per GPU, else per core]"
+        ),
+        click.option(
+            "--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes of each (torchrun)."
+        ),
+        click.option(
+            "--ray", metavar="ADDRESS", help="Train on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local."
+        ),
+        click.option("--seeds", type=click.IntRange(1), help="Trainings of each entry.  [default: the preset's]"),
+        click.option("--report-only", is_flag=True, help="Train nothing; write what is done so far."),
+        json_option,
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @command.command()
-@click.option(
-    "--preset", "name", type=click.Choice(PRESETS), default="small", show_default=True, help="How much of it."
-)
 @click.option("--table", "numbers", type=int, multiple=True, help="Table 2 (cost, Conv-4) or 3 (cost, ResNet-12).")
 @click.option("--figure", "figures", type=int, multiple=True, help="Figure 1 to 15; more than once for several.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory.  [default: reproduce-PRESET]")
-@click.option(
-    "--data", "data", multiple=True, metavar="NAME=SPEC", help="Images of the preset's data NAME, as --data of train."
-)
-@click.option("--jobs", type=click.IntRange(1), help="Trainings at a time.  [default: one per GPU, else per core]")
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes of each (torchrun).")
-@click.option("--ray", metavar="ADDRESS", help="Train on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local.")
-@click.option("--seeds", type=click.IntRange(1), help="Trainings of each entry.  [default: the preset's]")
 @click.option("--ratio", "ratios", type=float, multiple=True, help="Share of weights removed.  [default: the preset's]")
 @click.option("--method", "methods", multiple=True, help="Only this method (dense, mwt, pmt, …).")
-@click.option("--report-only", is_flag=True, help="Train nothing; write what is done so far.")
-@json_option
+@_study_options
 def tickets(
     name, numbers, figures, output, data, jobs, processes, ray, seeds, ratios, methods, report_only, as_json
 ):  # fmt: skip
     """Meta winning tickets (Gao et al., KDD 2022): accuracy and cost of MWT, PMT and their baselines.
 
     Without --table and --figure: accuracy and cost of all methods on the preset's Conv-4 setups. Every training is a
-    directory below DIR/cells; the same command goes on where it was stopped. Leaves DIR/report.html and DIR/results.json.
+    directory below DIR/cells (DIR is reproduce-PRESET without -o); the same command goes on where it was stopped. Leaves
+    DIR/report.html and DIR/results.json.
 
     \b
     Examples:
@@ -50,51 +69,117 @@ def tickets(
       gems-edge reproduce tickets --preset small --report-only --json
       gems-edge reproduce tickets --preset paper --table 2 --data mini=folder:miniimagenet --ray auto
     """
-    from gems_edge.studies.grid import GridOptions, read_results, run_grid
+    from gems_edge.studies.grid import GridOptions
     from gems_edge.tickets import plan, presets
 
-    known = (*plan.METHODS, "omt", "pm")
-    for method in methods:
-        if method not in known:
-            raise UserError(f"--method {method}: choose from {', '.join(known)}")
+    _check_methods(methods, (*plan.METHODS, "omt", "pm"))
     preset = presets.cut(presets.with_data(presets.PRESETS[name], _given_data(data)), seeds, ratios)
     parts = plan.parts(preset, numbers, figures, methods)
     cells = plan.cells(preset, [want for wants in parts.values() for want in wants])
     directory = output or Path(f"reproduce-{name}")
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file; choose another directory with -o")
-    if report_only:
-        results = read_results(directory, cells)
-        say(f"{len(cells)} cells, {len(results)} done")
-        _write(preset, directory, parts, cells, results, as_json)
-        return
-    done = read_results(directory, cells) if (directory / "cells").is_dir() else {}
-    if len(done) < len(cells) and not ray:
-        _check_data(preset)
-    try:
-        results = run_grid(directory, cells, GridOptions(jobs, processes, ray), say)
-    except UserError:
-        raise
-    except BaseException:  # cells failed, or the user stops: what is done is worth its page
-        if (directory / "cells").is_dir():
-            _write(preset, directory, parts, cells, read_results(directory, cells), as_json)
-        raise
-    _write(preset, directory, parts, cells, results, as_json)
+
+    def write(results):
+        from gems_edge.report.reproduction import Study, reproduce
+
+        title = f"Meta winning tickets, preset {preset.name}"
+        _write(title, directory, reproduce(Study(preset, directory, parts, cells, results)), as_json)
+
+    specs = [setup.config.data for setup in preset.setups]
+    _run(directory, cells, GridOptions(jobs, processes, ray), report_only, specs, write)
 
 
-def _given_data(given: tuple[str, ...]) -> dict[str, str]:
+@command.command()
+@click.option("--table", "numbers", type=int, multiple=True, help="Table 1 to 5; more than once.  [default: 1 and 2]")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Where the preset's sets lie: DIR/NAME.npz or the folder DIR/NAME."
+)  # fmt: skip
+@click.option("--method", "methods", multiple=True, help="Only this method (maml, multi-maml, bmp, …).")
+@_study_options
+def gems(
+    name, numbers, output, data, data_root, jobs, processes, ray, seeds, methods, report_only, as_json
+):  # fmt: skip
+    """GEMS (Pimpalkhute et al., WACV 2023): one model for several distributions by BMP and MMSUP, beside MAML and Multi-MAML.
+
+    Tables: 1 accuracy and time on the trained distributions, 2 on unseen ones, 3 and 4 MMSUP of fixed sparsity, in all
+    layers and in one, 5 inner steps. Every training is a directory below DIR/cells (DIR is reproduce-gems-PRESET without
+    -o); tables share them, and the same command goes on where it was stopped. Leaves DIR/report.html and DIR/results.json.
+    Sets that are not given are left out. With the preset tiny the first two sets are trained, and NAME is yours to choose.
+
+    \b
+    Examples:
+      gems-edge reproduce gems --preset small --data-root sets
+      gems-edge reproduce gems --table 5 --data grocery=packed:grocery.npz --seeds 1
+      gems-edge reproduce gems --preset tiny --data photos=folder:photos
+      gems-edge reproduce gems --preset paper --data-root fine-grained --ray auto
+    """
+    from gems_edge.studies import gems_plan, gems_presets
+    from gems_edge.studies.grid import GridOptions
+
+    _check_methods(methods, gems_plan.METHODS)
+    given = _given_data(data, lambda word: gems_presets.in_root(word, data_root))
+    preset = gems_presets.cut(gems_presets.with_data(gems_presets.PRESETS[name], given, data_root), seeds)
+    parts = gems_plan.parts(preset, numbers, methods)
+    cells = gems_plan.cells(preset, [want for wants in parts.values() for want in wants])
+    directory = output or Path(f"reproduce-gems-{name}")
+
+    def write(results):
+        from gems_edge.report.gems_study import Study, reproduce_gems
+
+        title = f"GEMS, preset {preset.name}"
+        _write(title, directory, reproduce_gems(Study(preset, directory, parts, cells, results)), as_json)
+
+    _run(directory, cells, GridOptions(jobs, processes, ray), report_only, preset.data.values(), write)
+
+
+def _check_methods(given: Sequence[str], known: Sequence[str]) -> None:
+    for method in given:
+        if method not in known:
+            raise UserError(f"--method {method}: choose from {', '.join(known)}")
+
+
+def _given_data(given: Sequence[str], found: Callable[[str], str] = lambda word: "") -> dict[str, str]:
+    """NAME → specification; `found` gives that of a bare word, or ""."""
     data = {}
     for text in given:
-        key, equals, spec = text.partition("=")
-        if not (key and equals and spec):
+        key, _, spec = text.partition("=")
+        spec = found(spec or key) or spec
+        if not (key and spec):
             raise UserError(f"--data {text}: write NAME=SPEC, such as mini=folder:miniimagenet")
         data[key] = spec
     return data
 
 
-def _check_data(preset) -> None:
+def _run(
+    directory: Path, cells: Sequence, options, report_only: bool, specs: Iterable[str],
+    write: Callable[[Mapping[str, dict]], None],
+) -> None:  # fmt: skip
+    """Train the cells that are not done and `write` the page of what is; also when some fail or the user stops."""
+    from gems_edge.studies.grid import read_results, run_grid
+
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; choose another directory with -o")
+    if report_only:
+        results = read_results(directory, cells)
+        say(f"{len(cells)} cells, {len(results)} done")
+        write(results)
+        return
+    done = read_results(directory, cells) if (directory / "cells").is_dir() else {}
+    if len(done) < len(cells) and not options.ray:
+        _check_data(specs)
+    try:
+        results = run_grid(directory, cells, options, say)
+    except UserError:
+        raise
+    except BaseException:  # cells failed, or the user stops: what is done is worth its page
+        if (directory / "cells").is_dir():
+            write(read_results(directory, cells))
+        raise
+    write(results)
+
+
+def _check_data(specs: Iterable[str]) -> None:
     """UserError for images that are not there, before cells are written that would all fail."""
-    for spec in dict.fromkeys(setup.config.data for setup in preset.setups):
+    for spec in dict.fromkeys(specs):
         kind, _, path = spec.partition(":")
         if kind in ("folder", "packed") and not Path(path).expanduser().exists():
             raise UserError(f"--data {spec}: {path or 'the path'} does not exist")
@@ -104,16 +189,11 @@ def _check_data(preset) -> None:
             load_images(spec)
 
 
-def _write(preset, directory: Path, parts, cells, results, as_json: bool) -> None:
-    import json
-
+def _write(title: str, directory: Path, made, as_json: bool) -> None:
     from gems_edge.files import write_atomic
     from gems_edge.report.page import Table, render_page
-    from gems_edge.report.reproduction import Study, reproduce
 
-    made = reproduce(Study(preset, directory, parts, cells, results))
     page = directory / "report.html"
-    title = f"Meta winning tickets, preset {preset.name}"
     write_atomic(page, render_page(title, made.sections))
     document = made.document | {"report": str(page)}
     write_atomic(directory / "results.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
