@@ -246,6 +246,7 @@ TABLE: dict[Any, Callable] = {
     aten.add.Tensor: _scaled("Add"),
     aten.sub.Tensor: _scaled("Sub"),
     aten.neg.default: _elementwise("Neg"),
+    aten.abs.default: _elementwise("Abs"),
     aten.sigmoid.default: _elementwise("Sigmoid"),
     aten.softplus.default: _elementwise("Softplus"),
     aten.gt.Scalar: _compared("Greater"),

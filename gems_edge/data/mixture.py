@@ -70,8 +70,8 @@ class MixtureSampler:
 
 def split_specs(spec: str) -> list[str]:
     """The image sets that the user named with commas between them. A path with commas that is there stays whole."""
-    _, _, place = spec.partition(":")
-    if not place or not Path(place).expanduser().exists():
+    kind, _, place = spec.partition(":")
+    if kind not in ("folder", "packed") or not place or not Path(place).expanduser().exists():
         parts = [part.strip() for part in spec.split(",")]
         if not all(parts):
             raise UserError(f"--data {spec!r} names an image set that is empty; write NAME,NAME without gaps")

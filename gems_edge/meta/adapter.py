@@ -53,16 +53,17 @@ def without_channels(weights: Weights, kept: Tensor) -> Weights:
 
 
 def adapter_inputs(weights: Weights, gradients: Weights, features: Tensor | None) -> Tensor:
-    """What g_φ sees, [inputs]: the mean of every weight tensor, of every gradient, and of the support set's features.
+    """What g_φ sees, [inputs]: the mean of every weight tensor, of every gradient's magnitude, and of the support features.
 
-    Each of the three groups is brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled
+    Magnitudes, where ALFA takes plain means: a classifier's gradients sum to zero over the classes, and at the first step of
+    a shared head no other gradient is there, so that plain means would be rounding alone. Each of the three groups is brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled
     they would not be seen. Gradients and features are constants for the meta-gradient, weights are not (as in ALFA).
     A tensor without a gradient (an update rule that leaves it alone) counts as one of mean 0.
     """
     names = [name for layer in layers_of(weights).values() for name in layer]
     means = torch.stack([weights[name].mean() for name in names])
     none = torch.zeros_like(means[0])
-    pushes = torch.stack([gradients[name].detach().mean() if name in gradients else none for name in names])
+    pushes = torch.stack([gradients[name].detach().abs().mean() if name in gradients else none for name in names])
     parts = [standardised(means), standardised(pushes)]
     if features is not None:
         maps = features.detach().unflatten(1, (feature_channels(weights), -1))

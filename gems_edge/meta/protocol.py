@@ -42,6 +42,7 @@ class EvaluationProtocol:
     normalization: str | None = None
     seed: int = 1
     root: Path | None = None
+    modes: tuple[str, ...] | None = None  # the normalisation modes to compute; None: all that the run has
 
     def sampler(self, images: Mixture, ways: int, shots: int, queries: int) -> MixtureSampler:
         return mixture_sampler(
@@ -97,7 +98,7 @@ def evaluate_run(
             with matrix_precision("fp32"):
                 answers.append(evaluate(
                     model.to(place), weights, tensors, sampler.samplers[source], rule, steps=steps,
-                    modes=modes_for(config.normalization), tasks=range(protocol.episodes), seen=choices[-1].add,
+                    modes=protocol.modes or modes_for(config.normalization), tasks=range(protocol.episodes), seen=choices[-1].add,
                     progress=progress and (lambda done, source=source: progress(source * protocol.episodes + done)),
                 ))  # fmt: skip
         found.append({key: np.mean([answer[key] for answer in answers], axis=0).tolist() for key in answers[0]})

@@ -59,7 +59,7 @@ def meta_gradient(
         g = dict(zip(names, torch.autograd.grad(loss, [w[n] for n in names], create_graph=not first_order)))
         seen = [
             unit(torch.stack([w[n].mean() for n in names])),
-            unit(torch.stack([g[n].detach().mean() for n in names])),
+            unit(torch.stack([g[n].detach().abs().mean() for n in names])),
         ]
         new = dict(w)
         if method == "bmp":
