@@ -1,18 +1,15 @@
 """From a run to a bundle: prune, recover, trace, verify, write."""
 
-import importlib.metadata
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 
-from gems_edge import __version__
 from gems_edge.cost.graph import adapt_peak, describe
 from gems_edge.data.mixture import (
     Mixture,
@@ -25,18 +22,17 @@ from gems_edge.data.mixture import (
 from gems_edge.data.tensors import Episode, EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.export.bundle import check_target, write_bundle
-from gems_edge.export.graphs import RULE, adapt_graph, carried_names, predict_graph
+from gems_edge.export.graphs import RULE, adapt_graph, predict_graph
+from gems_edge.export.manifest import identity, parameters, provenance, tensor_names
 from gems_edge.export.specialise import Specialised, specialise
 from gems_edge.export.verify import verify_bundle
 from gems_edge.files import write_atomic
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig, write_config
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
-from gems_edge.meta.frozen import Frozen
 from gems_edge.meta.methods import rule_of
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import single_process, start_processes
-from gems_edge.meta.rules import Rule
 from gems_edge.meta.run import Run
 from gems_edge.meta.ticket_config import TicketConfig
 from gems_edge.meta.train import train
@@ -125,8 +121,8 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     adapt = adapt_graph(compact, learned, rule)
     predict = predict_graph(compact, learned, statistics)
     manifest = {
-        **_identity(output, config, pruned.spec, images, rule),
-        "tensors": _tensor_names(compact, learned, rule),
+        **identity(output, config, pruned.spec, images, rule),
+        "tensors": tensor_names(compact, learned, rule),
         "specialised": exported.about or None,
         "ratio": {"asked": options.ratio, "reached": round(pruned.reached, 6), "round_to": pruned.round_to},
         "ticket": None
@@ -137,7 +133,7 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
             "ratio": ticket.ratio,
             "kept": round(kept, 6),
         },
-        "params": {"before": _parameters(dense), "after": _parameters(compact)},
+        "params": {"before": parameters(dense), "after": parameters(compact)},
         "macs": {"before": dense.spec.macs, "after": pruned.spec.macs},
         "accuracy_before": before,
         "accuracy": after,
@@ -146,7 +142,7 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
             "adapt_step": describe(adapt, {"images": config.ways * config.shots, "classes": config.ways}),
             "adapt_peak": adapt_peak(adapt, {"images": config.ways * config.shots, "classes": config.ways}),
         },
-        "provenance": _provenance(run, config),
+        "provenance": provenance(run, config),
     }
     carried = {f"{RULE}{name}": rule.begin(learned)[name] for name in rule.carried}
     stored = {name: tensor.detach().float().numpy() for name, tensor in (learned | statistics | carried).items()}
@@ -231,7 +227,7 @@ def ticket_kept(model: FewShotModel, ticket: Ticket, pruned: Pruned) -> float:
     """Share of the weights of the run's ticket that are left after `pruned` removed channels of `model`."""
     if ticket.unit == "channel":
         return pruned.spec.backbone_weights / model.spec.backbone_weights
-    empty = {name: torch.zeros_like(tensor) for name, tensor in model.named_parameters()}
+    empty = {name: torch.zeros_like(tensor) for name, tensor in model.namedparameters()}
     ones = {name: torch.from_numpy(mask).float() for name, mask in ticket.masks.items()}
     _, left = remove_channels(model, empty | ones, pruned.kept)
     return sum(float(left[name].sum()) for name in ones) / sum(float(mask.sum()) for mask in ones.values())
@@ -290,61 +286,3 @@ def _start_statistics(model: FewShotModel, weights: Weights, episode: Episode) -
     """Normalisation statistics of an untaught bundle: those of one episode's support set. Teaching replaces them."""
     with torch.no_grad():
         return forward(model, weights, episode.support_images)[1]
-
-
-def _tensor_names(model: FewShotModel, weights: Weights, rule: Rule) -> dict[str, list[str]]:
-    names = list(weights)
-    adapted = list(rule.adapted(names))
-    return {
-        "adapted": adapted,
-        "constant": [name for name in names if name not in adapted],
-        "statistics": list(model.statistics_names()),
-        "carried": list(carried_names(rule)),
-    }
-
-
-def _identity(output: Path, config: TrainConfig, spec, images: Mixture, rule: Rule) -> dict[str, Any]:
-    return {
-        "name": output.name.removesuffix(".gems"),
-        "ways": config.ways,
-        "shots": config.shots,
-        "queries": config.queries,
-        "head": config.head,
-        "image": {"size": config.image_size, "channels": config.channels, "inverted": images.inverted},
-        "normalization": config.normalization,
-        "backbone": {"name": spec.backbone, "widths": list(spec.widths), "feature_size": spec.feature_size},
-        "rule": {
-            "name": config.method,
-            "inner_lr": config.inner_lr,
-            "steps": config.steps,
-            "first_order": config.first_order,
-            "adapter": _about_adapter(config, rule),
-        },
-    }
-
-
-def _provenance(run: Run, config: TrainConfig) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "torch-pruning")}
-    trained = run.config()
-    # A packed file or a folder is named, not located: no local paths in a bundle.
-    data = ",".join(map(_named, split_specs(config.data)))
-    return {
-        "gems_edge": __version__, **versions, "data": data, "run": run.directory.resolve().name, "trained_as": trained.normalization,
-        "iterations": trained.iterations, "seed": trained.seed, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }  # fmt: skip
-
-
-def _about_adapter(config: TrainConfig, rule: Rule) -> str | None:
-    """Where a GEMS bundle's masks, rates and kept shares come from; None for other methods."""
-    if config.method not in ("bmp", "mmsup"):
-        return None
-    return "frozen" if isinstance(rule, Frozen) else "in the graph"
-
-
-def _named(spec: str) -> str:
-    kind, _, place = spec.partition(":")
-    return f"{kind}:{Path(place).name}" if place else kind
-
-
-def _parameters(model: FewShotModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SHORT = {
     "train": ["--iterations", "3", "--validation-episodes", "3", "--image-size", "32", "--widths", "16", "--queries", "4", "--meta-batch", "2"],
-    "reproduce": ["--preset", "tiny", "--ratio", "0.6", "--method", "pmt"],
+    "tickets": ["--preset", "tiny", "--ratio", "0.6", "--method", "pmt"],
+    "gems": ["--preset", "tiny", "--data", "photos=folder:photos", "--method", "bmp"],
     "evaluate": ["--episodes", "3"],
     "export": ["--ratio", "0.5", "--round-to", "1", "--recover-iterations", "2", "--episodes", "3"],
 }  # fmt: skip
@@ -41,6 +42,7 @@ def place(tmp_path):
     for kind, name in enumerate(("mango", "papaya", "quince"), 50):
         photo(tmp_path / "new-fruit" / name / "1.jpg", kind, 0)
     photo(tmp_path / "table.jpg", 50, 1)
+    (tmp_path / "sets").mkdir()
     return tmp_path
 
 

@@ -100,7 +100,7 @@ def train(
         )
     if started.device.type == "cpu":
         keep_freed_memory()
-    trainer = _Trainer(run, config, images, started, initial, watch, progress)
+    trainer = Trainer(run, config, images, started, initial, watch, progress)
     if started.first:
         prepare(run, config)  # the first thing written: what was refused above leaves nothing behind
     started.wait()
@@ -158,7 +158,7 @@ def _optimizer(weights: Weights, config: TrainConfig) -> torch.optim.Adam:
     return torch.optim.Adam(groups, lr=config.lr)
 
 
-class _Trainer:
+class Trainer:
     """State of one training: model, optimiser, where it stands."""
 
     def __init__(
@@ -189,9 +189,9 @@ class _Trainer:
         stop = self.watch is not None and self.watch.resume(self.iteration)
         if self.iteration == 0:
             self._keep()
-        started, logged, since = time.perf_counter(), self.iteration, self._tally()
+        started, logged, since = time.perf_counter(), self.iteration, self.tally()
         while self.iteration < config.iterations and not stop:
-            norm = self._step(since)
+            norm = self.step(since)
             self.iteration += 1
             self._keep()
             if self.watch is not None and self.iteration % self.watch.every == 0:
@@ -212,7 +212,7 @@ class _Trainer:
                 seconds = time.perf_counter() - started
                 self._log("train", loss=loss, accuracy=accuracy, lr=learning_rate(config, self.iteration - 1),
                           rate=(self.iteration - logged) / seconds, **since.details(self.weights))  # fmt: skip
-                started, logged, since = time.perf_counter(), self.iteration, self._tally()
+                started, logged, since = time.perf_counter(), self.iteration, self.tally()
             if last or self.iteration % config.validate_every == 0:
                 self._validate()
                 started, logged = time.perf_counter(), self.iteration
@@ -226,11 +226,11 @@ class _Trainer:
         self.processes.wait()
         return self.best
 
-    def _tally(self) -> Tally:
+    def tally(self) -> Tally:
         decisions = self.rule.decisions(self.weights)
         return Tally(self.sampler.names, decisions, self.config.steps, self.processes.device)
 
-    def _step(self, tally: Tally) -> Tensor:
+    def step(self, tally: Tally) -> Tensor:
         """One outer step; its tasks are added to `tally`. The norm of the meta-gradient."""
         config, device = self.config, self.processes.device
         totals = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}

@@ -70,6 +70,7 @@ def _facts(manifest: Mapping[str, Any]) -> list:
         ("backbone", f"{backbone['name']}, widths {', '.join(map(str, backbone['widths']))}"),
         ("adapts with", f"{rule['name']}, {rule['steps']} steps, rate {rule['inner_lr']:g}"),
         ("normalisation mode", mode),
+        *_choice_facts(manifest),
     ]
     if check := manifest.get("verification"):
         rows.append((
@@ -83,6 +84,28 @@ def _facts(manifest: Mapping[str, Any]) -> list:
     ]
     rows += [(f"made: {key}", str(value)) for key, value in (manifest.get("provenance") or {}).items()]
     return [KeyFigures(tuple(figures)), Table(("fact", "value"), tuple(rows))]
+
+
+def _choice_facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whether a GEMS bundle asks its adapter what to adapt, or what was frozen for which images."""
+    if not (found := manifest.get("specialised")):
+        return (
+            [("what it adapts", f"chosen on the board, {manifest['rule']['adapter']}")]
+            if manifest["rule"].get("adapter")
+            else []
+        )
+    facts = [("frozen for", found["data"] + ("" if found["seen"] else " (never seen in training)"))]
+    for step, row in enumerate(found.get("masks", []), 1):
+        rates = found["rates"][step - 1]
+        layers = [f"{name} ({rate:.3g})" for name, on, rate in zip(found["layers"], row, rates) if on]
+        facts.append((f"step {step} adapts (rate)", ", ".join(layers) or "nothing"))
+    if "keep" in found:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(found["layers"], found["keep"]))
+        facts.append(("share that adapts", shares))
+    return [
+        *facts,
+        ("agrees with the adapter's choice", f"{found['agreement']:.1%} on {found['tasks']} validation tasks"),
+    ]
 
 
 def _accuracy_section(manifest: Mapping[str, Any]) -> Section | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gems_edge.data.mixture import distribution_name, split_specs
 from gems_edge.errors import UserError
 from gems_edge.models.ticket import load_ticket
 from gems_edge.report import plots
@@ -26,6 +27,7 @@ from gems_edge.report.page import (
     Section,
     Table,
 )
+from gems_edge.report.run_choices import choice_section, distribution_table
 from gems_edge.report.ticket_sections import ticket_section
 
 __all__ = ["Query", "bench_section", "bundle_sections", "episode_section", "manifest_sections", "run_sections"]
@@ -37,12 +39,14 @@ def run_sections(run: Path | str) -> list[Section]:
     Raises UserError if it is not one.
     """
     run = Path(run)
+    if (run / "distributions").is_dir():  # multi-maml: a run for each distribution
+        return [section for part in sorted((run / "distributions").iterdir()) for section in run_sections(part)]
     config, lines = _read_config(run), _read_metrics(run)
     train = [line for line in lines if line.get("kind") == "train"]
     validation = [line for line in lines if line.get("kind") == "validation" and "accuracy" in line]
     figures = [
         KeyFigure("method", _words(config, "method", "backbone")),
-        KeyFigure("data", str(config.get("data", "?"))),
+        KeyFigure("data", _data_names(str(config.get("data", "?")))),
     ]
     if lines:
         figures.append(KeyFigure("meta-iterations", f"{max(int(line.get('iteration', 0)) for line in lines):,}"))
@@ -59,15 +63,25 @@ def run_sections(run: Path | str) -> list[Section]:
         )
     else:
         blocks.append(Note("No metrics yet: the run has logged nothing."))
+    if table := distribution_table(lines, config.get("normalization", "unknown")):
+        blocks.append(table)
     rows = tuple((name, _plain(value)) for name, value in config.items())
-    ticket = run / "ticket.safetensors"
+    choices, ticket = choice_section(lines, run.name), run / "ticket.safetensors"
     return [
         Section(f"Training: {run.name}", tuple(blocks)),
+        *([choices] if choices else []),
         *([ticket_section(load_ticket(ticket))] if ticket.exists() else []),
         Section(
             f"Configuration: {run.name}", (Table(("setting", "value"), rows, "config.toml; it alone repeats the run."),)
         ),
     ]
+
+
+def _data_names(data: str) -> str:
+    """The image sets of a run, without where they lie."""
+    if "," not in data:
+        return data
+    return ", ".join(map(distribution_name, split_specs(data)))
 
 
 @dataclass(frozen=True)

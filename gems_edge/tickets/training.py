@@ -32,7 +32,9 @@ def train_ticket(
     check_directory(run, resume)
     started = processes or start_processes(config.device)
     if images is None:
-        config, images = started.first_of_node(lambda: resolve(config, root, say if started.first else lambda line: None))
+        config, images = started.first_of_node(
+            lambda: resolve(config, root, say if started.first else lambda line: None)
+        )
     search = Search(run, config, started, images, progress)
     if given is not None:
         read_given(search, given)

@@ -18,6 +18,7 @@ from gems_edge.meta.bmp import BMP  # noqa: E402
 from gems_edge.meta.frozen import Frozen  # noqa: E402
 from gems_edge.meta.inner import Support, adapt, one_hot  # noqa: E402
 from gems_edge.meta.mmsup import MMSUP  # noqa: E402
+from gems_edge.models.fewshot import layers_of  # noqa: E402
 
 STEPS = 3
 RULES = {
@@ -38,7 +39,9 @@ def start(backbone, head, normalization, size, rule, seed=5):
         if name == "adapter.output.weight":
             weight += 0.3 * torch.randn_like(weight)
         if name == "adapter.output.bias" and rule.name == "bmp":
-            weight[: len(weight) // 2 : 2] -= 2  # some of the masks; the rest is left to the noise
+            layers = len(layers_of(weights))
+            weight[1:layers:2] -= 2  # about every other mask
+            weight[layers - 1] += 3  # a shared head that never moves learns nothing
         if name.startswith("head."):
             weight += 0.2 * torch.randn_like(weight)
     return model, weights

@@ -1,0 +1,98 @@
+"""Bundles against each other on onnxruntime, alternating in one run: `python tools/bench_bundles.py FIRST.gems OTHER.gems…`.
+
+Each round times a block of calls of every bundle on the same images, in an order that turns with the round. A figure is the
+median over rounds of the blocks' medians; how many times faster a bundle is than the first, the median of the rounds' ratios.
+All must answer alike in kind: the same shape, finite values. Peak memory is that of fresh processes, which alternate too
+(`--processes`).
+"""
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from gems_edge.device.bundle import HEAD
+from gems_edge.device.learner import Learner, adapt_session, predict_session
+from gems_edge.device.measure import fresh_memory
+
+
+def calls(path: Path, threads: int):
+    """(predict, adapt step) of a bundle as functions without arguments, on fixed random images."""
+    learner = Learner.load(path, threads)
+    bundle = learner.bundle
+    random = np.random.default_rng(0)
+    shape = (bundle.channels, bundle.image_size, bundle.image_size)
+    start = bundle.start_weights(bundle.ways)
+    images = random.random((bundle.ways * bundle.shots, *shape), dtype=np.float32)
+    predict = predict_session(bundle, bundle.weights, threads)
+    query = {"images": images[:1], **{name: start[name] for name in HEAD}}
+    adapt = adapt_session(bundle, threads)
+    targets = np.repeat(np.eye(bundle.ways, dtype=np.float32), bundle.shots, axis=0)
+    feeds = {"images": images, "targets": targets, **start, **bundle.start_carried()}
+    for result in (*predict.run(["logits"], query), *adapt.run(bundle.step_outputs, feeds)):
+        assert np.isfinite(result).all()
+    return (lambda: predict.run(["logits"], query)), (lambda: adapt.run(bundle.step_outputs, feeds))
+
+
+def block(call, count: int) -> float:
+    times = []
+    for _ in range(count):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
+
+
+def timings(subjects: list, index: int, count: int, rounds: int) -> list[dict]:
+    for subject in subjects:
+        block(subject[index], count)
+    found = []
+    for number in range(rounds):
+        order = [(place + number) % len(subjects) for place in range(len(subjects))]
+        times = {place: block(subjects[place][index], count) for place in order}
+        found.append([times[place] for place in range(len(subjects))])
+    rows = []
+    for place in range(len(subjects)):
+        ratios = sorted(row[0] / row[place] for row in found)
+        rows.append({
+            "ms": round(statistics.median(row[place] for row in found), 4),
+            "times_faster": round(statistics.median(ratios), 2),
+            "times_faster_p10_p90": [round(ratios[len(ratios) // 10], 2), round(ratios[-1 - len(ratios) // 10], 2)],
+        })  # fmt: skip
+    return rows
+
+
+def memory(paths: tuple[Path, ...], threads: int, processes: int) -> list[dict]:
+    peaks: list[list[float]] = [[] for _ in paths]
+    bundles = [Learner.load(path).bundle for path in paths]
+    for _ in range(processes):
+        for place, bundle in enumerate(bundles):
+            images = bundle.ways * bundle.shots
+            peaks[place] += [one["peak_mb"] for one in fresh_memory(bundle.path, "adapt", images, threads, repeats=1)]
+    return [
+        {"peak_mb": round(statistics.median(found), 1), "least_most_mb": [min(found), max(found)]} for found in peaks
+    ]
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--threads", default=1, show_default=True)
+@click.option("--rounds", default=30, show_default=True)
+@click.option("--processes", default=5, show_default=True, help="Fresh processes of each for peak memory; 0: none.")
+def main(bundles, threads, rounds, processes):
+    subjects = [calls(path, threads) for path in bundles]
+    parts = {name: timings(subjects, index, count, rounds) for index, (name, count) in enumerate((("predict", 200), ("adapt_step", 20)))}  # fmt: skip
+    if processes:
+        parts["adapt_memory"] = memory(bundles, threads, processes)
+    document = {"threads": threads, "rounds": rounds, "first": str(bundles[0])}
+    document["bundles"] = {str(path): {name: rows[place] for name, rows in parts.items()} for place, path in enumerate(bundles)}  # fmt: skip
+    json.dump(document, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
