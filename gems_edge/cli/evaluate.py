@@ -79,6 +79,21 @@ def command(
         rows += _rows("mean", result, several)
     header = ["normalization", "steps", "accuracy"]
     click.echo(table(rows, ["data", *header] if several else header))
+    if "layers" in result:
+        click.echo("\n" + _choices(result))
+
+
+def _choices(result):
+    """What a bmp or mmsup run adapts: of each layer the share of tasks at each step, or of its weights."""
+    chosen = {name: one["choices"] for name, one in result["distributions"].items()}
+    if "overlap" not in result:
+        rows = [[name, *("/".join(f"{x:.2f}" for x in at) for at in zip(*one["mask"]))] for name, one in chosen.items()]
+        return table(rows, ["share of tasks, step by step", *result["layers"]])
+    rows = [[name, *(f"{share:.2f}" for share in one["keep"][0])] for name, one in chosen.items()]
+    rows += [
+        [pair.replace("|", " ∩ "), *(f"{share:.2f}" for share in shares)] for pair, shares in result["overlap"].items()
+    ]
+    return table(rows, ["share of weights; overlap", *result["layers"]])
 
 
 def _label(name, one):

@@ -304,6 +304,8 @@ class Trainer:
         for name in ("loss", "accuracy", "lr", "overlap"):
             if name in values:
                 self._tensorboard().add_scalar(f"{kind}/{name}", values[name], self.iteration)
+        for name, parts in values.get("distributions", {}).items():
+            self._tensorboard().add_scalar(f"{kind}/accuracy of {name}", parts["accuracy"], self.iteration)
         if self.progress:
             self.progress(record | {"iterations": self.config.iterations})
 
