@@ -61,7 +61,7 @@ def command(
         data, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, data_root
     )
     is_bundle = (subject / "manifest.json").exists()
-    with counting_progress("evaluate", episodes) as progress:
+    with counting_progress("evaluate", episodes * _sets(subject, data, is_bundle)) as progress:
         result = (
             evaluate_bundle(subject, protocol, progress)
             if is_bundle
@@ -81,6 +81,18 @@ def command(
     click.echo(table(rows, ["data", *header] if several else header))
     if "layers" in result:
         click.echo("\n" + _choices(result))
+
+
+def _sets(subject, data, is_bundle):
+    """How many image sets are evaluated; a subject that cannot be read is refused later."""
+    from gems_edge.data.mixture import split_specs
+    from gems_edge.errors import UserError
+    from gems_edge.meta.config import read_config
+
+    try:
+        return len(split_specs(data or ("" if is_bundle else read_config(subject / "config.toml").data)))
+    except UserError:
+        return 1
 
 
 def _choices(result):
