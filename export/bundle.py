@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION
+from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION, PLAIN_VERSION
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
 
@@ -48,7 +48,8 @@ def write_bundle(
     check_target(path)
     contents = dict(zip(FILES, (predict, adapt, save(weights))))
     files = {name: {"bytes": len(content), "sha256": sha256_bytes(content)} for name, content in contents.items()}
-    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "files": files}
+    version = FORMAT_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
+    manifest = {"format": FORMAT, "format_version": version, **manifest, "files": files}
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         staging.chmod(0o755)

@@ -1,6 +1,6 @@
 """The two graphs of a bundle: adapt.onnx (one inner step) and predict.onnx, traced from the functions that trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -18,7 +18,7 @@ from gems_edge.models.layers import Statistics
 IMAGES, CLASSES = "images", "classes"
 HEAD = ("head.weight", "head.bias")
 RULE = "rule."
-_PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
+_PRIMES = tuple(n for n in range(11, 1000) if all(n % d for d in range(2, 32) if d < n))
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule) -> onnx.Model
     that multiply the gradients, as in training. What the rule carries from step to step goes in as rule.NAME and out as
     next.rule.NAME; the rest of its state, and its φ, are initialisers. Numbers of images and classes are dynamic.
     """
-    images, classes = _trace_sizes(model)
     weights = _float32(weights)
     state = rule.begin(weights)
+    images, classes = _trace_sizes(model, [*weights.values(), *state.values()])
     defaults = _float32(initial_weights(model, weights, model.spec.ways))
     weights = defaults | {name: torch.rand(classes, *defaults[name].shape[1:]) for name in HEAD}
     adapted = rule.adapted(weights)
@@ -97,7 +97,7 @@ def carried_names(rule: Rule) -> tuple[str, ...]:
 
 def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics) -> onnx.ModelProto:
     """images → logits as ONNX, with weights and normalisation statistics as initialisers; the head may be fed."""
-    images, classes = _trace_sizes(model)
+    images, classes = _trace_sizes(model, weights.values())
     spec = model.spec
     defaults = _float32(initial_weights(model, network_weights(weights), spec.ways))
     statistics = {name: statistics[name].detach().float() for name in model.statistics_names()}
@@ -143,10 +143,11 @@ def _trace(function: Callable, arguments: Sequence[Tensor], classes: tuple[int, 
     return Trace(graph, symbols)
 
 
-def _trace_sizes(model: FewShotModel) -> tuple[int, int]:
+def _trace_sizes(model: FewShotModel, tensors: Iterable[Tensor]) -> tuple[int, int]:
     """Numbers of images and classes to trace with: the tracer gives equal sizes one symbol, so no other size may equal them."""
     spec = model.spec
     taken = {spec.image_size, spec.channels, spec.feature_size, spec.ways, *spec.widths}
+    taken |= {size for tensor in tensors for size in tensor.shape}
     images, classes, *_ = (prime for prime in _PRIMES if prime not in taken)
     return images, classes
 

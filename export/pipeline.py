@@ -17,6 +17,7 @@ from gems_edge.data.mixture import (
     distribution_name,
     load_mixture,
     mixture_sampler,
+    own_specs,
     split_specs,
 )
 from gems_edge.data.tensors import Episode, EpisodeTensors, episode_tensors
@@ -29,7 +30,7 @@ from gems_edge.export.verify import verify_bundle
 from gems_edge.files import write_atomic
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig, write_config
-from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
+from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions, modes_for
 from gems_edge.meta.methods import rule_of
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import single_process, start_processes
@@ -64,7 +65,7 @@ class Reports:
 
     say: Callable[[str], None]
     training: Callable[[], AbstractContextManager] = nullcontext
-    evaluation: Callable[[str], AbstractContextManager] = lambda label: nullcontext()
+    evaluation: Callable[[str, int], AbstractContextManager] = lambda label, total: nullcontext()
 
 
 def export_run(directory: Path, output: Path, options: ExportOptions, reports: Reports) -> dict[str, Any]:
@@ -74,7 +75,10 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     does not reproduce torch's results; `output` is then what it was before.
     """
     single_process("export")
-    run = _own_run(Run(directory), options, reports)
+    run = Run(directory)
+    if options.for_data:
+        options = replace(options, for_data=own_specs(options.for_data, run.config().data))
+    run = _own_run(run, options, reports)
     config = replace(board_config(run.config()), device=options.device)
     place = start_processes(options.device).device
     model, weights = run.model(config)
@@ -88,7 +92,10 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     )
     if options.for_data and len(images.names) > 1:
         raise UserError(f"--for-data {options.for_data}: a bundle is specialised for one image set; give one")
-    sampler = mixture_sampler(images, "test", config.ways, config.shots, config.queries, options.seed)
+    task = (config.ways, config.shots, config.queries, options.seed)
+    sampler = mixture_sampler(images, "test", *task)
+    if options.for_data:  # refused before anything is trained
+        mixture_sampler(images, "val", *task)
     rule, tensors = rule_of(config), episode_tensors(images, place)
     pruned = prune(model, weights, ratio, options.round_to)
     kept = None if ticket is None else ticket_kept(model, ticket, pruned)
@@ -106,7 +113,7 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         compact = FewShotModel(pruned.spec)
 
     def accuracies(name: str, subject: Specialised) -> dict[str, Any]:
-        with reports.evaluation(f"evaluate {name}") as progress, matrix_precision("fp32"):
+        with reports.evaluation(f"evaluate {name}", options.episodes) as progress, matrix_precision("fp32"):
             return _accuracies(subject, tensors, sampler, config, options.episodes, place, progress)
 
     exported = whole = Specialised(compact, pruned.weights, rule, {})
@@ -183,7 +190,7 @@ def _specialised(
         )
         return whole
     sampler = mixture_sampler(images, "val", config.ways, config.shots, config.queries, options.seed).samplers[0]
-    with reports.evaluation(f"choices on {name}") as progress:
+    with reports.evaluation(f"choices on {name}", options.tasks) as progress, matrix_precision("fp32"):
         found = specialise(
             whole.model, whole.weights, whole.rule, config.steps, tensors, sampler, range(options.tasks), progress
         )
@@ -195,7 +202,7 @@ def _accuracies(
     progress: Callable[[int], None] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Mode → accuracy over `episodes`, spread evenly over the distributions, and each distribution's own."""
-    each, found = -(-episodes // len(sampler.samplers)), {}
+    each, found = max(2, -(-episodes // len(sampler.samplers))), {}
     for source, (name, one) in enumerate(zip(sampler.names, sampler.samplers)):
         found[name] = evaluate(
             subject.model.to(place), subject.weights, tensors, one, subject.rule, steps=[config.steps],
@@ -206,9 +213,10 @@ def _accuracies(
     protocol = {"ways": config.ways, "shots": config.shots, "steps": config.steps}
     result = {}
     for key in next(iter(found.values())):
-        parts = {name: mean_accuracy(values[key]).as_dict() for name, values in found.items()}
-        every = mean_accuracy([value for values in found.values() for value in values[key]])
-        result[key[0]] = every.as_dict() | protocol | ({"distributions": parts} if len(parts) > 1 else {})
+        parts = {name: mean_accuracy(values[key]) for name, values in found.items()}
+        result[key[0]] = mean_over_distributions(list(parts.values())).as_dict() | protocol
+        if len(parts) > 1:
+            result[key[0]]["distributions"] = {name: part.as_dict() for name, part in parts.items()}
     return result
 
 
@@ -227,7 +235,7 @@ def ticket_kept(model: FewShotModel, ticket: Ticket, pruned: Pruned) -> float:
     """Share of the weights of the run's ticket that are left after `pruned` removed channels of `model`."""
     if ticket.unit == "channel":
         return pruned.spec.backbone_weights / model.spec.backbone_weights
-    empty = {name: torch.zeros_like(tensor) for name, tensor in model.namedparameters()}
+    empty = {name: torch.zeros_like(tensor) for name, tensor in model.named_parameters()}
     ones = {name: torch.from_numpy(mask).float() for name, mask in ticket.masks.items()}
     _, left = remove_channels(model, empty | ones, pruned.kept)
     return sum(float(left[name].sum()) for name in ones) / sum(float(mask.sum()) for mask in ones.values())

@@ -31,7 +31,8 @@ def specialise(
 ) -> Specialised:  # fmt: skip
     """Freeze a BMP or MMSUP rule to what it mostly chooses on `tasks` of `sampler`.
 
-    BMP: of each step and layer the mask that most tasks have, and the geometric mean of their rates. MMSUP: a weight
+    BMP: of each step and layer the mask that most tasks have, and the geometric mean of the rates (of a layer's own rate over
+    the tasks that adapt it). MMSUP: a weight
     belongs to the subnet if it belongs to that of most tasks. `about` says what was frozen and how often the rule's own
     choice agrees. Raises UserError if nothing would be left to adapt.
     """
@@ -50,9 +51,12 @@ def specialise(
     weights = {name: weight.cpu() for name, weight in weights.items()}
     freeze = _freeze_layers if "mask" in found else _freeze_subnet
     result = freeze(model, weights, rule, found)
-    if not result.rule.adapted(result.weights):
+    moving = result.rule.adapted(result.weights)
+    # The rows of a shared head begin alike, and then nothing below it has a gradient.
+    if not moving or (model.spec.head == "shared" and not any(name.startswith("head.") for name in moving)):
+        what = "its shared head" if moving else "any layer"
         raise UserError(
-            "--for-data: on most tasks this run adapts no layer at all, so a specialised board could learn nothing; "
+            f"--for-data: on most tasks this run does not adapt {what}, so a specialised board could learn nothing; "
             "export it without --for-data, or train it longer"
         )
     return result
@@ -61,7 +65,8 @@ def specialise(
 def _freeze_layers(model: FewShotModel, weights: Weights, rule: Rule, found: dict[str, torch.Tensor]) -> Specialised:
     mask, rate = found["mask"], found["rate"]
     majority = (mask.mean(0) > 0.5).to(mask.dtype)
-    rates = majority * rate.log().mean(0).exp()
+    on = mask if rate.shape[2] > 1 else torch.ones_like(rate)
+    rates = majority * ((rate.log() * on).sum(0) / on.sum(0).clamp(min=1)).exp()
     frozen = Frozen(rule.name, rule.inner_lr, tuple(map(tuple, rates.tolist())))
     agreed = (mask == majority).to(mask.dtype).mean(0)
     about = {

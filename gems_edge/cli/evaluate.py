@@ -10,7 +10,11 @@ from gems_edge.cli.common import emit, json_option, table
 @click.command()
 @click.argument("subject", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--data", help="Images, several sets with commas; default: those of the run.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Where torchvision's data sets lie, and NAME.npz for a bare NAME.",
+)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--episodes", type=click.IntRange(2), default=600, show_default=True)
 @click.option("--ways", type=click.IntRange(2), help="Default: as trained.")

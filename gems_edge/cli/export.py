@@ -57,7 +57,11 @@ from gems_edge.cli.common import emit, json_option, say, table
     show_default=True,
     help="Where to recover and evaluate.",
 )
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie.")
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Where torchvision's data sets lie, and NAME.npz for a bare NAME.",
+)
 @json_option
 def command(
     run, ratio, output, recover_iterations, round_to, episodes, for_data, for_tasks, seed, device, data_root, as_json
@@ -78,7 +82,7 @@ def command(
 
     output = output or Path(f"{run.resolve().name}.gems")
     options = ExportOptions(ratio, recover_iterations, round_to, episodes, seed, device, data_root, for_data, for_tasks)
-    displays = Reports(say, lambda: training_progress("recover"), lambda label: counting_progress(label, episodes))
+    displays = Reports(say, lambda: training_progress("recover"), counting_progress)
     manifest = export_run(run, output, options, displays)
     document = summary(output, manifest)
     if as_json:

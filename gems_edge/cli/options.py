@@ -5,7 +5,7 @@ from dataclasses import replace
 import click
 
 from gems_edge.errors import UserError
-from gems_edge.meta.adapter_config import AdapterConfig
+from gems_edge.meta.adapter_config import OWNERS, AdapterConfig
 from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.settings import option_name, settings_of
 from gems_edge.meta.ticket_config import TicketConfig
@@ -46,10 +46,19 @@ def given_config(base: TrainConfig, options: dict) -> TrainConfig:
     if config.ticket.method == "none" and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")
         raise UserError(f"{option_name(odd)} belongs to a ticket; add --ticket mwt, pmt, … or leave it out")
-    if config.method not in ("bmp", "mmsup") and adapter:
-        odd = next(item for item in settings_of(AdapterConfig) if item.name in adapter)
-        raise UserError(f"{option_name(odd)} belongs to bmp or mmsup; add --method bmp or mmsup, or leave it out")
+    _check_adapter(config, adapter)
     return config
+
+
+def _check_adapter(config: TrainConfig, given: dict) -> None:
+    """UserError for an option that this method would not heed."""
+    options = {item.name: option_name(item) for item in settings_of(AdapterConfig)}
+    for name in given:
+        if config.method not in OWNERS[name]:
+            owners = " or ".join(OWNERS[name])
+            raise UserError(f"{options[name]} belongs to {owners}; add --method {OWNERS[name][0]}, or leave it out")
+        if name in ("keep_share", "lr") and config.adapter.keep():
+            raise UserError(f"{options[name]} is of no use with a fixed --sparsity; leave one of the two out")
 
 
 def _taken(given: dict, prefix: str) -> dict:

@@ -19,7 +19,9 @@ from gems_edge.errors import UserError
     "--config", "config_file", type=click.Path(path_type=Path), help="Start from the config.toml of another run."
 )
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie (or are downloaded to)."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Where torchvision's data sets lie (or are downloaded to), and NAME.npz for a bare NAME.",
 )
 @click.option(
     "--ticket-file", type=click.Path(path_type=Path), help="Train the ticket in this file instead of finding one."

@@ -1,8 +1,7 @@
 """Several image sets as the distributions that the tasks of one training come from (numpy only)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,18 @@ class Mixture:
 
     names: tuple[str, ...]
     sets: tuple[ImageSet, ...]
+    images: np.ndarray = field(init=False)  # uint8 [N, H, W, C] of all sets, which are parts of it: in memory once
 
-    @cached_property
-    def images(self) -> np.ndarray:
-        """uint8 [N, H, W, C] of all sets."""
-        return self.sets[0].images if len(self.sets) == 1 else np.concatenate([one.images for one in self.sets])
+    def __post_init__(self) -> None:
+        if len(self.sets) == 1:
+            object.__setattr__(self, "images", self.sets[0].images)
+            return
+        whole, start, parts = np.concatenate([one.images for one in self.sets]), 0, []
+        for one in self.sets:
+            parts.append(replace(one, images=whole[start : start + len(one.images)]))
+            start += len(one.images)
+        object.__setattr__(self, "images", whole)
+        object.__setattr__(self, "sets", tuple(parts))
 
     @property
     def inverted(self) -> bool:
@@ -109,17 +115,23 @@ def load_mixture(
     if twice:
         raise UserError(f"--data names {twice} twice; every distribution needs a name of its own")
     check_format(image_size, channels)
-    # Channels are converted here, not by the readers: whether line art is inverted is a matter of its own paper.
-    sets = [load_images(one, image_size=image_size, root=root) for one in specs]
+    # Grey images become coloured here, not in the readers: line art among photos stays inverted, as it is alone.
+    read = 1 if channels == 1 else None
+    sets = [load_images(one, image_size=image_size, channels=read, root=root) for one in specs]
     shapes = [one.images.shape[1:] for one in sets]
     size, depth = min(shape[0] for shape in shapes), channels or max(shape[2] for shape in shapes)
     if len({shape[0] for shape in shapes} | {size}) > 1:  # read again: resized once, as any later reading will
-        sets = [load_images(one, image_size=size, root=root) for one in specs]
+        sets = [load_images(one, image_size=size, channels=read, root=root) for one in specs]
     if len(set(shapes)) > 1:
         own = ", ".join(f"{name} {shape[0]}×{shape[1]}×{shape[2]}" for name, shape in zip(names, shapes))
         say(f"image sets differ ({own}): all are read as {size}×{size}×{depth} (--image-size, --channels)")
-    sets = [resized(one, None, depth) for one in sets]
-    return Mixture(names, tuple(sets))
+    return Mixture(names, tuple(resized(one, None, depth) for one in sets))
+
+
+def own_specs(spec: str, trained: str) -> str:
+    """`spec` where a bare name that one of the image sets `trained` has means that set."""
+    known = {distribution_name(one): one for one in split_specs(trained)}
+    return ",".join(one if ":" in one else known.get(one, one) for one in split_specs(spec))
 
 
 def mixture_sampler(

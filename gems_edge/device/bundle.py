@@ -14,7 +14,8 @@ from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes
 
 FORMAT = "gems-edge-bundle"
-FORMAT_VERSION = 1
+# Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Bundles without them stay version 1.
+FORMAT_VERSION, PLAIN_VERSION = 2, 1
 FILES = ("predict.onnx", "adapt.onnx", "weights.safetensors")
 # What memory and latency are predicted from.
 COSTS = (
@@ -99,9 +100,10 @@ def read_bundle(path: Path | str) -> Bundle:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path} is not a gems-edge bundle: its manifest.json has no format {FORMAT!r}")
     version = fields.whole("format_version")
-    if version != FORMAT_VERSION:
-        advice = "install a newer gems-edge" if version > FORMAT_VERSION else "export it again"
-        raise UserError(f"{path} has bundle format {version} and this gems-edge reads {FORMAT_VERSION}; {advice}")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has bundle format {version} and this gems-edge reads up to {FORMAT_VERSION}; install a newer gems-edge"
+        )
     _check_files(path, fields)
     bundle = Bundle(
         path=path,

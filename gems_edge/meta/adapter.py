@@ -53,22 +53,27 @@ def without_channels(weights: Weights, kept: Tensor) -> Weights:
 
 
 def adapter_inputs(weights: Weights, gradients: Weights, features: Tensor | None) -> Tensor:
-    """What g_φ sees, [inputs]: the mean of every weight tensor, of every gradient's magnitude, and of the support features.
+    """What g_φ sees, [inputs]: means of every weight tensor, of every gradient's magnitude and of the support features.
 
     Magnitudes, where ALFA takes plain means: a classifier's gradients sum to zero over the classes, and at the first step of
-    a shared head no other gradient is there, so that plain means would be rounding alone. Each of the three groups is brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled
-    they would not be seen. Gradients and features are constants for the meta-gradient, weights are not (as in ALFA).
+    a shared head no other gradient is there, so that plain means would be rounding alone. Each of the three groups is
+    brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled they would not be seen. Gradients and features are constants for the meta-gradient, weights are not (as in ALFA).
     A tensor without a gradient (an update rule that leaves it alone) counts as one of mean 0.
     """
     names = [name for layer in layers_of(weights).values() for name in layer]
-    means = torch.stack([weights[name].mean() for name in names])
+    means = torch.stack([_mean(weights[name]) for name in names])
     none = torch.zeros_like(means[0])
-    pushes = torch.stack([gradients[name].detach().abs().mean() if name in gradients else none for name in names])
+    pushes = torch.stack([_mean(gradients[name].detach().abs()) if name in gradients else none for name in names])
     parts = [standardised(means), standardised(pushes)]
     if features is not None:
-        maps = features.detach().unflatten(1, (feature_channels(weights), -1))
+        maps = features.detach().to(means.dtype).unflatten(1, (feature_channels(weights), -1))
         parts.append(standardised(maps.mean((0, 2))))
     return torch.cat(parts)
+
+
+def _mean(tensor: Tensor) -> Tensor:
+    """A filter at a time first: a sum over millions of float32 in a row, as some runtimes do it, loses digits."""
+    return tensor.mean((1, 2, 3)).mean() if tensor.ndim == 4 else tensor.mean()
 
 
 def standardised(values: Tensor) -> Tensor:
@@ -78,9 +83,10 @@ def standardised(values: Tensor) -> Tensor:
 
 
 def perceptron(weights: Weights, inputs: Tensor) -> Tensor:
-    """g_φ: [inputs] → [outputs]."""
-    hidden = F.relu(F.linear(inputs[None], weights[f"{ADAPTER}hidden.weight"], weights[f"{ADAPTER}hidden.bias"]))
-    return F.linear(hidden, weights[f"{ADAPTER}output.weight"], weights[f"{ADAPTER}output.bias"])[0]
+    """g_φ: [inputs] → [outputs]. Never in a lower precision: what it decides is what the board, in float32, decides."""
+    with torch.autocast(inputs.device.type, enabled=False):
+        hidden = F.relu(F.linear(inputs[None], weights[f"{ADAPTER}hidden.weight"], weights[f"{ADAPTER}hidden.bias"]))
+        return F.linear(hidden, weights[f"{ADAPTER}output.weight"], weights[f"{ADAPTER}output.bias"])[0]
 
 
 class StraightThrough(torch.autograd.Function):

@@ -6,6 +6,11 @@ from gems_edge.errors import UserError
 from gems_edge.meta.settings import check_settings, setting
 
 LEARNED = "learned"
+# The methods that a setting belongs to.
+OWNERS = {
+    "no_task_feature": ("bmp",), "rate": ("bmp",), "mask_logit": ("bmp",), "keep_share": ("mmsup",), "sparsity": ("mmsup",),
+    "lr": ("bmp", "mmsup"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

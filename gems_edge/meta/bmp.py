@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gems_edge.meta.adapter import StraightThrough, adapter_inputs, by_layer, initial_adapter, input_size, perceptron
-from gems_edge.meta.rules import Move, State
-from gems_edge.models.fewshot import ADAPTER, Weights, layers_of
+from gems_edge.meta.rules import Move, State, network_names
+from gems_edge.models.fewshot import Weights, layers_of
 
 # softplus(_ONE) = 1
 _ONE = math.log(math.e - 1)
@@ -38,7 +38,7 @@ class BMP:
         return initial_adapter(input_size(weights, self.task_feature), outputs)
 
     def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if not name.startswith(ADAPTER))
+        return network_names(names)
 
     def begin(self, weights: Weights) -> State:
         return {}

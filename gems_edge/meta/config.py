@@ -68,6 +68,8 @@ class TrainConfig:
             raise UserError("--inner-lr and --lr must be above 0")
         if self.method == "multi-maml" and self.ticket.method != "none":
             raise UserError("--ticket with multi-maml: find a ticket of each distribution's own maml run instead")
+        if self.method == "multi-maml" and self.data_weights:
+            raise UserError("--data-weights with multi-maml: every distribution has a model of its own; leave it out")
         if self.method == "boil" and self.head == "shared":
             raise UserError("boil never moves the head, so a shared row scores every class alike; add --head per-class")
 

@@ -34,6 +34,15 @@ def mean_accuracy(per_episode: Sequence[float]) -> Accuracy:
     return Accuracy(float(values.mean()), float(1.96 * deviation / math.sqrt(len(values))), len(values))
 
 
+def mean_over_distributions(accuracies: Sequence[Accuracy]) -> Accuracy:
+    """Each distribution counts alike; the interval is that of their episodes alone. `episodes`: of each."""
+    count = len(accuracies)
+    return Accuracy(
+        sum(one.accuracy for one in accuracies) / count, math.hypot(*(one.ci95 for one in accuracies)) / count,
+        accuracies[0].episodes,
+    )  # fmt: skip
+
+
 def modes_for(trained: str) -> tuple[str, ...]:
     """The modes that a model can be evaluated in: a group-normalised one in its own, the others in both batch modes."""
     return ("group",) if trained == "group" else ("support", "transductive")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gems_edge.errors import UserError
 from gems_edge.meta.adapter import Below, adapter_inputs, by_layer, initial_adapter, input_size, perceptron, ranks
-from gems_edge.meta.rules import Move, State
+from gems_edge.meta.rules import Move, State, network_names
 from gems_edge.models.fewshot import ADAPTER, Weights, layers_of
 
 KEEP, RANK = "keep", "rank."
@@ -49,7 +49,7 @@ class MMSUP:
         return initial_adapter(input_size(weights, False), torch.full((layers,), start))
 
     def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if not name.startswith(ADAPTER))
+        return network_names(names)
 
     def begin(self, weights: Weights) -> State:
         """Ranks of the weights, and no choice yet."""

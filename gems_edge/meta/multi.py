@@ -7,6 +7,7 @@ from typing import Any
 from gems_edge.data.mixture import split_specs
 from gems_edge.errors import UserError
 from gems_edge.meta.config import TrainConfig
+from gems_edge.meta.evaluate import Accuracy, mean_over_distributions
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.train import Progress, Say, check_directory, prepare, resolve, train
@@ -41,12 +42,10 @@ def train_multi(
         )  # fmt: skip
     if processes is None:
         started.leave()
-    count = len(found)
-    return {
-        "iteration": found[-1]["iteration"],
-        "accuracy": sum(best["accuracy"] for best in found) / count,
-        "ci95": sum(best["ci95"] ** 2 for best in found) ** 0.5 / count,
-    }
+    mean = mean_over_distributions(
+        [Accuracy(best["accuracy"], best["ci95"], config.validation_episodes) for best in found]
+    )
+    return {"iteration": found[-1]["iteration"], "accuracy": mean.accuracy, "ci95": mean.ci95}
 
 
 def as_maml(config: TrainConfig, spec: str) -> TrainConfig:

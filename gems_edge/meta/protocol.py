@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ from gems_edge.data.mixture import (
     distribution_name,
     load_mixture,
     mixture_sampler,
+    own_specs,
     split_specs,
 )
 from gems_edge.device.learner import Learner
 from gems_edge.errors import UserError
-from gems_edge.meta.evaluate import Accuracy, check_mode, mean_accuracy, modes_for
+from gems_edge.meta.evaluate import check_mode, mean_accuracy, mean_over_distributions, modes_for
+from gems_edge.meta.overlap import overlap
 
 Progress = Callable[[int], None]
 # (normalisation mode, inner steps) → right queries of every episode.
@@ -79,11 +80,15 @@ def evaluate_run(
     mode = check_mode(config.normalization, protocol.normalization or config.normalization)
     ways = protocol.ways or config.ways
     _check_ways(config.head, config.ways, ways)
+    if not run.complete():
+        raise UserError(
+            f"{directory} has not trained every distribution yet; go on with gems-edge train --resume -o {directory}"
+        )
     subjects = {name: (part.config(), *part.model()) for name, part in (run.distributions() or {"": run}).items()}
     place = start_processes(device).device
     if place.type == "cpu":
         keep_freed_memory()
-    data = protocol.data or config.data
+    data = own_specs(protocol.data, config.data) if protocol.data else config.data
     images = load_mixture(data, image_size=config.image_size, channels=config.channels, root=protocol.root)
     sampler = protocol.sampler(images, config.ways, config.shots, config.queries)
     tensors, steps = episode_tensors(images, place), protocol.step_counts(config.steps)
@@ -114,17 +119,6 @@ def evaluate_run(
         if "keep" in means[0]:
             document["overlap"] = overlap({name: one["keep"][0] for name, one in zip(images.names, means)})
     return document
-
-
-def overlap(keep: dict[str, Sequence[float]]) -> dict[str, list[float]]:
-    """ "a|b" → per layer, what the mean subnets of two distributions share, over what either has.
-
-    Subnets of one θ lie inside each other, so that is the smaller kept share over the larger.
-    """
-    return {
-        f"{a}|{b}": [round(min(x, y) / max(x, y), 4) if max(x, y) else 1.0 for x, y in zip(keep[a], keep[b])]
-        for a, b in combinations(keep, 2)
-    }
 
 
 def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Progress | None = None) -> dict[str, Any]:
@@ -172,7 +166,7 @@ def report(found: Sequence[Found], mode: str, steps: int, sampler: MixtureSample
     """Headline figure (`mode` after `steps`) and the table of all modes and step counts; with several distributions means
     over them, whose interval is that of their episodes. Each distribution's own figures are under its name."""
     tables = [{key: mean_accuracy(values) for key, values in one.items()} for one in found]
-    means = {key: _mean([one[key] for one in tables]) for key in tables[0]}
+    means = {key: mean_over_distributions([one[key] for one in tables]).as_dict() for key in tables[0]}
     first: EpisodeSampler = sampler.samplers[0]
     protocol = {
         "ways": first.ways,
@@ -188,16 +182,6 @@ def report(found: Sequence[Found], mode: str, steps: int, sampler: MixtureSample
             name: one[mode, steps].as_dict() | {"table": _rows({key: a.as_dict() for key, a in one.items()})}
             for name, one in zip(sampler.names, tables)
         }
-    }
-
-
-def _mean(accuracies: Sequence[Accuracy]) -> dict[str, Any]:
-    """Each distribution counts alike."""
-    count = len(accuracies)
-    return {
-        "accuracy": sum(one.accuracy for one in accuracies) / count,
-        "ci95": sum(one.ci95**2 for one in accuracies) ** 0.5 / count,
-        "episodes": accuracies[0].episodes,
     }
 
 

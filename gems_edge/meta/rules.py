@@ -6,7 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gems_edge.models.fewshot import ADAPTER, Weights
+from gems_edge.models.fewshot import Weights
+from gems_edge.models.spec import ADAPTER
 
 # method → (moves the backbone, moves the head)
 PARTS = {"maml": (True, True), "anil": (False, True), "boil": (True, False)}
@@ -49,6 +50,11 @@ class Rule(Protocol):
         """Weights by name → 1 where the task's meta-gradient may move them, else 0; what is not named moves everywhere."""
 
 
+def network_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Without φ."""
+    return tuple(name for name in names if not name.startswith(ADAPTER))
+
+
 @dataclass(frozen=True)
 class UpdateRule:
     """Gradient descent on the support loss, θ ← θ − α∇L(θ; S), over the part of the network that the method adapts.
@@ -65,7 +71,7 @@ class UpdateRule:
 
     def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
         backbone, head = PARTS[self.name]
-        return tuple(n for n in names if not n.startswith(ADAPTER) and (head if n.startswith("head.") else backbone))
+        return tuple(n for n in network_names(names) if (head if n.startswith("head.") else backbone))
 
     def begin(self, weights: Weights) -> State:
         return {}

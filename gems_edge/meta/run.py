@@ -125,6 +125,10 @@ class Run:
     def _kept_file(self, iteration: int) -> Path:
         return self.kept_path / f"{iteration}.safetensors"
 
+    def complete(self) -> bool:
+        """Whether every distribution of a multi-maml run has weights; true for any other run."""
+        return all(part.weights_path.exists() for part in self.distributions().values())
+
     def spent(self) -> dict[str, float]:
         """Seconds of wall clock and of processor time that training has taken so far, as the last log line says."""
         if self.config_path.exists() and (parts := self.distributions()):

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from gems_edge.data.mixture import Mixture, load_mixture, located, mixture_sampler
-from gems_edge.data.tensors import Episode, episode_tensors
+from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.config import TrainConfig, as_values, kept_iterations, write_config
-from gems_edge.meta.evaluate import evaluate, mean_accuracy, support_of
-from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot
+from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions
+from gems_edge.meta.logbook import Logbook
 from gems_edge.meta.methods import rule_of
+from gems_edge.meta.outer import learning_rate, make_optimizer, meta_loss
 from gems_edge.meta.precision import autocast, matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
-from gems_edge.meta.rules import Rule
 from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
-from gems_edge.meta.tally import MetaTask, Tally, details
-from gems_edge.models.fewshot import ADAPTER, FewShotModel, Weights
+from gems_edge.meta.tally import Tally, details
+from gems_edge.models.fewshot import Weights
 from gems_edge.models.spec import parse_widths
 
 # Called with one record per logged iteration or validation, as in metrics.jsonl, plus "iterations" in all.
@@ -58,23 +58,6 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = lambda lin
     resolved = replace(config, data=data, image_size=size, channels=channels, widths=widths, ticket=ticket)
     resolved.model_spec()  # refuses what does not fit together
     return resolved, images
-
-
-def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: Rule) -> MetaTask:
-    """Query loss and accuracy of one task after the inner loop, differentiable in `weights`."""
-    support = support_of(episode, config.ways)
-    trajectory = adapt(model, weights, support, rule, config.steps, differentiable=not config.first_order)
-    logits = classify(model, trajectory.adapted, episode.query_images, support, config.normalization)
-    loss = cross_entropy(logits, one_hot(episode.query_labels, config.ways, logits.dtype))
-    return MetaTask(loss, (logits.argmax(1) == episode.query_labels).float().mean(), trajectory)
-
-
-def learning_rate(config: TrainConfig, iteration: int) -> float:
-    """Constant, or half a cosine from `lr` to 1 % of it."""
-    if config.schedule == "constant":
-        return config.lr
-    share = iteration / max(1, config.iterations)
-    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def train(
@@ -148,16 +131,6 @@ def _first_difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[s
     return _first_difference(there, here) if isinstance(there, dict) and there and here else (name, there, here)
 
 
-def _optimizer(weights: Weights, config: TrainConfig) -> torch.optim.Adam:
-    """Adam over the network and, at a rate of its own, the update rule's φ."""
-    network = [weight for name, weight in weights.items() if not name.startswith(ADAPTER)]
-    adapter = [weight for name, weight in weights.items() if name.startswith(ADAPTER)]
-    groups = [{"params": network, "share": 1.0}]
-    if adapter:
-        groups.append({"params": adapter, "share": (config.adapter.lr or config.lr) / config.lr})
-    return torch.optim.Adam(groups, lr=config.lr)
-
-
 class Trainer:
     """State of one training: model, optimiser, where it stands."""
 
@@ -179,9 +152,8 @@ class Trainer:
         self.weights = {name: weight.clone().requires_grad_() for name, weight in start.items()}
         self.kept = kept_iterations(config.keep, config.iterations)
         self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
-        self.optimizer = _optimizer(self.weights, config)
+        self.optimizer = make_optimizer(self.weights, config)
         self.iteration, self.best = 0, {}
-        self._board = None
 
     def train(self) -> dict[str, Any]:
         config = self.config
@@ -221,8 +193,7 @@ class Trainer:
         if not self.best and not stop:  # 0 iterations: the initial weights are the run's
             self._validate()
             self._save()
-        if self._board:
-            self._board.close()
+        self.book.close()
         self.processes.wait()
         return self.best
 
@@ -269,7 +240,7 @@ class Trainer:
     def _validate(self) -> None:
         config, sampler = self.config, self.validation
         mode, key = config.normalization, (config.normalization, config.steps)
-        each = -(-config.validation_episodes // len(sampler.names))
+        each = max(2, -(-config.validation_episodes // len(sampler.names)))
         everyone = torch.zeros(len(sampler.names), each, dtype=torch.float64, device=self.processes.device)
         choices_of = []
         for source, one in enumerate(sampler.samplers):
@@ -284,8 +255,9 @@ class Trainer:
             self.processes.sum_(choices.tensors())
             choices_of.append(choices.means())
         self.processes.sum_([everyone])
-        result = mean_accuracy(everyone.flatten().tolist())
-        values = {name: mean_accuracy(row).as_dict() for name, row in zip(sampler.names, everyone.tolist())}
+        found = {name: mean_accuracy(row) for name, row in zip(sampler.names, everyone.tolist())}
+        result = mean_over_distributions(list(found.values()))
+        values = {name: one.as_dict() for name, one in found.items()}
         record = {"iteration": self.iteration, "accuracy": result.accuracy, "ci95": result.ci95}
         chosen = dict(zip(sampler.names, choices_of)) if any(choices_of) else {}
         self._log("validation", accuracy=result.accuracy, ci95=result.ci95, **details(values, chosen, self.weights))
@@ -295,30 +267,14 @@ class Trainer:
                 self.run.save_weights(self.weights)
 
     def _log(self, kind: str, **values: Any) -> None:
-        if not self.processes.first:
-            return
-        spent = {"seconds": time.perf_counter() - self.clock, "cpu_seconds": time.process_time() - self.cpu_clock}
-        spent = {name: round(self.before.get(name, 0.0) + value, 3) for name, value in spent.items()}
-        record = {"kind": kind, "iteration": self.iteration, **values, **spent, "time": round(time.time(), 3)}
-        self.run.log(record)
-        for name in ("loss", "accuracy", "lr", "overlap"):
-            if name in values:
-                self._tensorboard().add_scalar(f"{kind}/{name}", values[name], self.iteration)
-        for name, parts in values.get("distributions", {}).items():
-            self._tensorboard().add_scalar(f"{kind}/accuracy of {name}", parts["accuracy"], self.iteration)
-        if self.progress:
-            self.progress(record | {"iterations": self.config.iterations})
+        if self.processes.first:
+            record = self.book.write(kind, self.iteration, values)
+            if self.progress:
+                self.progress(record | {"iterations": self.config.iterations})
 
     def _keep(self) -> None:
         if self.iteration in self.kept and self.processes.first:
             self.run.save_kept(self.iteration, self.weights)
-
-    def _tensorboard(self):
-        if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self.run.directory / "tensorboard"), purge_step=self.iteration)
-        return self._board
 
     def _save(self) -> None:
         if not self.processes.first:
@@ -334,7 +290,7 @@ class Trainer:
         if self.processes.first:
             self.run.cut_metrics(checkpoint.metrics_bytes if checkpoint else 0)
         self.processes.wait()
-        self.before, self.clock, self.cpu_clock = self.run.spent(), time.perf_counter(), time.process_time()
+        self.book = Logbook(self.run, 0 if checkpoint is None else checkpoint.iteration)
         if checkpoint is None:
             return
         self.iteration, self.best = checkpoint.iteration, checkpoint.best

@@ -12,13 +12,12 @@ from torch.func import functional_call
 
 from gems_edge.models.backbones import BACKBONE_CLASSES
 from gems_edge.models.layers import Normalization, NormPass, Statistics
-from gems_edge.models.spec import ModelSpec
+from gems_edge.models.spec import ADAPTER, ModelSpec
 from gems_edge.models.ticket import Masks
 
 # Every tensor of a model by its name, as state_dict() names them. Meta-parameters of an update rule travel in the same
 # dictionary; their names begin with ADAPTER.
 Weights = dict[str, Tensor]
-ADAPTER = "adapter."
 # blocks.0.conv and blocks.0.norm are one layer, as are blocks.0.conv2 and blocks.0.norm2.
 _KIND = re.compile(r"(conv|norm)(?=\d?$)")
 

@@ -6,6 +6,8 @@ from gems_edge.errors import UserError
 
 NORMALIZATIONS = ("transductive", "support", "group")
 HEADS = ("per-class", "shared")
+# Names of an update rule's meta-parameters, which travel with a model's weights, begin with this.
+ADAPTER = "adapter."
 # Output channels of every 3×3 convolution, in order. ResNet-12 has three a block; the block's skip has the third's.
 FULL_WIDTHS = {"conv4": (64,) * 4, "resnet12": (64,) * 3 + (128,) * 3 + (256,) * 3 + (512,) * 3}
 BACKBONES = tuple(FULL_WIDTHS)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
-from gems_edge.models.spec import ModelSpec
+from gems_edge.models.spec import ADAPTER, ModelSpec
 
 # bool arrays by name, True where kept. Weight tickets: the shape of each weight, by its name in the model, in forward
 # order, head last. Channel tickets: [channels] of each 3×3 convolution, by "widths.N" in the order of ModelSpec.widths.
@@ -62,7 +62,7 @@ def maskable(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
 
     Meta-parameters of an update rule ("adapter.…") are not the network's.
     """
-    return tuple(name for name, shape in shapes.items() if len(shape) >= 2 and not name.startswith("adapter."))
+    return tuple(name for name, shape in shapes.items() if len(shape) >= 2 and not name.startswith(ADAPTER))
 
 
 def check_fits(ticket: Ticket, spec: ModelSpec, where: Path | str) -> Ticket:

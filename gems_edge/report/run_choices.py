@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from gems_edge.meta.overlap import overlap
 from gems_edge.report import gems_plots as plots
 from gems_edge.report.numbers import accuracy_text
 from gems_edge.report.page import Block, Picture, Section, Table
 
 _MASK = (
-    "Share of the validation tasks in which a layer adapts at an inner step: 1 in every task, 0 in none. A layer that is 0 "
-    "everywhere is frozen by gems-edge export --for-data."
+    "Share of the validation tasks in which a layer adapts at an inner step: 1 in every task, 0 in none. What is 0.5 "
+    "or less is frozen by gems-edge export --for-data."
 )
+_OVERLAP = "What two distributions' mean subnets share of what either has, per layer."
 _KEEP = "Share of each layer's weights that adapt, mean over the validation tasks."
 
 
@@ -32,6 +34,10 @@ def choice_section(lines: Sequence[Mapping[str, Any]], name: str) -> Section | N
     else:
         maps = {"kept": np.array([choice["keep"][0] for choice in found.values()]).T}
         blocks.append(Picture(plots.share_maps({"": maps}, layers, list(found), "kept"), _KEEP))
+        shared = overlap({one: choice["keep"][0] for one, choice in found.items()})
+        if shared:
+            rows = tuple((pair.replace("|", " and "), *(f"{x:.2f}" for x in shares)) for pair, shares in shared.items())
+            blocks.append(Table(("subnets of", *layers), rows, _OVERLAP, frozenset(range(1, len(layers) + 1))))
     return Section(f"What it adapts: {name}", tuple(blocks))
 
 

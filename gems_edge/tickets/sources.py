@@ -77,6 +77,10 @@ def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None
         raise UserError(f"{output} is a directory; give a file to write, such as NAME.ticket")
     run = Run(place)
     config = run.config()
+    if config.method == "multi-maml":
+        raise UserError(
+            f"{place} holds a run for each distribution; name one of them: {', '.join(str(p.directory) for p in run.distributions().values())}"
+        )
     if config.ticket.method != "none":
         raise UserError(f"{place} trained a ticket already; its file is {run.ticket_path}")
     from_trained = replace(settings, dense_run=str(place.absolute())) if settings.needs_trained else settings

@@ -13,8 +13,8 @@ from gems_edge.cost.flops import ADAPTED, Work, book, densities_of, layer_names
 from gems_edge.data.tensors import Episode
 from gems_edge.errors import UserError
 from gems_edge.meta.config import TrainConfig
+from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules import PARTS, UpdateRule
-from gems_edge.meta.train import meta_loss
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 

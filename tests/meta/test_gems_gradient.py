@@ -14,7 +14,7 @@ from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode  # noqa: E4
 from gems_edge.meta.adapter_config import AdapterConfig  # noqa: E402
 from gems_edge.meta.config import TrainConfig  # noqa: E402
 from gems_edge.meta.methods import rule_of  # noqa: E402
-from gems_edge.meta.train import meta_loss  # noqa: E402
+from gems_edge.meta.outer import meta_loss  # noqa: E402
 from gems_edge.models.fewshot import FewShotModel  # noqa: E402
 
 LR, STEPS = 0.1, 3

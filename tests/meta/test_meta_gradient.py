@@ -11,8 +11,8 @@ import reference  # noqa: E402
 
 from gems_edge.data.tensors import Episode  # noqa: E402
 from gems_edge.meta.config import TrainConfig  # noqa: E402
+from gems_edge.meta.outer import meta_loss  # noqa: E402
 from gems_edge.meta.rules import UpdateRule  # noqa: E402
-from gems_edge.meta.train import meta_loss  # noqa: E402
 from gems_edge.models.fewshot import FewShotModel  # noqa: E402
 
 WAYS, SHOTS, QUERIES = 3, 2, 4
