@@ -50,16 +50,20 @@ def specialise(
     model.cpu()
     weights = {name: weight.cpu() for name, weight in weights.items()}
     freeze = _freeze_layers if "mask" in found else _freeze_subnet
-    result = freeze(model, weights, rule, found)
-    moving = result.rule.adapted(result.weights)
-    # The rows of a shared head begin alike, and then nothing below it has a gradient.
-    if not moving or (model.spec.head == "shared" and not any(name.startswith("head.") for name in moving)):
+    return check_learns(freeze(model, weights, rule, found))
+
+
+def check_learns(found: Specialised) -> Specialised:
+    """`found`, or UserError if nothing in it would ever move."""
+    moving, head = found.rule.adapted(found.weights), found.model.spec.head
+    # The rows of a shared head begin alike, and as long as they are nothing below them has a gradient.
+    if not moving or (head == "shared" and not any(name.startswith("head.") for name in moving)):
         what = "its shared head" if moving else "any layer"
         raise UserError(
             f"--for-data: on most tasks this run does not adapt {what}, so a specialised board could learn nothing; "
             "export it without --for-data, or train it longer"
         )
-    return result
+    return found
 
 
 def _freeze_layers(model: FewShotModel, weights: Weights, rule: Rule, found: dict[str, torch.Tensor]) -> Specialised:

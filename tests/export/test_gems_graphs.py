@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_graphs import as_float64, made, pictures  # noqa: E402
 
 from gems_edge.device.runtime import Session  # noqa: E402
+from gems_edge.errors import UserError  # noqa: E402
 from gems_edge.export.graphs import RULE, adapt_graph, carried_names  # noqa: E402
 from gems_edge.export.specialise import specialise  # noqa: E402
 from gems_edge.meta.bmp import BMP  # noqa: E402
@@ -150,3 +151,28 @@ def test_freezing_takes_the_majority(name):
     support = support_of(tensors.episode(sampler.draw(0, 0)), 5)
     ends = adapt(found.model, detached(found.weights), support, found.rule, STEPS).adapted
     assert all(torch.isfinite(value).all() for value in ends.values())
+
+
+def test_as_many_steps_as_the_tracer_counts_images():
+    """11 and 13 are the first sizes that the tracer would take for the images; the table of rates has them too."""
+    model, weights = made("conv4", "per-class", "support", 28)
+    rule = Frozen("bmp", 0.1, tuple((0.0, 0.0, 0.0, 0.01 * step, 0.1) for step in range(11)))
+    graph = adapt_graph(model, weights, rule)
+    labels = torch.arange(5)
+    support = Support(pictures(5, 3, 28).double(), one_hot(labels, 5, torch.float64))
+    trajectory = adapt(copy.deepcopy(model).double(), as_float64(weights), support, rule, 12)
+    assert max(loop(graph, rule, trajectory, support)) < 1e-3
+
+
+def test_a_shared_head_that_would_never_move_is_refused():
+    from gems_edge.export.specialise import _freeze_layers, check_learns
+
+    rule = BMP(0.1)
+    model, weights = made("conv4", "shared", "support", 28)
+    found = {"mask": torch.tensor([[[0.0, 1.0, 1.0, 1.0, 0.0]]]), "rate": torch.full((1, 1, 1), 0.1)}
+    frozen = _freeze_layers(model, weights | rule.initial(weights), rule, found)
+    with pytest.raises(UserError, match="shared head"):
+        check_learns(frozen)
+    found["mask"][0, 0] = 0
+    with pytest.raises(UserError, match="any layer"):
+        check_learns(_freeze_layers(model, weights | rule.initial(weights), rule, found))
