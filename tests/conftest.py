@@ -1,5 +1,8 @@
-"""Fixtures that several rooms share: the real command line, one glyph cache, one small trained run and its bundle."""
+"""Fixtures that several rooms share: the real command line, one glyph cache, one small trained run and its bundle, runs on
+two image sets."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -7,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gems_runs import OPTIONS, TWO_SETS
+from image_sets import write_image_sets
 from small_settings import SMALL
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -44,6 +49,58 @@ def cli(environment) -> Callable[..., subprocess.CompletedProcess]:
         return result
 
     return call
+
+
+@pytest.fixture(scope="session")
+def cli_here(environment) -> Callable[..., subprocess.CompletedProcess]:
+    """As `cli`, in this process, because a process of its own spends most of its time importing torch."""
+    import torch
+
+    from gems_edge.cli.main import main
+
+    def call(*arguments, code: int = 0) -> subprocess.CompletedProcess:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
+            patch.setenv("MPLCONFIGDIR", environment["GEMS_EDGE_CACHE"])
+            patch.setattr(sys, "argv", ["gems-edge", *map(str, arguments)])
+            ended = 0
+            try:
+                main()
+            except SystemExit as end:
+                ended = end.code
+        assert ended == code, f"exit code {ended}\n{out.getvalue()}\n{err.getvalue()}"
+        if code == 2:
+            said = [line for line in err.getvalue().splitlines() if not line.startswith("find ticket ")]
+            assert len(said) == 1, err.getvalue()
+        return subprocess.CompletedProcess(arguments, ended, out.getvalue(), err.getvalue())
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield call
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def image_sets(environment, tmp_path_factory) -> Path:
+    """A directory with the image sets of tests/image_sets.py as NAME.npz: `--data ink,tint --data-root` it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
+        return write_image_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="session")
+def two_set_run(cli_here, image_sets, tmp_path_factory) -> Callable[..., Path]:
+    """`two_set_run("bmp")`: a tiny run of that method on ink and tint, trained once; look, don't touch."""
+    place = tmp_path_factory.mktemp("two-sets")
+
+    def run(method: str) -> Path:
+        if not (place / method).exists():
+            options = (*TWO_SETS, *OPTIONS.get(method, ()), "--data-root", image_sets, "--method", method)
+            cli_here("train", *options, "-o", place / method)
+        return place / method
+
+    return run
 
 
 @pytest.fixture(scope="session")

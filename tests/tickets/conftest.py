@@ -1,43 +1,20 @@
 """The command line in this process, and tiny trainings of tickets, each done once."""
 
-import contextlib
-import io
-import sys
-
 import pytest
-import torch
 from ticket_runs import DENSE, OPTIONS, TINY
 
-from gems_edge.cli.main import main
 from gems_edge.meta.run import Run
 
 
 @pytest.fixture(scope="session")
-def gems(environment):
-    """`gems("train", …)`: the command line in this process, because a process of its own spends most of its time importing
-    torch. `code` is the exit code that it must have."""
+def gems(cli_here):
+    """`gems("train", …)`: stdout of the command line in this process, or stderr if `code`, its exit code, is not 0."""
 
     def call(*arguments, code=0):
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            patch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
-            patch.setenv("MPLCONFIGDIR", environment["GEMS_EDGE_CACHE"])
-            patch.setattr(sys, "argv", ["gems-edge", *map(str, arguments)])
-            ended = 0
-            try:
-                main()
-            except SystemExit as end:
-                ended = end.code
-        assert ended == code, f"exit code {ended}\n{out.getvalue()}\n{err.getvalue()}"
-        if code == 2:
-            said = [line for line in err.getvalue().splitlines() if not line.startswith("find ticket ")]
-            assert len(said) == 1, err.getvalue()
-        return out.getvalue() if code == 0 else err.getvalue()
+        result = cli_here(*arguments, code=code)
+        return result.stdout if code == 0 else result.stderr
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield call
-    torch.set_num_threads(threads)
+    return call
 
 
 @pytest.fixture(scope="session")
