@@ -20,9 +20,10 @@ from test_training import records  # noqa: E402
 
 from gems_edge.meta.adapter_config import AdapterConfig  # noqa: E402
 from gems_edge.meta.config import TrainConfig, read_config  # noqa: E402
+from gems_edge.meta.outer import meta_loss  # noqa: E402
 from gems_edge.meta.processes import start_processes  # noqa: E402
 from gems_edge.meta.run import Run, seeded_weights  # noqa: E402
-from gems_edge.meta.train import Trainer, meta_loss, resolve, train  # noqa: E402
+from gems_edge.meta.train import Trainer, resolve, train  # noqa: E402
 from gems_edge.models.ticket import load_ticket  # noqa: E402
 
 NAMES = ["ink", "tint"]
