@@ -62,6 +62,11 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
         from gems_edge.meta.multi import train_multi as train
     if ticket_file and config.ticket.method == "none":
         raise UserError("--ticket-file needs --ticket: the method that made the file (see gems-edge ticket show)")
+    if config.method == "mmsup" and config.head == "shared" and not config.adapter.keep():
+        say(
+            "mmsup chooses at the first step, where only the head of --head shared has a gradient: it will choose alike for "
+            "every task; --head per-class lets it see them"
+        )
     if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
         train(Run(output), config, resume=resume, root=data_root)
         return
