@@ -1,5 +1,6 @@
 """Options of the small training run that many tests share, and how to start one on two processes."""
 
+import signal
 import sys
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gems_edge")
@@ -9,3 +10,8 @@ SMALL = (
     "--data", "glyphs", "--widths", "32", "--steps", "2", "--inner-lr", "0.1", "--meta-batch", "4", "--queries", "5",
     "--validate-every", "20", "--validation-episodes", "10", "--checkpoint-every", "7", "--device", "cpu",
 )  # fmt: skip
+
+
+def hear_ctrl_c() -> None:
+    """In a child before it starts: what a shell runs in the background ignores SIGINT, and so would the child."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

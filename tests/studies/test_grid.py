@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_settings import hear_ctrl_c
 
 from gems_edge.errors import MachineError, UserError
 from gems_edge.studies import grid
@@ -181,7 +182,9 @@ def start_sleeping_grid(tmp_path: Path, program, **options) -> subprocess.Popen:
         "cells = [Cell('quick', {'x': 1}), Cell('a', {'x': 2, 'sleep': 60}), Cell('b', {'x': 3, 'sleep': 60})]\n"
         f"run_grid(Path({str(tmp_path / 'grid')!r}), cells, GridOptions(jobs=2, program={program!r}, **{options!r}), print)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     places = [tmp_path / "grid" / "cells" / name for name in ("quick/result.json", "a/pid", "b/pid")]
     try:
         wait_for(lambda: all(place.exists() and place.stat().st_size for place in places))

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_settings import hear_ctrl_c
 
 CUT = ("reproduce", "tickets", "--preset", "tiny", "--ratio", "0.8", "--jobs", "1")
 METHODS = ("--method", "mwt", "--method", "pmt", "--method", "rm")
@@ -109,7 +110,9 @@ def test_a_failure_leaves_the_page(cli, tmp_path):
 
 def test_an_interrupt_leaves_the_page(environment, tmp_path):
     command = [sys.executable, "-m", "gems_edge", *CUT, "--method", "rm", "-o", str(tmp_path)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     end = time.monotonic() + 60
     while not (log := tmp_path / "cells" / "glyphs" / "rm-0.8-s1" / "log.txt").exists():
         assert time.monotonic() < end and process.poll() is None
