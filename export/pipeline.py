@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from gems_edge.cost.graph import adapt_peak, describe
+from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.mixture import (
-    Mixture,
     MixtureSampler,
     distribution_name,
     load_mixture,
@@ -92,10 +92,10 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     )
     if options.for_data and len(images.names) > 1:
         raise UserError(f"--for-data {options.for_data}: a bundle is specialised for one image set; give one")
-    task = (config.ways, config.shots, config.queries, options.seed)
-    sampler = mixture_sampler(images, "test", *task)
-    if options.for_data:  # refused before anything is trained
-        mixture_sampler(images, "val", *task)
+    protocol = (config.ways, config.shots, config.queries, options.seed)
+    sampler = mixture_sampler(images, "test", *protocol)
+    # Made here, so that images that cannot give it are refused before anything is trained.
+    choosing = mixture_sampler(images, "val", *protocol).samplers[0] if options.for_data else None
     rule, tensors = rule_of(config), episode_tensors(images, place)
     pruned = prune(model, weights, ratio, options.round_to)
     kept = None if ticket is None else ticket_kept(model, ticket, pruned)
@@ -117,14 +117,14 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
             return _accuracies(subject, tensors, sampler, config, options.episodes, place, progress)
 
     exported = whole = Specialised(compact, pruned.weights, rule, {})
-    if options.for_data:
-        exported = _specialised(whole, config, images, tensors, options, reports)
+    if choosing is not None:
+        exported = _specialised(whole, config, tensors, images.names[0], choosing, options, reports)
     reports.say(f"accuracy over {options.episodes} test episodes of {', '.join(images.names)} …")
     before = accuracies("the run", Specialised(model, weights, rule, {}))
     after = accuracies("what is exported", exported) if ratio or exported.about else before
     compact, learned, rule = exported.model, exported.weights, exported.rule
     episodes = [sampler.draw(0, task, VERIFIED_EPISODES)[1] for task in range(VERIFIED_EPISODES)]
-    statistics = _start_statistics(compact, learned, episode_tensors(images).episode(episodes[0]))
+    statistics = _start_statistics(compact, learned, tensors.episode(episodes[0]))
     adapt = adapt_graph(compact, learned, rule)
     predict = predict_graph(compact, learned, statistics)
     manifest = {
@@ -176,11 +176,10 @@ def _own_run(run: Run, options: ExportOptions, reports: Reports) -> Run:
 
 
 def _specialised(
-    whole: Specialised, config: TrainConfig, images: Mixture, tensors: EpisodeTensors, options: ExportOptions,
-    reports: Reports,
+    whole: Specialised, config: TrainConfig, tensors: EpisodeTensors, name: str, sampler: EpisodeSampler,
+    options: ExportOptions, reports: Reports,
 ) -> Specialised:  # fmt: skip
     """What the run decides for --for-data, frozen; as it is where its method decides nothing."""
-    (name,) = images.names
     seen = name in map(distribution_name, split_specs(config.data))
     if not seen:
         reports.say(f"{name} is none of the run's image sets ({config.data}): frozen for a distribution it never saw")
@@ -189,7 +188,6 @@ def _specialised(
             f"{config.method} adapts the same for every task: --for-data freezes nothing, it names the test set"
         )
         return whole
-    sampler = mixture_sampler(images, "val", config.ways, config.shots, config.queries, options.seed).samplers[0]
     with reports.evaluation(f"choices on {name}", options.tasks) as progress, matrix_precision("fp32"):
         found = specialise(
             whole.model, whole.weights, whole.rule, config.steps, tensors, sampler, range(options.tasks), progress
@@ -293,4 +291,4 @@ def _continues(inner: Run, wanted: TrainConfig, start: bytes) -> bool:
 def _start_statistics(model: FewShotModel, weights: Weights, episode: Episode) -> Statistics:
     """Normalisation statistics of an untaught bundle: those of one episode's support set. Teaching replaces them."""
     with torch.no_grad():
-        return forward(model, weights, episode.support_images)[1]
+        return forward(model, weights, episode.support_images.cpu())[1]

@@ -32,9 +32,8 @@ def specialise(
     """Freeze a BMP or MMSUP rule to what it mostly chooses on `tasks` of `sampler`.
 
     BMP: of each step and layer the mask that most tasks have, and the geometric mean of the rates (of a layer's own rate over
-    the tasks that adapt it). MMSUP: a weight
-    belongs to the subnet if it belongs to that of most tasks. `about` says what was frozen and how often the rule's own
-    choice agrees. Raises UserError if nothing would be left to adapt.
+    the tasks that adapt it). MMSUP: a weight belongs to the subnet if it belongs to that of most tasks. `about` says what
+    was frozen and how often the rule's own choice agrees. Raises UserError if nothing would be left to adapt.
     """
     model, chosen = model.to(tensors.images.device), []
     weights = {name: weight.to(tensors.images.device) for name, weight in weights.items()}

@@ -1,4 +1,4 @@
-"""Click options from the fields of TrainConfig and TicketConfig: a setting is named, described and checked in one place."""
+"""Click options from the fields of TrainConfig and its nested tables: a setting is named, described and checked in one place."""
 
 from dataclasses import replace
 

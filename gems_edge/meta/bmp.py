@@ -1,7 +1,6 @@
 """Binary Mask Perceptron (GEMS, WACV'23, section 3.1): which layers a task adapts at each step, and how fast."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gems_edge.meta.adapter import StraightThrough, adapter_inputs, by_layer, initial_adapter, input_size, perceptron
-from gems_edge.meta.rules import Move, State, network_names
+from gems_edge.meta.rules import Move, Rule, State
 from gems_edge.models.fewshot import Weights, layers_of
 
 # softplus(_ONE) = 1
@@ -17,7 +16,7 @@ _ONE = math.log(math.e - 1)
 
 
 @dataclass(frozen=True)
-class BMP:
+class BMP(Rule):
     """θ^l ← θ^l − α (BM_l ∘ ∇_{θ^l} L), with mask and rate from g_φ(task, θ, ∇θ) at every step (equations 3 and 4).
 
     Outputs of g_φ: a logit for each layer, then one number for the rate (or one a layer): α = inner_lr · softplus(it +
@@ -29,19 +28,12 @@ class BMP:
     rate_per_layer: bool = False
     mask_logit: float = 1.0
     name = "bmp"
-    carried = ()
 
     def initial(self, weights: Weights) -> Weights:
         layers = len(layers_of(weights))
         rates = torch.zeros(layers if self.rate_per_layer else 1)
         outputs = torch.cat([torch.full((layers,), self.mask_logit), rates])
         return initial_adapter(input_size(weights, self.task_feature), outputs)
-
-    def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        return network_names(names)
-
-    def begin(self, weights: Weights) -> State:
-        return {}
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
         layer = by_layer(weights)
@@ -56,6 +48,3 @@ class BMP:
     def decisions(self, weights: Weights) -> dict[str, int]:
         layers = len(layers_of(weights))
         return {"mask": layers, "rate": layers if self.rate_per_layer else 1}
-
-    def subnet(self, state: State) -> Weights:
-        return {}

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from gems_edge.meta.adapter import by_layer
-from gems_edge.meta.rules import Move, State
+from gems_edge.meta.rules import Move, Rule, State
 from gems_edge.models.fewshot import Weights, layers_of
 
 RATES = "rates"
 
 
 @dataclass(frozen=True)
-class Frozen:
+class Frozen(Rule):
     """θ^l ← θ^l − α_l^m ∇_{θ^l} L with rates for each step m and layer l; steps beyond the last repeat it.
 
     A layer that moves in no step gets no gradient at all, and neither do the tensors in `still`. The state is the rates of
@@ -29,9 +29,6 @@ class Frozen:
     @property
     def carried(self) -> tuple[str, ...]:
         return (RATES,) if len(set(self.rates)) > 1 else ()
-
-    def initial(self, weights: Weights) -> Weights:
-        return {}
 
     def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
         names = list(names)
@@ -48,9 +45,3 @@ class Frozen:
         moved = {name: weights[name] - rates[0, layer[name]] * gradient for name, gradient in gradients.items()}
         following = torch.cat([rates[1:], rates[-1:]]) if self.carried else rates
         return Move(weights | moved, {RATES: following})
-
-    def decisions(self, weights: Weights) -> dict[str, int]:
-        return {}
-
-    def subnet(self, state: State) -> Weights:
-        return {}

@@ -1,7 +1,6 @@
 """Multi-modal Meta Supermask (GEMS, WACV'23, section 3.2): which weights a task adapts."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,14 +8,14 @@ from torch import Tensor
 
 from gems_edge.errors import UserError
 from gems_edge.meta.adapter import Below, adapter_inputs, by_layer, initial_adapter, input_size, perceptron, ranks
-from gems_edge.meta.rules import Move, State, network_names
+from gems_edge.meta.rules import Move, Rule, State
 from gems_edge.models.fewshot import ADAPTER, Weights, layers_of
 
 KEEP, RANK = "keep", "rank."
 
 
 @dataclass(frozen=True)
-class MMSUP:
+class MMSUP(Rule):
     """The inner loop moves only the subnet G_i: of each layer the share k_l of its weights that are largest in θ (eq. 6).
 
     k = sigmoid(g_φ(θ, ∇θ)) is chosen at a task's first step and kept (Algorithm 2, lines 5 and 6); the forward pass uses
@@ -47,9 +46,6 @@ class MMSUP:
             return {}
         start = math.log(self.keep_share / (1 - self.keep_share))
         return initial_adapter(input_size(weights, False), torch.full((layers,), start))
-
-    def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        return network_names(names)
 
     def begin(self, weights: Weights) -> State:
         """Ranks of the weights, and no choice yet."""

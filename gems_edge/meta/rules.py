@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from torch import Tensor
 
@@ -24,39 +23,43 @@ class Move:
     choice: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Rule(Protocol):
-    """How a step moves the weights. Rules with meta-parameters φ find them in the weights, under names with ADAPTER."""
+class Rule:
+    """How a step moves the weights. Rules with meta-parameters φ find them in the weights, under names with ADAPTER.
+
+    What is here suits a rule that moves every weight, remembers nothing and decides nothing.
+    """
 
     name: str
     inner_lr: float
-    carried: tuple[str, ...]  # the entries of the state that a step changes
+    carried: tuple[str, ...] = ()  # the entries of the state that a step changes
 
     def initial(self, weights: Weights) -> Weights:
         """φ at the start of meta-training, for a network of these weights; draws from torch's generator."""
+        return {}
 
     def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of `names` that an inner step moves, in their order."""
+        """Those of `names` that an inner step moves, in their order; φ never."""
+        return tuple(name for name in names if not name.startswith(ADAPTER))
 
     def begin(self, weights: Weights) -> State:
         """The state before the first step of a task, from the meta-weights (a shared head with its one row)."""
+        return {}
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
         """One step. `gradients` of the adapted weights; `features` [N, feature_size] of the support images."""
+        raise NotImplementedError
 
     def decisions(self, weights: Weights) -> dict[str, int]:
         """The names and lengths of what a step's choice holds."""
+        return {}
 
     def subnet(self, state: State) -> Weights:
         """Weights by name → 1 where the task's meta-gradient may move them, else 0; what is not named moves everywhere."""
-
-
-def network_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Without φ."""
-    return tuple(name for name in names if not name.startswith(ADAPTER))
+        return {}
 
 
 @dataclass(frozen=True)
-class UpdateRule:
+class UpdateRule(Rule):
     """Gradient descent on the support loss, θ ← θ − α∇L(θ; S), over the part of the network that the method adapts.
 
     maml: everything (Finn et al. 2017); anil: the head (Raghu et al. 2020); boil: the backbone (Oh et al. 2021).
@@ -64,23 +67,10 @@ class UpdateRule:
 
     name: str
     inner_lr: float
-    carried = ()
-
-    def initial(self, weights: Weights) -> Weights:
-        return {}
 
     def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
         backbone, head = PARTS[self.name]
-        return tuple(n for n in network_names(names) if (head if n.startswith("head.") else backbone))
-
-    def begin(self, weights: Weights) -> State:
-        return {}
+        return tuple(n for n in super().adapted(names) if (head if n.startswith("head.") else backbone))
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
         return Move(weights | {name: weights[name] - self.inner_lr * gradient for name, gradient in gradients.items()})
-
-    def decisions(self, weights: Weights) -> dict[str, int]:
-        return {}
-
-    def subnet(self, state: State) -> Weights:
-        return {}
