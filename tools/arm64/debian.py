@@ -1,0 +1,155 @@
+"""Debian packages without installing them: apt resolves and downloads in a directory of its own, tar unpacks.
+
+Needs no root and changes nothing on the host; the sources (and their keys) are the host's. What was unpacked is kept in
+the cache directory of gems-edge under a hash of its recipe.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gems_edge.files import cache_directory
+
+HOST_STATUS = Path("/var/lib/dpkg/status")
+# apt in directories of its own: as the user who runs it, no translations, no host configuration that would pin or hook.
+_APT_CONFIG = """
+APT::Architecture "{first}";
+APT::Architectures {{ {all}; }};
+APT::Install-Recommends "false";
+APT::Sandbox::User "";
+Acquire::Languages "none";
+Debug::NoLocking "true";
+Dir::Etc::Parts "/dev/null";
+Dir::State "{place}";
+Dir::State::lists "{place}/lists";
+Dir::State::status "{status}";
+Dir::Cache "{place}";
+Dir::Cache::archives "{archives}";
+Dir::Log "{place}";
+"""
+
+
+class Unavailable(Exception):
+    """Why this machine cannot do it, in one line; tests skip with it."""
+
+
+def need(*programs: str) -> None:
+    """Raises Unavailable unless all `programs` can be started."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        raise Unavailable(f"{', '.join(missing)} not found on this machine")
+
+
+def unpacked(name: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    """The directory that `make(directory)` filled for this `recipe`: from the cache, or made now.
+
+    It appears whole or not at all; of several processes that want it one makes it and the others wait. Directories of
+    the same `name` and another recipe are removed.
+    """
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    place = cache_directory() / "arm64"
+    place.mkdir(parents=True, exist_ok=True)
+    target = place / f"{name}-{key}"
+    with open(place / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_dir():
+            for old in [*place.glob(f"{name}-*"), *place.glob(f".{name}-*")]:
+                shutil.rmtree(old)
+            making = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=place))
+            making.chmod(0o755)
+            try:
+                make(making)
+                (making / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+                making.rename(target)
+            except BaseException:
+                shutil.rmtree(making, ignore_errors=True)
+                raise
+    return target
+
+
+@contextlib.contextmanager
+def downloaded(
+    packages: Sequence[str], architectures: Sequence[str], status: Path | None = None
+) -> Iterator[list[Path]]:
+    """The .deb files of `packages` (names, NAME:ARCHITECTURE, apt patterns) and of all they depend on, while it lasts.
+
+    `architectures`: the first is the native one. `status`: what counts as installed, None for nothing. Raises
+    Unavailable where there is no apt, no network, or no such package.
+    """
+    need("apt-get", "dpkg-deb", "tar")
+    place = cache_directory() / "arm64" / f"apt-{'-'.join(architectures)}"
+    (place / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="archives-", dir=place) as archives:
+        (Path(archives) / "partial").mkdir()
+        empty = Path(archives) / "status"
+        empty.touch()
+        config = Path(archives) / "apt.conf"
+        names = " ".join(f'"{name}";' for name in architectures).rstrip(";")
+        config.write_text(
+            _APT_CONFIG.format(
+                first=architectures[0], all=names, place=place, status=status or empty, archives=archives
+            )
+        )
+        install = ["install", "--download-only", "--yes", "--reinstall", *packages]
+        if not _apt(config, *install):  # no lists yet, or lists that name packages which the mirror no longer has
+            _apt(config, "update")
+            done = _apt(config, *install)
+            if not done:
+                raise Unavailable(
+                    f"apt cannot download {', '.join(packages)} for {' and '.join(architectures)}: {done}"
+                )
+        yield sorted(Path(archives).glob("*.deb"))
+
+
+class _Done(str):
+    """The last line of a command that failed; true where it did not fail."""
+
+    def __new__(cls, code: int, message: str):
+        made = super().__new__(cls, message)
+        made.code = code
+        return made
+
+    def __bool__(self) -> bool:
+        return self.code == 0
+
+
+def _apt(config: Path, *arguments: str) -> _Done:
+    environment = os.environ | {"APT_CONFIG": str(config), "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        done = subprocess.run(
+            ["apt-get", "-q", *arguments], capture_output=True, text=True, env=environment, timeout=300
+        )
+    except subprocess.TimeoutExpired:
+        return _Done(1, "apt-get took more than 5 minutes")
+    errors = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("E:")]
+    return _Done(done.returncode, errors[0] if errors else f"exit code {done.returncode}")
+
+
+def unpack(packages: Sequence[Path], root: Path) -> None:
+    """Unpack .deb files into `root` over a merged /usr, as Debian and Raspberry Pi OS have it. No maintainer script runs.
+
+    `dpkg-deb -x` would replace the links /bin, /lib and /sbin by the directories in the packages.
+    """
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(parents=True, exist_ok=True)
+        if not (root / name).is_symlink():
+            (root / name).symlink_to(f"usr/{name}")
+    extract = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--directory", str(root)]
+    for package in packages:
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
+            done = subprocess.run(extract, stdin=archive.stdout, capture_output=True, text=True)
+        if archive.returncode or done.returncode:
+            raise Unavailable(f"{package.name} cannot be unpacked: {done.stderr.strip()[-200:] or 'dpkg-deb failed'}")
+
+
+def package_names(packages: Sequence[Path]) -> list[str]:
+    """NAME_VERSION_ARCHITECTURE of each file."""
+    return [package.stem.replace("%3a", ":") for package in packages]
