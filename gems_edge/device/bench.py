@@ -5,15 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gems_edge.device.bundle import Bundle, bundle_bytes
-from gems_edge.device.measure import (
-    Sample,
-    adapt_times,
-    cold_starts,
-    fresh_memory,
-    host_facts,
-    predict_times,
-    summarise,
-)
+from gems_edge.device.core_clock import core_clocks_mhz
+from gems_edge.device.host import conditions, host_facts, spoiled
+from gems_edge.device.measure import Sample, adapt_times, cold_starts, fresh_memory, predict_times, summarise
 
 _MEDIAN = {"p50": 0.5}
 
@@ -24,12 +18,16 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
     `on_stage` is told what is being measured. Raises UserError for a bundle that does not run, MachineError if a
     measured process dies.
     """
-    here = f"this machine, onnxruntime {host_facts()['onnxruntime']}, {threads or 'default'} threads"
+    host = host_facts()
+    machine = host.get("board") or host.get("cpu") or host["machine"]
+    here = f"{machine}, onnxruntime {host['onnxruntime']}, {threads or 'default'} threads"
     images = bundle.ways * bundle.shots
     on_stage("predictions")
     predict = summarise(predict_times(bundle, threads))
     on_stage("gradient steps")
     adapt = summarise(adapt_times(bundle, threads, warm_up=3, runs=100, seconds=10.0))
+    clock = _clock()
+    after = conditions()
     on_stage("memory of fresh processes")
     memory = {
         what: _memory(fresh_memory(bundle.path, what, count, threads), count, what)
@@ -43,7 +41,13 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
     timed = "calls of the graph after a warm-up, decoding not counted"
     return {
         "bundle": str(bundle.path),
-        "host": host_facts(),
+        "host": host,
+        "conditions": {
+            "before": {name: host[name] for name in after if name in host},
+            "after": after,
+            "clock": clock,
+            "spoiled": spoiled(host, after, clock and clock["core"]),
+        },
         "threads": threads or _default_threads(),
         "predict": {"images": 1, **predict.as_dict("ms", f"{predict.runs} {timed}; {here}")},
         "adapt": {"images": images, "classes": bundle.ways, **adapt.as_dict("ms", f"{adapt.runs} {timed}; {here}")},
@@ -57,6 +61,20 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
             "source": "counted from the graphs' shapes at export, exact",
         },
     }  # fmt: skip
+
+
+def _clock() -> dict[str, Any] | None:
+    """The clock right after the timed runs, while the board is as hot as they made it."""
+    if measured := core_clocks_mhz():
+        clock = summarise(measured, _MEDIAN)
+        clock = Sample({"core": clock.quantiles["p50"]}, {"core": clock.intervals["p50"]}, clock.runs)
+        return clock.as_dict("MHz", "chains of dependent additions on one core right after the timed runs", digits=0)
+    told = conditions()
+    source = next((name for name in ("firmware_clock_mhz", "clock_mhz") if name in told), None)
+    if source is None:
+        return None
+    value = told[source]
+    return Sample({"core": value}, {"core": (value, value)}, 1).as_dict("MHz", f"{source}, right after the timed runs")
 
 
 def _memory(repeats: list[dict[str, float]], images: int, what: str) -> dict[str, Any]:

@@ -1,8 +1,6 @@
-"""Measuring on this machine: time, memory of a fresh process, cold start, and what machine it is."""
+"""Measuring on this machine: time, memory of a fresh process, cold start."""
 
 import json
-import os
-import platform
 import re
 import signal
 import subprocess
@@ -11,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -135,39 +132,6 @@ def peak_rss_mb() -> float | None:
     """Peak resident memory of this process in MB (10⁶ bytes); None where the system does not say."""
     found = re.search(r"^VmHWM:\s+(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
     return int(found[1]) * 1024 / 1e6 if found else None
-
-
-def host_facts() -> dict[str, Any]:
-    """What machine this is; facts that it does not tell are left out."""
-    cpu = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
-    memory = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
-    temperature = _read("/sys/class/thermal/thermal_zone0/temp").strip()
-    clock = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").strip()
-    facts = {
-        "board": _read("/proc/device-tree/model").strip("\0\n "),
-        "machine": platform.machine(),
-        "cpu": cpu[1].strip() if cpu else "",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_mb": round(int(memory[1]) * 1024 / 1e6) if memory else None,
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip(),
-        "clock_mhz": round(int(clock) / 1e3) if clock.isdigit() else None,
-        "temperature_c": int(temperature) / 1e3 if temperature.lstrip("-").isdigit() else None,
-        "throttled": _throttled(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
-        "numpy": np.__version__,
-    }
-    return {name: fact for name, fact in facts.items() if fact not in ("", None)}
-
-
-def _throttled() -> str | None:
-    """`vcgencmd get_throttled` of a Raspberry Pi, e.g. 0x50000: under-voltage or a capped clock spoils every figure."""
-    try:
-        done = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip().removeprefix("throttled=") or None
 
 
 def _read(path: str) -> str:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from gems_edge.device.bundle import read_bundle
-from gems_edge.device.measure import adapt_times, fresh_memory, host_facts, predict_times, summarise, time_calls
+from gems_edge.device.measure import adapt_times, fresh_memory, predict_times, summarise, time_calls
 from gems_edge.errors import UserError
 
 
@@ -44,8 +44,3 @@ def test_measures_a_bundle(tmp_path, decay):
 def test_error_of_the_measured_process_is_passed_on(tmp_path):
     with pytest.raises(UserError, match="absent.gems is not a bundle"):
         fresh_memory(tmp_path / "absent.gems", "predict", 1, 1, repeats=1)
-
-
-def test_host_facts_hold_what_a_figure_needs():
-    facts = host_facts()
-    assert facts.keys() >= {"machine", "cores", "onnxruntime", "python"} and None not in facts.values()

@@ -1,0 +1,125 @@
+"""What machine this is, and in what condition: what a figure needs beside it, and what spoils it."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# The part numbers of Arm's cores (MIDR_EL1 in their technical reference manuals).
+_ARM_CORES = {
+    0xD03: "Cortex-A53", 0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72",
+    0xD09: "Cortex-A73", 0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0D: "Cortex-A77", 0xD41: "Cortex-A78",
+}  # fmt: skip
+# Bits 0–3 of `vcgencmd get_throttled`: now; the same sixteen higher: at some time since the board started.
+_THROTTLED = {0: "under-voltage", 1: "capped clock", 2: "throttling", 3: "the soft temperature limit"}
+# Every Raspberry Pi slows down from 80 °C on, and other boards not far from there.
+_HOT = 80.0
+# A measured clock so far below the highest that the kernel offers is not the measurement's error.
+_SLOW = 0.93
+_CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
+
+
+def host_facts() -> dict[str, Any]:
+    """What machine this is, and its condition now; facts that it does not tell are left out."""
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    highest = _read(_CPUFREQ + "cpuinfo_max_freq").strip()
+    facts = {
+        "board": _read("/proc/device-tree/model").strip("\0\n "),
+        "machine": platform.machine(),
+        "cpu": _cpu(_read("/proc/cpuinfo")),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_mb": round(int(memory[1]) * 1024 / 1e6) if memory else None,
+        "highest_clock_mhz": round(int(highest) / 1e3) if highest.isdigit() else None,
+        **conditions(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+        "numpy": np.__version__,
+    }
+    return {name: fact for name, fact in facts.items() if fact not in ("", None)}
+
+
+def conditions() -> dict[str, Any]:
+    """What changes while a board works. `clock_mhz` is the kernel's word, `firmware_clock_mhz` a Raspberry Pi's own."""
+    available = re.search(r"^MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    temperature = _read("/sys/class/thermal/thermal_zone0/temp").strip()
+    clock = _read(_CPUFREQ + "scaling_cur_freq").strip()
+    firmware = _vcgencmd("measure_clock", "arm")
+    found = {
+        "governor": _read(_CPUFREQ + "scaling_governor").strip(),
+        "clock_mhz": round(int(clock) / 1e3) if clock.isdigit() else None,
+        "firmware_clock_mhz": round(int(firmware) / 1e6) if firmware and firmware.isdigit() else None,
+        "temperature_c": int(temperature) / 1e3 if temperature.lstrip("-").isdigit() else None,
+        "throttled": _vcgencmd("get_throttled"),
+        "memory_available_mb": round(int(available[1]) * 1024 / 1e6) if available else None,
+        "disk_free_mb": round(shutil.disk_usage(tempfile.gettempdir()).free / 1e6),
+    }
+    return {name: fact for name, fact in found.items() if fact not in ("", None)}
+
+
+def spoiled(before: Mapping[str, Any], after: Mapping[str, Any], clock_mhz: float | None) -> list[str]:
+    """Why figures taken between two `conditions` are not this board at its best; empty if nothing speaks against them.
+
+    `clock_mhz`: as measured meanwhile; `before` may also hold `highest_clock_mhz`.
+    """
+    reasons = []
+    first, last = (_flags(moment.get("throttled")) for moment in (before, after))
+    # A flag "since the start" that was not there before went up during the run.
+    during = (first | last) & 0xF | (last & ~first) >> 16
+    earlier = (first >> 16) & 0xF & ~during
+    if during:
+        reasons.append(f"the board reports {_named(during)} during the run (get_throttled {after.get('throttled')})")
+    if earlier:
+        reasons.append(f"the board reports {_named(earlier)} since it was started, perhaps not during the run")
+    hottest = max(moment.get("temperature_c", 0) for moment in (before, after))
+    if hottest >= _HOT:
+        reasons.append(f"it reached {hottest:.0f} °C, where boards slow down; cool it")
+    highest = before.get("highest_clock_mhz")
+    if clock_mhz and highest and clock_mhz < _SLOW * highest:
+        governor = f", governor {before['governor']}" if "governor" in before else ""
+        reasons.append(f"it ran at {clock_mhz:.0f} MHz of {highest} MHz{governor}")
+    return reasons
+
+
+def _flags(throttled: str | None) -> int:
+    try:
+        return int(throttled or "0", 16)
+    except ValueError:
+        return 0
+
+
+def _named(bits: int) -> str:
+    return ", ".join(name for bit, name in _THROTTLED.items() if bits >> bit & 1)
+
+
+def _cpu(text: str) -> str:
+    """The processor's name in /proc/cpuinfo; Arm's kernels give numbers instead."""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    if named:
+        return named[1].strip()
+    parts = {int(part, 16) for part in re.findall(r"^CPU part\s*:\s*(0x[0-9a-fA-F]+)$", text, re.MULTILINE)}
+    return " + ".join(_ARM_CORES.get(part, f"Arm part {part:#x}") for part in sorted(parts))
+
+
+def _vcgencmd(*arguments: str) -> str | None:
+    """The value that a Raspberry Pi's firmware gives, e.g. 0x50000 or 1500000000; None elsewhere."""
+    try:
+        done = subprocess.run(["vcgencmd", *arguments], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip().rpartition("=")[2] or None if done.returncode == 0 else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""

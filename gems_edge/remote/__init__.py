@@ -1,0 +1,1 @@
+"""Measuring a bundle on a board that is reached by ssh."""

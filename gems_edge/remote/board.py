@@ -1,0 +1,126 @@
+"""What a board is before anything is copied to it, and whether a bundle can be measured there."""
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+
+from gems_edge.errors import UserError
+from gems_edge.remote.ssh import Connection, run
+
+MARK = "gems-edge-board "
+OLDEST_PYTHON = (3, 11)
+# The processors that onnxruntime has Linux wheels for.
+MACHINES = ("aarch64", "x86_64")
+_PYTHONS = "python3 python3.14 python3.13 python3.12 python3.11"
+# A login shell may print what it likes and may be no sh: so sh reads its script from stdin, and lines are marked.
+_SCRIPT = f"""echo "gems-edge-machine $(uname -m)"
+for python in {_PYTHONS}; do
+command -v "$python" >/dev/null 2>&1 && "$python" - <<'END'
+{{look}}
+END
+done
+exit 0
+"""
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board by one of its Pythons. `base`: where files may go; `kept`: what earlier benches left there."""
+
+    python: str
+    version: tuple[int, int, int]
+    implementation: str
+    bits: int
+    machine: str
+    system: str
+    libc: tuple[str, str]
+    venv: bool
+    ensurepip: bool
+    base: str
+    writable: bool
+    runs_code: bool
+    free_bytes: int
+    memory_bytes: int
+    kept: tuple[str, ...]
+    model: str
+
+    @property
+    def tag(self) -> str:
+        """The Python in the language of wheels: cp311."""
+        return f"cp{self.version[0]}{self.version[1]}"
+
+
+def look(connection: Connection) -> Board:
+    """The board by the first Python there that can run gems-edge. UserError, naming the host, if there is none."""
+    script = _SCRIPT.replace("{look}", (files("gems_edge.remote") / "look.py").read_text(encoding="utf-8"))
+    lines = run(connection, "sh", script).splitlines()
+    found = [_board(json.loads(line.removeprefix(MARK))) for line in lines if line.startswith(MARK)]
+    if not found:
+        machine = next((line.split()[-1] for line in lines if line.startswith("gems-edge-machine ")), "unknown")
+        if machine != "unknown" and machine not in MACHINES:
+            raise UserError(_foreign(connection.host, machine))
+        raise UserError(f"{connection.host} has no python3; install it there: sudo apt install python3 python3-venv")
+    able = [board for board in found if board.version >= OLDEST_PYTHON]
+    if not able:
+        newest = ".".join(map(str, max(board.version for board in found)))
+        raise UserError(
+            f"{connection.host} has Python {newest} and gems-edge needs 3.11 or newer; "
+            "use a newer system there (Debian 12, Raspberry Pi OS of 2023 or later)"
+        )
+    return able[0]
+
+
+def _board(facts: dict) -> Board:
+    lists = {name: tuple(facts[name]) for name in ("version", "libc", "kept")}
+    return Board(**facts | lists)
+
+
+def check(board: Board, host: str) -> None:
+    """UserError, naming `host` and what to do, for a board on which onnxruntime cannot be installed."""
+    if board.system != "Linux":
+        raise UserError(
+            f"{host} runs {board.system}, and boards are measured on Linux; run gems-edge bench there itself"
+        )
+    if board.bits != 64:
+        kernel = ", though its kernel is a 64-bit one" if board.machine in MACHINES else ""
+        raise UserError(
+            f"{host} runs a {board.bits}-bit Python on {board.machine}{kernel}; onnxruntime has no wheels for 32-bit Arm: "
+            "put a 64-bit system on it (Raspberry Pi OS 64-bit)"
+        )
+    if board.machine not in MACHINES:
+        raise UserError(_foreign(host, board.machine))
+    if board.implementation != "CPython":
+        raise UserError(f"{host} runs {board.implementation}; onnxruntime has wheels for CPython only")
+    if board.libc[0] != "glibc":
+        raise UserError(f"{host} has no glibc, which onnxruntime's wheels need; use Debian or a system made of it")
+    if not board.venv:
+        raise UserError(f"{host}: its Python lacks the module venv; install it there: sudo apt install python3-venv")
+    if not board.writable:
+        raise UserError(f"{host}: nothing can be written to {board.base}; log in as a user with a home of its own")
+    if not board.runs_code:
+        raise UserError(
+            f"{host}: {board.base} forbids programs (mounted noexec); set GEMS_EDGE_CACHE there to another place"
+        )
+
+
+def check_room(board: Board, host: str, disk_bytes: int, memory_bytes: float) -> None:
+    """UserError if less than `disk_bytes` is free where files go, or less than `memory_bytes` of memory and swap."""
+    if board.free_bytes < disk_bytes:
+        raise UserError(
+            f"{host} has {_mb(board.free_bytes)} free in {board.base} and this needs {_mb(disk_bytes)}; "
+            "remove something there"
+        )
+    if board.memory_bytes < memory_bytes:
+        raise UserError(
+            f"{host} has {_mb(board.memory_bytes)} of free memory and adapting this bundle needs about "
+            f"{_mb(memory_bytes)}; end programs there, or export a smaller model"
+        )
+
+
+def _foreign(host: str, machine: str) -> str:
+    hint = ": put a 64-bit system on it" if machine.startswith("arm") else ""
+    return f"{host} is {machine}, and onnxruntime has wheels for {' and '.join(MACHINES)} only{hint}"
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -1,0 +1,176 @@
+"""One job on a board: its files there, the connection to its keeper, and getting that back when it is lost."""
+
+import contextlib
+import json
+import queue
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from gems_edge.errors import MachineError, UserError
+from gems_edge.remote import ssh
+from gems_edge.remote.board import Board
+
+MARK, ATTACHED = b"gems-edge-event ", b"gems-edge-attached"
+_BOOTSTRAP = (
+    "import sys; text = sys.stdin.buffer.read({size}); "
+    'exec(compile(text, "keeper", "exec"), {{"__name__": "__main__", "SOURCE": text}})'
+)
+
+
+def alive_seconds(patience: float) -> int:
+    """How often a quiet connection is asked whether it lives, given the seconds one may be lost."""
+    return int(max(1, min(5, patience // 8)))
+
+
+class Job:
+    """A directory on the board and the keeper of it (keeper.py), for `with`: gone, with all that ran there, at the end.
+
+    A lost connection is made anew for up to `patience` seconds. If this process dies, or the network does not come
+    back, the board clears up by itself within `lease` seconds.
+    """
+
+    def __init__(self, connection: ssh.Connection, board: Board, patience: float, on_stage: Callable[[str], None]):
+        self.host, self.reconnections = connection.host, 0
+        self.lease = max(patience, 2) + 4 * alive_seconds(patience)
+        self._connection, self._board, self._patience, self._on_stage = connection, board, patience, on_stage
+        self._events: queue.Queue[dict[str, Any] | Exception] = queue.Queue()
+        self._orders: list[bytes] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._seen = 0
+        self._directory = ""
+
+    def __enter__(self) -> "Job":
+        source = (files("gems_edge.remote") / "keeper.py").read_bytes()
+        program = _BOOTSTRAP.format(size=len(source))
+        command = [self._board.python, "-c", program, "begin", self._board.base, str(self.lease)]
+        self._process = ssh.start(self._connection, shlex.join(command))
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(source)
+            self._process.stdin.flush()
+        threading.Thread(target=self._follow, daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+        try:
+            self._directory = self._next("directory")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Have the board stop and clear up, and wait until it has."""
+        self._order("stop")
+        deadline = time.monotonic() + 20
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                event = self._events.get(timeout=0.5)
+                if isinstance(event, Exception) or "gone" in event:
+                    break
+        self._over.set()
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            self._process.stdin.close()
+            self._process.wait(5)
+        self._process.kill()
+
+    def copy(self, directory: Path, names: Sequence[str]) -> None:
+        """Copy files into the job's directory; a copy that a lost connection cut short goes on where it stopped."""
+        resume = False
+        while True:
+            try:
+                return ssh.copy(self._connection, directory, names, self._directory, resume)
+            except ssh.Disconnected:
+                self._raise_if_lost()
+                resume = True
+                time.sleep(1)
+
+    def run(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Carry out the plan there (keeper.carry_out). UserError or MachineError, with the host's name, if it fails."""
+        self._order("start " + json.dumps(plan))
+        return self._next("result")
+
+    def _next(self, wanted: str) -> Any:
+        while True:
+            event = self._events.get()
+            if isinstance(event, Exception):
+                raise event
+            if wanted in event:
+                return event[wanted]
+            if "error" in event:
+                raise (UserError if event["code"] == 2 else MachineError)(f"{self.host}: {event['error']}")
+            if "gone" in event:
+                raise MachineError(f"{self.host} ended the job and cleared up; run it again")
+            if told := event.get("stage") or event.get("say"):
+                self._on_stage(told)
+
+    def _raise_if_lost(self) -> None:
+        with self._events.mutex:
+            lost = next((event for event in self._events.queue if isinstance(event, Exception)), None)
+        if lost:
+            raise lost
+
+    def _order(self, order: str) -> None:
+        line = order.encode() + b"\n"
+        with self._lock:
+            if order != "beat":
+                self._orders.append(line)
+            self._send(line)
+
+    def _send(self, line: bytes) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a lost connection; what matters is sent again on the next
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def _beat(self) -> None:
+        while not self._over.wait(alive_seconds(self._patience) / 2):
+            self._order("beat")
+
+    def _follow(self) -> None:
+        """Events into the queue, over as many connections as it takes; at last an exception if there is no more."""
+        lost = None
+        while not self._over.is_set():
+            for line in self._process.stdout:
+                if line.startswith((MARK, ATTACHED)):
+                    lost = None
+                if line.startswith(MARK):
+                    self._seen += 1
+                    event = json.loads(line[len(MARK) :])
+                    self._events.put(event)
+                    if "gone" in event:
+                        return
+            code = self._process.wait()
+            self._process.said.seek(0)
+            message = self._process.said.read().decode(errors="replace")
+            if self._over.is_set():
+                return
+            if code != ssh.FAILED:
+                said = (message.strip().splitlines() or ["it said nothing"])[-1]
+                reason = (
+                    f"no longer has the job; was it restarted? ({said})" if self._seen else f"cannot start ({said})"
+                )
+                return self._events.put(MachineError(f"{self.host} {reason}"))
+            if not self._seen:
+                return self._events.put(ssh.refused(self.host, message))
+            lost = lost or time.monotonic()
+            if time.monotonic() - lost > self._patience:
+                return self._events.put(ssh.Disconnected(
+                    f"the connection to {self.host} was lost and did not come back within {self._patience:g} s; "
+                    f"the board clears up by itself (--reconnect SECONDS waits longer)"
+                ))  # fmt: skip
+            self._reattach()
+
+    def _reattach(self) -> None:
+        self._on_stage(f"the connection to {self.host} was lost; connecting again")
+        time.sleep(0.5)
+        self.reconnections += 1
+        command = [self._board.python, f"{self._directory}/keeper.py", "attach", self._directory, str(self._seen)]
+        process = ssh.start(self._connection, shlex.join(command))
+        with self._lock:
+            self._process = process
+            for line in self._orders:
+                self._send(line)

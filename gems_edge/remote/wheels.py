@@ -1,0 +1,137 @@
+"""The wheels that a board needs: of the gems-edge that is running, and of what it depends on."""
+
+import base64
+import csv
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+from gems_edge.errors import MachineError, UserError
+from gems_edge.files import cache_directory
+from gems_edge.remote.board import Board
+
+# In a source checkout these lie elsewhere than below gems_edge (pyproject.toml: package-dir).
+_ROOMS = ("gems_edge", "gems_edge.export", "gems_edge.device_profiles")
+# The oldest glibc, 2.N, that wheels of today are built for.
+_OLDEST_GLIBC = 17
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same files give the same wheel
+
+
+def build_own_wheel(directory: Path) -> Path:
+    """A wheel of the installed gems-edge, from its files as they are now, whether installed or a source checkout.
+
+    Raises MachineError where its metadata is not to be found.
+    """
+    try:
+        installed = distribution("gems-edge")
+    except PackageNotFoundError:
+        raise MachineError("gems-edge is on the path but not installed; install it: pip install .") from None
+    information = f"gems_edge-{installed.version}.dist-info"
+    contents = _modules() | {f"{information}/{name}": text for name, text in _metadata(installed).items()}
+    record = io.StringIO()
+    rows = csv.writer(record, lineterminator="\n")
+    for name, content in contents.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        rows.writerow([name, f"sha256={digest}", len(content)])
+    rows.writerow([f"{information}/RECORD", "", ""])
+    contents[f"{information}/RECORD"] = record.getvalue().encode()
+    path = directory / f"gems_edge-{installed.version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name, _DATE)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, content)
+    return path
+
+
+def _modules() -> dict[str, bytes]:
+    found = {}
+    for room in _ROOMS:
+        top = Path(find_spec(room).submodule_search_locations[0])
+        for file in sorted(top.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                found["/".join([*room.split("."), *file.relative_to(top).parts])] = file.read_bytes()
+    return found
+
+
+def _metadata(installed: Distribution) -> dict[str, bytes]:
+    texts = {
+        "METADATA": installed.read_text("METADATA") or installed.read_text("PKG-INFO") or "",
+        "entry_points.txt": installed.read_text("entry_points.txt") or "",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: gems-edge\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def gather(own: Path, board: Board, host: str, given: Path | None, directory: Path) -> list[Path] | None:
+    """What `own` and pip need on `board`, as wheel files in `directory`, resolved by this machine's pip.
+
+    From `given`, a directory of wheels, and nowhere else; or else from the package index that pip is set up for, with
+    what was fetched before kept in the cache. None if neither can be had here: then the board must find them itself.
+    Raises UserError for a `given` that is no directory, or lacks a wheel for the board (named).
+    """
+    if given is not None:
+        if not given.is_dir():
+            raise UserError(f"--wheels {given} is not a directory; give one that holds wheel files")
+        source = ["--no-index", "--find-links", str(given)]
+        lacking = _resolve(own, board, directory, source)
+        if lacking == "pip" and board.ensurepip:
+            lacking = _resolve(own, board, directory, source, tool=())
+        if lacking:
+            raise UserError(
+                f"{given} holds no wheel for {lacking} that fits {host} (Python {board.version[0]}.{board.version[1]}, "
+                f"{board.machine}, glibc {board.libc[1]}); add it, or leave --wheels out"
+            )
+        return sorted(directory.glob("*.whl"))
+    cache = cache_directory() / "wheels"
+    cache.mkdir(parents=True, exist_ok=True)
+    for source in (["--retries", "1"], ["--no-index"]):
+        if _resolve(own, board, directory, [*source, "--find-links", str(cache)]) is None:
+            for wheel in directory.glob("*.whl"):
+                if wheel.name != own.name and not (cache / wheel.name).exists():
+                    shutil.copy(wheel, cache / f".{wheel.name}")
+                    (cache / f".{wheel.name}").rename(cache / wheel.name)
+            return sorted(directory.glob("*.whl"))
+    return None
+
+
+def _resolve(
+    own: Path, board: Board, directory: Path, source: list[str], tool: tuple[str, ...] = ("pip",)
+) -> str | None:
+    """None if `directory` now holds all that is needed; else the requirement that could not be met.
+
+    `tool`: pip comes along, and runs from its wheel, so the board's Python need not have ensurepip.
+    """
+    if find_spec("pip") is None:
+        return "anything (this Python has no pip to look with)"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*board.version)]
+    for platform in _platforms(board):
+        command += ["--platform", platform]
+    done = subprocess.run([*command, *source, "-d", str(directory), str(own), *tool], capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    missing = [line for line in done.stderr.splitlines() if "No matching distribution found for" in line]
+    if missing:
+        return missing[-1].rpartition(" for ")[2].strip()
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["ERROR: no message"]
+    return f"everything (pip: {lines[0].removeprefix('ERROR: ')[:120]})"
+
+
+def _platforms(board: Board) -> list[str]:
+    """The platform tags of wheels that the board's glibc can load (PEP 600)."""
+    newest = int(board.libc[1].split(".")[1])
+    return [f"manylinux_2_{minor}_{board.machine}" for minor in range(newest, _OLDEST_GLIBC - 1, -1)] + [
+        f"manylinux2014_{board.machine}"
+    ]
+
+
+def unpacked_bytes(wheels: list[Path]) -> int:
+    """The bytes that the wheels' contents take on a disk."""
+    return sum(entry.file_size for wheel in wheels for entry in zipfile.ZipFile(wheel).infolist())
