@@ -9,12 +9,16 @@ import onnx
 
 from gems_edge.cost.liveness import ALIASES, Op, TensorSize, execution_order, peak_bytes
 from gems_edge.cost.shapes import fix_dims, tensor_sizes
+from gems_edge.cost.unknown import unknown_ops, with_stand_ins
+from gems_edge.cost.work import add_up, work_of
 from gems_edge.errors import UserError
 
 # What onnxruntime folds into a convolution whose weight is constant (ConvMul, ConvAdd and ConvBN fusion) …
 FOLDED = frozenset({"Mul", "Add", "BatchNormalization"})
 # … and what it appends to any convolution (FusedConv).
 ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh"})
+# … and what makes one op of a sigmoid: x·sigmoid(x) (QuickGeluFusion).
+GATES = frozenset({"Mul"})
 # Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
 UNCOUNTED = frozenset(
     "Einsum LSTM GRU RNN QLinearConv ConvInteger QLinearMatMul MatMulInteger DeformConv Attention If Loop Scan".split()
@@ -25,23 +29,24 @@ READS_ITS_OUTPUT = frozenset({"Slice", "Gather"})
 GraphCost = dict[str, Any]
 
 
-def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> GraphCost:
+def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int], *, strict: bool = True) -> GraphCost:
     """Cost of one run of `model` with its dynamic dimensions as in `dims`, e.g. {"images": 1, "classes": 5}.
 
     Returns the manifest's GRAPHCOST: dims; macs; bytes (read + written by all ops, after constant folding and with
     Mul/Add/BatchNormalization and an activation folded into their convolution; views cost nothing); peak_bytes
     (activations, fed tensors and graph outputs alive at once, see liveness.py, plus the column buffer of a
-    ConvTranspose); constant_bytes (initialisers after folding); ops: count, macs and bytes by kind.
+    ConvTranspose); constant_bytes (initialisers after folding); work: amounts by term, from which latency.py predicts
+    times (work.py); ops: count, macs and bytes by kind.
     Kinds are ONNX op types; "Conv.depthwise" and "Conv.grouped" mark groups, "Conv.fed" a convolution whose weight is
     not constant, which onnxruntime cannot pack ahead.
-    Raises UserError for an op whose MACs are not counted, or shapes that cannot be known.
+    Raises UserError for an op whose MACs are not counted, or shapes that cannot be known. With strict=False such ops,
+    and ops of other domains, are counted in a further entry `unknown` (op → count), and their work is left out.
     """
     fixed = fix_dims(_loaded(model), dims)
-    for node in fixed.graph.node:
-        if node.op_type in UNCOUNTED:
-            raise UserError(
-                f"the graph holds the op {node.op_type} ({node.name or 'unnamed'}), whose cost is not counted"
-            )
+    unknown = unknown_ops(fixed, UNCOUNTED)
+    if strict and unknown:
+        raise UserError(f"the graph holds the op {next(iter(unknown))}, whose cost is not counted")
+    fixed = with_stand_ins(fixed) if unknown else fixed
     sizes = tensor_sizes(fixed)
     constants, nodes = _fold_constants(fixed.graph)
     ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output})
@@ -59,6 +64,8 @@ def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> Graph
         "bytes": sum(op.bytes for op in ops),
         "peak_bytes": _peak(fixed, ops, sizes, constants),
         "constant_bytes": stored,
+        "work": add_up([op.work for op in ops]),
+        **({"unknown": unknown} if unknown else {}),
         "ops": [
             {"kind": kind, "count": count, "macs": macs, "bytes": moved}
             for kind, (count, macs, moved) in sorted(
@@ -141,6 +148,9 @@ def _fuse(
             if follower := only_consumer(outs[0], ACTIVATIONS):
                 gone.add(id(follower))
                 outs = [follower.output[0]]
+        if node.op_type == "Sigmoid" and (follower := only_consumer(outs[0], GATES)) and inputs[0] in follower.input:
+            gone.add(id(follower))
+            outs = [follower.output[0]]
         ops.append(_op(node, tuple(inputs), tuple(outs), sizes, constants))
     return ops
 
@@ -174,7 +184,11 @@ def _op(
         # onnxruntime multiplies one image at a time into a [Cout·kh·kw, H·W] column buffer, then scatters it
         image, weight = sizes[inputs[0]], sizes[inputs[1]]
         workspace = math.prod(weight.shape[1:]) * math.prod(image.shape[2:]) * image.item_bytes
-    return Op(kind, inputs, outputs, _macs(node, sizes), moved, workspace)
+    macs = _macs(node, sizes)
+    attributes = {item.name: list(item.ints) or item.i for item in node.attribute}
+    weight = node.input[1] if len(node.input) > 1 else ""
+    work = work_of(node.op_type, attributes, weight, inputs, outputs, sizes, constants, macs, moved)
+    return Op(kind, inputs, outputs, macs, moved, workspace, work)
 
 
 def _conv_kind(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Ops whose output is another view of their first input: onnxruntime copies nothing.
 ALIASES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout"})
@@ -26,6 +26,7 @@ class Op:
     macs: int = 0
     bytes: int = 0
     workspace: int = 0  # bytes of scratch memory while it runs
+    work: Mapping[str, float] = field(default_factory=dict)  # amounts by term of work.TERMS
 
 
 @dataclass(frozen=True)

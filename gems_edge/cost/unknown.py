@@ -1,0 +1,32 @@
+"""Ops of a user's graph that the cost model does not know: found, counted and, where onnx cannot infer them, stood in for."""
+
+from collections import Counter
+
+import onnx
+
+
+def unknown_ops(model: onnx.ModelProto, uncounted: frozenset[str]) -> dict[str, int]:
+    """Count by kind of the nodes whose work is not known: `uncounted` standard ops, and ops of other domains."""
+    nodes = [node for node in model.graph.node if node.op_type in uncounted or _foreign(node)]
+    return dict(Counter(f"{node.domain}.{node.op_type}" if _foreign(node) else node.op_type for node in nodes))
+
+
+def with_stand_ins(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with every op of another domain as Identities of its first input, so that shapes can be inferred.
+
+    What lies behind such an op is thus counted as if the op kept its input's shape.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.node[:]
+    for node in model.graph.node:
+        if not (_foreign(node) and node.input):
+            changed.graph.node.append(node)
+            continue
+        for output in filter(None, node.output):
+            changed.graph.node.append(onnx.helper.make_node("Identity", [node.input[0]], [output], node.name))
+    return changed
+
+
+def _foreign(node: onnx.NodeProto) -> bool:
+    return node.domain not in ("", "ai.onnx")

@@ -1,0 +1,99 @@
+"""The work that sets a graph's running time, in terms that each have one rate on a board. Plain Python.
+
+Every op gives amounts of one or more terms; the amounts of a graph add up (`GRAPHCOST["work"]`), and a time is the sum
+of amounts times the board's rates. Every amount grows with channels, pixels and images, so a pruned network is never
+predicted to be slower than the network it comes from. Units: MACs, elements of 4 bytes (maps, weights), ops.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+# Terms behind which there are published measurements: conv1x1 also takes further rows of a Gemm; conv3x3 has stride 1
+# and no dilation (ncnn runs it by Winograd's method); conv is every other kernel, grouped ones included; maps are
+# elements that convolutions read and write, weights the elements of their weights; a Gemm's first row, or a convolution
+# on a 1×1 map, takes as long as its weights take to arrive. No term depends on a number of channels being large or
+# small: an op would change its rate where pruning crosses that number.
+MEASURED_TERMS = (
+    "conv1x1", "conv3x3", "conv", "depthwise", "conv_maps", "conv_weights", "conv3x3_maps", "conv3x3_weights",
+    "gemm_weights", "elementwise", "ops",
+)  # fmt: skip
+# Terms of gradient steps, which nobody has published times of: convolutions whose weights are not constant (MACs),
+# matrix products of two computed tensors (MACs), transposed convolutions (MACs), and elements moved by other ops.
+DERIVED_TERMS = ("fed", "matmul", "transposed", "moved")
+TERMS = MEASURED_TERMS + DERIVED_TERMS
+
+# Elementwise ops, pools and copies that the published networks hold.
+ELEMENTWISE = frozenset(
+    "Add Mul Relu LeakyRelu Clip Sigmoid HardSigmoid HardSwish MaxPool AveragePool GlobalAveragePool Concat Slice "
+    "Transpose Pad LRN".split()
+)
+# A power and a window per element: what GoogLeNet's and CaffeNet's rows ask for, beside an addition's.
+LRN_ELEMENTS = 20
+
+
+class Size(Protocol):
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+
+def work_of(
+    kind: str,
+    attributes: Mapping[str, Sequence[int] | int],
+    weight: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    sizes: Mapping[str, Size],
+    constants: frozenset[str] | set[str],
+    macs: int,
+    bytes_moved: int,
+) -> dict[str, float]:
+    """Amounts by term of one op after fusion.
+
+    `kind` is the ONNX op type, `weight` the name of a convolution's or product's second input ("" if none),
+    `attributes` its strides, dilations and group; `bytes_moved` as in GRAPHCOST: 0 for views, which cost nothing.
+    """
+    if not bytes_moved:
+        return {}
+    maps = sum(sizes[name].elements for name in {*inputs, *outputs} if name and name not in constants)
+    if kind == "Conv":
+        return {"ops": 1} | _convolution(attributes, sizes[weight], sizes[outputs[0]], maps, macs, weight in constants)
+    if kind == "ConvTranspose":
+        return {"ops": 1, "transposed": macs, "conv_maps": maps}
+    if kind in ("Gemm", "MatMul"):
+        stored = sizes[weight].elements
+        if kind == "Gemm" or weight in constants and len(sizes[weight].shape) == 2:
+            return {"ops": 1, "gemm_weights": stored, "conv1x1": max(0, macs - stored)}
+        return {"ops": 1, "matmul": macs, "conv_maps": maps}
+    elements = bytes_moved / 4 * (LRN_ELEMENTS / 2 if kind == "LRN" else 1)
+    return {"ops": 1, "elementwise" if kind in ELEMENTWISE else "moved": elements}
+
+
+def _convolution(attributes, weight: Size, output: Size, maps: int, macs: int, constant: bool) -> dict[str, float]:
+    if not constant:
+        return {"fed": macs, "conv_maps": maps}
+    stored = weight.elements
+    _, group_channels, *kernel = weight.shape
+    groups = attributes.get("group", 1)
+    if groups > 1 and group_channels == 1:
+        return {"depthwise": macs}
+    if math.prod(output.shape[2:]) == 1:
+        return {"gemm_weights": stored, "conv1x1": max(0, macs - stored)}
+    dense = {"conv_maps": maps, "conv_weights": stored}
+    if math.prod(kernel) == 1:
+        return dense | {"conv1x1": macs}
+    steps = {*attributes.get("strides", ()), *attributes.get("dilations", ())}
+    if kernel == [3, 3] and steps <= {1}:
+        return {"conv3x3": macs, "conv3x3_maps": maps, "conv3x3_weights": stored}
+    return dense | {"conv": macs}
+
+
+def add_up(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The sum of works; terms in the order of TERMS, those of amount 0 left out."""
+    totals = {term: sum(part.get(term, 0) for part in parts) for term in TERMS}
+    return {term: total for term, total in totals.items() if total}

@@ -1,0 +1,406 @@
+"""The networks of the published latency table as ONNX graphs: shapes only, every weight is declared and none is stored.
+
+`build(name)` gives the graph that benchncnn (or the row's own source) ran: caffe's ResNet-50 strides in the first 1×1
+convolution, its GoogLeNet has 5×5 branches and LRN, MobileNetV3 is the 5.1 M one. MACs and weights are held against
+those of ncnn's .param files in `COUNTED` by tests/tools. onnx is needed, torch is not.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+# Millions of MACs and of weights of ncnn's .param files.
+COUNTED = {
+    "SqueezeNet-1.1": (418.5, 1.235),
+    "MobileNetV1-1.0": (568.7, 4.22),
+    "MobileNetV2-1.0": (313.6, 3.49),
+    "MobileNetV3-Large-1.0": (245.6, 5.13),
+    "ShuffleNetV1-g3-1.0": (127.1, 1.80),
+    "ShuffleNetV2-1.0": (144.9, 2.27),
+    "MnasNet-1.0": (314.4, 4.36),
+    "ProxylessNAS": (336.5, 4.07),
+    "EfficientNet-B0": (385.8, 5.27),
+    "RegNetY-400MF": (401.8, 4.33),
+    "GoogLeNet": (1582.7, 7.00),
+    "ResNet-18": (1826.9, 11.69),
+    "CaffeNet(AlexNet)": (724.4, 60.97),
+    "VGG-16": (15470, 138.36),
+    "ResNet-50": (3858, 25.53),
+}
+
+
+class Net:
+    """A graph under construction; layers take and give tensor names, shapes are followed on the way."""
+
+    def __init__(self, pixels: int | tuple[int, int], channels: int = 3):
+        height, width = (pixels, pixels) if isinstance(pixels, int) else pixels
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.shapes: dict[str, tuple[int, ...]] = {"images": (1, channels, height, width)}
+
+    def op(self, kind: str, inputs: Sequence[str], shape: tuple[int, ...], **attributes) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        self.shapes[name] = shape
+        return name
+
+    def weight(self, *shape: int) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT))
+        return name
+
+    def numbers(self, *values: int) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(values, np.int64), name))
+        return name
+
+    def channels(self, x: str) -> int:
+        return self.shapes[x][1]
+
+    def conv(self, x: str, outputs: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, pad: int | None = None,
+             act: str | None = None) -> str:  # fmt: skip
+        _, inputs, height, width = self.shapes[x]
+        pad = kernel // 2 if pad is None else pad
+        shape = (1, outputs, *((side + 2 * pad - kernel) // stride + 1 for side in (height, width)))
+        tensors = [x, self.weight(outputs, inputs // groups, kernel, kernel), self.weight(outputs)]
+        x = self.op("Conv", tensors, shape, group=groups, pads=[pad] * 4, strides=[stride] * 2)
+        return self.act(x, act) if act else x
+
+    def depthwise(self, x: str, kernel: int, stride: int = 1, *, act: str | None = None) -> str:
+        return self.conv(x, self.channels(x), kernel, stride, groups=self.channels(x), act=act)
+
+    def act(self, x: str, kind: str) -> str:
+        shape = self.shapes[x]
+        if kind == "Swish":
+            return self.op("Mul", [x, self.op("Sigmoid", [x], shape)], shape)
+        return self.op(kind, [x], shape)
+
+    def pool(self, x: str, kernel: int, stride: int, *, pad: int = 0, kind: str = "MaxPool", ceil: bool = True) -> str:
+        rounding = math.ceil if ceil else math.floor
+        sides = (rounding((side + 2 * pad - kernel) / stride) + 1 for side in self.shapes[x][2:])
+        shape = (1, self.channels(x), *sides)
+        return self.op(
+            kind, [x], shape, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, ceil_mode=int(ceil)
+        )
+
+    def mean(self, x: str) -> str:
+        return self.op("GlobalAveragePool", [x], (1, self.channels(x), 1, 1))
+
+    def add(self, a: str, b: str) -> str:
+        return self.op("Add", [a, b], self.shapes[a])
+
+    def concat(self, *parts: str) -> str:
+        shape = self.shapes[parts[0]]
+        return self.op("Concat", parts, (1, sum(map(self.channels, parts)), *shape[2:]), axis=1)
+
+    def slice(self, x: str, start: int, end: int) -> str:
+        shape = self.shapes[x]
+        places = [self.numbers(start), self.numbers(end), self.numbers(1)]
+        return self.op("Slice", [x, *places], (1, end - start, *shape[2:]))
+
+    def shuffle(self, x: str, groups: int) -> str:
+        _, channels, height, width = self.shapes[x]
+        split = (1, groups, channels // groups, height, width)
+        x = self.op("Reshape", [x, self.numbers(*split)], split)
+        x = self.op("Transpose", [x], (1, split[2], groups, height, width), perm=[0, 2, 1, 3, 4])
+        shape = (1, channels, height, width)
+        return self.op("Reshape", [x, self.numbers(*shape)], shape)
+
+    def pad_channels(self, x: str, more: int) -> str:
+        shape = self.shapes[x]
+        return self.op("Pad", [x, self.numbers(0, 0, 0, 0, 0, more, 0, 0)], (1, shape[1] + more, *shape[2:]))
+
+    def linear(self, x: str, outputs: int, act: str | None = None) -> str:
+        """Of everything that x holds."""
+        if len(self.shapes[x]) == 4:
+            x = self.op("Flatten", [x], (1, math.prod(self.shapes[x])))
+        inputs = self.shapes[x][1]
+        x = self.op("Gemm", [x, self.weight(outputs, inputs), self.weight(outputs)], (1, outputs), transB=1)
+        return self.act(x, act) if act else x
+
+    def squeeze(self, x: str, narrow: int, inner: str = "Relu", gate: str = "Sigmoid") -> str:
+        """Squeeze and excitation."""
+        g = self.conv(self.conv(self.mean(x), narrow, act=inner), self.channels(x), act=gate)
+        return self.op("Mul", [x, g], self.shapes[x])
+
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        ends = [helper.make_tensor_value_info(x, TensorProto.FLOAT, self.shapes[x]) for x in outputs]
+        start = helper.make_tensor_value_info("images", TensorProto.FLOAT, self.shapes["images"])
+        graph = helper.make_graph(self.nodes, "network", [start], ends, self.weights)
+        return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def inverted(net: Net, x: str, wide: int, outputs: int, kernel: int, stride: int, act: str, *, narrow: int = 0,
+             gate: str = "Sigmoid", inner: str = "Relu", late: bool = False) -> str:  # fmt: skip
+    """Inverted residual; `narrow` channels of squeeze and excitation, before (late) or after the activation."""
+    skip = x if stride == 1 and net.channels(x) == outputs else None
+    if wide != net.channels(x):
+        x = net.conv(x, wide, act=act)
+    x = net.depthwise(x, kernel, stride, act=None if late and narrow else act)
+    if narrow:
+        x = net.squeeze(x, narrow, inner, gate)
+        x = net.act(x, act) if late else x
+    x = net.conv(x, outputs)
+    return net.add(x, skip) if skip else x
+
+
+def squeezenet(pixels: int, version: str = "1.1") -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.conv("images", *((64, 3) if version == "1.1" else (96, 7)), 2, pad=0, act="Relu")
+    fires = [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)]
+    for index, (narrow, wide) in enumerate(fires):
+        if index in ((0, 2, 4) if version == "1.1" else (0, 3, 7)):
+            x = net.pool(x, 3, 2)
+        x = net.conv(x, narrow, act="Relu")
+        x = net.concat(net.conv(x, wide, act="Relu"), net.conv(x, wide, 3, act="Relu"))
+    pad = 1 if version == "1.1" else 0  # caffe's file pads the last 1×1 convolution
+    return net.model(net.mean(net.conv(x, 1000, pad=pad, act="Relu")))
+
+
+def mobilenet_v1(pixels: int, width: float = 1.0) -> onnx.ModelProto:
+    net = Net(pixels)
+    scaled = [int(width * c) for c in (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)]
+    x = net.conv("images", scaled[0], 3, 2, act="Relu")
+    for index, outputs in enumerate(scaled[1:]):
+        x = net.depthwise(x, 3, 2 if index in (1, 3, 5, 11) else 1, act="Relu")
+        x = net.conv(x, outputs, act="Relu")
+    return net.model(net.linear(net.mean(x), 1000))
+
+
+def mobilenet_v2(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.conv("images", 32, 3, 2, act="Clip")
+    rows = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    for expand, outputs, repeats, stride in rows:
+        for index in range(repeats):
+            if expand == 1:  # caffe's file expands 32 to 32 channels
+                x = net.conv(x, 32, act="Clip")
+            x = inverted(net, x, expand * net.channels(x), outputs, 3, 1 if index else stride, "Clip")
+    return net.model(net.linear(net.mean(net.conv(x, 1280, act="Clip")), 1000))
+
+
+def _mobilenet_v3(pixels: int, rows: Sequence[tuple], last: int, features: int) -> onnx.ModelProto:
+    """rows: kernel, expanded, outputs, squeeze?, activation, stride."""
+    net = Net(pixels)
+    x = net.conv("images", 16, 3, 2, act="HardSwish")
+    for kernel, wide, outputs, squeezed, act, stride in rows:
+        narrow = wide // 4 if squeezed else 0
+        x = inverted(net, x, wide, outputs, kernel, stride, act, narrow=narrow, gate="HardSigmoid", late=True)
+    x = net.mean(net.conv(x, last, act="HardSwish"))
+    return net.model(net.linear(net.linear(x, features, "HardSwish"), 1000))
+
+
+def mobilenet_v3_large(pixels: int) -> onnx.ModelProto:
+    r, h = "Relu", "HardSwish"
+    rows = [(3, 16, 16, 0, r, 1), (3, 64, 24, 0, r, 2), (3, 72, 24, 0, r, 1), (5, 72, 40, 1, r, 2)]
+    rows += [(5, 120, 40, 1, r, 1)] * 2 + [(3, 240, 80, 0, h, 2), (3, 200, 80, 0, h, 1)]
+    rows += [(3, 184, 80, 0, h, 1)] * 2 + [(3, 480, 112, 1, h, 1), (3, 672, 112, 1, h, 1)]
+    rows += [(5, 672, 160, 1, h, 1), (5, 672, 160, 1, h, 2), (5, 960, 160, 1, h, 1)]
+    return _mobilenet_v3(pixels, rows, 960, 1280)
+
+
+def mobilenet_v3_small(pixels: int) -> onnx.ModelProto:
+    r, h = "Relu", "HardSwish"
+    rows = [(3, 16, 16, 1, r, 2), (3, 72, 24, 0, r, 2), (3, 88, 24, 0, r, 1), (5, 96, 40, 1, h, 2)]
+    rows += [(5, 240, 40, 1, h, 1)] * 2 + [(5, 120, 48, 1, h, 1), (5, 144, 48, 1, h, 1)]
+    rows += [(5, 288, 96, 1, h, 2)] + [(5, 576, 96, 1, h, 1)] * 2
+    return _mobilenet_v3(pixels, rows, 576, 1024)
+
+
+def shufflenet_v1(pixels: int) -> onnx.ModelProto:
+    net, groups = Net(pixels), 3
+    x = net.pool(net.conv("images", 24, 3, 2, act="Relu"), 3, 2)
+    for stage, (outputs, repeats) in enumerate([(240, 4), (480, 8), (960, 4)]):
+        for index in range(repeats):
+            stride = 1 if index else 2
+            first = 1 if stage == 0 and index == 0 else groups
+            made = outputs - (net.channels(x) if stride == 2 else 0)  # a strided unit appends to its pooled input
+            y = net.conv(x, made // 4, groups=first, act="Relu")
+            y = net.shuffle(y, groups) if first > 1 else y
+            y = net.conv(net.depthwise(y, 3, stride), made, groups=groups)
+            skip = net.pool(x, 3, 2, kind="AveragePool") if stride == 2 else x
+            x = net.act(net.concat(skip, y) if stride == 2 else net.add(x, y), "Relu")
+    return net.model(net.linear(net.mean(x), 1000))
+
+
+def shufflenet_v2(pixels: int, widths: Sequence[int] = (116, 232, 464), last: int = 1024) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.pool(net.conv("images", 24, 3, 2, act="Relu"), 3, 2)
+    for outputs, repeats in zip(widths, (4, 8, 4)):
+        half = outputs // 2
+        for index in range(repeats):
+            if index:
+                left, y, stride = net.slice(x, 0, half), net.slice(x, half, outputs), 1
+            else:
+                left, y, stride = net.conv(net.depthwise(x, 3, 2), half, act="Relu"), x, 2
+            y = net.conv(net.depthwise(net.conv(y, half, act="Relu"), 3, stride), half, act="Relu")
+            x = net.shuffle(net.concat(left, y), 2)
+    return net.model(net.linear(net.mean(net.conv(x, last, act="Relu")), 1000))
+
+
+def mnasnet(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.depthwise(net.conv("images", 32, 3, 2, act="Relu"), 3, act="Relu")
+    x = net.conv(x, 16)
+    rows = [
+        (3, 24, 3, 3, 2),
+        (3, 40, 5, 3, 2),
+        (6, 80, 5, 3, 2),
+        (6, 96, 3, 2, 1),
+        (6, 192, 5, 4, 2),
+        (6, 320, 3, 1, 1),
+    ]
+    for expand, outputs, kernel, repeats, stride in rows:
+        for index in range(repeats):
+            x = inverted(net, x, expand * net.channels(x), outputs, kernel, 1 if index else stride, "Relu")
+    return net.model(net.linear(net.mean(net.conv(x, 1280, act="Relu")), 1000))
+
+
+def proxylessnas(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.conv("images", 32, 3, 2, act="Clip")
+    x = net.conv(net.depthwise(x, 3, act="Clip"), 32 if pixels == 224 else 16)
+    rows = [(48, 32, 5, 2), (96, 32, 3, 1), (96, 40, 7, 2), (120, 40, 3, 1), (120, 40, 5, 1), (120, 40, 5, 1)]
+    rows += [(240, 80, 7, 2)] + [(240, 80, 5, 1)] * 3 + [(480, 96, 5, 1)] + [(288, 96, 5, 1)] * 3
+    rows += [(576, 192, 7, 2), (1152, 192, 7, 1), (576, 192, 7, 1), (576, 192, 7, 1), (1152, 320, 7, 1)]
+    for wide, outputs, kernel, stride in rows:
+        x = inverted(net, x, wide, outputs, kernel, stride, "Clip")
+    return net.model(net.linear(net.mean(net.conv(x, 1280, act="Clip")), 1000))
+
+
+def efficientnet_b0(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.conv("images", 32, 3, 2, act="Swish")
+    rows = [(1, 16, 3, 1, 1), (6, 24, 3, 2, 2), (6, 40, 5, 2, 2), (6, 80, 3, 3, 2), (6, 112, 5, 3, 1)]
+    rows += [(6, 192, 5, 4, 2), (6, 320, 3, 1, 1)]
+    for expand, outputs, kernel, repeats, stride in rows:
+        for index in range(repeats):
+            inputs = net.channels(x)
+            x = inverted(net, x, expand * inputs, outputs, kernel, 1 if index else stride, "Swish",
+                         narrow=inputs // 4, inner="Swish")  # fmt: skip
+    return net.model(net.linear(net.mean(net.conv(x, 1280, act="Swish")), 1000))
+
+
+def regnet_y_400mf(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.conv("images", 32, 3, 2, act="Relu")
+    for outputs, repeats in [(48, 1), (104, 3), (208, 6), (440, 6)]:
+        for index in range(repeats):
+            stride, inputs = (1 if index else 2), net.channels(x)
+            skip = x if index else net.conv(x, outputs, 1, stride)
+            y = net.conv(net.conv(x, outputs, act="Relu"), outputs, 3, stride, groups=outputs // 8, act="Relu")
+            x = net.act(net.add(net.conv(net.squeeze(y, inputs // 4), outputs), skip), "Relu")
+    return net.model(net.linear(net.mean(x), 1000))
+
+
+def blazeface(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.conv("images", 24, 5, 2, pad=2, act="Relu")
+    rows = [(24, 1), (28, 1), (32, 2), (36, 1), (42, 1), (48, 2), (56, 1), (64, 1), (72, 1), (80, 1), (88, 1), (96, 2)]
+    for outputs, stride in [*rows, *[(96, 1)] * 4]:
+        skip = x if stride == 1 else net.pool(x, 2, 2)
+        if more := outputs - net.channels(x):
+            skip = net.pad_channels(skip, more)
+        x = net.act(net.add(net.conv(net.depthwise(x, 3, stride), outputs), skip), "Relu")
+    return net.model(x)
+
+
+def googlenet(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.op("LRN", [(p := net.pool(net.conv("images", 64, 7, 2, act="Relu"), 3, 2))], net.shapes[p], size=5)
+    x = net.conv(net.conv(x, 64, act="Relu"), 192, 3, act="Relu")
+    x = net.pool(net.op("LRN", [x], net.shapes[x], size=5), 3, 2)
+    rows = [(64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64), (192, 96, 208, 16, 48, 64)]
+    rows += [(160, 112, 224, 24, 64, 64), (128, 128, 256, 24, 64, 64), (112, 144, 288, 32, 64, 64)]
+    rows += [(256, 160, 320, 32, 128, 128), (256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)]
+    for index, (one, three_in, three, five_in, five, pooled) in enumerate(rows):
+        if index in (2, 7):
+            x = net.pool(x, 3, 2)
+        branches = [net.conv(x, one, act="Relu"), net.conv(net.conv(x, three_in, act="Relu"), three, 3, act="Relu")]
+        branches += [net.conv(net.conv(x, five_in, act="Relu"), five, 5, act="Relu")]
+        branches += [net.conv(net.pool(x, 3, 1, pad=1), pooled, act="Relu")]
+        x = net.concat(*branches)
+    return net.model(net.linear(net.mean(x), 1000))
+
+
+def resnet18(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.pool(net.conv("images", 64, 7, 2, act="Relu"), 3, 2)
+    for outputs in (64, 128, 256, 512):
+        for index in range(2):
+            stride = 2 if index == 0 and outputs > 64 else 1
+            skip = x if index else net.conv(x, outputs, 1, stride)
+            y = net.conv(net.conv(x, outputs, 3, stride, act="Relu"), outputs, 3)
+            x = net.act(net.add(y, skip), "Relu")
+    return net.model(net.linear(net.mean(x), 1000))
+
+
+def bottlenecks(pixels: int, repeats: Sequence[int] = (3, 4, 6, 3), *, widen: int = 1, groups: int = 1, base: int = 64,
+                stride_in_3x3: bool = False) -> onnx.ModelProto:  # fmt: skip
+    """ResNet-50 and kin: inner width 64·widen (or groups·base/…), outputs 256, 512, …"""
+    net = Net(pixels)
+    x = net.pool(net.conv("images", 64, 7, 2, act="Relu"), 3, 2)
+    for stage, count in enumerate(repeats):
+        inner, outputs = base * widen * 2**stage, 256 * 2**stage
+        for index in range(count):
+            stride = 2 if index == 0 and stage else 1
+            skip = x if index else net.conv(x, outputs, 1, stride)
+            y = net.conv(x, inner, 1, 1 if stride_in_3x3 else stride, act="Relu")
+            y = net.conv(y, inner, 3, stride if stride_in_3x3 else 1, groups=groups, act="Relu")
+            x = net.act(net.add(net.conv(y, outputs), skip), "Relu")
+    return net.model(net.linear(net.mean(x), 1000))
+
+
+def caffenet(pixels: int) -> onnx.ModelProto:
+    net = Net(pixels)
+    x = net.pool(net.conv("images", 96, 11, 4, pad=0, act="Relu"), 3, 2)
+    x = net.conv(net.op("LRN", [x], net.shapes[x], size=5), 256, 5, groups=2, act="Relu")
+    x = net.pool(x, 3, 2)
+    x = net.conv(net.op("LRN", [x], net.shapes[x], size=5), 384, 3, act="Relu")
+    x = net.conv(net.conv(x, 384, 3, groups=2, act="Relu"), 256, 3, groups=2, act="Relu")
+    x = net.linear(net.linear(net.pool(x, 3, 2), 4096, "Relu"), 4096, "Relu")
+    return net.model(net.linear(x, 1000))
+
+
+def vgg16(pixels: int) -> onnx.ModelProto:
+    net, x = Net(pixels), "images"
+    for outputs, repeats in [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]:
+        for _ in range(repeats):
+            x = net.conv(x, outputs, 3, act="Relu")
+        x = net.pool(x, 2, 2)
+    return net.model(net.linear(net.linear(net.linear(x, 4096, "Relu"), 4096, "Relu"), 1000))
+
+
+NETWORKS: dict[str, Callable[[int], onnx.ModelProto]] = {
+    "SqueezeNet-1.1": squeezenet,
+    "SqueezeNet-1.0": lambda pixels: squeezenet(pixels, "1.0"),
+    "MobileNetV1-1.0": mobilenet_v1,
+    "MobileNetV2-1.0": mobilenet_v2,
+    "MobileNetV3-Large-1.0": mobilenet_v3_large,
+    "MobileNetV3-Small-1.0": mobilenet_v3_small,
+    "ShuffleNetV1-g3-1.0": shufflenet_v1,
+    "ShuffleNetV2-0.5": lambda pixels: shufflenet_v2(pixels, (48, 96, 192)),
+    "ShuffleNetV2-1.0": shufflenet_v2,
+    "ShuffleNetV2-1.5": lambda pixels: shufflenet_v2(pixels, (176, 352, 704)),
+    "ShuffleNetV2-2.0": lambda pixels: shufflenet_v2(pixels, (244, 488, 976), 2048),
+    "MnasNet-1.0": mnasnet,
+    "ProxylessNAS": proxylessnas,
+    "EfficientNet-B0": efficientnet_b0,
+    "RegNetY-400MF": regnet_y_400mf,
+    "BlazeFace": blazeface,
+    "GoogLeNet": googlenet,
+    "ResNet-18": resnet18,
+    "ResNet-50": bottlenecks,
+    "WideResNet-50-2": lambda pixels: bottlenecks(pixels, widen=2, stride_in_3x3=True),
+    "ResNeXt-101-32x8d": lambda pixels: bottlenecks(pixels, (3, 4, 23, 3), base=256, groups=32, stride_in_3x3=True),
+    "CaffeNet(AlexNet)": caffenet,
+    "VGG-16": vgg16,
+}
+
+
+def build(name: str, pixels: int = 224) -> onnx.ModelProto:
+    """The network of that name in the table, for one image of `pixels` a side. KeyError for one that is not here."""
+    return NETWORKS[name](pixels)
