@@ -32,7 +32,7 @@ def host_facts() -> dict[str, Any]:
     memory = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     highest = _read(_CPUFREQ + "cpuinfo_max_freq").strip()
     facts = {
-        "board": _read("/proc/device-tree/model").strip("\0\n "),
+        "board": _read("/sys/firmware/devicetree/base/model").strip("\0\n "),
         "machine": platform.machine(),
         "cpu": _cpu(_read("/proc/cpuinfo")),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

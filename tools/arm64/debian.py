@@ -22,7 +22,7 @@ HOST_STATUS = Path("/var/lib/dpkg/status")
 # apt in directories of its own: as the user who runs it, no translations, no host configuration that would pin or hook.
 _APT_CONFIG = """
 APT::Architecture "{first}";
-APT::Architectures {{ {all}; }};
+APT::Architectures {{ {all} }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
 Acquire::Languages "none";
@@ -32,7 +32,7 @@ Dir::State "{place}";
 Dir::State::lists "{place}/lists";
 Dir::State::status "{status}";
 Dir::Cache "{place}";
-Dir::Cache::archives "{archives}";
+Dir::Cache::archives "{place}/archives";
 Dir::Log "{place}";
 """
 
@@ -85,64 +85,47 @@ def downloaded(
     Unavailable where there is no apt, no network, or no such package.
     """
     need("apt-get", "dpkg-deb", "tar")
-    place = cache_directory() / "arm64" / f"apt-{'-'.join(architectures)}"
-    (place / "lists" / "partial").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="archives-", dir=place) as archives:
-        (Path(archives) / "partial").mkdir()
-        empty = Path(archives) / "status"
-        empty.touch()
-        config = Path(archives) / "apt.conf"
-        names = " ".join(f'"{name}";' for name in architectures).rstrip(";")
-        config.write_text(
-            _APT_CONFIG.format(
-                first=architectures[0], all=names, place=place, status=status or empty, archives=archives
-            )
-        )
-        install = ["install", "--download-only", "--yes", "--reinstall", *packages]
-        if not _apt(config, *install):  # no lists yet, or lists that name packages which the mirror no longer has
-            _apt(config, "update")
-            done = _apt(config, *install)
-            if not done:
-                raise Unavailable(
-                    f"apt cannot download {', '.join(packages)} for {' and '.join(architectures)}: {done}"
-                )
-        yield sorted(Path(archives).glob("*.deb"))
+    with tempfile.TemporaryDirectory(prefix="gems-edge-apt-") as directory:
+        place = Path(directory)
+        for name in ("lists/partial", "archives/partial"):
+            (place / name).mkdir(parents=True)
+        (place / "status").touch()
+        names = " ".join(f'"{name}";' for name in architectures)
+        values = {"first": architectures[0], "all": names, "place": place, "status": status or place / "status"}
+        (place / "apt.conf").write_text(_APT_CONFIG.format(**values))
+        wanted = f"{', '.join(packages)} for {' and '.join(architectures)}"
+        # An update that fails for one of the host's sources may still have found all that is needed.
+        updated = _apt(place / "apt.conf", "update")
+        error = _apt(place / "apt.conf", "install", "--download-only", "--yes", "--reinstall", *packages)
+        if error:
+            raise Unavailable(f"apt cannot download {wanted}: {updated or error}")
+        yield sorted((place / "archives").glob("*.deb"))
 
 
-class _Done(str):
-    """The last line of a command that failed; true where it did not fail."""
-
-    def __new__(cls, code: int, message: str):
-        made = super().__new__(cls, message)
-        made.code = code
-        return made
-
-    def __bool__(self) -> bool:
-        return self.code == 0
-
-
-def _apt(config: Path, *arguments: str) -> _Done:
+def _apt(config: Path, *arguments: str) -> str:
+    """What went wrong, in a line; empty if nothing."""
     environment = os.environ | {"APT_CONFIG": str(config), "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "-q", "-o", "Acquire::Retries=3", *arguments]
     try:
-        done = subprocess.run(
-            ["apt-get", "-q", *arguments], capture_output=True, text=True, env=environment, timeout=300
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     except subprocess.TimeoutExpired:
-        return _Done(1, "apt-get took more than 5 minutes")
-    errors = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("E:")]
-    return _Done(done.returncode, errors[0] if errors else f"exit code {done.returncode}")
+        return "apt-get took more than 5 minutes"
+    said = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("E:")]
+    return "" if done.returncode == 0 else (said or [f"exit code {done.returncode}"])[0]
 
 
-def unpack(packages: Sequence[Path], root: Path) -> None:
+def unpack(packages: Sequence[Path], root: Path, leave_out: Sequence[str] = ()) -> None:
     """Unpack .deb files into `root` over a merged /usr, as Debian and Raspberry Pi OS have it. No maintainer script runs.
 
-    `dpkg-deb -x` would replace the links /bin, /lib and /sbin by the directories in the packages.
+    `leave_out`: patterns of files, as ./usr/share/doc/*. (`dpkg-deb -x` would replace the links /bin, /lib and /sbin by
+    the directories in the packages.)
     """
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (root / name).is_symlink():
             (root / name).symlink_to(f"usr/{name}")
     extract = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--directory", str(root)]
+    extract += [f"--exclude={pattern}" for pattern in leave_out]
     for package in packages:
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
             done = subprocess.run(extract, stdin=archive.stdout, capture_output=True, text=True)
