@@ -46,11 +46,11 @@ def _rsqrt(low: "Lowering", node: fx.Node, x) -> Value:
 
 
 def _power(low: "Lowering", node: fx.Node, x, exponent) -> Value:
-    if exponent not in (2, 3):
+    if exponent not in (1, 2, 3):
         raise UserError(f"cannot export: a power of {exponent}")
     value = low.tensor(x)
     name = value.name
-    for _ in range(exponent - 1):  # ONNX Pow is slow on whole maps
+    for _ in range(int(exponent) - 1):  # ONNX Pow is slow on whole maps
         name = low.builder.op("Mul", name, value.name)
     return Value(name, value.shape)
 
@@ -274,6 +274,7 @@ TABLE: dict[Any, Callable] = {
     aten._unsafe_view.default: _view,
     aten.reshape.default: _view,
     aten.expand.default: _same,
+    aten.clone.default: _same,
     aten.detach.default: _same,
     aten.alias.default: _same,
     aten.t.default: _transpose_last,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gems_edge.errors import UserError
@@ -38,8 +39,9 @@ class Pruned:
 class _TracedNorm(nn.BatchNorm2d):
     """Stands in for Normalization, so that the dependency graph sees a layer it knows."""
 
-    def forward(self, x, _norm):
-        return super().forward(x)
+    def forward(self, conv, x, _statistics, halve=False):
+        y = super().forward(conv(x))
+        return F.max_pool2d(y, 2) if halve else y
 
 
 def check_ratio(spec: ModelSpec, ratio: float) -> None:

@@ -160,11 +160,15 @@ def test_an_unsupported_layer_is_refused_by_name():
         adapt_graph(model, weights, UpdateRule("maml", 0.1))
 
     class Odd(torch.nn.Module):
-        def forward(self, x):
-            return torch.erf(x)
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, x, norm):
+            return torch.erf(self.block(x, norm))
 
     model, weights = made("conv4", "shared", "support", 28)
-    model.backbone.blocks[0].conv = torch.nn.Sequential(model.backbone.blocks[0].conv, Odd())
-    renamed = {n.replace("blocks.0.conv.weight", "blocks.0.conv.0.weight"): w for n, w in weights.items()}
+    model.backbone.blocks[0] = Odd(model.backbone.blocks[0])
+    renamed = {n.replace("blocks.0.", "blocks.0.block."): w for n, w in weights.items()}
     with pytest.raises(UserError, match="erf"):
         adapt_graph(model, renamed, UpdateRule("maml", 0.1))
