@@ -78,15 +78,17 @@ def _clock() -> dict[str, Any] | None:
 
 
 def _memory(repeats: list[dict[str, float]], images: int, what: str) -> dict[str, Any]:
-    peak = summarise([repeat["peak_mb"] for repeat in repeats], _MEDIAN)
-    baseline = summarise([repeat["baseline_mb"] for repeat in repeats], _MEDIAN)
+    parts = {
+        name: summarise([repeat[f"{name}_mb"] for repeat in repeats], _MEDIAN) for name in ("peak", "baseline", "files")
+    }
     values = Sample(
-        {"peak": peak.quantiles["p50"], "baseline": baseline.quantiles["p50"]},
-        {"peak": peak.intervals["p50"], "baseline": baseline.intervals["p50"]},
-        peak.runs,
+        {name: part.quantiles["p50"] for name, part in parts.items()},
+        {name: part.intervals["p50"] for name, part in parts.items()},
+        len(repeats),
     )
     source = (
-        f"VmHWM of {peak.runs} fresh processes that ran {what}; baseline: after their imports; interval: least and most"
+        f"VmHWM of {len(repeats)} fresh processes that ran {what}; baseline: after their imports; "
+        "files: pages of libraries, which the system can drop; interval: least and most"
     )
     return {"images": images, **values.as_dict("MB", source, digits=1)}
 

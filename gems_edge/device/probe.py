@@ -4,7 +4,7 @@ import json
 import sys
 
 from gems_edge.device import Learner
-from gems_edge.device.measure import peak_rss_mb, random_pixels
+from gems_edge.device.measure import file_rss_mb, peak_rss_mb, random_pixels
 from gems_edge.errors import MachineError, UserError
 
 # The memory of a step is not at its highest in the first run.
@@ -20,7 +20,7 @@ def main(path: str, what: str, images: str, threads: str) -> None:
     else:
         for _ in range(STEPS):
             learner.predict(pixels)
-    print(json.dumps({"baseline_mb": baseline, "peak_mb": peak_rss_mb()}))
+    print(json.dumps({"baseline_mb": baseline, "peak_mb": peak_rss_mb(), "files_mb": file_rss_mb()}))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from gems_edge.device.bundle import Bundle
 from gems_edge.device.support import read_support
 from gems_edge.errors import UserError
 from gems_edge.remote import ssh
-from gems_edge.remote.board import Board, check, check_room, look
+from gems_edge.remote.board import Board, check, check_disk, check_memory, look
 from gems_edge.remote.job import Job, alive_seconds
 from gems_edge.remote.wheels import build_own_wheel, gather, unpacked_bytes
 
@@ -52,6 +52,8 @@ def bench_on(
         on_stage(f"looking at {host}")
         board = look(connection)
         check(board, host)
+        support = bundle.ways * bundle.shots
+        check_memory(board, host, 1e6 * predict_memory(bundle.manifest["cost"], support, "adapt")["low_mb"])
         on_stage("adapting and predicting here, to compare")
         _write_pictures(bundle, place)
         expected = _answers(bundle, place, threads)
@@ -62,11 +64,7 @@ def bench_on(
         names = ["payload.zip", *(wheel.name for wheel in sent or [own])]
         size = sum((place / name).stat().st_size for name in names)
         unpacked = unpacked_bytes(sent) if sent else 0 if environment in board.kept else _PACKAGES_BYTES
-        support = bundle.ways * bundle.shots
-        check_room(
-            board, host, size + unpacked + 3 * (place / "payload.zip").stat().st_size + _RESERVE_BYTES,
-            1e6 * predict_memory(bundle.manifest["cost"], support, "adapt")["low_mb"],
-        )  # fmt: skip
+        check_disk(board, host, size + unpacked + 3 * (place / "payload.zip").stat().st_size + _RESERVE_BYTES)
         plan = {
             "files": {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in names},
             "wheels": [wheel.name for wheel in sent],

@@ -103,17 +103,21 @@ def check(board: Board, host: str) -> None:
         )
 
 
-def check_room(board: Board, host: str, disk_bytes: int, memory_bytes: float) -> None:
-    """UserError if less than `disk_bytes` is free where files go, or less than `memory_bytes` of memory and swap."""
-    if board.free_bytes < disk_bytes:
+def check_disk(board: Board, host: str, needed_bytes: float) -> None:
+    """UserError if less than `needed_bytes` is free where files go."""
+    if board.free_bytes < needed_bytes:
         raise UserError(
-            f"{host} has {_mb(board.free_bytes)} free in {board.base} and this needs {_mb(disk_bytes)}; "
+            f"{host} has {_mb(board.free_bytes)} free in {board.base} and this needs {_mb(needed_bytes)}; "
             "remove something there"
         )
-    if board.memory_bytes < memory_bytes:
+
+
+def check_memory(board: Board, host: str, needed_bytes: float) -> None:
+    """UserError if less than `needed_bytes` of memory and swap are free."""
+    if board.memory_bytes < needed_bytes:
         raise UserError(
             f"{host} has {_mb(board.memory_bytes)} of free memory and adapting this bundle needs about "
-            f"{_mb(memory_bytes)}; end programs there, or export a smaller model"
+            f"{_mb(needed_bytes)}; end programs there, or export a smaller model"
         )
 
 

@@ -185,6 +185,7 @@ def carry_out(directory: Path, plan: dict, watch: Watch) -> dict:
     variables = os.environ | {
         "GEMS_EDGE_CACHE": str(directory / "cache"), "TMPDIR": str(directory / "tmp"), "PYTHONNOUSERSITE": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_NO_CACHE_DIR": "1",
+        "PIP_RETRIES": "1",
     }  # fmt: skip
     variables.pop("PYTHONPATH", None)
     variables.pop("PYTHONHOME", None)
@@ -227,7 +228,14 @@ def install(directory: Path, plan: dict, call) -> str:
     source = ["--no-index", "--find-links", "."] if plan["wheels"] else ["--only-binary=:all:"]
     tool = [f"{pip}/pip"] if pip else ["-m", "pip"]
     emit(directory, {"stage": "installing gems-edge and what it needs"})
-    call([python, *tool, "install", "--quiet", "--no-compile", *source, plan["own"]], "pip install")
+    try:
+        call([python, *tool, "install", "--quiet", "--no-compile", *source, plan["own"]], "pip install")
+    except Failed as error:
+        if plan["wheels"]:
+            raise
+        raise Failed(
+            f"neither this machine nor the board could fetch the packages ({error}); give --wheels DIR", error.code
+        ) from None
     return python
 
 

@@ -55,6 +55,6 @@ print(
         "free_bytes": system.f_bavail * system.f_frsize,
         "memory_bytes": memory.get("MemAvailable", memory.get("MemFree", 0)) + memory.get("SwapFree", 0),
         "kept": sorted(os.listdir(base)) if os.path.isdir(base) else [],
-        "model": read("/proc/device-tree/model").strip("\0\n ") or platform.machine(),
+        "model": read("/sys/firmware/devicetree/base/model").strip("\0\n ") or platform.machine(),
     })
 )  # fmt: skip

@@ -38,9 +38,15 @@ def connected(host: str, config: str | None = None, alive_seconds: int = 5) -> I
     """
     if not host or host.startswith("-") or any(sign.isspace() for sign in host):
         raise UserError(f"--host {host!r} is not a host; give a name, user@name, or a Host of your ssh configuration")
-    with tempfile.TemporaryDirectory(prefix="gems-edge-ssh-") as directory:
+    # A socket's path has room for some hundred characters, of which ssh wants twenty for itself.
+    place = tempfile.gettempdir() if len(tempfile.gettempdir()) < 50 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="gems-edge-ssh-", dir=place) as directory:
         options = {
             "BatchMode": "yes",
+            "LogLevel": "ERROR",
+            # What a configuration adds for logins by hand: a command, forwarded ports.
+            "RemoteCommand": "none",
+            "ClearAllForwardings": "yes",
             "ConnectTimeout": "15",
             "ServerAliveInterval": str(alive_seconds),
             "ServerAliveCountMax": "3",

@@ -74,11 +74,13 @@ def gather(own: Path, board: Board, host: str, given: Path | None, directory: Pa
 
     From `given`, a directory of wheels, and nowhere else; or else from the package index that pip is set up for, with
     what was fetched before kept in the cache. None if neither can be had here: then the board must find them itself.
-    Raises UserError for a `given` that is no directory, or lacks a wheel for the board (named).
+    Raises UserError for a `given` that is no directory, or lacks a wheel for the board (named), or without pip.
     """
     if given is not None:
         if not given.is_dir():
             raise UserError(f"--wheels {given} is not a directory; give one that holds wheel files")
+        if find_spec("pip") is None:
+            raise UserError("this Python has no pip, which chooses from --wheels; install it, or leave --wheels out")
         source = ["--no-index", "--find-links", str(given)]
         lacking = _resolve(own, board, directory, source)
         if lacking == "pip" and board.ensurepip:
@@ -89,6 +91,8 @@ def gather(own: Path, board: Board, host: str, given: Path | None, directory: Pa
                 f"{board.machine}, glibc {board.libc[1]}); add it, or leave --wheels out"
             )
         return sorted(directory.glob("*.whl"))
+    if find_spec("pip") is None:
+        return None
     cache = cache_directory() / "wheels"
     cache.mkdir(parents=True, exist_ok=True)
     for source in (["--retries", "1"], ["--no-index"]):
@@ -108,8 +112,6 @@ def _resolve(
 
     `tool`: pip comes along, and runs from its wheel, so the board's Python need not have ensurepip.
     """
-    if find_spec("pip") is None:
-        return "anything (this Python has no pip to look with)"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*board.version)]
     for platform in _platforms(board):

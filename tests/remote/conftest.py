@@ -1,0 +1,55 @@
+"""A board to log in to on loopback (tools/arm64/sshd.py: a real sshd, the system's ssh), and a bundle to take there."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT / "tools" / "arm64"), str(ROOT / "tests" / "device")]
+import handmade
+from on_board import running_sshd
+from sshd import Server
+
+
+@pytest.fixture(scope="session")
+def server(environment) -> Iterator[Server]:
+    """A board that is this machine, with a user and a home of its own."""
+    with running_sshd(environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory) -> Path:
+    return handmade.write_bundle(tmp_path_factory.mktemp("bundles") / "h.gems")
+
+
+@pytest.fixture(scope="session")
+def start_bench(environment, bundle) -> Callable[..., subprocess.Popen]:
+    """`start_bench(config, …)` begins `gems-edge bench BUNDLE --host board` in a process of its own."""
+
+    def start(config: Path, *options, host: str = "board") -> subprocess.Popen:
+        command = [sys.executable, "-m", "gems_edge", "bench", bundle, "--host", host, "-F", config, "--threads", 1]
+        command += ["--json", *options]
+        return subprocess.Popen(
+            [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def refused(start_bench) -> Callable[..., str]:
+    """`refused(config, …)`: the one line on stderr with which the command ends, beside lines of progress."""
+
+    def call(config: Path, *options, code: int = 2, host: str = "board") -> str:
+        process = start_bench(config, *options, host=host)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == code and out == "" and "Traceback" not in err, (process.returncode, out, err)
+        assert err.count("gems-edge: ") == 1
+        return err.splitlines()[-1].removeprefix("gems-edge: ")
+
+    return call
