@@ -40,12 +40,12 @@ class GraphBuilder:
 
     def initializer(self, name: str, array: np.ndarray) -> Value:
         """A named tensor of the model (a weight)."""
-        self._initializers[name] = np.ascontiguousarray(array)
+        self._initializers[name] = np.asarray(array, order="C")  # a scalar stays one
         return Value(name, array.shape)
 
     def overridable(self, name: str, array: np.ndarray, shape: Sequence[Dim]) -> Value:
         """A named tensor that a caller may feed; it has `array` as its default."""
-        self._initializers[name] = np.ascontiguousarray(array)
+        self._initializers[name] = np.asarray(array, order="C")  # a scalar stays one
         return self.input(name, shape)
 
     def constant(self, array: np.ndarray | list[int] | float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION, PLAIN_VERSION
+from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION, INT8_FILE, PLAIN_VERSION
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
 
@@ -33,20 +33,20 @@ def _is_bundle(path: Path) -> bool:
         manifest = read_json(path / "manifest.json", "")
     except (UserError, OSError):
         return False
-    known = {"manifest.json", *FILES}
+    known = {"manifest.json", *FILES, INT8_FILE}
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT and {p.name for p in path.iterdir()} <= known
 
 
 def write_bundle(
     path: Path, predict: bytes, adapt: bytes, weights: dict[str, np.ndarray], manifest: dict[str, Any],
-    check: Callable[[Path], dict[str, Any]],
+    check: Callable[[Path], dict[str, Any]], int8: bytes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the files beside `path`, let `check` run on them, and only then put them in the place of `path`.
 
     `check` returns entries to add to the manifest; what it raises leaves `path` as it was.
     """
     check_target(path)
-    contents = dict(zip(FILES, (predict, adapt, save(weights))))
+    contents = dict(zip(FILES, (predict, adapt, save(weights)))) | ({INT8_FILE: int8} if int8 else {})
     files = {name: {"bytes": len(content), "sha256": sha256_bytes(content)} for name, content in contents.items()}
     version = FORMAT_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
     manifest = {"format": FORMAT, "format_version": version, **manifest, "files": files}

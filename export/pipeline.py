@@ -25,8 +25,9 @@ from gems_edge.errors import UserError
 from gems_edge.export.bundle import check_target, write_bundle
 from gems_edge.export.graphs import RULE, adapt_graph, predict_graph
 from gems_edge.export.manifest import identity, parameters, provenance, tensor_names
+from gems_edge.export.quantise import EPISODES, check_quantisable, quantise
 from gems_edge.export.specialise import Specialised, specialise
-from gems_edge.export.verify import verify_bundle
+from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.files import write_atomic
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig, write_config
@@ -57,6 +58,7 @@ class ExportOptions:
     root: Path | None = None
     for_data: str | None = None  # the distribution to freeze a GEMS run's choices for
     tasks: int = 100  # validation tasks that decide what is frozen
+    int8: bool = False  # write predict.int8.onnx too
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     sampler = mixture_sampler(images, "test", *protocol)
     # Made here, so that images that cannot give it are refused before anything is trained.
     choosing = mixture_sampler(images, "val", *protocol).samplers[0] if options.for_data else None
+    if options.int8:
+        check_quantisable(config.normalization)
+    calibrating = mixture_sampler(images, "val", *protocol) if options.int8 else None
     rule, tensors = rule_of(config), episode_tensors(images, place)
     pruned = prune(model, weights, ratio, options.round_to)
     kept = None if ticket is None else ticket_kept(model, ticket, pruned)
@@ -127,6 +132,10 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     statistics = _start_statistics(compact, learned, tensors.episode(episodes[0]))
     adapt = adapt_graph(compact, learned, rule)
     predict = predict_graph(compact, learned, statistics)
+    int8 = None
+    if calibrating is not None:
+        with reports.evaluation("calibrate int8", EPISODES) as progress, matrix_precision("fp32"):
+            int8 = quantise(compact, learned, rule, config.steps, statistics, tensors, calibrating, progress)
     manifest = {
         **identity(output, config, pruned.spec, images, rule),
         "tensors": tensor_names(compact, learned, rule),
@@ -146,9 +155,11 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         "accuracy": after,
         "cost": {
             "predict": describe(predict, {"images": 1, "classes": config.ways}),
+            **({"predict_int8": describe(int8.graph, {"images": 1, "classes": config.ways})} if int8 else {}),
             "adapt_step": describe(adapt, {"images": config.ways * config.shots, "classes": config.ways}),
             "adapt_peak": adapt_peak(adapt, {"images": config.ways * config.shots, "classes": config.ways}),
         },
+        **({"int8": int8.about} if int8 else {}),
         "provenance": provenance(run, config),
     }
     carried = {f"{RULE}{name}": rule.begin(learned)[name] for name in rule.carried}
@@ -156,9 +167,15 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
 
     def check(staging: Path) -> dict[str, Any]:
         result = verify_bundle(staging, compact, learned, rule, config.steps, images, episodes)
-        return {"verification": result.as_dict()}
+        verified = {"verification": result.as_dict()}
+        if int8 is None:
+            return verified
+        with reports.evaluation("evaluate int8", options.episodes) as progress:
+            found = int8_accuracy(staging, config.steps, images, sampler, options.episodes, progress)
+        return verified | {"int8": int8.about | {"accuracy": {config.normalization: found}}}
 
-    return write_bundle(output, predict.SerializeToString(), adapt.SerializeToString(), stored, manifest, check)
+    files = predict.SerializeToString(), adapt.SerializeToString()
+    return write_bundle(output, *files, stored, manifest, check, int8 and int8.graph.SerializeToString())
 
 
 def _own_run(run: Run, options: ExportOptions, reports: Reports) -> Run:

@@ -1,7 +1,7 @@
 """The check before a bundle is handed over: what onnxruntime computes on the board equals what torch computed in training."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gems_edge.data.episodes import EpisodeIndices
-from gems_edge.data.mixture import Mixture
+from gems_edge.data.mixture import Mixture, MixtureSampler
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.device.bundle import HEAD
 from gems_edge.device.learner import Learner, adapt_session
@@ -20,7 +20,7 @@ from gems_edge.export.graphs import RULE
 from gems_edge.meta.evaluate import support_of
 from gems_edge.meta.inner import Support, adapt, classify, detached
 from gems_edge.meta.mmsup import KEEP
-from gems_edge.meta.protocol import learn_episode
+from gems_edge.meta.protocol import answer_episode, compare_precisions, learn_episode
 from gems_edge.meta.rules import Rule
 from gems_edge.models.fewshot import FewShotModel, Weights
 
@@ -101,6 +101,24 @@ def verify_bundle(
             "no bundle was written; please report this with the versions of torch and onnxruntime"
         )
     return result
+
+
+def int8_accuracy(
+    directory: Path, steps: int, images: Mixture, sampler: MixtureSampler, episodes: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """int8 beside fp32 over the same `episodes`, spread evenly over the distributions, learned and answered as on the board.
+
+    See meta.protocol.compare_precisions.
+    """
+    learner, answers = Learner.load(directory), []
+    each = max(2, -(-episodes // len(sampler.samplers)))
+    for one in sampler.samplers:
+        for task in range(each):
+            answers.append(answer_episode(learner, images, one.draw(0, task), steps))
+            if progress:
+                progress(len(answers))
+    return compare_precisions(answers)
 
 
 def update_errors(

@@ -77,12 +77,22 @@ def command(
     click.echo(
         f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, {episodes} episodes{' of each' if len(result['distributions']) > 1 else ''}"
     )
-    several = len(result["distributions"]) > 1
-    rows = [row for name, one in result["distributions"].items() for row in _rows(_label(name, one), one, several)]
-    if several:
-        rows += _rows("mean", result, several)
-    header = ["normalization", "steps", "accuracy"]
-    click.echo(table(rows, ["data", *header] if several else header))
+    several, precisions = len(result["distributions"]) > 1, {"fp32": result}
+    if "int8" in result:
+        precisions["int8"] = result["int8"]
+    rows = []
+    for precision, of in precisions.items():
+        found = [row for name, one in of["distributions"].items() for row in _rows(_label(name, one), one, several)]
+        found += _rows("mean", of, several) if several else []
+        rows += [[precision, *row] for row in found] if len(precisions) > 1 else found
+    header = [*(["precision"] if len(precisions) > 1 else []), *(["data"] if several else [])]
+    click.echo(table(rows, [*header, "normalization", "steps", "accuracy"]))
+    if "int8" in result:
+        change = result["int8"]["difference"]
+        click.echo(
+            f"int8 on the same episodes: {100 * change['accuracy']:+.2f} ± {100 * change['ci95']:.2f}, "
+            f"{100 * result['int8']['agreement']:.1f} % of labels agree"
+        )
     if "layers" in result:
         click.echo("\n" + _choices(result))
 

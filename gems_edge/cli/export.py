@@ -49,6 +49,7 @@ from gems_edge.cli.common import emit, json_option, say, table
     show_default=True,
     help="Validation tasks of --for-data that decide by majority.",
 )
+@click.option("--int8", is_flag=True, help="Also write predict.int8.onnx, with its accuracy beside float32's.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
 @click.option(
     "--device",
@@ -64,7 +65,7 @@ from gems_edge.cli.common import emit, json_option, say, table
 )
 @json_option
 def command(
-    run, ratio, output, recover_iterations, round_to, episodes, for_data, for_tasks, seed, device, data_root, as_json
+    run, ratio, output, recover_iterations, round_to, episodes, for_data, for_tasks, int8, seed, device, data_root, as_json
 ):
     """Prune, recover, and write predict.onnx and adapt.onnx with weights and manifest.
 
@@ -81,7 +82,9 @@ def command(
     from gems_edge.export.pipeline import ExportOptions, Reports, export_run
 
     output = output or Path(f"{run.resolve().name}.gems")
-    options = ExportOptions(ratio, recover_iterations, round_to, episodes, seed, device, data_root, for_data, for_tasks)
+    options = ExportOptions(
+        ratio, recover_iterations, round_to, episodes, seed, device, data_root, for_data, for_tasks, int8
+    )
     displays = Reports(say, lambda: training_progress("recover"), counting_progress)
     manifest = export_run(run, output, options, displays)
     document = summary(output, manifest)
@@ -98,6 +101,9 @@ def command(
         say(about_specialised(manifest["specialised"]))
     if manifest["provenance"]["trained_as"] == "transductive":
         say("the run was trained transductive; a board sees one image at a time, so the bundle answers in mode support")
+    if "int8" in manifest:
+        for line in about_int8(manifest):
+            say(line)
     rows = [
         ["parameters", f"{document['params_before']:,}", f"{document['params_after']:,}"],
         ["MACs per image", f"{document['macs_before']:,}", f"{document['macs_after']:,}"],
@@ -136,6 +142,21 @@ def about_specialised(found: dict) -> str:
     return f"frozen for {found['data']}: {what}; {agreed}"
 
 
+def about_int8(manifest: dict) -> list[str]:
+    """What the quantised graph answers and takes beside float32's; a warning where it lost more than the interval."""
+    lines, sizes = [], {name: file["bytes"] for name, file in manifest["files"].items()}
+    for mode, found in manifest["int8"]["accuracy"].items():
+        fp32, int8, change = found["fp32"], found["int8"], found["difference"]
+        lines.append(
+            f"int8 ({mode}): {100 * int8['accuracy']:.2f} ± {100 * int8['ci95']:.2f} % where fp32 has {100 * fp32['accuracy']:.2f} %, "
+            f"difference {100 * change['accuracy']:+.2f} ± {100 * change['ci95']:.2f}, {100 * found['agreement']:.1f} % of labels agree; "
+            f"predict.int8.onnx has {sizes['predict.int8.onnx']:,} bytes, predict.onnx {sizes['predict.onnx']:,}"
+        )
+        if -change["accuracy"] > fp32["ci95"]:
+            lines.append("warning: int8 loses more accuracy than the interval of fp32's; predict with --precision fp32")
+    return lines
+
+
 def summary(output: Path, manifest: dict) -> dict:
     """The document of `export --json`."""
     mode = manifest["normalization"]
@@ -151,5 +172,6 @@ def summary(output: Path, manifest: dict) -> dict:
         "ticket": manifest["ticket"],
         "specialised": manifest["specialised"],
         "verification": manifest["verification"],
+        "int8": manifest.get("int8", {}).get("accuracy"),
         "bytes": sum(file["bytes"] for file in manifest["files"].values()),
     }

@@ -13,9 +13,16 @@ _CHUNK = 64
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE…")
 @click.option("--state", type=click.Path(), metavar="STATE", help="What `gems-edge adapt` learned.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="int8: the quantised graph of a bundle that was exported with --int8.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
 @json_option
-def command(bundle, images, state, threads, as_json):
+def command(bundle, images, state, precision, threads, as_json):
     """Classify images, or all images of a directory, with BUNDLE.
 
     \b
@@ -29,7 +36,7 @@ def command(bundle, images, state, threads, as_json):
     from gems_edge.device import Learner
 
     files = _expand(images)
-    learner = Learner.load(bundle, threads)
+    learner = Learner.load(bundle, threads, precision)
     if state is None:
         say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")
     else:

@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 
 from gems_edge.cost.liveness import ALIASES, Op, TensorSize, execution_order, peak_bytes
+from gems_edge.cost.quantised import integer_nodes
 from gems_edge.cost.shapes import fix_dims, tensor_sizes
 from gems_edge.cost.unknown import unknown_ops, with_stand_ins
 from gems_edge.cost.work import add_up, work_of
@@ -20,11 +21,12 @@ ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh"})
 # … and what makes one op of a sigmoid: x·sigmoid(x) (QuickGeluFusion).
 GATES = frozenset({"Mul"})
 # Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
-UNCOUNTED = frozenset(
-    "Einsum LSTM GRU RNN QLinearConv ConvInteger QLinearMatMul MatMulInteger DeformConv Attention If Loop Scan".split()
-)
+UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop Scan".split())
 # Ops that read no more than they write, however large their input is.
 READS_ITS_OUTPUT = frozenset({"Slice", "Gather"})
+
+# Where a convolution's weight stands among its inputs.
+_WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 
 GraphCost = dict[str, Any]
 
@@ -107,7 +109,7 @@ def _fold_constants(graph: onnx.GraphProto) -> tuple[set[str], list[onnx.NodePro
     """The constant tensors, and the nodes that are left once everything computable from them is computed."""
     constants = {tensor.name for tensor in graph.initializer}
     left = []
-    for node in graph.node:
+    for node in integer_nodes(graph):
         if node.op_type == "Constant" or (node.input and all(name in constants for name in node.input if name)):
             constants.update(node.output)
         else:
@@ -205,13 +207,13 @@ def _macs(node: onnx.NodeProto, sizes: dict[str, TensorSize]) -> int:
     Cout/groups·kh·kw products.
     """
     first = sizes[node.input[0]] if node.input and node.input[0] else None
-    if node.op_type == "Conv":
-        return sizes[node.output[0]].elements * math.prod(sizes[node.input[1]].shape[1:])
+    if node.op_type in _WEIGHT_AT:
+        return sizes[node.output[0]].elements * math.prod(sizes[node.input[_WEIGHT_AT[node.op_type]]].shape[1:])
     if node.op_type == "ConvTranspose":
         return first.elements * math.prod(sizes[node.input[1]].shape[1:])
-    if node.op_type == "MatMul":
+    if node.op_type in ("MatMul", "QLinearMatMul", "MatMulInteger"):
         return sizes[node.output[0]].elements * first.shape[-1]
-    if node.op_type == "Gemm":
+    if node.op_type in ("Gemm", "QGemm"):
         transposed = next((attribute.i for attribute in node.attribute if attribute.name == "transA"), 0)
         return sizes[node.output[0]].elements * first.shape[0 if transposed else 1]
     return 0

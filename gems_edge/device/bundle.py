@@ -10,6 +10,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from gems_edge.device.quantised import FILE as INT8_FILE
+from gems_edge.device.quantised import Layer, Quantisation
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes
 
@@ -49,6 +51,7 @@ class Bundle:
     carried: tuple[str, ...]  # what a step hands to the next beside the weights; forgotten after the last
     weights: dict[str, np.ndarray]
     manifest: dict[str, Any]
+    quantisation: Quantisation | None = None  # of predict.int8.onnx; None: there is none
 
     def model(self, file: str) -> bytes:
         """The bytes of `file`, checked against the manifest once more."""
@@ -123,6 +126,7 @@ def read_bundle(path: Path | str) -> Bundle:
         carried=fields.names("tensors.carried", optional=True),
         weights=_read_weights(path, fields),
         manifest=manifest,
+        quantisation=_quantisation(fields),
     )
     _check_tensors(bundle, fields)
     return bundle
@@ -176,12 +180,32 @@ def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
     for key in COSTS:
         if fields.get(f"cost.{key}", int | float, "a number") < 0:
             raise fields.error(f"cost.{key}", "a number that is not negative")
+    for layer in bundle.quantisation.layers if bundle.quantisation else ():
+        shapes = [bundle.weights[name].shape for name in layer.tensors if name in bundle.weights]
+        if len(shapes) < len(layer.tensors) or len(shapes[0]) != 4 or set(shapes[1:]) - {shapes[0][:1]}:
+            raise fields.error("int8.layers", "a list of this bundle's own convolutions and normalisations")
     rows = 1 if bundle.head == "shared" else bundle.ways
     weight, bias = (bundle.weights[name] for name in HEAD)
     if weight.ndim != 2 or weight.shape[0] != rows or bias.shape != (rows,):
         raise UserError(
             f"{bundle.path}: head.weight and head.bias must have {rows} rows as the manifest says; export it again"
         )
+
+
+def _quantisation(fields: "_Fields") -> Quantisation | None:
+    if INT8_FILE not in fields.get("files", dict, "an object"):
+        return None
+    epsilon = fields.get("int8.epsilon", float, "a number above 0")
+    if not 0 < epsilon < 1:
+        raise fields.error("int8.epsilon", "a number above 0")
+    layers, expected = [], "a list of objects with weight, norm and reads"
+    for entry in fields.get("int8.layers", list, expected):
+        if not isinstance(entry, dict) or entry.keys() != {"weight", "norm", "reads"}:
+            raise fields.error("int8.layers", expected)
+        if not all(isinstance(value, str) or (value is None and name != "weight") for name, value in entry.items()):
+            raise fields.error("int8.layers", expected)
+        layers.append(Layer(**entry))
+    return Quantisation(tuple(layers), epsilon)
 
 
 class _Fields:

@@ -1,5 +1,6 @@
 """Learning new classes from a few images, and telling them apart: what a bundle is for."""
 
+import copy
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import numpy as np
 
 from gems_edge.device.bundle import HEAD, Bundle, read_bundle
 from gems_edge.device.onnxfile import initializers, with_values
+from gems_edge.device.quantised import FILE as INT8_FILE
+from gems_edge.device.quantised import refreshed
 from gems_edge.device.runtime import Session, check_threads
 from gems_edge.device.state import State, as_delta, load_state, restored, save_state
 from gems_edge.errors import UserError
@@ -18,6 +21,7 @@ from gems_edge.images import decode_image, to_input
 # on one core 84×84 images take 0.54 ms each singly and 0.61 ms in sixteens, 28×28 images 0.11 ms and 0.09 ms.
 _BATCH_BYTES = 1 << 20
 _BATCH_MOST = 16
+PRECISIONS = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,14 @@ class Learner:
     Images are arrays [N, S, S, C], or [N, S, S] for a one-channel bundle, where S and C are the bundle's `image_size`
     and `channels`: uint8, or floating point in 0…1. They are taken as they are, light on dark where `bundle.inverted`
     is true; `read_images` makes them from files.
+
+    It always learns in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from what it
+    was taught. Raises UserError if the bundle has none.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None):
+    def __init__(self, bundle: Bundle, threads: int | None = None, precision: str = "fp32"):
         self.bundle = bundle
+        self.precision = check_precision(bundle, precision)
         self.threads = check_threads(threads)
         self.taught: State | None = None
         self._session: Session | None = None
@@ -53,9 +61,15 @@ class Learner:
         self.classes: tuple[Hashable, ...] = tuple(f"class {number}" for number in range(1, bundle.ways + 1))
 
     @classmethod
-    def load(cls, path: Path | str, threads: int | None = None) -> "Learner":
+    def load(cls, path: Path | str, threads: int | None = None, precision: str = "fp32") -> "Learner":
         """The bundle at `path`, untaught. `threads`: None is one per core. Raises UserError for a bad bundle."""
-        return cls(read_bundle(path), threads)
+        return cls(read_bundle(path), threads, precision)
+
+    def in_precision(self, precision: str) -> "Learner":
+        """A learner that was taught the same and answers in `precision`. Raises UserError if the bundle has no such graph."""
+        other = copy.copy(self)
+        other.precision, other._session = check_precision(self.bundle, precision), None
+        return other
 
     def read_images(self, files: Sequence[Path | str | bytes]) -> np.ndarray:
         """Image files (or their bytes) as this bundle wants them: uint8 [N, S, S, C]. UserError names a bad one."""
@@ -116,7 +130,7 @@ class Learner:
         """
         inputs = self._inputs(images)
         if self._session is None:
-            self._session = predict_session(self.bundle, self._weights, self.threads)
+            self._session = predict_session(self.bundle, self._weights, self.threads, self.precision)
         head = {name: self._weights[name] for name in HEAD}
         batch = self.batch_size()
         logits = [
@@ -201,13 +215,29 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     return session
 
 
-def predict_session(bundle: Bundle, weights: dict[str, np.ndarray], threads: int | None) -> Session:
+def predict_session(
+    bundle: Bundle, weights: dict[str, np.ndarray], threads: int | None, precision: str = "fp32"
+) -> Session:
     """The predict graph with `weights` (adapted backbone, statistics) in place of the start values; the head is fed."""
-    what = str(bundle.path / "predict.onnx")
-    changed = {n: value for n, value in weights.items() if n not in HEAD and value is not bundle.weights[n]}
-    session = Session(with_values(bundle.model("predict.onnx"), changed, what), what, threads=threads)
+    if precision == "int8":
+        what = str(bundle.path / INT8_FILE)
+        model = refreshed(bundle.model(INT8_FILE), bundle.quantisation, bundle.weights | weights, what)
+    else:
+        what = str(bundle.path / "predict.onnx")
+        changed = {n: value for n, value in weights.items() if n not in HEAD and value is not bundle.weights[n]}
+        model = with_values(bundle.model("predict.onnx"), changed, what)
+    session = Session(model, what, threads=threads)
     session.require(["images", *HEAD], ["logits"])
     return session
+
+
+def check_precision(bundle: Bundle, precision: str) -> str:
+    """`precision` itself; UserError unless the bundle answers in it."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "int8" and bundle.quantisation is None:
+        raise UserError(f"{bundle.path} has no quantised graph; export it again with gems-edge export --int8")
+    return precision
 
 
 def _run(session: Session, outputs: Sequence[str], feeds: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:

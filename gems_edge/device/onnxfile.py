@@ -1,4 +1,4 @@
-"""The little of the ONNX file format that the board needs without the onnx package: find and replace initialisers.
+"""The little of the ONNX file format that the board needs without the onnx package: find, read and replace initialisers.
 
 onnxruntime's own `SessionOptions.add_initializer` cannot do the second: graph optimisation folds the values in the
 file first and then drops the given ones without a word (seen with 1.31.1), so predictions would silently be those of
@@ -8,14 +8,16 @@ file's bytes are folded and packed like any others.
 Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gems_edge.errors import UserError
 
-_FLOAT = 1
+# TensorProto.DataType of what a board writes, as numpy types in the file's byte order.
+_TYPES = {1: "<f4", 2: "|u1", 3: "|i1", 6: "<i4"}
 # Which fields of which message hold messages that can hold tensors.
 _CHILDREN = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -31,9 +33,11 @@ _DEEPEST = 32
 
 @dataclass(frozen=True)
 class Initializer:
-    """A tensor of the main graph: its shape, and where its float32 values lie in the file (-1: not float32)."""
+    """A tensor of the main graph: its shape, its type (a numpy name, "" for one that a board never writes), and where its
+    values lie in the file as plain bytes (-1: they do not)."""
 
     shape: tuple[int, ...]
+    kind: str
     offset: int
     length: int
 
@@ -55,8 +59,22 @@ def initializers(model: bytes, what: str) -> dict[str, Initializer]:
     return found
 
 
+def values_of(model: bytes, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
+    """The initialisers of these names. Raises UserError, naming `what`, for one that is missing or of another type."""
+    known, found = initializers(model, what), {}
+    for name in names:
+        place = known.get(name)
+        count = math.prod(place.shape) if place else 0
+        if not place or not place.kind or place.offset < 0 or place.length != count * np.dtype(place.kind).itemsize:
+            raise UserError(
+                f"{what} does not fit its bundle: no initialiser {name} that can be read; export the bundle again"
+            )
+        found[name] = np.frombuffer(model, place.kind, count, place.offset).reshape(place.shape)
+    return found
+
+
 def with_values(model: bytes, values: Mapping[str, np.ndarray], what: str) -> bytes:
-    """`model` with the float32 initialisers of `values` replaced; same shapes, so every other byte stays.
+    """`model` with the initialisers of `values` replaced; same shapes and types, so every other byte stays.
 
     Raises UserError, naming `what`, if an initialiser is missing or differs in shape or type.
     """
@@ -64,14 +82,15 @@ def with_values(model: bytes, values: Mapping[str, np.ndarray], what: str) -> by
     changed = bytearray(model)
     for name, value in values.items():
         place = known.get(name)
-        if place is None or place.shape != value.shape or place.length != 4 * value.size:
+        kind = value.dtype.newbyteorder("<").str
+        if place is None or (place.shape, place.kind, place.length) != (value.shape, kind, value.nbytes):
             reason = (
                 "is missing"
                 if place is None
-                else f"has shape {list(place.shape)}, expected float32 {list(value.shape)}"
+                else f"has shape {list(place.shape)}, expected {value.dtype} {list(value.shape)}"
             )
             raise UserError(f"{what} does not fit its bundle: initialiser {name} {reason}; export the bundle again")
-        changed[place.offset : place.offset + place.length] = np.ascontiguousarray(value, "<f4").tobytes()
+        changed[place.offset : place.offset + place.length] = value.astype(kind, copy=False).tobytes()
     return bytes(changed)
 
 
@@ -113,7 +132,7 @@ def _tensor(data: bytes, start: int, end: int) -> tuple[str, Initializer]:
             external = True
     if external:
         raise _ExternalData(name or "without a name")
-    return name, Initializer(tuple(shape), offset, length) if kind == _FLOAT else Initializer(tuple(shape), -1, -1)
+    return name, Initializer(tuple(shape), _TYPES.get(kind, ""), offset, length)
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:

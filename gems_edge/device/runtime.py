@@ -57,6 +57,8 @@ class Session:
         options.log_severity_level = 4
         options.enable_mem_pattern = False
         options.inter_op_num_threads = 1
+        # x86 processors without VNNI saturate sums of uint8 × int8 products unless told not to; others ignore this.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         self._what = what

@@ -143,16 +143,21 @@ def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Pro
     images = load_mixture(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
     sampler = protocol.sampler(images, manifest["ways"], manifest["shots"], manifest["queries"])
     steps = protocol.step_counts(manifest["rule"]["steps"])[-1]
-    found: list[Found] = []
+    answers: list[list[Answers]] = []
     for source, (one, alone) in enumerate(zip(images.sets, sampler.samplers)):
-        truth, values = np.repeat(np.arange(ways), alone.queries), []
+        answers.append([])
         for task in range(protocol.episodes):
-            answers = learn_episode(learner, one, alone.draw(0, task).shifted(-alone.start), steps).argmax(1)
-            values.append(float((answers == truth).mean()))
+            answers[-1].append(answer_episode(learner, one, alone.draw(0, task).shifted(-alone.start), steps))
             if progress:
                 progress(source * protocol.episodes + task + 1)
-        found.append({(mode, steps): values})
-    return report(found, mode, steps, sampler, data)
+    document = report([{(mode, steps): [one.right for one in part]} for part in answers], mode, steps, sampler, data)
+    if learner.bundle.quantisation is not None:
+        int8 = [{(mode, steps): [one.right_int8 for one in part]} for part in answers]
+        together = compare_precisions([one for part in answers for one in part])
+        document["int8"] = report(int8, mode, steps, sampler, data) | {
+            name: together[name] for name in ("difference", "agreement", "probability_difference")
+        }
+    return document
 
 
 def learn_episode(learner: Learner, images: ImageSet, indices: EpisodeIndices, steps: int) -> np.ndarray:
@@ -160,6 +165,41 @@ def learn_episode(learner: Learner, images: ImageSet, indices: EpisodeIndices, s
     ways, shots = indices.support.shape
     learner.adapt(images.images[indices.support.reshape(-1)], np.repeat(np.arange(ways), shots).tolist(), steps=steps)
     return learner.predict(images.images[indices.query.reshape(-1)])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a bundle answers to the queries of one episode in float32, and in int8 where it has such a graph."""
+
+    right: float  # share of right answers
+    right_int8: float | None = None
+    agreement: float = 1.0  # share of queries that both give the same label
+    difference: float = 0.0  # mean absolute difference of a probability
+
+
+def answer_episode(learner: Learner, images: ImageSet, indices: EpisodeIndices, steps: int) -> Answers:
+    """Teach the board's learner one episode and ask it in every precision of its bundle."""
+    truth = np.repeat(np.arange(indices.query.shape[0]), indices.query.shape[1])
+    expected = learn_episode(learner, images, indices, steps)
+    right = float((expected.argmax(1) == truth).mean())
+    if learner.bundle.quantisation is None:
+        return Answers(right)
+    found = learner.in_precision("int8").predict(images.images[indices.query.reshape(-1)])
+    same = float((found.argmax(1) == expected.argmax(1)).mean())
+    return Answers(right, float((found.argmax(1) == truth).mean()), same, float(np.abs(found - expected).mean()))
+
+
+def compare_precisions(answers: Sequence[Answers]) -> dict[str, Any]:
+    """int8 beside fp32 on the same episodes: both accuracies, the mean of the paired differences with its 95 % interval,
+    agreement of labels and mean difference of a probability."""
+    paired = mean_accuracy([one.right_int8 - one.right for one in answers])
+    return {
+        "fp32": mean_accuracy([one.right for one in answers]).as_dict(),
+        "int8": mean_accuracy([one.right_int8 for one in answers]).as_dict(),
+        "difference": {"accuracy": paired.accuracy, "ci95": paired.ci95},
+        "agreement": float(np.mean([one.agreement for one in answers])),
+        "probability_difference": float(np.mean([one.difference for one in answers])),
+    }
 
 
 def report(found: Sequence[Found], mode: str, steps: int, sampler: MixtureSampler, data: str) -> dict[str, Any]:
