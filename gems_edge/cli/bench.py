@@ -159,6 +159,8 @@ def _text(document):
     sections = [(here, document)] + list(document["devices"].items())
     for where, part in sections:
         add(where, "predict, 1 image,", part["predict"])
+        if "int8" in part:
+            add(where, "predict in int8, 1 image,", part["int8"]["predict"])
         add(where, f"adapt step, {part['adapt']['images']} images,", part["adapt"])
         for what, section in part["memory"].items():
             add(where, f"memory of {what},", section)
@@ -169,11 +171,20 @@ def _text(document):
     rows.append(["any", "MACs of an adapt step", f"{document['macs']['adapt_step']:,}", "", "predicted"])
     rows.append(["any", "size of the bundle", f"{document['bytes']['total']:,} bytes", "", "measured"])
     tail = [f"measured: {document['predict']['source']}"]
+    if "int8" in document:
+        tail.append(_int8(document["int8"]["times_faster"], here))
     tail += dict.fromkeys(f"predicted: {part['predict']['source']}" for _, part in sections[1:])
     for device, figures in document.get("comparison", {}).items():
         told = (f"{what} {figure['error_percent']:+.0f} %" for what, figure in figures.items())
         tail.append(f"{device}, predicted against measured: {', '.join(told)}")
     return "\n".join([*head, table(rows, ["where", "what", "value", "interval", "how known"]), *tail])
+
+
+def _int8(ratio, here):
+    """The line on which of the two graphs is the faster."""
+    low, high = ratio["interval"]["p50"]
+    verdict = "faster" if low > 1 else "slower" if high < 1 else "neither faster nor slower"
+    return f"int8 is {verdict} {here}: {ratio['p50']:.2f} × as fast as fp32 ({low:.2f} … {high:.2f})"
 
 
 def _conditions(document):

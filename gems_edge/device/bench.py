@@ -7,7 +7,16 @@ from typing import Any
 from gems_edge.device.bundle import Bundle, bundle_bytes
 from gems_edge.device.core_clock import core_clocks_mhz
 from gems_edge.device.host import conditions, host_facts, spoiled
-from gems_edge.device.measure import Sample, adapt_times, cold_starts, fresh_memory, predict_times, summarise
+from gems_edge.device.measure import (
+    Sample,
+    adapt_times,
+    cold_starts,
+    fresh_memory,
+    predict_call,
+    predict_times,
+    summarise,
+    times_faster,
+)
 
 _MEDIAN = {"p50": 0.5}
 
@@ -24,6 +33,7 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
     images = bundle.ways * bundle.shots
     on_stage("predictions")
     predict = summarise(predict_times(bundle, threads))
+    int8 = None if bundle.quantisation is None else _int8(bundle, threads, here)
     on_stage("gradient steps")
     adapt = summarise(adapt_times(bundle, threads, warm_up=3, runs=100, seconds=10.0))
     clock = _clock()
@@ -50,6 +60,7 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
         },
         "threads": threads or _default_threads(),
         "predict": {"images": 1, **predict.as_dict("ms", f"{predict.runs} {timed}; {here}")},
+        **({} if int8 is None else {"int8": int8}),
         "adapt": {"images": images, "classes": bundle.ways, **adapt.as_dict("ms", f"{adapt.runs} {timed}; {here}")},
         "memory": memory,
         "cold_start": cold.as_dict("s", f"{cold.runs} starts of gems-edge predict with warm file caches; {here}"),
@@ -61,6 +72,17 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
             "source": "counted from the graphs' shapes at export, exact",
         },
     }  # fmt: skip
+
+
+def _int8(bundle: Bundle, threads: int | None, here: str) -> dict[str, Any]:
+    """Time of the quantised graph, and how many times as fast it is as the float32 one, the two alternating."""
+    predict = summarise(predict_times(bundle, threads, "int8"))
+    ratio = summarise(times_faster(*(predict_call(bundle, threads, one) for one in ("fp32", "int8"))), _MEDIAN)
+    timed = f"{predict.runs} calls of the graph after a warm-up, decoding not counted; {here}"
+    return {
+        "predict": {"images": 1, **predict.as_dict("ms", timed)},
+        "times_faster": ratio.as_dict("×", f"{ratio.runs} rounds of fp32 and int8 in turn; {here}", digits=2),
+    }
 
 
 def _clock() -> dict[str, Any] | None:

@@ -66,12 +66,32 @@ def _milliseconds(call: Callable[[], Any]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def predict_times(bundle: Bundle, threads: int | None, **limits) -> list[float]:
-    """Milliseconds of predict.onnx for one image, untaught weights packed as initialisers, decoding not counted."""
+def times_faster(
+    call: Callable[[], Any], other: Callable[[], Any], *, rounds: int = 30, seconds: float = 0.05
+) -> list[float]:
+    """How many times as fast `other` is as `call`, once a round: the ratio of the medians of two blocks of calls, which
+    take about `seconds` each and change their order from round to round."""
+    counts = [max(3, round(1e3 * seconds / min(_milliseconds(one) for _ in range(3)))) for one in (call, other)]
+    ratios = []
+    for number in range(rounds):
+        medians = {}
+        for place in (0, 1) if number % 2 else (1, 0):
+            medians[place] = np.median([_milliseconds((call, other)[place]) for _ in range(counts[place])])
+        ratios.append(float(medians[0] / medians[1]))
+    return ratios
+
+
+def predict_times(bundle: Bundle, threads: int | None, precision: str = "fp32", **limits) -> list[float]:
+    """Milliseconds of the predict graph for one image, untaught weights packed as initialisers, decoding not counted."""
+    return time_calls(predict_call(bundle, threads, precision), **limits)
+
+
+def predict_call(bundle: Bundle, threads: int | None, precision: str = "fp32") -> Callable[[], list[np.ndarray]]:
+    """The untaught predict graph on one image, as a function without arguments."""
     weights = bundle.start_weights(bundle.ways)
-    session = predict_session(bundle, weights, threads)
+    session = predict_session(bundle, weights, threads, precision)
     feeds = {"images": random_input(bundle, 1), **{name: weights[name] for name in HEAD}}
-    return time_calls(lambda: session.run(["logits"], feeds), **limits)
+    return lambda: session.run(["logits"], feeds)
 
 
 def adapt_times(bundle: Bundle, threads: int | None, **limits) -> list[float]:
