@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,23 +114,39 @@ def random_input(bundle: Bundle, images: int) -> np.ndarray:
     return np.ascontiguousarray(random_pixels(bundle, images).transpose(0, 3, 1, 2), np.float32) / 255
 
 
-def fresh_memory(path: Path, what: str, images: int, threads: int | None, repeats: int = 3) -> list[dict[str, float]]:
+def fresh_memory(
+    path: Path, what: str, images: int, threads: int | None, repeats: int = 3, seconds: float = 15.0
+) -> list[dict[str, float]]:
     """Peak resident memory of a fresh process that loads the bundle and does `what`, predict or adapt, with `images`.
+
+    `repeats` processes, or as many as end in `seconds`, at least two of them.
 
     One entry per repeat: baseline_mb after the imports, peak_mb at the end (VmHWM), files_mb of it (file_rss_mb).
     """
     command = [sys.executable, "-m", "gems_edge.device.probe", str(path), what, str(images), str(threads or 0)]
-    return [json.loads(_child(command)) for _ in range(repeats)]
+    return list(_repeated(lambda: json.loads(_child(command)), repeats, seconds))
 
 
-def cold_starts(bundle: Bundle, threads: int | None, repeats: int = 5) -> list[float]:
-    """Seconds from starting `gems-edge predict BUNDLE IMAGE` to its end; the first, which fills caches, is left out."""
+def _repeated(call: Callable[[], Any], repeats: int, seconds: float) -> Iterator[Any]:
+    """Results of `repeats` calls, or of as many as `seconds` allow, then at least two."""
+    deadline = time.perf_counter() + seconds
+    for made in range(repeats):
+        if made < 2 or time.perf_counter() < deadline:
+            yield call()
+
+
+def cold_starts(bundle: Bundle, threads: int | None, repeats: int = 5, seconds: float = 15.0) -> list[float]:
+    """Seconds from starting `gems-edge predict BUNDLE IMAGE` to its end; a first one, which fills caches, is left out.
+
+    `repeats` of them, or as many as `seconds` allow, at least two.
+    """
     with tempfile.TemporaryDirectory(prefix="gems-edge-") as directory:
         image = Path(directory) / "image.png"
         Image.fromarray(random_pixels(bundle, 1)[0].squeeze()).save(image)
         command = [sys.executable, "-m", "gems_edge", "predict", str(bundle.path), str(image), "--json"]
         command += ["--threads", str(threads)] if threads else []
-        return [_milliseconds(lambda: _child(command)) / 1e3 for _ in range(repeats + 1)][1:]
+        _child(command)
+        return list(_repeated(lambda: _milliseconds(lambda: _child(command)) / 1e3, repeats, seconds))
 
 
 def _child(command: list[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT / "tools" / "arm64"), str(ROOT / "tests" / "device")]
+sys.path.append(str(ROOT / "tests" / "device"))
 import handmade
 from on_board import running_sshd
 from sshd import Server
