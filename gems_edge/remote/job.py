@@ -54,7 +54,8 @@ class Job:
         with contextlib.suppress(OSError):
             self._process.stdin.write(source)
             self._process.stdin.flush()
-        threading.Thread(target=self._follow, daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, daemon=True)
+        self._follower.start()
         threading.Thread(target=self._beat, daemon=True).start()
         try:
             self._directory = self._next("directory")
@@ -64,14 +65,9 @@ class Job:
         return self
 
     def __exit__(self, *_) -> None:
-        """Have the board stop and clear up, and wait until it has."""
+        """Have the board stop and clear up, and wait until it has, or for a lost connection some seconds."""
         self._order("stop")
-        deadline = time.monotonic() + 20
-        while self._process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(queue.Empty):
-                event = self._events.get(timeout=0.5)
-                if isinstance(event, Exception) or "gone" in event:
-                    break
+        self._follower.join(10)  # it ends when the board has cleared up, or is not reached any more
         self._over.set()
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             self._process.stdin.close()
@@ -79,14 +75,22 @@ class Job:
         self._process.kill()
 
     def copy(self, directory: Path, names: Sequence[str]) -> None:
-        """Copy files into the job's directory; a copy that a lost connection cut short goes on where it stopped."""
-        resume = False
+        """Copy files of `directory` into the job's; what a lost connection cut short goes on where it stopped.
+
+        Names hold letters, digits and ._-+ only. Whether all arrived whole is for the keeper to say.
+        """
+        (directory / "empty").touch()
+        go = f'cd "{self._directory}"'
+        # "put -a" appends what is missing: to a file that must exist, and fails, which "-" ignores, if nothing is.
+        self._transfer([go, *(f"put empty {name}" for name in names)], directory)
+        self._transfer([go, *(f"-put -a {name}" for name in names)], directory)
+
+    def _transfer(self, batch: Sequence[str], directory: Path) -> None:
         while True:
             try:
-                return ssh.copy(self._connection, directory, names, self._directory, resume)
+                return ssh.transfer(self._connection, batch, directory)
             except ssh.Disconnected:
                 self._raise_if_lost()
-                resume = True
                 time.sleep(1)
 
     def run(self, plan: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +135,14 @@ class Job:
             self._order("beat")
 
     def _follow(self) -> None:
-        """Events into the queue, over as many connections as it takes; at last an exception if there is no more."""
+        """Events into the queue, and at last an exception if there will be no more."""
+        try:
+            self._read_events()
+        except Exception as error:
+            self._events.put(error)
+
+    def _read_events(self) -> None:
+        """Over as many connections as it takes. Raises MachineError or UserError when there is none to be had."""
         lost = None
         while not self._over.is_set():
             for line in self._process.stdout:
@@ -153,15 +164,15 @@ class Job:
                 reason = (
                     f"no longer has the job; was it restarted? ({said})" if self._seen else f"cannot start ({said})"
                 )
-                return self._events.put(MachineError(f"{self.host} {reason}"))
+                raise MachineError(f"{self.host} {reason}")
             if not self._seen:
-                return self._events.put(ssh.refused(self.host, message))
+                raise ssh.refused(self.host, message)
             lost = lost or time.monotonic()
             if time.monotonic() - lost > self._patience:
-                return self._events.put(ssh.Disconnected(
+                raise ssh.Disconnected(
                     f"the connection to {self.host} was lost and did not come back within {self._patience:g} s; "
                     f"the board clears up by itself (--reconnect SECONDS waits longer)"
-                ))  # fmt: skip
+                )
             self._reattach()
 
     def _reattach(self) -> None:

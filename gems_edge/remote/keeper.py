@@ -179,7 +179,7 @@ def carry_out(directory: Path, plan: dict, watch: Watch) -> dict:
         with contextlib.suppress(FileNotFoundError), open(directory / name, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == digest:
                 continue
-        raise Failed(f"{name} did not arrive whole; try again")
+        raise Failed(f"{name} did not arrive whole; is there room on the board? Try again")
     with zipfile.ZipFile(directory / "payload.zip") as archive:
         archive.extractall(directory)
     variables = os.environ | {

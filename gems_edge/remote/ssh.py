@@ -107,15 +107,12 @@ def start(connection: Connection, command: str) -> subprocess.Popen:
     return process
 
 
-def copy(connection: Connection, directory: Path, files: Sequence[str], target: str, resume: bool) -> None:
-    """Copy `files` of the local `directory` into the remote one by sftp; `resume`: go on where files stop there.
+def transfer(connection: Connection, batch: Sequence[str], directory: Path) -> None:
+    """Run sftp's commands in `batch`, with the local `directory` as the place that they start from.
 
-    File names hold letters, digits and ._-+ only. Raises Disconnected when the connection breaks or cannot be made,
-    MachineError with sftp's own words for a copy that fails otherwise.
+    Raises Disconnected when the connection breaks or cannot be made, MachineError with sftp's own words for a command
+    that fails, unless it begins with "-".
     """
-    # A file that is complete makes "put -a" fail, which "-" ignores; the receiver checks what it got.
-    put = "-put -a" if resume else "put"
-    batch = [f'cd "{target}"', *(f"{put} {name}" for name in files)]
     command = ["sftp", "-q", *connection.options, "-b", "-", "--", connection.host]
     with tempfile.TemporaryFile() as said:
         try:
@@ -137,7 +134,8 @@ def copy(connection: Connection, directory: Path, files: Sequence[str], target: 
             f"{connection.host}: its shell prints something on every login, which breaks sftp; "
             "make ~/.bashrc there silent for shells that are not interactive"
         )
-    if done.returncode == FAILED or "onnection closed" in message or "onnection reset" in message:
+    # A connection that breaks while sftp writes to it ends it by SIGPIPE, without a word.
+    if done.returncode == FAILED or done.returncode < 0:
         raise Disconnected(f"the connection to {connection.host} broke while copying ({_last(message)})")
     raise MachineError(f"copying to {connection.host} failed ({_last(message)})")
 

@@ -36,14 +36,14 @@ def build_own_wheel(directory: Path) -> Path:
     contents = _modules() | {f"{information}/{name}": text for name, text in _metadata(installed).items()}
     record = io.StringIO()
     rows = csv.writer(record, lineterminator="\n")
-    for name, content in contents.items():
+    for name, content in sorted(contents.items()):
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
         rows.writerow([name, f"sha256={digest}", len(content)])
     rows.writerow([f"{information}/RECORD", "", ""])
     contents[f"{information}/RECORD"] = record.getvalue().encode()
     path = directory / f"gems_edge-{installed.version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in contents.items():
+        for name, content in sorted(contents.items()):
             entry = zipfile.ZipInfo(name, _DATE)
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, content)
