@@ -70,23 +70,41 @@ def quantise(
         model = model.to(tensors.images.device)
         adapted = adapt(model, detached(_to(weights, tensors)), support, rule, steps).adapted
         with torch.no_grad():
-            seen = forward(model, adapted, support.images)[1]
-            logits = classify(model, adapted, episode.query_images, support, model.spec.normalization)
-        for name, (low, high) in _observed(model.spec, _numpy(adapted | seen), episode.query_images, logits).items():
+            own = forward(model, adapted, support.images)[1]
+            logits = classify(model, adapted, episode.query_images, support, "support")
+        found, extremes = map_ranges(model.spec, _numpy(adapted | own), episode.query_images.cpu().numpy())
+        _check_folded(found, logits.cpu().numpy())
+        for name, (low, high) in extremes.items():
             before = ranges.get(name, (0.0, 1.0 if name == IMAGE else 0.0))
             ranges[name] = min(before[0], low), max(before[1], high)
         if progress:
             progress(task + 1)
     model.cpu()
     start = _numpy(initial_weights(model, network_weights(weights), model.spec.ways) | statistics)
-    writer = _Quantised(start, {name: map_scale(*found) for name, found in ranges.items()})
-    graph = _write(writer, model.spec)
+    graph, layers = integer_graph(model.spec, start, {name: map_scale(*found) for name, found in ranges.items()})
     about = {
         "epsilon": EPSILON,
-        "layers": [asdict(layer) for layer in writer.layers],
+        "layers": [asdict(layer) for layer in layers],
         "calibration": {"split": "val", "episodes": EPISODES, "ranges": {n: list(r) for n, r in ranges.items()}},
     }
-    return Quantised(graph, Quantisation(tuple(writer.layers), EPSILON), about)
+    return Quantised(graph, Quantisation(layers, EPSILON), about)
+
+
+def map_ranges(spec: ModelSpec, weights: Tensors, images: np.ndarray) -> tuple[np.ndarray, Ranges]:
+    """The float32 logits of `images` [N, C, H, W] and the least and greatest value of every map that is to be quantised."""
+    writer = _FloatWriter(weights)
+    session = Session(_write(writer, spec, show_ranges=True).SerializeToString(), "the calibration graph")
+    names = [f"{end}.{name}" for name in writer.maps for end in ("low", "high")]
+    logits, *ends = session.run(["logits", *names], {"images": images})
+    return logits, {name: (float(low), float(high)) for name, low, high in zip(writer.maps, ends[::2], ends[1::2])}
+
+
+def integer_graph(
+    spec: ModelSpec, weights: Tensors, scales: dict[str, tuple[np.float32, np.uint8]]
+) -> tuple[onnx.ModelProto, tuple[Layer, ...]]:
+    """predict.int8.onnx at `weights` (head and statistics among them) with the maps' scales and zero points, and its layers."""
+    writer = _IntegerWriter(weights, scales)
+    return _write(writer, spec), tuple(writer.layers)
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,7 @@ class Map:
     name: str | None
 
 
-class _Float:
+class _FloatWriter:
     """Writes the layers in float32 and collects the maps that are to be quantised."""
 
     def __init__(self, weights: Tensors):
@@ -132,7 +150,7 @@ class _Float:
         return [self.builder.initializer(name, value).name for name, value in tensors.items()]
 
 
-class _Quantised(_Float):
+class _IntegerWriter(_FloatWriter):
     """Writes the layers with uint8 maps and int8 weights; `scales`: each map's scale and zero point."""
 
     def __init__(self, weights: Tensors, scales: dict[str, tuple[np.float32, np.uint8]]):
@@ -160,7 +178,7 @@ class _Quantised(_Float):
         return self.quantise(super().pool(x).value, x.name)  # values of the same scale: exact
 
 
-def _write(writer: _Float, spec: ModelSpec, show_ranges: bool = False) -> onnx.ModelProto:
+def _write(writer: _FloatWriter, spec: ModelSpec, show_ranges: bool = False) -> onnx.ModelProto:
     """images → logits as predict.onnx; with `show_ranges` also low.NAME and high.NAME of every map."""
     b = writer.builder
     images = b.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size])
@@ -173,7 +191,7 @@ def _write(writer: _Float, spec: ModelSpec, show_ranges: bool = False) -> onnx.M
     return b.model()
 
 
-def _conv4(writer: _Float, spec: ModelSpec, x: Map) -> str:
+def _conv4(writer: _FloatWriter, spec: ModelSpec, x: Map) -> str:
     """The first convolution and its pool in float32: with three input channels the int8 kernel is the slower one."""
     for n in range(len(spec.widths)):
         y = writer.convolution(x, f"backbone.blocks.{n}.conv", f"backbone.blocks.{n}.norm")
@@ -185,7 +203,7 @@ def _conv4(writer: _Float, spec: ModelSpec, x: Map) -> str:
     return writer.builder.op("Flatten", x.value)
 
 
-def _resnet12(writer: _Float, spec: ModelSpec, x: Map) -> str:
+def _resnet12(writer: _FloatWriter, spec: ModelSpec, x: Map) -> str:
     """All in int8: no pool follows the first convolution, so float32 there costs more than it saves (1.8 for 1.5 ms with a
     quarter of the widths)."""
     x = writer.quantise(x.value, IMAGE)
@@ -203,23 +221,16 @@ def _resnet12(writer: _Float, spec: ModelSpec, x: Map) -> str:
 _BACKBONES = {"conv4": _conv4, "resnet12": _resnet12}
 
 
-def _observed(spec: ModelSpec, weights: Tensors, images: torch.Tensor, logits: torch.Tensor) -> Ranges:
-    """The least and greatest value of every map on `images`; MachineError unless the logits are torch's."""
-    writer = _Float(weights)
-    session = Session(_write(writer, spec, show_ranges=True).SerializeToString(), "the calibration graph")
-    names = [f"{end}.{name}" for name in writer.maps for end in ("low", "high")]
-    found, *ends = session.run(["logits", *names], {"images": images.cpu().numpy()})
-    expected = logits.cpu().numpy()
+def _check_folded(found: np.ndarray, expected: np.ndarray) -> None:
     error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0)
     if not error <= TOLERANCE:
         raise MachineError(
             f"the network with its normalisation folded for --int8 does not reproduce torch: logits differ by {error:.1e} of "
             f"the largest (allowed {TOLERANCE:.0e}); export without --int8, and please report this"
         )
-    return {name: (float(low), float(high)) for name, low, high in zip(writer.maps, ends[::2], ends[1::2])}
 
 
-def _pooled(writer: _Float, value: str) -> str:
+def _pooled(writer: _FloatWriter, value: str) -> str:
     return writer.builder.op("MaxPool", value, kernel_shape=[2, 2], strides=[2, 2])
 
 
