@@ -44,7 +44,9 @@ def summarise(values: Sequence[float], quantiles: dict[str, float] = QUANTILES) 
     intervals = {}
     for name, q in quantiles.items():
         margin = 1.96 * np.sqrt(count * q * (1 - q))
-        low, high = np.clip([np.floor(count * q - margin), np.ceil(count * q + margin)], 0, count - 1).astype(int)
+        # Ranks count from 1 and indices from 0: so the lower one always lies below the interpolated quantile.
+        ranks = [np.floor(count * q - margin) - 1, np.ceil(count * q + margin)]
+        low, high = np.clip(ranks, 0, count - 1).astype(int)
         intervals[name] = (float(ordered[low]), float(ordered[high]))
     return Sample({name: float(np.quantile(ordered, q)) for name, q in quantiles.items()}, intervals, count)
 

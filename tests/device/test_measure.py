@@ -1,6 +1,8 @@
 import handmade as hm
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.measure import adapt_times, fresh_memory, predict_times, summarise, time_calls
@@ -22,6 +24,13 @@ def test_intervals_cover_the_true_quantile_as_often_as_they_say():
 def test_few_values_give_the_extremes():
     sample = summarise([3.0, 1.0, 2.0], {"p50": 0.5})
     assert sample.quantiles == {"p50": 2.0} and sample.intervals == {"p50": (1.0, 3.0)} and sample.runs == 3
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=300), st.floats(0, 1))
+def test_an_interval_holds_its_quantile(values, q):
+    sample = summarise(values, {"q": q})
+    low, high = sample.intervals["q"]
+    assert low <= sample.quantiles["q"] * (1 + 1e-12) and sample.quantiles["q"] <= high * (1 + 1e-12)
 
 
 def test_slow_calls_stop_at_the_time_limit():
