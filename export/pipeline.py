@@ -23,10 +23,11 @@ from gems_edge.data.mixture import (
 from gems_edge.data.tensors import Episode, EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.export.bundle import check_target, write_bundle
-from gems_edge.export.graphs import RULE, adapt_graph, predict_graph
+from gems_edge.export.graphs import CLASSES, IMAGES, RULE, adapt_graph, predict_graph
 from gems_edge.export.manifest import identity, parameters, provenance, tensor_names
 from gems_edge.export.quantise import EPISODES, check_quantisable, quantise
 from gems_edge.export.specialise import Specialised, specialise
+from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.files import write_atomic
 from gems_edge.meta.allocator import keep_freed_memory
@@ -59,6 +60,7 @@ class ExportOptions:
     for_data: str | None = None  # the distribution to freeze a GEMS run's choices for
     tasks: int = 100  # validation tasks that decide what is frozen
     int8: bool = False  # write predict.int8.onnx too
+    memory: str = "balanced"  # how much adapt.onnx may take: streaming.MEMORY
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     compact, learned, rule = exported.model, exported.weights, exported.rule
     episodes = [sampler.draw(0, task, VERIFIED_EPISODES)[1] for task in range(VERIFIED_EPISODES)]
     statistics = _start_statistics(compact, learned, tensors.episode(episodes[0]))
-    adapt = adapt_graph(compact, learned, rule)
+    sizes = {IMAGES: config.ways * config.shots, CLASSES: config.ways}
+    adapt = stream(adapt_graph(compact, learned, rule), MEMORY[options.memory], sizes)
     predict = predict_graph(compact, learned, statistics)
     int8 = None
     if calibrating is not None:
@@ -140,6 +143,7 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         **identity(output, config, pruned.spec, images, rule),
         "tensors": tensor_names(compact, learned, rule),
         "specialised": exported.about or None,
+        "memory": options.memory,
         "ratio": {"asked": options.ratio, "reached": round(pruned.reached, 6), "round_to": pruned.round_to},
         "ticket": None
         if ticket is None
@@ -156,8 +160,8 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
         "cost": {
             "predict": describe(predict, {"images": 1, "classes": config.ways}),
             **({"predict_int8": describe(int8.graph, {"images": 1, "classes": config.ways})} if int8 else {}),
-            "adapt_step": describe(adapt, {"images": config.ways * config.shots, "classes": config.ways}),
-            "adapt_peak": adapt_peak(adapt, {"images": config.ways * config.shots, "classes": config.ways}),
+            "adapt_step": describe(adapt, sizes),
+            "adapt_peak": adapt_peak(adapt, sizes),
         },
         **({"int8": int8.about} if int8 else {}),
         "provenance": provenance(run, config),

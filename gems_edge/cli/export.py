@@ -49,6 +49,13 @@ from gems_edge.cli.common import emit, json_option, say, table
     show_default=True,
     help="Validation tasks of --for-data that decide by majority.",
 )
+@click.option(
+    "--memory",
+    type=click.Choice(["low", "balanced", "fast"]),
+    default="balanced",
+    show_default=True,
+    help="What learning on the board may take: large maps one image at a time, and (low) computed again.",
+)
 @click.option("--int8", is_flag=True, help="Also write predict.int8.onnx, with its accuracy beside float32's.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
 @click.option(
@@ -65,7 +72,20 @@ from gems_edge.cli.common import emit, json_option, say, table
 )
 @json_option
 def command(
-    run, ratio, output, recover_iterations, round_to, episodes, for_data, for_tasks, int8, seed, device, data_root, as_json
+    run,
+    ratio,
+    output,
+    recover_iterations,
+    round_to,
+    episodes,
+    for_data,
+    for_tasks,
+    memory,
+    int8,
+    seed,
+    device,
+    data_root,
+    as_json,
 ):
     """Prune, recover, and write predict.onnx and adapt.onnx with weights and manifest.
 
@@ -83,7 +103,7 @@ def command(
 
     output = output or Path(f"{run.resolve().name}.gems")
     options = ExportOptions(
-        ratio, recover_iterations, round_to, episodes, seed, device, data_root, for_data, for_tasks, int8
+        ratio, recover_iterations, round_to, episodes, seed, device, data_root, for_data, for_tasks, int8, memory
     )
     displays = Reports(say, lambda: training_progress("recover"), counting_progress)
     manifest = export_run(run, output, options, displays)

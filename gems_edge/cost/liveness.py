@@ -27,6 +27,8 @@ class Op:
     bytes: int = 0
     workspace: int = 0  # bytes of scratch memory while it runs
     work: Mapping[str, float] = field(default_factory=dict)  # amounts by term of work.TERMS
+    parts: tuple["Op", ...] = ()  # of a Scan: what its body runs …
+    trips: int = 1  # … and how often; the amounts above are of all the trips
 
 
 @dataclass(frozen=True)
