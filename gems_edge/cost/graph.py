@@ -9,6 +9,7 @@ import onnx
 
 from gems_edge.cost.liveness import ALIASES, Op, TensorSize, execution_order, peak_bytes
 from gems_edge.cost.quantised import integer_nodes
+from gems_edge.cost.scans import scan_body
 from gems_edge.cost.shapes import fix_dims, tensor_sizes
 from gems_edge.cost.unknown import unknown_ops, with_stand_ins
 from gems_edge.cost.work import add_up, work_of
@@ -21,7 +22,7 @@ ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh"})
 # … and what makes one op of a sigmoid: x·sigmoid(x) (QuickGeluFusion).
 GATES = frozenset({"Mul"})
 # Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
-UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop Scan".split())
+UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop".split())
 # Ops that read no more than they write, however large their input is.
 READS_ITS_OUTPUT = frozenset({"Slice", "Gather"})
 
@@ -39,6 +40,7 @@ def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int], *, stric
     (activations, fed tensors and graph outputs alive at once, see liveness.py, plus the column buffer of a
     ConvTranspose); constant_bytes (initialisers after folding); work: amounts by term, from which latency.py predicts
     times (work.py); ops: count, macs and bytes by kind.
+    A Scan counts as the ops of its body, once for every trip; its peak is that of one trip.
     Kinds are ONNX op types; "Conv.depthwise" and "Conv.grouped" mark groups, "Conv.fed" a convolution whose weight is
     not constant, which onnxruntime cannot pack ahead.
     Raises UserError for an op whose MACs are not counted, or shapes that cannot be known. With strict=False such ops,
@@ -51,11 +53,12 @@ def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int], *, stric
     fixed = with_stand_ins(fixed) if unknown else fixed
     sizes = tensor_sizes(fixed)
     constants, nodes = _fold_constants(fixed.graph)
-    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output})
+    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output}, fixed.graph)
     table: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for op in ops:
-        for column, number in enumerate((1, op.macs, op.bytes)):
-            table[op.kind][column] += number
+        for part in op.parts or (op,):
+            for column, number in enumerate((1, part.macs, part.bytes)):
+                table[part.kind][column] += op.trips * number
     used = {name for op in ops for name in op.inputs} | {value.name for value in fixed.graph.output}
     stored = sum(sizes[name].bytes for name in constants & used)
     given = {value.name for value in fixed.graph.input}
@@ -118,7 +121,11 @@ def _fold_constants(graph: onnx.GraphProto) -> tuple[set[str], list[onnx.NodePro
 
 
 def _fuse(
-    nodes: list[onnx.NodeProto], sizes: dict[str, TensorSize], constants: set[str], outputs: set[str]
+    nodes: list[onnx.NodeProto],
+    sizes: dict[str, TensorSize],
+    constants: set[str],
+    outputs: set[str],
+    graph: onnx.GraphProto,
 ) -> list[Op]:
     consumers = defaultdict(list)
     for node in nodes:
@@ -133,6 +140,9 @@ def _fuse(
     ops = []
     for node in nodes:
         if id(node) in gone:
+            continue
+        if node.op_type == "Scan":
+            ops.append(_scan(node, sizes, constants, graph))
             continue
         inputs, outs = list(node.input), list(node.output)
         if node.op_type == "Conv":
@@ -155,6 +165,28 @@ def _fuse(
             outs = [follower.output[0]]
         ops.append(_op(node, tuple(inputs), tuple(outs), sizes, constants))
     return ops
+
+
+def _scan(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str], graph: onnx.GraphProto) -> Op:
+    """A Scan as one op. What it is fed are views, what it gives is written in place: neither takes room in its body."""
+    body, captured, trips = scan_body(node, sizes, graph)
+    inner = tensor_sizes(body)
+    folded, nodes = _fold_constants(body.graph)
+    folded |= constants & set(captured)
+    given = [value.name for value in body.graph.output]
+    parts = _fuse(nodes, inner, folded, set(given), body.graph)
+    fed = frozenset(value.name for value in body.graph.input)
+    return Op(
+        "Scan",
+        (*node.input, *captured),
+        tuple(node.output),
+        macs=trips * sum(part.macs for part in parts),
+        bytes=trips * sum(part.bytes for part in parts),
+        workspace=peak_bytes(execution_order(parts), inner, [], given, fed | folded),
+        work={term: trips * amount for term, amount in add_up([part.work for part in parts]).items()},
+        parts=tuple(parts),
+        trips=trips,
+    )
 
 
 def _per_channel(follower: onnx.NodeProto, shape: tuple[int, ...], channels: int) -> bool:
