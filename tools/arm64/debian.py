@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,8 +22,6 @@ from gems_edge.files import cache_directory
 HOST_STATUS = Path("/var/lib/dpkg/status")
 # apt in directories of its own: as the user who runs it, no translations, no host configuration that would pin or hook.
 _APT_CONFIG = """
-APT::Architecture "{first}";
-APT::Architectures {{ {all} }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
 Acquire::Languages "none";
@@ -85,29 +84,64 @@ def downloaded(
     Unavailable where there is no apt, no network, or no such package.
     """
     need("apt-get", "dpkg-deb", "tar")
+    with tempfile.TemporaryDirectory(prefix="gems-edge-apt-") as place:
+        config = _configure(Path(place), architectures, status)
+        # An update that fails for one of the host's sources may still have found all that is needed.
+        updated = _apt(config, "update")
+        error = _apt(config, "install", "--download-only", "--yes", "--reinstall", *packages)
+        if error:
+            wanted = f"{', '.join(packages)} for {' and '.join(architectures)}"
+            raise Unavailable(f"apt cannot download {wanted}: {updated or error}")
+        yield sorted((Path(place) / "archives").glob("*.deb"))
+
+
+def source_file(package: str, member: str) -> bytes:
+    """The content of the one file `member` (*/include/x.h) of the source package's upstream archive.
+
+    Raises Unavailable as `downloaded`.
+    """
+    need("apt-get", "tar", "xz")
     with tempfile.TemporaryDirectory(prefix="gems-edge-apt-") as directory:
         place = Path(directory)
-        for name in ("lists/partial", "archives/partial"):
-            (place / name).mkdir(parents=True)
-        (place / "status").touch()
+        config = _configure(place, [], None)
+        for sources in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
+            if sources.suffix in (".list", ".sources") and sources.exists():
+                text = re.sub(r"^Types:.*", "Types: deb-src", sources.read_text(), flags=re.MULTILINE)
+                text = re.sub(r"^deb\s", "deb-src ", text, flags=re.MULTILINE)
+                (place / "sources" / sources.name).write_text(text)
+        with open(config, "a") as file:
+            file.write(f'Dir::Etc::SourceList "/dev/null";\nDir::Etc::SourceParts "{place}/sources";\n')
+        updated = _apt(config, "update")
+        error = _apt(config, "source", "--download-only", "--tar-only", package, cwd=place)
+        archives = [found for found in place.glob(f"{package}_*.orig.tar.*") if found.suffix != ".asc"]
+        if error or not archives:
+            raise Unavailable(f"apt cannot download the source of {package}: {updated or error or 'it has no archive'}")
+        extract = ["tar", "--extract", "--to-stdout", "--wildcards", "--file", str(archives[0]), member]
+        done = subprocess.run(extract, capture_output=True)
+        if done.returncode:
+            raise Unavailable(f"the source of {package} holds no {member}")
+        return done.stdout
+
+
+def _configure(place: Path, architectures: Sequence[str], status: Path | None) -> Path:
+    """apt's configuration in `place`, where it keeps all that it writes."""
+    for name in ("lists/partial", "archives/partial", "sources"):
+        (place / name).mkdir(parents=True)
+    (place / "status").touch()
+    text = _APT_CONFIG.format(place=place, status=status or place / "status")
+    if architectures:
         names = " ".join(f'"{name}";' for name in architectures)
-        values = {"first": architectures[0], "all": names, "place": place, "status": status or place / "status"}
-        (place / "apt.conf").write_text(_APT_CONFIG.format(**values))
-        wanted = f"{', '.join(packages)} for {' and '.join(architectures)}"
-        # An update that fails for one of the host's sources may still have found all that is needed.
-        updated = _apt(place / "apt.conf", "update")
-        error = _apt(place / "apt.conf", "install", "--download-only", "--yes", "--reinstall", *packages)
-        if error:
-            raise Unavailable(f"apt cannot download {wanted}: {updated or error}")
-        yield sorted((place / "archives").glob("*.deb"))
+        text += f'APT::Architecture "{architectures[0]}";\nAPT::Architectures {{ {names} }};\n'
+    (place / "apt.conf").write_text(text)
+    return place / "apt.conf"
 
 
-def _apt(config: Path, *arguments: str) -> str:
+def _apt(config: Path, *arguments: str, cwd: Path | None = None) -> str:
     """What went wrong, in a line; empty if nothing."""
     environment = os.environ | {"APT_CONFIG": str(config), "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     command = ["apt-get", "-q", "-o", "Acquire::Retries=3", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300)
     except subprocess.TimeoutExpired:
         return "apt-get took more than 5 minutes"
     said = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("E:")]

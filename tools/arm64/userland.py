@@ -25,7 +25,7 @@ from boards import BOARDS, write_board
 from debian import Unavailable, downloaded, need, package_names, unpack, unpacked
 
 HERE = Path(__file__).resolve().parent
-_REPOSITORY = HERE.parents[1]
+REPOSITORY = HERE.parents[1]
 _REQUIREMENTS = HERE / "requirements.txt"
 _ENTER = HERE / "enter.sh"
 # qemu is of the host's architecture: multiarch keeps the libraries of both apart.
@@ -140,9 +140,9 @@ def build_wheel(directory: Path) -> Path:
     """A wheel of the working tree, built from a copy: setuptools would take what older builds left beside it."""
     with tempfile.TemporaryDirectory(prefix="gems-edge-wheel-") as place:
         for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(_REPOSITORY / name, place)
+            shutil.copy(REPOSITORY / name, place)
         for name in ("gems_edge", "export", "device_profiles"):
-            shutil.copytree(_REPOSITORY / name, Path(place) / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(REPOSITORY / name, Path(place) / name, ignore=shutil.ignore_patterns("__pycache__"))
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
         if find_spec("setuptools") and int(version("setuptools").split(".")[0]) >= 77:  # needs no network then
             command.append("--no-build-isolation")

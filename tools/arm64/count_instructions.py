@@ -1,0 +1,151 @@
+"""Instructions that a Cortex-A72 runs for a prediction and for a gradient step, exact from run to run.
+
+    python tools/arm64/count_instructions.py [--write]
+
+Prints the counts beside those of instructions.json; --write keeps them there. One thread; bundles of seeded weights from
+the exporter of the working tree, the package of the working tree, the pinned onnxruntime and numpy of the arm64
+userland. Counted is what the user's program calls: Learner.predict of one image, and one step inside Learner.adapt.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from debian import Unavailable, need, source_file, unpacked
+from userland import HERE, REPOSITORY, run, userland
+
+RECORD = HERE / "instructions.json"
+CPU = "cortex-a72"
+TOLERANCE = 0.02
+# Name → options of `gems-edge train`. What is not trained has the weights of its seed.
+BUNDLES = {
+    "conv4-32, 28×28, 5-way 1-shot": ("--widths", "32"),
+    "conv4-16, 28×28, 5-way 1-shot": ("--widths", "16"),
+}
+_TRAIN = ("--data", "glyphs", "--iterations", "0", "--validation-episodes", "2", "--device", "cpu")
+_EXPORT = ("--ratio", "0", "--episodes", "2", "--device", "cpu")
+# count.so is qemu's plugin and, preloaded, makes its random numbers and clocks repeatable.
+_ENVIRONMENT = {
+    "QEMU_PLUGIN": "file=/home/pi/count.so,out=/home/pi/counts",
+    "LD_PRELOAD": "/home/pi/count.so",
+    "QEMU_UNSET_ENV": "LD_PRELOAD",
+    "QEMU_RAND_SEED": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",  # each run compiles, so all have the same heap
+    "PYTHONPATH": "/home/pi/package",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def bundle_commands(name: str, place: Path) -> tuple[Sequence[str], Sequence[str], Path]:
+    """The two gems-edge commands that make the bundle, and where it then is."""
+    slug = re.sub(r"\W+", "-", name)
+    bundle = place / f"{slug}.gems"
+    train = ("train", *_TRAIN, *BUNDLES[name], "-o", str(place / slug))
+    return train, ("export", str(place / slug), *_EXPORT, "-o", str(bundle)), bundle
+
+
+def count(root: Path, bundle: Path) -> dict[str, int]:
+    """Instructions of a prediction and of a gradient step of `bundle`. Raises Unavailable where no plugin can be built."""
+    need("gcc")
+    with tempfile.TemporaryDirectory(prefix="gems-edge-count-") as directory:
+        home = Path(directory)
+        _build_plugin(home / "count.so")
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / "gems_edge", home / "package" / "gems_edge", ignore=ignored)
+        shutil.copy(HERE / "counted.py", home)
+        shutil.copytree(bundle, home / "counted.gems")
+        command = ["python3", "counted.py", "counted.gems"]
+        run(root, CPU, home, command, _ENVIRONMENT, check=True, capture_output=True, text=True)
+        marks = {}
+        for line in (home / "counts").read_text().splitlines():
+            mark, threads, total = map(int, line.split())
+            if threads != 1:
+                raise RuntimeError(f"{threads} threads ran, and counts of more than one are not exact")
+            marks[mark] = total
+    empty = marks[11] - marks[10]
+    return {"predict": marks[31] - marks[30] - empty, "adapt_step": marks[21] - marks[20] - empty}
+
+
+def _build_plugin(target: Path) -> None:
+    def make(directory: Path) -> None:
+        (directory / "qemu-plugin.h").write_bytes(source_file("qemu", "*/include/qemu/qemu-plugin.h"))
+
+    header = unpacked("qemu-plugin", {"version": 1}, make)
+    flags = ["-O2", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{header}"]
+    subprocess.run(["gcc", *flags, "-o", str(target), str(HERE / "count.c"), str(HERE / "repeatable.c")], check=True)
+
+
+def versions(root: Path) -> dict[str, str]:
+    """What the counts depend on beside the working tree."""
+    holds = (root.parent / "holds.txt").read_text().splitlines()
+
+    def held(pattern: str) -> str:
+        return next(match[1] for match in (re.match(pattern, line) for line in holds) if match)
+
+    return {
+        "onnxruntime": held(r"onnxruntime-(.+)"),
+        "numpy": held(r"numpy-(.+)"),
+        "python": held(r"python3\.\d+_(.+)_arm64"),
+        "libc": held(r"libc6_(.+)_arm64"),
+        "qemu": held(r"qemu-user_(.+)_amd64"),
+    }
+
+
+def verdict(name: str, found: Mapping[str, int], kept: Mapping[str, int]) -> list[str]:
+    """A line for each count that differs from the kept one by more than the tolerance; what to do about it."""
+    lines = []
+    for what, number in found.items():
+        change = number / kept[what] - 1 if what in kept else None
+        if change is not None and abs(change) <= TOLERANCE:
+            continue
+        how = "is new" if change is None else f"went from {kept[what]:,} to {number:,} instructions ({change:+.1%})"
+        do = "make it cheaper, or say why and" if change and change > 0 else "keep the gain:"
+        lines.append(f"{name}: {what} {how}; {do} run python tools/arm64/count_instructions.py --write")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Instructions of a prediction and of a gradient step on a Cortex-A72.")
+    parser.add_argument("--write", action="store_true", help=f"keep the counts in {RECORD.name}")
+    write = parser.parse_args().write
+    kept: dict[str, Any] = json.loads(RECORD.read_text())["counts"] if RECORD.exists() else {}
+    counts, lines = {}, []
+    try:
+        root = userland()
+        with tempfile.TemporaryDirectory(prefix="gems-edge-count-") as place:
+            for name in BUNDLES:
+                *commands, bundle = bundle_commands(name, Path(place))
+                for command in commands:
+                    subprocess.run([sys.executable, "-m", "gems_edge", *command], check=True, capture_output=True)
+                counts[name] = count(root, bundle)
+                print(name, *(f"{what} {number:,}" for what, number in counts[name].items()), sep="  ")
+                lines += verdict(name, counts[name], kept.get(name, {}))
+    except Unavailable as reason:
+        print(f"count_instructions: {reason}", file=sys.stderr)
+        return 1
+    if write:
+        document = {
+            "counted": "Learner.predict of one image; a step inside Learner.adapt, ways × shots images; one thread",
+            "cpu": CPU,
+            "versions": versions(root),
+            "bundles": {name: " ".join(["gems-edge train", *_TRAIN, *BUNDLES[name]]) for name in BUNDLES},
+            "export": " ".join(_EXPORT),
+            "counts": counts,
+        }
+        RECORD.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        return 0
+    print(*lines, sep="\n")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
