@@ -59,11 +59,12 @@ def bench_on(
         expected = _answers(bundle, place, threads)
         own = build_own_wheel(place)
         environment = f"env-{board.tag}-{hashlib.sha256(own.read_bytes()).hexdigest()[:12]}"
-        sent = [] if keep and environment in board.kept else _gather(own, board, host, wheels, place, on_stage)
+        reused = keep and environment in board.kept
+        sent = [] if reused else _gather(own, board, host, wheels, place, on_stage)
         _write_payload(bundle, place)
         names = ["payload.zip", *(wheel.name for wheel in sent or [own])]
         size = sum((place / name).stat().st_size for name in names)
-        unpacked = unpacked_bytes(sent) if sent else 0 if environment in board.kept else _PACKAGES_BYTES
+        unpacked = 0 if reused else unpacked_bytes(sent) if sent else _PACKAGES_BYTES
         check_disk(board, host, size + unpacked + 3 * (place / "payload.zip").stat().st_size + _RESERVE_BYTES)
         plan = {
             "files": {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in names},

@@ -27,15 +27,16 @@ def bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_bench(environment, bundle) -> Callable[..., subprocess.Popen]:
+def start_bench(environment, bundle, tmp_path_factory) -> Callable[..., subprocess.Popen]:
     """`start_bench(config, …)` begins `gems-edge bench BUNDLE --host board` in a process of its own."""
+    temporary = str(tmp_path_factory.mktemp("t"))  # where a command that is killed leaves what it was about to send
 
     def start(config: Path, *options, host: str = "board") -> subprocess.Popen:
         command = [sys.executable, "-m", "gems_edge", "bench", bundle, "--host", host, "-F", config, "--threads", 1]
         command += ["--json", *options]
         return subprocess.Popen(
             [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=environment | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+            env=environment | {"OMP_NUM_THREADS": "1", "TMPDIR": temporary}, start_new_session=True,
         )  # fmt: skip
 
     return start
