@@ -374,6 +374,83 @@ def vgg16(pixels: int) -> onnx.ModelProto:
     return net.model(net.linear(net.linear(net.linear(x, 4096, "Relu"), 4096, "Relu"), 1000))
 
 
+def yolo11(pixels: int, width: float) -> onnx.ModelProto:
+    """YOLO11 n (width 0.25) or s (0.5) up to the raw maps of its six heads; MACs as in ncnn's yolo11n.param."""
+    net = Net(pixels)
+
+    def conv(x, outputs, kernel=1, stride=1, groups=1):
+        return net.conv(x, outputs, kernel, stride, groups=groups, act="Swish")
+
+    def wide(channels):
+        return int(width * channels)
+
+    def bottleneck(x, inner):
+        return net.add(x, conv(conv(x, inner, 3), net.channels(x), 3))
+
+    def c3k2(x, outputs, nested, share=0.5):
+        half = int(share * outputs)
+        y = conv(x, 2 * half)
+        left, right = net.slice(y, 0, half), net.slice(y, half, 2 * half)
+        if nested:
+            inner = half // 2
+            deep = conv(right, inner)
+            for _ in range(2):
+                deep = bottleneck(deep, inner)
+            made = conv(net.concat(deep, conv(right, inner)), half)
+        else:
+            made = bottleneck(right, half // 2)
+        return conv(net.concat(left, right, made), outputs)
+
+    def attention(x):
+        _, channels, height, side = net.shapes[x]
+        heads, places = channels // 64, height * side
+        qkv = net.conv(x, 2 * channels)
+        shape = (heads, 128, places)
+        qkv = net.op("Reshape", [qkv, net.numbers(*shape)], shape)
+        cuts = [(0, 32), (32, 64), (64, 128)]
+        q, k, v = (
+            net.op("Slice", [qkv, net.numbers(a), net.numbers(b), net.numbers(1)], (heads, b - a, places))
+            for a, b in cuts
+        )
+        q = net.op("Transpose", [q], (heads, places, 32), perm=[0, 2, 1])
+        square = (heads, places, places)
+        weights = net.op("Softmax", [net.op("MatMul", [q, k], square)], square)
+        mixed = net.op("MatMul", [v, net.op("Transpose", [weights], square, perm=[0, 2, 1])], (heads, 64, places))
+        mixed, v = (net.op("Reshape", [t, net.numbers(*net.shapes[x])], net.shapes[x]) for t in (mixed, v))
+        return net.conv(net.add(mixed, net.depthwise(v, 3)), channels)
+
+    def up(x):
+        _, channels, height, side = net.shapes[x]
+        shape = (1, channels, 2 * height, 2 * side)
+        return net.op("Resize", [x, "", "", net.numbers(*shape)], shape, mode="nearest")
+
+    x = conv(conv("images", wide(64), 3, 2), wide(128), 3, 2)
+    x = conv(c3k2(x, wide(256), False, 0.25), wide(256), 3, 2)
+    p3 = c3k2(x, wide(512), False, 0.25)
+    p4 = c3k2(conv(p3, wide(512), 3, 2), wide(512), True)
+    x = c3k2(conv(p4, wide(1024), 3, 2), wide(1024), True)
+    pooled = [conv(x, wide(512))]
+    for _ in range(3):
+        pooled.append(net.pool(pooled[-1], 5, 1, pad=2))
+    x = conv(net.concat(*pooled), wide(1024))
+    y = conv(x, wide(1024))
+    left, right = net.slice(y, 0, wide(512)), net.slice(y, wide(512), wide(1024))
+    right = net.add(right, attention(right))
+    right = net.add(right, net.conv(conv(right, wide(1024)), wide(512)))
+    p5 = conv(net.concat(left, right), wide(1024))
+    p4 = c3k2(net.concat(up(p5), p4), wide(512), False)
+    p3 = c3k2(net.concat(up(p4), p3), wide(256), False)
+    p4 = c3k2(net.concat(conv(p3, wide(256), 3, 2), p4), wide(512), False)
+    p5 = c3k2(net.concat(conv(p4, wide(512), 3, 2), p5), wide(1024), True)
+    heads = []
+    for x in (p3, p4, p5):
+        heads.append(net.conv(conv(conv(x, 64, 3), 64, 3), 64))
+        for _ in range(2):
+            x = conv(conv(x, net.channels(x), 3, groups=net.channels(x)), max(80, wide(256)))
+        heads.append(net.conv(x, 80))
+    return net.model(*heads)
+
+
 NETWORKS: dict[str, Callable[[int], onnx.ModelProto]] = {
     "SqueezeNet-1.1": squeezenet,
     "SqueezeNet-1.0": lambda pixels: squeezenet(pixels, "1.0"),
@@ -398,6 +475,8 @@ NETWORKS: dict[str, Callable[[int], onnx.ModelProto]] = {
     "ResNeXt-101-32x8d": lambda pixels: bottlenecks(pixels, (3, 4, 23, 3), base=256, groups=32, stride_in_3x3=True),
     "CaffeNet(AlexNet)": caffenet,
     "VGG-16": vgg16,
+    "YOLO11n": lambda pixels: yolo11(pixels, 0.25),
+    "YOLO11s": lambda pixels: yolo11(pixels, 0.5),
 }
 
 

@@ -68,7 +68,7 @@ def _predict(bundle, devices, threads):
         return {}
     from gems_edge.cost.latency import predict_latency
     from gems_edge.cost.memory import predict_memory
-    from gems_edge.cost.profiles import load_profile
+    from gems_edge.cost.profiles import find_profile
 
     cost = bundle.manifest["cost"]
     images = bundle.ways * bundle.shots
@@ -83,7 +83,7 @@ def _predict(bundle, devices, threads):
 
     predictions = {}
     for device in dict.fromkeys(part.strip() for part in devices.split(",") if part.strip()):
-        profile = load_profile(device)
+        profile = find_profile(device)
         predictions[device] = {
             "predict": {"images": 1, **latency("predict", profile)},
             "adapt": {"images": images, **latency("adapt_step", profile)},

@@ -1,18 +1,20 @@
-"""gems-edge devices: what is known of each board, with its sources."""
+"""gems-edge devices: what is known of each board, with its sources; calibration of new ones; times of a user's graph."""
 
 import click
 
-from gems_edge.cli.common import emit, json_option, table
+from gems_edge.cli.common import emit, json_option, say, table
 
 
 @click.group()
 def command():
-    """List, show and check device profiles.
+    """List, show, check and calibrate device profiles, and predict what a graph takes on them.
 
     \b
     Example:
       gems-edge devices list
       gems-edge devices show rpi-4b
+      gems-edge devices calibrate -o my-board.toml
+      gems-edge devices predict model.onnx --device rpi-4b,./my-board.toml
     """
 
 
@@ -20,7 +22,22 @@ def _document(profile):
     facts = {
         name: {"value": fact.value, "unit": fact.unit, "source": fact.source} for name, fact in profile.facts.items()
     }
-    return {"id": profile.id, "name": profile.name, "updated": profile.updated, "facts": facts}
+    document = {"id": profile.id, "name": profile.name, "updated": profile.updated, "facts": facts}
+    if profile.memory_only:
+        return document | {"memory_only": profile.memory_only}
+    return document | {"latency": _calibration(profile)}
+
+
+def _calibration(profile):
+    """How times on a board are known: by which source, and within which factor for a published runtime."""
+    import math
+
+    from gems_edge.cost.rates import published_rates
+
+    if profile.measured:
+        return {"source": profile.measured.source, "within": round(math.exp(profile.measured.spread), 3)}
+    rates = published_rates(profile.id, profile["core"], profile["clock"], "fp32", profile["cores"])
+    return {"source": rates.source, "within": round(math.exp(rates.spread), 3)}
 
 
 def _value(fact):
@@ -30,7 +47,12 @@ def _value(fact):
 @command.command("list")
 @json_option
 def list_command(as_json):
-    """The boards that gems-edge has a profile of."""
+    """The boards that gems-edge has a profile of.
+
+    \b
+    Example:
+      gems-edge devices list --json
+    """
     from gems_edge.cost.profiles import list_profiles, load_profile
 
     profiles = [load_profile(device) for device in list_profiles()]
@@ -44,21 +66,26 @@ def list_command(as_json):
             f"{p['cores']} × {p['core']}",
             _value(p.facts["clock"]),
             _value(p.facts["ram"]),
-            _value(p.facts["conv_rate_all"]),
+            "no onnxruntime: memory only" if p.memory_only else f"within ×/÷ {_calibration(p)['within']:.2f}",
         ]
         for p in profiles
     ]
-    click.echo(table(rows, ["id", "board", "cores", "clock", "memory", "convolution, all cores"]))
+    click.echo(table(rows, ["id", "board", "cores", "clock", "memory", "fp32 times of 9 in 10 networks"]))
 
 
 @command.command("show")
 @click.argument("device")
 @json_option
 def show_command(device, as_json):
-    """Every fact of the board DEVICE (an id), with its source."""
-    from gems_edge.cost.profiles import load_profile
+    """Every fact of the board DEVICE (an id, or a profile's file), with its source.
 
-    profile = load_profile(device)
+    \b
+    Example:
+      gems-edge devices show rpi-zero-2w
+    """
+    from gems_edge.cost.profiles import find_profile
+
+    profile = find_profile(device)
     if as_json:
         emit(_document(profile))
         return
@@ -66,13 +93,23 @@ def show_command(device, as_json):
     click.echo(
         table([[name, _value(fact), fact.source] for name, fact in profile.facts.items()], ["fact", "value", "source"])
     )
+    if profile.memory_only:
+        click.echo(f"no onnxruntime here: {profile.memory_only}")
+    else:
+        known = _calibration(profile)
+        click.echo(f"times: {known['source']}; 9 of 10 networks within ×/÷ {known['within']:.2f}")
 
 
 @command.command("check")
 @click.argument("files", nargs=-1, type=click.Path(dir_okay=False))
 @json_option
 def check_command(files, as_json):
-    """Check profile FILES (.toml), or all that come with gems-edge: units, ranges, a source for every fact."""
+    """Check profile FILES (.toml), or all that come with gems-edge: units, ranges, a source for every fact.
+
+    \b
+    Example:
+      gems-edge devices check my-board.toml
+    """
     from gems_edge.cost.profiles import list_profiles, load_profile, read_profile
 
     profiles = [read_profile(file) for file in files] or [load_profile(device) for device in list_profiles()]
@@ -81,3 +118,132 @@ def check_command(files, as_json):
         return
     for profile in profiles:
         click.echo(f"{profile.id}: {len(profile.facts)} facts in range, each with its source")
+
+
+@command.command("calibrate")
+@click.option("-o", "--output", required=True, type=click.Path(), help="The profile to write, e.g. my-board.toml.")
+@click.option("--id", "device", help="The profile's id; the file's name if left out.")
+@json_option
+def calibrate_command(output, device, as_json):
+    """Measure this machine with onnxruntime and write its profile: some two minutes, best with nothing else running.
+
+    The profile is accepted wherever a board's id is. The error on networks that were not fitted is printed and
+    becomes the interval of what is predicted from the profile.
+
+    \b
+    Example:
+      gems-edge devices calibrate -o my-board.toml
+      gems-edge bench plates.gems --device ./my-board.toml
+    """
+    import os
+    from pathlib import Path
+
+    from gems_edge.cost.calibrate import available_cores, calibrate, profile_text
+    from gems_edge.cost.profiles import read_profile
+    from gems_edge.errors import UserError
+    from gems_edge.files import write_atomic
+
+    path = Path(output)
+    if path.suffix != ".toml":
+        raise UserError(f"{output}: a profile's file ends in .toml, so that it is told from an id")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is not a directory; create it first")
+    if device is not None and device != path.stem:
+        raise UserError(f"the id must be the file's name: -o {path.with_name(device + '.toml')}, or leave --id out")
+    load = os.getloadavg()[0]
+    if load > 0.5 * available_cores():
+        say(
+            f"the machine is busy (load {load:.1f}): close other programs, or the profile will be too slow and uncertain"
+        )
+    made = calibrate(on_stage=lambda stage: say(f"{stage} …"))
+    write_atomic(path, profile_text(path.stem, made))
+    profile = read_profile(path)
+    checks = [
+        {"network": name, "threads": threads, "measured_ms": round(ms, 4), "predicted_ms": round(predicted, 4)}
+        for name, threads, ms, predicted in made.errors
+    ]
+    if as_json:
+        emit({"profile": str(path), "checks": checks, **_document(profile)})
+        return
+    rows = [
+        [
+            check["network"],
+            check["threads"],
+            check["measured_ms"],
+            check["predicted_ms"],
+            f"{check['predicted_ms'] / check['measured_ms'] - 1:+.0%}",
+        ]
+        for check in checks
+    ]
+    click.echo(table(rows, ["network, not fitted", "threads", "measured ms", "predicted ms", "error"]))
+    click.echo(f"wrote {path}: {profile.measured.source}")
+
+
+@command.command("predict")
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option("--device", "devices", required=True, metavar="ID[,ID…]", help="Boards: ids or profiles' files.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; one per (big) core if left out.")
+@click.option("--dims", default="", metavar="NAME=N[,…]", help="Sizes of dynamic dimensions, e.g. images=1,classes=5.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime, ncnn, xnnpack or tengine.")
+@click.option("--precision", help="fp32, fp16 or int8; int8 for a graph with QuantizeLinear, else fp32, if left out.")
+@json_option
+def predict_command(model, devices, threads, dims, runtime, precision, as_json):
+    """Predict the time of one run of MODEL (any ONNX file) on boards, with an interval and where it comes from.
+
+    Needs the workstation's part (onnx). Ops that are not known are counted and named, and widen the interval.
+
+    \b
+    Example:
+      gems-edge devices predict model.onnx --device rpi-4b,rpi-zero-2w --dims batch=1
+    """
+    import onnx
+
+    from gems_edge.cost.graph import describe
+    from gems_edge.cost.latency import latency
+    from gems_edge.cost.profiles import find_profile
+    from gems_edge.errors import UserError
+
+    try:
+        graph = onnx.load(model, load_external_data=False)
+    except FileNotFoundError:
+        raise UserError(f"{model} does not exist") from None
+    except Exception as error:
+        raise UserError(f"{model} is not a readable ONNX file ({type(error).__name__})") from None
+    profiles = [find_profile(name) for name in dict.fromkeys(part.strip() for part in devices.split(",")) if name]
+    quantised = any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
+    precision = precision or ("int8" if quantised else "fp32")
+    cost = describe(graph, _dims(dims), strict=False)
+    made = {profile.id: latency(cost, profile, threads, runtime=runtime, precision=precision) for profile in profiles}
+    if as_json:
+        predictions = {
+            device: {
+                "ms": round(each.ms, 4),
+                "interval": [round(each.low_ms, 4), round(each.high_ms, 4)],
+                "tag": "predicted",
+                "source": each.source,
+            }
+            for device, each in made.items()
+        }
+        shown = {key: cost[key] for key in ("dims", "macs", "bytes", "peak_bytes", "constant_bytes", "work")}
+        unknown = cost.get("unknown", {})
+        emit({"model": model, "precision": precision, "cost": shown, "unknown": unknown, "devices": predictions})
+        return
+    rows = [
+        [device, f"{each.ms:.4g} ms", f"{each.low_ms:.4g} … {each.high_ms:.4g}", each.source]
+        for device, each in made.items()
+    ]
+    click.echo(f"{model}: {cost['macs']:,} MACs, {precision}")
+    click.echo(table(rows, ["board", "predicted", "interval", "how known"]))
+
+
+def _dims(text):
+    """{"images": 1} from "images=1"."""
+    from gems_edge.errors import UserError
+
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, size = part.partition("=")
+        if not name or not size.isdigit() or int(size) < 1:
+            raise UserError(f"--dims takes NAME=N with N of at least 1, e.g. images=1; not {part!r}")
+        found[name] = int(size)
+    return found

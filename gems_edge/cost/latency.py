@@ -1,67 +1,161 @@
-"""How long a graph takes on a board, predicted: a roofline with an interval. Plain Python.
+"""How long a graph takes on a board, predicted, with an interval and where it comes from. Plain Python, no onnx.
 
-Terms: multiply-accumulates over the board's effective dense-convolution rate, plus bytes over its one-core copy rate,
-plus a fixed time per op and per call. The first two, with no further parameter, are held against ncnn's published rows
-of both boards by `python tools/check_latency.py`: the four networks with few 3×3 convolutions take 0.84 to 1.29 times
-the roofline (16 rows, mean error 8 %). ncnn runs 3×3 convolutions by Winograd's method (ResNet-50:
-0.58 to 0.69, VGG-16: 0.33), which onnxruntime's Arm kernels do not have, so the published onnxruntime/ncnn ratios
-(1.7 to 1.9) are applied to what ncnn itself takes: ResNet-50 1.89 × 0.58, MobileNetV1 1.76 × 1.04 of the roofline.
+A graph is amounts of work by term (`work` in GRAPHCOST, work.py), a board is nanoseconds per unit of each. These come
+from the profile itself where `devices calibrate` measured them with onnxruntime on the board, else from ncnn's published
+latencies (rates.py), turned into onnxruntime's by its family's factor: onnxruntime's kernels on Arm are slower than ncnn's, and
+have no Winograd, so a 3×3 convolution costs what its multiplications cost in a 1×1 one.
 """
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gems_edge.cost.profiles import DeviceProfile
+from gems_edge.cost.rates import Rates, constants, published_rates
+from gems_edge.cost.work import MEASURED_TERMS, TERMS, work_of_ops
 from gems_edge.errors import UserError
 
-# What ncnn takes over the roofline without Winograd's gain. Wider than the rows' 0.84 to 1.29, because the dense rates
-# were fitted to the same rows: a fit of this kind errs by 20 % on a network that it has not seen (leave-one-out).
-ROOFLINE_SPREAD = (0.75, 1.40)
-# What onnxruntime takes over the roofline: ResNet-50, geometric mean of the two, MobileNetV1.
-FAMILY = (1.10, 1.42, 1.83)
-# A convolution whose weight is not constant is not packed ahead; a transposed one is slower: measured on x86
-# at 10 to 84 pixels: lowest, typical, highest.
-PENALTIES = {"Conv.fed": (1.1, 1.25, 1.6), "ConvTranspose": (1.05, 1.25, 1.5)}
-CALIBRATED = frozenset({"Conv", "Conv.depthwise", "Conv.grouped", "Gemm", "MatMul", "MaxPool", "Add"})
-# Ops with no published row behind them may take this much less or more than bytes over bandwidth says.
-UNCALIBRATED = (0.4, 1.0, 2.5)
-# The overheads per op and per call are estimates scaled from x86.
-OVERHEAD = (1 / 3, 1.0, 3.0)
-SOURCE = (
-    "roofline, not calibrated on the board: dense 1x1 rate from ncnn's published rows, copy rate, onnxruntime "
-    "1.1 to 1.8 times that, overheads estimated; interval from the published rows' errors"
-)
+RUNTIMES = ("onnxruntime", "ncnn", "xnnpack", "tengine")
+PRECISIONS = ("fp32", "fp16", "int8")
+# What the ops of gradient steps cost, as multiples of a measured term's rate: (term, lowest, typical, highest). A
+# convolution whose weight is fed is not packed ahead, a transposed one and a product of two maps run the same inner
+# kernels over other layouts; measured on x86 (tests of the notes' ratios), so wide.
+DERIVED = {
+    "fed": ("conv1x1", 0.9, 1.25, 2.2),
+    "matmul": ("conv1x1", 0.7, 1.1, 2.0),
+    "transposed": ("conv1x1", 0.9, 1.3, 2.5),
+    "moved": ("elementwise", 0.4, 1.0, 2.5),
+}
+# A network of few, tiny ops is beyond the published ones: their fixed time per op holds layers of some MMACs.
+OPS = (0.15, 1.0, 1.3)
+# Every op that the model does not know may take as long as the graph's mean op, times this at most.
+UNKNOWN = 5.0
+# How far work that is guessed from an older bundle's `ops` may be off.
+OLD = 1.5
 
 
-def roofline_ms(graph_cost: dict[str, Any], profile: DeviceProfile, threads: int) -> dict[str, float]:
-    """Milliseconds by kind of op: arithmetic at the dense rate plus bytes at the one-core copy rate, no corrections."""
-    rate, bandwidth = profile.conv_gflops(threads), profile["bandwidth"]
-    return {op["kind"]: 2 * op["macs"] / rate / 1e6 + op["bytes"] / bandwidth / 1e6 for op in graph_cost["ops"]}
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one run."""
+
+    ms: float
+    low_ms: float
+    high_ms: float
+    source: str
+    calibrated: bool  # whether the board itself was measured, with any runtime
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"ms": self.ms, "low_ms": self.low_ms, "high_ms": self.high_ms, "source": self.source}
 
 
-def predict_latency(graph_cost: dict[str, Any], profile: DeviceProfile, threads: int | None = None) -> dict[str, Any]:
-    """{"ms", "low_ms", "high_ms", "source"} of one run of a graph (a GRAPHCOST) with onnxruntime on a board.
+def latency(
+    graph_cost: Mapping[str, Any],
+    profile: DeviceProfile,
+    threads: int | None = None,
+    *,
+    runtime: str = "onnxruntime",
+    precision: str = "fp32",
+    given: dict[str, Any] | None = None,
+) -> Latency:
+    """Time of one run of a graph (a GRAPHCOST) on a board; `threads` defaults to all its (big) cores.
 
-    `threads` defaults to all cores. The interval adds up the kinds' own intervals, as errors of one board go together.
+    `precision` int8 is for a quantised graph, given the cost of the fp32 graph that it was made from. The interval is
+    meant to hold 9 of 10 graphs; see `gems-edge devices show` for a board's calibration.
+    A bundle from before `work` was counted is predicted from its `ops`, with a wider interval.
+    Raises UserError for more threads than cores, a board without onnxruntime, and unknown runtimes and precisions.
     """
-    threads = profile["cores"] if threads is None else threads
-    if not 1 <= threads <= profile["cores"]:
-        raise UserError(
-            f"{profile.name} has {profile['cores']} cores; threads must be 1 to {profile['cores']}, not {threads}"
-        )
-    terms = roofline_ms(graph_cost, profile, threads)
-    bounds = []
-    for end in range(3):  # low, middle, high
-        total = OVERHEAD[end] * profile["call_overhead"] / 1000
-        for op in graph_cost["ops"]:
-            total += OVERHEAD[end] * op["count"] * profile["op_overhead"] / 1000 + _factor(op, end) * terms[op["kind"]]
-        bounds.append(total)
-    low, middle, high = bounds
-    return {"ms": middle, "low_ms": low, "high_ms": high, "source": SOURCE}
+    threads = _checked(profile, threads, runtime, precision)
+    rates, family = _rates(profile, threads, runtime, precision, given)
+    work = graph_cost["work"] if "work" in graph_cost else work_of_ops(graph_cost["ops"])
+    bounds = [0.0, 0.0, 0.0]
+    derived = 0.0
+    for term, amount in work.items():
+        if term not in TERMS:
+            raise UserError(
+                f"this bundle counts work in {term!r}, which this gems-edge does not know; update gems-edge"
+            )
+        factors, ns = _factors(term, rates, runtime)
+        derived += amount * ns * factors[1] * (term not in MEASURED_TERMS and term not in rates.ns)
+        for end in range(3):
+            bounds[end] += amount * ns * factors[end] / 1e6
+    call = _call(profile) if runtime == "onnxruntime" else (0.0, 0.0, 0.0)
+    low, ms, high = (bound * factor + extra for bound, factor, extra in zip(bounds, family, call))
+    low, high = low * math.exp(-rates.spread), high * math.exp(rates.spread)
+    notes = [rates.source]
+    if "work" not in graph_cost:
+        low, high = low / OLD, high * OLD
+        notes.append("counted by an older gems-edge: export again for a narrower interval")
+    if bounds[1] and derived / 1e6 > 0.05 * bounds[1]:
+        notes.append(f"{derived / 1e4 / bounds[1]:.0f} % in ops that no published row holds, hence the wider interval")
+    if unknown := graph_cost.get("unknown"):
+        count = sum(unknown.values())
+        high += UNKNOWN * count * ms / max(1.0, work.get("ops", 1.0))
+        notes.append(f"{count} ops unknown and not counted ({', '.join(unknown)}), hence a high upper end")
+    return Latency(ms, low, high, "; ".join(notes), rates.calibrated)
 
 
-def _factor(op: dict[str, Any], end: int) -> float:
-    kind = op["kind"]
-    if kind not in CALIBRATED and not op["macs"]:
-        return UNCALIBRATED[end]
-    family = (FAMILY[0] * ROOFLINE_SPREAD[0], FAMILY[1], FAMILY[2] * ROOFLINE_SPREAD[1])[end]
-    return family * PENALTIES.get(kind, (1.0, 1.0, 1.0))[end]
+def predict_latency(
+    graph_cost: Mapping[str, Any], profile: DeviceProfile, threads: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """`latency` as a dictionary: {"ms", "low_ms", "high_ms", "source"}."""
+    return latency(graph_cost, profile, threads, **options).as_dict()
+
+
+def _checked(profile: DeviceProfile, threads: int | None, runtime: str, precision: str) -> int:
+    if profile.memory_only:
+        raise UserError(f"{profile.name}: no onnxruntime here, so there is no time to predict; {profile.memory_only}")
+    cores = profile["cores"]
+    threads = cores if threads is None else threads
+    if not 1 <= threads <= cores:
+        raise UserError(f"{profile.name} has {cores} cores; threads must be 1 to {cores}, not {threads}")
+    if runtime not in RUNTIMES:
+        raise UserError(f"unknown runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}")
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    return threads
+
+
+def _rates(profile, threads, runtime, precision, given) -> tuple[Rates, tuple[float, float, float]]:
+    """The board's rates for a runtime, and that runtime's (lowest, typical, highest) factor on top."""
+    if profile.measured and runtime == "onnxruntime" and precision != "fp16":
+        measured = profile.measured.at(threads)
+        if precision == "fp32":
+            return measured, (1.0, 1.0, 1.0)
+        factor = _int8(given)
+        return measured, (factor * 0.5, factor, factor * 2.0)
+    if runtime == "onnxruntime" and precision == "fp16":
+        raise UserError("onnxruntime has no fp16 kernels for processors; ask for fp32 or int8")
+    rates = published_rates(profile.id, profile["core"], profile["clock"], precision, threads, given)
+    if runtime == "ncnn":
+        return rates, (1.0, 1.0, 1.0)
+    family = (constants() if given is None else given)["families"][runtime]
+    ns = dict(rates.ns)
+    if "conv3x3_over_conv1x1" in family:
+        ns["conv3x3"] = max(ns["conv1x1"] * family["conv3x3_over_conv1x1"], ns["conv3x3"])
+        ns["conv3x3_maps"], ns["conv3x3_weights"] = ns["conv_maps"], ns["conv_weights"]
+    source = (
+        f"{runtime} taken as {family['typical']:.2g} times ncnn ({family['lowest']:.2g} to {family['highest']:.2g})"
+    )
+    factors = family["lowest"], family["typical"], family["highest"]
+    return Rates(ns, rates.spread, rates.calibrated, f"{rates.source}; {source}"), factors
+
+
+def _int8(given) -> float:
+    """What int8 takes over fp32: the published rows' typical ratio for a 1×1 convolution."""
+    return (constants() if given is None else given)["precision"]["int8"]["conv1x1"]
+
+
+def _factors(term: str, rates: Rates, runtime: str) -> tuple[tuple[float, float, float], float]:
+    """(lowest, typical, highest) factors of a term, and the ns per unit that they multiply."""
+    if term in rates.ns:
+        unsure = term == "ops" and runtime == "onnxruntime" and not rates.measured
+        return OPS if unsure else (1.0, 1.0, 1.0), rates.ns[term]
+    base, *factors = DERIVED[term]
+    return tuple(factors), rates.ns[base]
+
+
+def _call(profile: DeviceProfile) -> tuple[float, float, float]:
+    """ms that a call from Python takes beside its ops: an estimate unless it was measured."""
+    ms = profile["call_overhead"] / 1e3
+    return (ms, ms, ms) if profile.measured else (ms / 3, ms, 3 * ms)

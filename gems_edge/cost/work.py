@@ -97,3 +97,21 @@ def add_up(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The sum of works; terms in the order of TERMS, those of amount 0 left out."""
     totals = {term: sum(part.get(term, 0) for part in parts) for term in TERMS}
     return {term: total for term, total in totals.items() if total}
+
+
+# Kinds of `ops` in a GRAPHCOST → the term that their MACs are.
+_KINDS = {
+    "Conv": "conv", "Conv.grouped": "conv", "Conv.depthwise": "depthwise", "Conv.fed": "fed", "MatMul": "matmul",
+    "Gemm": "conv1x1", "ConvTranspose": "transposed",
+}  # fmt: skip
+
+
+def work_of_ops(ops: Sequence[Mapping]) -> dict[str, float]:
+    """Work as far as the `ops` of a GRAPHCOST tell it, for bundles of before `work` was written."""
+    parts = []
+    for op in ops:
+        if not op["bytes"]:
+            continue
+        moved = "conv_maps" if op["kind"] in _KINDS else "elementwise" if op["kind"] in ELEMENTWISE else "moved"
+        parts.append({"ops": op["count"], moved: op["bytes"] / 4, _KINDS.get(op["kind"], "conv"): op["macs"]})
+    return add_up(parts)

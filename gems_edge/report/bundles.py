@@ -165,11 +165,12 @@ def _size_section(manifest: Mapping[str, Any]) -> Section | None:
 def _board_section(manifest: Mapping[str, Any], devices: Sequence[str] | None) -> Section:
     from gems_edge.cost.latency import predict_latency
     from gems_edge.cost.memory import predict_memory
-    from gems_edge.cost.profiles import list_profiles, load_profile
+    from gems_edge.cost.profiles import find_profile, list_profiles, load_profile
 
     cost, images, rows, sources = manifest["cost"], manifest["ways"] * manifest["shots"], [], {}
-    for device in list_profiles() if devices is None else devices:
-        profile = load_profile(device)
+    known = [device for device in list_profiles() if not load_profile(device).memory_only]
+    for device in known if devices is None else devices:
+        profile = find_profile(device)
         for what, graph in (("predict, 1 image", "predict"), (f"adapt step, {images} images", "adapt_step")):
             made = predict_latency(cost[graph], profile)
             rows.append(
