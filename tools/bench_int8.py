@@ -2,7 +2,7 @@
 
 Both graphs predict the same image in blocks that alternate and change their order; a figure is the median over rounds of
 the blocks' ratios, with the order statistics at its 95 % ranks. Before it is timed, the bundle is taught two halves of a
-brightness range, and both graphs must name the same classes on 99 of 100 of its own support images. Also printed: the bytes
+brightness range, and both graphs must name the same classes on 95 of 100 of its own support images. Also printed: the bytes
 of both graphs, and what it takes to make a session from taught weights, which for int8 includes quantising them.
 """
 
@@ -23,7 +23,7 @@ _MEDIAN = {"p50": 0.5}
 
 
 def check_labels(learner: Learner) -> float:
-    """Share of pictures that both graphs name alike after teaching; SystemExit below 0.99."""
+    """Share of pictures that both graphs name alike after teaching; SystemExit below 0.95."""
     bundle, random = learner.bundle, np.random.default_rng(0)
     shape = (bundle.image_size, bundle.image_size, bundle.channels)
     levels = np.linspace(30, 225, bundle.ways)
@@ -33,7 +33,7 @@ def check_labels(learner: Learner) -> float:
     learner.adapt(images, labels.tolist())
     answers = [learner.in_precision(precision).predict(images).argmax(1) for precision in PRECISIONS]
     same = float((answers[0] == answers[1]).mean())
-    if same < 0.99:
+    if same < 0.95:
         sys.exit(
             f"{bundle.path}: int8 names {100 * (1 - same):.1f} % of the pictures otherwise than fp32; nothing timed"
         )
