@@ -13,7 +13,7 @@ from gems_edge.cost.liveness import ALIASES, TensorSize
 from gems_edge.cost.work import add_up, work_of
 
 IR_VERSION, OPSET = 10, 20
-_FLOAT = 1
+_FLOAT, _INT64 = 1, 7
 
 
 @dataclass
@@ -38,27 +38,35 @@ class Probe:
         return name
 
     def weight(self, *shape: int) -> str:
-        name = f"w{len(self.constants)}"
-        values = np.random.default_rng(len(self.constants)).normal(0, 0.1, shape).astype("<f4")
-        self.tensors.append(
-            _join(
-                *(_number(1, side) for side in shape), _number(2, _FLOAT), _text(8, name), _bytes(9, values.tobytes())
-            )
-        )
-        self.sizes[name] = TensorSize(shape, 4)
+        return self.constant(np.random.default_rng(len(self.constants)).normal(0, 0.1, shape).astype("<f4"))
+
+    def constant(self, values: np.ndarray) -> str:
+        """An initialiser, float32 or int64."""
+        name, kind = f"w{len(self.constants)}", _FLOAT if values.dtype == np.float32 else _INT64
+        sides = (_number(1, side) for side in values.shape)
+        self.tensors.append(_join(*sides, _number(2, kind), _text(8, name), _bytes(9, values.tobytes())))
+        self.sizes[name] = TensorSize(values.shape, values.itemsize)
         self.constants.add(name)
         return name
 
-    def op(self, kind: str, inputs: Sequence[str], shape: tuple[int, ...], fused: bool = False, **attributes) -> str:
-        """`fused`: onnxruntime makes the op part of the one before, so it is no work of its own."""
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        shape: tuple[int, ...],
+        *,
+        fused: bool = False,
+        item: int = 4,
+        **attributes,
+    ) -> str:
+        """`fused`: onnxruntime makes the op part of the one before, so it is no work of its own. `item`: bytes."""
         name = f"t{len(self.nodes)}"
-        self.sizes[name] = TensorSize(tuple(shape), 4)
-        given = [_attribute(key, value) for key, value in attributes.items()]
-        self.nodes.append(
-            _join(*(_text(1, x) for x in inputs), _text(2, name), _text(4, kind), *(_bytes(5, a) for a in given))
-        )
+        self.sizes[name] = TensorSize(tuple(shape), item)
+        given = [_bytes(5, _attribute(key, value)) for key, value in attributes.items()]
+        self.nodes.append(_join(*(_text(1, x) for x in inputs), _text(2, name), _text(4, kind), *given))
         if not fused:
-            moved = 0 if kind in ALIASES else 4 * sum(self.sizes[t].elements for t in {*inputs, name})
+            moved = sum(self.sizes[t].bytes for t in {*inputs, name} if t)
+            moved = 0 if kind in ALIASES else min(moved, 2 * self.sizes[name].bytes) if kind == "Slice" else moved
             weight = inputs[1] if len(inputs) > 1 else ""
             macs = self._macs(kind, inputs, name)
             self.works.append(
@@ -114,6 +122,42 @@ class Probe:
         """An elementwise op."""
         return self.op(kind, inputs, self.sizes[inputs[0]].shape)
 
+    def corner(self, x: str) -> str:
+        """One channel of one image of a map: a large graph output would be paid for in fresh pages at every call."""
+        shape = self.sizes[x].shape
+        if len(shape) < 4 or self.sizes[x].elements < 10_000:
+            return x
+        places = [self.constant(np.array(values, "<i8")) for values in ((0, 0), (1, 1), (0, 1))]
+        return self.op("Slice", [x, *places], (1, 1, *shape[2:]))
+
+    def scaled(self, x: str) -> str:
+        """By a number per channel, as normalisation does."""
+        factor = self.feed(f"f{len(self.inputs)}", (self.sizes[x].shape[1], 1, 1))
+        return self.op("Mul", [x, factor], self.sizes[x].shape)
+
+    def where_equal(self, x: str, y: str) -> str:
+        shape = self.sizes[x].shape
+        return self.op("Where", [self.op("Equal", [x, y], shape, item=1), x, y], shape)
+
+    def doubled(self, x: str) -> str:
+        images, channels, height, width = self.sizes[x].shape
+        scales = self.constant(np.array([1, 1, 2, 2], "<f4"))
+        return self.op("Resize", [x, "", scales], (images, channels, 2 * height, 2 * width), mode="nearest")
+
+    def channel_sums(self, x: str) -> str:
+        axes = self.constant(np.array([0, 2, 3], "<i8"))
+        return self.op("ReduceSum", [x, axes], (1, self.sizes[x].shape[1], 1, 1), keepdims=1)
+
+    def shifted(self, x: str) -> str:
+        """Two windows of a map, side by side: a part of the im2col of gradient graphs."""
+        images, channels, height, width = self.sizes[x].shape
+        window, parts = (images, channels, height - 2, width - 2), []
+        for at in (0, 2):
+            ends = (at + height - 2, at + width - 2)
+            places = [self.constant(np.array(values, "<i8")) for values in ((at, at), ends, (2, 3))]
+            parts.append(self.op("Slice", [x, *places], window))
+        return self.op("Concat", parts, (images, 2 * channels, *window[2:]), axis=1)
+
     @property
     def work(self) -> dict[str, float]:
         return add_up(self.works)
@@ -154,8 +198,10 @@ def _join(*parts: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _attribute(name: str, value: int | Sequence[int]) -> bytes:
-    integer, integers = 2, 7
+def _attribute(name: str, value: int | str | Sequence[int]) -> bytes:
+    integer, string, integers = 2, 3, 7
+    if isinstance(value, str):
+        return _join(_text(1, name), _text(4, value), _number(20, string))
     if isinstance(value, int):
         return _join(_text(1, name), _number(3, value), _number(20, integer))
     return _join(_text(1, name), *(_number(8, item) for item in value), _number(20, integers))
