@@ -104,6 +104,9 @@ def published_rates(
     spread = known["spread"][f"{where}_int8" if precision == "int8" else f"{where}"]
     if seen:
         source = f"fitted to {own['rows']} published ncnn rows of this board ({known['provenance']['date']})"
+    elif own:
+        others = " or ".join(own["precisions"])
+        source = f"not calibrated at {precision}: this board's {own['rows']} published ncnn rows are all {others}"
     elif name in cores:
         source = (
             f"not calibrated on the board: published ncnn rows of other boards with {core}, scaled to {clock:g} GHz"
