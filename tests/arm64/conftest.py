@@ -1,11 +1,12 @@
-"""The arm64 userland with the board package in it, once a session; skipped, saying why, where it cannot be had."""
+"""The arm64 userland, once a session, and bundles for it; skipped, saying why, where it cannot be had."""
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from count_instructions import bundle_commands
 from debian import Unavailable
-from userland import install_board_package, userland
+from userland import userland
 
 
 @pytest.fixture(scope="session")
@@ -17,10 +18,15 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def home(root, small_bundle, tmp_path_factory) -> Path:
-    """A board's home as a user leaves it: ~/env with gems-edge, a bundle, photos to teach and photos to tell apart."""
-    home = tmp_path_factory.mktemp("board") / "pi"
-    home.mkdir()
-    install_board_package(root, home)
-    shutil.copytree(small_bundle, home / "small.gems")
-    return home
+def bundle(cli_here, tmp_path_factory) -> Callable[[str], Path]:
+    """`bundle(name)`: one of those that count_instructions counts, a real one of seeded weights, made once."""
+    place = tmp_path_factory.mktemp("bundles")
+
+    def made(name: str) -> Path:
+        *commands, path = bundle_commands(name, place)
+        if not path.exists():
+            for command in commands:
+                cli_here(*command)
+        return path
+
+    return made

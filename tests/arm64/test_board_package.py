@@ -1,13 +1,16 @@
 """The installed board package on emulated Raspberry Pis learns and answers as it does on this machine."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from boards import BOARDS
+from count_instructions import BUNDLES
 from PIL import Image
-from userland import run
+from userland import install_board_package, run
 
 from gems_edge.device import Learner
 from gems_edge.device.support import read_support
@@ -28,6 +31,16 @@ for line in (f"adapt small.gems --support photos --threads 1 -o {cpu}.state", f"
         assert not end.code, end
 print("FACTS", json.dumps(host_facts() | {"package": gems_edge.__file__, "loaded": sorted(sys.modules)}))
 """
+
+
+@pytest.fixture(scope="module")
+def home(root, bundle, tmp_path_factory) -> Path:
+    """A board's home as a user leaves it: ~/env with gems-edge, and a bundle."""
+    home = tmp_path_factory.mktemp("board") / "pi"
+    home.mkdir()
+    install_board_package(root, home)
+    shutil.copytree(bundle(next(iter(BUNDLES))), home / "small.gems")
+    return home
 
 
 @pytest.fixture(scope="module")

@@ -4,24 +4,19 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from count_instructions import BUNDLES, RECORD, bundle_commands, count, verdict
+from count_instructions import BUNDLES, RECORD, count, verdict
 from debian import Unavailable
 
 KEPT = json.loads(RECORD.read_text())["counts"]
 
 
 @pytest.fixture(scope="module")
-def counted(root, cli_here, tmp_path_factory):
+def counted(root, bundle):
     """Each bundle's counts, and those of the first once more."""
-    place, bundles = tmp_path_factory.mktemp("counted"), []
-    for name in BUNDLES:
-        *commands, bundle = bundle_commands(name, place)
-        for command in commands:
-            cli_here(*command)
-        bundles.append(bundle)
     try:
+        made = [bundle(name) for name in BUNDLES]
         with ThreadPoolExecutor(2) as pool:
-            *counts, again = pool.map(lambda bundle: count(root, bundle), [*bundles, bundles[0]])
+            *counts, again = pool.map(lambda path: count(root, path), [*made, made[0]])
     except Unavailable as reason:
         pytest.skip(str(reason))
     return dict(zip(BUNDLES, counts)), again

@@ -30,7 +30,7 @@ BUNDLES = {
     "conv4-16, 28×28, 5-way 1-shot": ("--widths", "16"),
 }
 _TRAIN = ("--data", "glyphs", "--iterations", "0", "--validation-episodes", "2", "--device", "cpu")
-_EXPORT = ("--ratio", "0", "--episodes", "2", "--device", "cpu")
+_EXPORT = ("--ratio", "0", "--episodes", "2")
 # count.so is qemu's plugin and, preloaded, makes its random numbers and clocks repeatable.
 _ENVIRONMENT = {
     "QEMU_PLUGIN": "file=/home/pi/count.so,out=/home/pi/counts",
