@@ -27,12 +27,13 @@ class Trace:
     dynamic: dict  # symbol of the tracer → "images" or "classes"
 
 
-def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule) -> onnx.ModelProto:
+def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, exact: bool = True) -> onnx.ModelProto:
     """One inner step as ONNX: (images, targets, adapted weights) → (loss, updated weights, support statistics).
 
     Weights that the rule does not move are initialisers; they have no backward pass. A ticket's masks are initialisers
     that multiply the gradients, as in training. What the rule carries from step to step goes in as rule.NAME and out as
     next.rule.NAME; the rest of its state, and its φ, are initialisers. Numbers of images and classes are dynamic.
+    Without `exact` it is traced ten times faster; it then costs what it should, but divides by wrong numbers of images.
     """
     weights = _float32(weights)
     state = rule.begin(weights)
@@ -60,7 +61,9 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule) -> onnx.Model
     spec = model.spec
     example = torch.rand(images, spec.channels, spec.image_size, spec.image_size)
     others = (stored | rows).values()
-    trace = _trace(step, [example, torch.zeros(images, classes), *weights.values(), *others], classes=(1, 1))
+    trace = _trace(
+        step, [example, torch.zeros(images, classes), *weights.values(), *others], classes=(1, 1), exact=exact
+    )
     builder = GraphBuilder("adapt")
     inputs = [
         builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size]),
@@ -95,8 +98,11 @@ def carried_names(rule: Rule) -> tuple[str, ...]:
     return tuple(f"{RULE}{name}" for name in rule.carried)
 
 
-def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics) -> onnx.ModelProto:
-    """images → logits as ONNX, with weights and normalisation statistics as initialisers; the head may be fed."""
+def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics, exact: bool = True) -> onnx.ModelProto:
+    """images → logits as ONNX, with weights and normalisation statistics as initialisers; the head may be fed.
+
+    `exact`: as of adapt_graph.
+    """
     images, classes = _trace_sizes(model, weights.values())
     spec = model.spec
     defaults = _float32(initial_weights(model, network_weights(weights), spec.ways))
@@ -109,7 +115,7 @@ def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics)
     example = torch.rand(images, spec.channels, spec.image_size, spec.image_size)
     weights = defaults | {name: torch.rand(classes, *defaults[name].shape[1:]) for name in HEAD}
     bias_at = 1 + list(defaults).index("head.bias")
-    trace = _trace(predict, [example, *weights.values(), *statistics.values()], classes=(bias_at, 0))
+    trace = _trace(predict, [example, *weights.values(), *statistics.values()], classes=(bias_at, 0), exact=exact)
     builder = GraphBuilder("predict")
     inputs = [builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size])]
     for name, tensor in defaults.items():
@@ -128,19 +134,18 @@ def _write(builder: GraphBuilder, trace: Trace, inputs: Sequence[Value], outputs
         builder.output(name, value.name, value.shape)
 
 
-def _trace(function: Callable, arguments: Sequence[Tensor], classes: tuple[int, int]) -> Trace:
-    """The ATen operations of `function` with symbolic sizes.
+def _trace(function: Callable, arguments: Sequence[Tensor], classes: tuple[int, int], exact: bool) -> Trace:
+    """The ATen operations of `function` with symbolic sizes, or with numbers that stand for them.
 
     The first size of argument 0 is the number of images; `classes` names the argument and axis that hold theirs.
     """
-    graph = make_fx(function, tracing_mode="symbolic")(*(a.detach().clone() for a in arguments)).graph
+    mode = "symbolic" if exact else "fake"
+    graph = make_fx(function, tracing_mode=mode)(*(a.detach().clone() for a in arguments)).graph
     graph.eliminate_dead_code()
     placeholders = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
-    symbols = {
-        placeholders[0].shape[0].node.expr: IMAGES,
-        placeholders[classes[0]].shape[classes[1]].node.expr: CLASSES,
-    }
-    return Trace(graph, symbols)
+    sizes = placeholders[0].shape[0], placeholders[classes[0]].shape[classes[1]]
+    symbols = [size if isinstance(size, int) else size.node.expr for size in sizes]
+    return Trace(graph, dict(zip(symbols, (IMAGES, CLASSES))))
 
 
 def _trace_sizes(model: FewShotModel, tensors: Iterable[Tensor]) -> tuple[int, int]:

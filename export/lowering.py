@@ -34,7 +34,7 @@ class Lowering:
     def dim(self, size: int | torch.SymInt) -> Dim:
         """A number, or an expression of dynamic names for a size that depends on them."""
         if isinstance(size, int):
-            return size
+            return self.dynamic.get(size, size)
         expression = size.node.expr
         symbols = expression.free_symbols & self.dynamic.keys()
         if not symbols:
@@ -55,6 +55,8 @@ class Lowering:
 
     def scalar(self, argument: Any, floating: bool = True) -> Any:
         """A Python number, or the name of a scalar in the graph when it depends on a dynamic size."""
+        if not floating and isinstance(argument, int) and argument in self.dynamic:
+            return DynamicNumber(self.size_of(self.dynamic[argument]), floating=False)
         if isinstance(argument, fx.Node):
             return self.values[argument]
         return float(argument) if floating else argument

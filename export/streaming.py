@@ -154,7 +154,7 @@ class _Graph:
             return False
         values = self.integers(node.input[1]) if len(node.input) > 1 else None
         if kind == "Reshape":
-            return values is not None and values[0] == 0 and not attributes.get("allowzero", 0)
+            return values is not None and values[0] in (0, -1) and not attributes.get("allowzero", 0)
         if kind == "Pad":
             return values is not None and len(node.input) < 4 and values[0] == values[rank] == 0
         if kind == "Slice":

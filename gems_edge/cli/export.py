@@ -5,16 +5,17 @@ from pathlib import Path
 import click
 
 from gems_edge.cli.common import emit, json_option, say, table
+from gems_edge.errors import UserError
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--ratio",
-    type=float,
-    default=0.8,
-    show_default=True,
-    help="Share of the backbone's weights to remove, as whole channels; 0 exports the dense model.",
+    "ratios",
+    metavar="SHARE[,SHARE…]",
+    help="Share of the backbone's weights to remove, as whole channels; 0 exports the dense model. Several: a bundle of "
+    "each and a page with their front; with limits: the ones to choose from.  [default: 0.8; with limits: 0 to 0.95]",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Bundle to write.  [default: RUN's name + .gems, here]"
@@ -27,9 +28,23 @@ from gems_edge.cli.common import emit, json_option, say, table
 @click.option(
     "--round-to",
     type=click.IntRange(1, 64),
-    default=16,
+    help="Widths are multiples of this (onnxruntime's kernels work in blocks of 8 or 16 channels).  "
+    "[default: 16; with limits: 16 or 8]",
+)
+@click.option("--device", "boards", metavar="ID[,ID…]", help="Boards that the limits are for: ids or profiles' files.")
+@click.option("--max-latency-ms", type=click.FloatRange(0, min_open=True), help="Limit of a prediction of one image.")
+@click.option("--max-adapt-ms", type=click.FloatRange(0, min_open=True), help="Limit of learning, all steps together.")
+@click.option("--max-memory-mb", type=click.FloatRange(0, min_open=True), help="Limit of the peak memory of both.")
+@click.option(
+    "--limits-hold",
+    type=click.Choice(["surely", "typically"]),
+    default="surely",
     show_default=True,
-    help="Widths are multiples of this (onnxruntime's kernels work in blocks of 8 or 16 channels).",
+    help="Whether the upper end of each prediction's interval must keep the limits, or its typical value.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads on the boards.  [default: all cores]")
+@click.option(
+    "--steps", type=click.IntRange(1), help="Gradient steps on the board.  [default: the run's; at most, with limits]"
 )
 @click.option(
     "--episodes",
@@ -52,14 +67,13 @@ from gems_edge.cli.common import emit, json_option, say, table
 @click.option(
     "--memory",
     type=click.Choice(["low", "balanced", "fast"]),
-    default="balanced",
-    show_default=True,
-    help="What learning on the board may take: large maps one image at a time, and (low) computed again.",
+    help="What learning on the board may take: large maps one image at a time, and (low) computed again.  "
+    "[default: balanced; with limits: what fits]",
 )
 @click.option("--int8", is_flag=True, help="Also write predict.int8.onnx, with its accuracy beside float32's.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
 @click.option(
-    "--device",
+    "--compute",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
@@ -71,46 +85,138 @@ from gems_edge.cli.common import emit, json_option, say, table
     help="Where torchvision's data sets lie, and NAME.npz for a bare NAME.",
 )
 @json_option
-def command(
-    run,
-    ratio,
-    output,
-    recover_iterations,
-    round_to,
-    episodes,
-    for_data,
-    for_tasks,
-    memory,
-    int8,
-    seed,
-    device,
-    data_root,
-    as_json,
-):
+def command(run, output, ratios, boards, as_json, **options):
     """Prune, recover, and write predict.onnx and adapt.onnx with weights and manifest.
 
     A run with a ticket is pruned by it: a channel ticket has removed its channels already, a weight ticket says which
     channels matter; how much of it is kept is printed. Before the bundle appears, onnxruntime must reproduce torch's
     adaptation and answers on real episodes.
 
+    With --device and limits the most accurate bundle that is predicted to keep them is searched for. What binds is said;
+    if nothing fits, the nearest that there is.
+
     \b
     Example:
       gems-edge export runs/glyphs --ratio 0.8 -o glyphs.gems
       gems-edge export runs/both --for-data folder:fruit -o fruit.gems
+      gems-edge export runs/glyphs --device rpi-zero-2w --max-latency-ms 15 --max-memory-mb 110 -o zero.gems
+      gems-edge export runs/glyphs --ratio 0.5,0.8,0.9 --device rpi-4b -o glyphs.gems
     """
-    from gems_edge.cli.progress import counting_progress, training_progress
-    from gems_edge.export.pipeline import ExportOptions, Reports, export_run
+    from gems_edge.cost.profiles import find_profile
 
     output = output or Path(f"{run.resolve().name}.gems")
-    options = ExportOptions(
-        ratio, recover_iterations, round_to, episodes, seed, device, data_root, for_data, for_tasks, int8, memory
-    )
-    displays = Reports(say, lambda: training_progress("recover"), counting_progress)
-    manifest = export_run(run, output, options, displays)
-    document = summary(output, manifest)
+    shares = numbers(ratios, "--ratio")
+    profiles = tuple(find_profile(board.strip()) for board in boards.split(",") if board.strip()) if boards else ()
+    limits = [(name, options.pop(name)) for name in LIMITS]
+    limited = [(name, most) for name, most in limits if most is not None]
+    if limited and not profiles:
+        raise UserError(f"{option_of(limited[0][0])} needs a board: name one with --device (gems-edge devices list)")
+    if limited:
+        documents = within_limits(run, output, shares, profiles, limited, options, as_json)
+    else:
+        documents = plain(run, output, shares or (0.8,), profiles, options, as_json)
     if as_json:
-        emit(document)
-        return
+        emit(documents[0] if len(documents) == 1 else {"family": documents, "front": str(front_of(output))})
+
+
+LIMITS = {"max_latency_ms": ("predict", "ms"), "max_adapt_ms": ("adapt", "ms"), "max_memory_mb": ("memory", "MB")}
+
+
+def option_of(name):
+    return "--" + name.replace("_", "-")
+
+
+def numbers(text, option):
+    """Numbers of a list with commas; None for no list."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{option} {text}: give a number, or several with commas") from None
+
+
+def resolved(options, ratio):
+    """ExportOptions and displays from the command's options."""
+    from gems_edge.cli.progress import counting_progress, training_progress
+    from gems_edge.export.source import ExportOptions, Reports
+
+    made = ExportOptions(
+        ratio,
+        options["recover_iterations"],
+        options["round_to"] or 16,
+        options["episodes"],
+        options["seed"],
+        options["compute"],
+        options["data_root"],
+        options["for_data"],
+        options["for_tasks"],
+        options["int8"],
+        options["memory"] or "balanced",
+        options["steps"],
+    )
+    return made, Reports(say, lambda: training_progress("recover"), counting_progress)
+
+
+def within_limits(run, output, shares, profiles, limited, options, as_json):
+    """Export the most accurate bundle within the limits; its document."""
+    from gems_edge.export.budget import RATIOS, ROUNDINGS, Budget, Limit
+    from gems_edge.export.families import export_within
+    from gems_edge.export.streaming import MEMORY
+
+    budget = Budget(
+        profiles,
+        tuple(Limit(LIMITS[name][0], option_of(name), LIMITS[name][1], most) for name, most in limited),
+        options["threads"],
+        options["limits_hold"] == "surely",
+        shares or RATIOS,
+        (options["round_to"],) if options["round_to"] else ROUNDINGS,
+        (options["memory"],) if options["memory"] else tuple(MEMORY),
+    )
+    made, displays = resolved(options, 0.0)
+    manifest = export_within(run, output, made, budget, displays)
+    if not as_json:
+        show(output, manifest)
+        rows = [
+            [board, what, f"{found['value']:.4g} {found['unit']}", "{:.4g} … {:.4g}".format(*found["interval"])]
+            for board, values in manifest["budget"]["predicted"].items()
+            for what, found in values.items()
+        ]
+        click.echo(table(rows, ["board", "what", "predicted", "interval"]))
+    return [summary(output, manifest)]
+
+
+def plain(run, output, shares, profiles, options, as_json):
+    """Export one bundle for each ratio, several with a page of their front; their documents."""
+    from gems_edge.cli.report import write_page
+    from gems_edge.export.families import export_family, front_points
+    from gems_edge.report.front import front_sections
+
+    made, displays = resolved(options, shares[0])
+    stem = output.name.removesuffix(".gems")
+    outputs = [output]
+    if len(shares) > 1:
+        outputs = [output.with_name(f"{stem}-{share:g}.gems") for share in shares]
+    manifests = export_family(run, outputs, shares, made, displays)
+    if not as_json:
+        for path, manifest in zip(outputs, manifests):
+            show(path, manifest)
+    documents = [summary(path, manifest) for path, manifest in zip(outputs, manifests)]
+    if len(shares) > 1:
+        points = front_points(manifests, profiles, options["threads"])
+        write_page(front_of(output), f"gems-edge: {stem}", front_sections(points))
+        say(f"their front: {front_of(output)}")
+        documents = [document | {"boards": point["boards"]} for document, point in zip(documents, points)]
+    return documents
+
+
+def front_of(output):
+    return output.with_name(f"{output.name.removesuffix('.gems')}-front.html")
+
+
+def show(output, manifest):
+    """What was exported, in words and as a table."""
+    document = summary(output, manifest)
     check, mode = manifest["verification"], manifest["normalization"]
     say(
         f"onnxruntime equals torch on {check['episodes']} episodes: updates within {check['update_relative_error']:.1e} of their size "
@@ -193,5 +299,8 @@ def summary(output: Path, manifest: dict) -> dict:
         "specialised": manifest["specialised"],
         "verification": manifest["verification"],
         "int8": manifest.get("int8", {}).get("accuracy"),
+        "memory": manifest["memory"],
+        "steps": manifest["rule"]["steps"],
+        "budget": manifest.get("budget"),
         "bytes": sum(file["bytes"] for file in manifest["files"].values()),
     }

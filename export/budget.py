@@ -1,0 +1,299 @@
+"""The most accurate bundle within a budget: predicted time and memory on boards, before anything is trained or run.
+
+What is searched: the share of weights to remove, what widths are multiples of, how the adaptation graph trades memory for
+time, and how many gradient steps are taken.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import onnx
+import torch
+
+from gems_edge.cost.graph import adapt_peak, describe
+from gems_edge.cost.latency import latency
+from gems_edge.cost.memory import predict_memory
+from gems_edge.cost.profiles import DeviceProfile
+from gems_edge.errors import UserError
+from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
+from gems_edge.export.recovery import remaining_ratio
+from gems_edge.export.source import Source
+from gems_edge.export.streaming import MEMORY, stream
+from gems_edge.models.fewshot import FewShotModel
+from gems_edge.tickets.channels import Pruned, check_ratio, prune
+
+RATIOS = tuple(step / 20 for step in range(20))  # 0, 0.05 … 0.95
+ROUNDINGS = (16, 8)
+# How many networks are trained to see which is the most accurate, where some take more steps and others more weights.
+TRAINED = 3
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`most` of one predicted quantity: "predict" and "adapt" (all steps together) in ms, "memory" in MB."""
+
+    what: str
+    option: str
+    unit: str
+    most: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    value: float
+    low: float
+    high: float
+    source: str
+
+    def times(self, factor: float) -> "Prediction":
+        return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+    def as_dict(self, unit: str) -> dict[str, Any]:
+        numbers = {"value": round(self.value, 3), "interval": [round(self.low, 3), round(self.high, 3)]}
+        return {**numbers, "unit": unit, "tag": "predicted", "source": self.source}
+
+
+@dataclass(frozen=True)
+class Budget:
+    boards: tuple[DeviceProfile, ...]  # each of them must keep every limit
+    limits: tuple[Limit, ...]
+    threads: int | None = None  # None: all cores
+    surely: bool = (
+        True  # a limit holds if the upper end of the prediction's interval is within it; else if its middle is
+    )
+    ratios: tuple[float, ...] = RATIOS
+    roundings: tuple[int, ...] = ROUNDINGS
+    memories: tuple[str, ...] = tuple(MEMORY)
+
+    def counted(self, found: Prediction) -> float:
+        return found.high if self.surely else found.value
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to export, and what it is predicted to take: board id → quantity → prediction."""
+
+    ratio: float
+    round_to: int
+    memory: str
+    steps: int
+    predicted: dict[str, dict[str, Prediction]]
+
+    def over(self, budget: Budget) -> list[tuple[str, Limit, Prediction]]:
+        """The limits that it breaks, and on which board."""
+        return [
+            (board, limit, found[limit.what])
+            for board, found in self.predicted.items()
+            for limit in budget.limits
+            if budget.counted(found[limit.what]) > limit.most
+        ]
+
+    def excess(self, budget: Budget) -> float:
+        """The largest of all quantities as a multiple of its limit."""
+        pairs = itertools.product(self.predicted.values(), budget.limits)
+        return max(budget.counted(found[limit.what]) / limit.most for found, limit in pairs)
+
+
+@dataclass(frozen=True)
+class Found:
+    candidates: tuple[Candidate, ...]  # that fit; more steps first
+    binds: tuple[str, ...]  # what the next larger network would break, empty if the whole network fits
+
+
+def search(source: Source, budget: Budget, say: Callable[[str], None]) -> Found:
+    """What fits the budget: for every number of steps the network of the most weights, without those that another one
+    beats in both. Raises UserError with the nearest that there is if nothing fits."""
+    for board in budget.boards:
+        if board.memory_only:
+            raise UserError(f"{board.name}: no onnxruntime here, so no bundle runs on it; {board.memory_only}")
+    networks = _Networks(source, budget, say)
+    nearest = networks.smallest()
+    if nearest.over(budget):
+        raise UserError(_nothing_fits(nearest, budget))
+    say(f"search: ratio {nearest.ratio:g} fits")
+    fitting: list[Candidate] = []
+    binds: list[str] = []
+    for steps in range(source.config.steps, 0, -1):
+        best = networks.largest(steps)
+        if best is None:
+            continue
+        if not fitting or best.ratio < fitting[-1].ratio:
+            fitting.append(best)
+            binds = binds or _binding(networks, best)
+        if not best.ratio:
+            break
+    return Found(tuple(fitting), tuple(binds))
+
+
+def spread(candidates: Sequence[Candidate], count: int = TRAINED) -> list[Candidate]:
+    """At most `count` of them, from end to end."""
+    if len(candidates) <= count:
+        return list(candidates)
+    places = {round(index * (len(candidates) - 1) / (count - 1)) for index in range(count)}
+    return [candidates[place] for place in sorted(places)]
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A pruned network and the costs of its graphs, each made when it is asked for."""
+
+    source: Source
+    pruned: Pruned
+
+    @cached_property
+    def model(self) -> FewShotModel:
+        return FewShotModel(self.pruned.spec)
+
+    @cached_property
+    def predict(self) -> dict[str, Any]:
+        statistics = {name: torch.ones(self._channels(name)) for name in self.model.statistics_names()}
+        graph = predict_graph(self.model, self.pruned.weights, statistics, exact=False)
+        return describe(graph, {IMAGES: 1, CLASSES: self.source.config.ways})
+
+    def _channels(self, statistic: str) -> int:
+        return self.pruned.weights[f"{statistic.rpartition('.')[0]}.weight"].numel()
+
+    @cached_property
+    def _step(self) -> onnx.ModelProto:
+        return adapt_graph(self.model, self.pruned.weights, self.source.rule, exact=False)
+
+    def costs(self, memory: str) -> dict[str, Any]:
+        """The manifest's "cost" of a bundle of this network."""
+        config = self.source.config
+        sizes = {IMAGES: config.ways * config.shots, CLASSES: config.ways}
+        step = stream(self._step, MEMORY[memory], sizes)
+        return {"predict": self.predict, "adapt_step": describe(step, sizes), "adapt_peak": adapt_peak(step, sizes)}
+
+
+@dataclass
+class _Networks:
+    """The networks of every ratio and rounding, built when they are looked at."""
+
+    source: Source
+    budget: Budget
+    say: Callable[[str], None]  # told of every network that is looked at
+    built: dict[tuple[float, int], _Network] = field(default_factory=dict)
+    known: dict[tuple[float, int, str], dict[str, dict[str, Prediction]]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        dense, trained = self.source.dense.spec, self.source.model.spec
+        self.ratios = sorted(ratio for ratio in self.budget.ratios if _possible(dense, trained, ratio))
+        if not self.ratios:
+            check_ratio(trained, remaining_ratio(dense, trained, min(self.budget.ratios)))
+
+    def largest(self, steps: int) -> Candidate | None:
+        """The candidate with the most weights that fits with this many steps. Costs fall as the ratio grows.
+
+        The first rounding is searched by halves; the others are only asked for the next larger networks, which they may
+        hit more closely: a network takes seconds to trace.
+        """
+        coarse, *finer = self.budget.roundings
+        low, high = 0, len(self.ratios)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.fit(self.ratios[middle], coarse, steps) else (middle + 1, high)
+        found = self.fit(self.ratios[low], coarse, steps) if low < len(self.ratios) else None
+        for round_to in finer:
+            while low and (closer := self.fit(self.ratios[low - 1], round_to, steps)):
+                found, low = closer, low - 1
+        return found
+
+    def fit(self, ratio: float, round_to: int, steps: int) -> Candidate | None:
+        """The fastest way to export this network that fits; None where none does."""
+        fitting = [c for c in self.ways(ratio, round_to, steps) if not c.over(self.budget)]
+        return min(fitting, key=lambda c: max(f["adapt"].value for f in c.predicted.values()), default=None)
+
+    def smallest(self) -> Candidate:
+        """The candidate that comes nearest to the budget among those of the fewest weights and one step."""
+        ways = [w for round_to in self.budget.roundings for w in self.ways(self.ratios[-1], round_to, 1)]
+        return min(ways, key=lambda candidate: candidate.excess(self.budget))
+
+    def ways(self, ratio: float, round_to: int, steps: int) -> Iterable[Candidate]:
+        for memory in self.budget.memories:
+            predicted = {
+                board: found | {"adapt": found["step"].times(steps)}
+                for board, found in self._predicted(ratio, round_to, memory).items()
+            }
+            yield Candidate(ratio, round_to, memory, steps, predicted)
+
+    def _predicted(self, ratio: float, round_to: int, memory: str) -> dict[str, dict[str, Prediction]]:
+        key = (ratio, round_to, memory)
+        if key not in self.known:
+            costs = self._network(ratio, round_to).costs(memory)
+            self.known[key] = {
+                board.id: predictions(
+                    costs, board, self.budget.threads, self.source.config.ways, self.source.config.shots
+                )
+                for board in self.budget.boards
+            }
+        return self.known[key]
+
+    def _network(self, ratio: float, round_to: int) -> _Network:
+        key = (ratio, round_to)
+        if key not in self.built:
+            left = remaining_ratio(self.source.dense.spec, self.source.model.spec, ratio)
+            pruned = prune(self.source.model, self.source.weights, left, round_to)
+            alike = [network for network in self.built.values() if network.pruned.spec == pruned.spec]
+            if not alike and ratio != self.ratios[-1]:
+                self.say(f"search: ratio {ratio:g}, widths {', '.join(map(str, pruned.spec.widths))}")
+            self.built[key] = alike[0] if alike else _Network(self.source, pruned)
+        return self.built[key]
+
+
+def predictions(
+    costs: dict[str, Any], board: DeviceProfile, threads: int | None, ways: int, shots: int
+) -> dict[str, Prediction]:
+    """Of a bundle on a board, from its manifest's "cost": "predict" (ms, one image), "step" (ms of one gradient step) and
+    "memory" (MB, the larger peak of the two)."""
+    peaks = [predict_memory(costs, 1, "predict"), predict_memory(costs, ways * shots, "adapt")]
+    peak = max(peaks, key=lambda peak: peak["high_mb"])
+
+    def time(graph: str) -> Prediction:
+        made = latency(costs[graph], board, threads)
+        return Prediction(made.ms, made.low_ms, made.high_ms, made.source)
+
+    memory = Prediction(peak["mb"], peak["low_mb"], peak["high_mb"], peak["source"])
+    return {"predict": time("predict"), "step": time("adapt_step"), "memory": memory}
+
+
+def _possible(dense, trained, ratio: float) -> bool:
+    try:
+        check_ratio(trained, remaining_ratio(dense, trained, ratio))
+    except UserError:
+        return False
+    return True
+
+
+def _binding(networks: _Networks, candidate: Candidate) -> list[str]:
+    """What the network of the next smaller ratio would break, whichever way it is exported."""
+    place = networks.ratios.index(candidate.ratio)
+    if not place:
+        return []
+    ways = networks.ways(networks.ratios[place - 1], candidate.round_to, candidate.steps)
+    nearest = min(ways, key=lambda way: way.excess(networks.budget))
+    return [_about(board, limit, found) for board, limit, found in nearest.over(networks.budget)]
+
+
+def _about(board: str, limit: Limit, found: Prediction) -> str:
+    return f"{limit.option} {limit.most:g} on {board} ({found.value:.3g} {limit.unit}, up to {found.high:.3g})"
+
+
+def _nothing_fits(nearest: Candidate, budget: Budget) -> str:
+    over = "; ".join(_about(*broken) for broken in nearest.over(budget))
+    wanted: dict[str, float] = {}
+    for _, limit, found in nearest.over(budget):
+        wanted[limit.option] = max(wanted.get(limit.option, 0), budget.counted(found))
+    enough = ", ".join(f"{option} {_up(value)}" for option, value in wanted.items())
+    return (
+        f"nothing fits: the smallest network (ratio {nearest.ratio:g}, {nearest.steps} step, --memory {nearest.memory}) "
+        f"breaks {over}; give {enough}, or another board"
+    )
+
+
+def _up(value: float) -> str:
+    """`value` rounded up to three digits."""
+    digits = 10 ** max(0, 2 - len(str(int(value))) + 1)
+    return f"{-(-value * digits // 1) / digits:g}"

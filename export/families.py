@@ -1,0 +1,133 @@
+"""Several bundles of one run: within a budget, or one for each ratio."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gems_edge.data.mixture import mixture_sampler
+from gems_edge.errors import UserError
+from gems_edge.export.budget import Budget, Candidate, Found, predictions, search, spread
+from gems_edge.export.bundle import check_target
+from gems_edge.export.pipeline import accuracies, export_source
+from gems_edge.export.recovery import recover, remaining_ratio
+from gems_edge.export.source import ExportOptions, Reports, Source, open_source
+from gems_edge.export.specialise import Specialised
+from gems_edge.models.fewshot import FewShotModel
+from gems_edge.tickets.channels import prune
+
+
+def export_within(
+    directory: Path, output: Path, options: ExportOptions, budget: Budget, reports: Reports
+) -> dict[str, Any]:
+    """Export the run in `directory` as the most accurate bundle that keeps the budget; returns the manifest.
+
+    Where fewer gradient steps would leave room for more weights, some of the networks are trained, and the one with the
+    best accuracy on validation is taken. Raises UserError with the nearest that there is if nothing fits.
+    """
+    check_target(output)
+    source = open_source(directory, options, reports)
+    found = search(source, budget, reports.say)
+    chosen = _most_accurate(source, spread(found.candidates), options, reports)
+    reports.say(_about(chosen, found))
+    options, source = _applied(chosen, source, options)
+    about = {
+        "budget": {
+            "limits": {limit.option.removeprefix("--").replace("-", "_"): limit.most for limit in budget.limits},
+            "threads": budget.threads,
+            "binds": list(found.binds),
+            "predicted": {
+                board: {
+                    "predict": values["predict"].as_dict("ms"),
+                    "adapt": {"steps": chosen.steps, **values["adapt"].as_dict("ms")},
+                    "memory": values["memory"].as_dict("MB"),
+                }
+                for board, values in chosen.predicted.items()
+            },
+        }
+    }
+    return export_source(source, output, options, reports, about)
+
+
+def export_family(
+    directory: Path, outputs: Sequence[Path], ratios: Sequence[float], options: ExportOptions, reports: Reports
+) -> list[dict[str, Any]]:
+    """A bundle for every ratio; the manifests. Raises as export_run, before anything is trained where it can."""
+    if len(set(ratios)) < len(ratios):
+        raise UserError("--ratio names the same ratio twice")
+    for output in outputs:
+        check_target(output)
+    source = open_source(directory, options, reports)
+    return [
+        export_source(source, output, replace(options, ratio=ratio), reports) for output, ratio in zip(outputs, ratios)
+    ]
+
+
+def front_points(
+    manifests: Sequence[dict[str, Any]], boards: Sequence[Any], threads: int | None
+) -> list[dict[str, Any]]:
+    """What a family's front is drawn from: of each bundle its accuracy, and what it is predicted to take on each board."""
+    points = []
+    for manifest in manifests:
+        made = {
+            board.id: predictions(manifest["cost"], board, threads, manifest["ways"], manifest["shots"])
+            for board in boards
+        }
+        points.append(
+            {
+                "name": manifest["name"],
+                "ratio": manifest["ratio"]["reached"],
+                "widths": manifest["backbone"]["widths"],
+                "normalization": manifest["normalization"],
+                "accuracy": manifest["accuracy"][manifest["normalization"]],
+                "boards": {
+                    board: {
+                        "predict": values["predict"].as_dict("ms"),
+                        "adapt": values["step"].times(manifest["rule"]["steps"]).as_dict("ms"),
+                        "memory": values["memory"].as_dict("MB"),
+                    }
+                    for board, values in made.items()
+                },
+            }
+        )
+    return points
+
+
+def _most_accurate(
+    source: Source, candidates: Sequence[Candidate], options: ExportOptions, reports: Reports
+) -> Candidate:
+    """The best on validation, each with its steps, after recovery. Without recovery, which would tell nothing, the one
+    with the most weights."""
+    if len(candidates) == 1 or options.recover_iterations == 0:
+        return candidates[-1]
+    reports.say(f"{len(candidates)} ways to keep the budget: each is trained, the best on validation is taken")
+    config = source.config
+    sampler = mixture_sampler(source.images, "val", config.ways, config.shots, config.queries, options.seed)
+    found = []
+    for candidate in candidates:
+        chosen, of = _applied(candidate, source, options)
+        left = remaining_ratio(source.dense.spec, source.model.spec, chosen.ratio)
+        subject = Specialised(source.model, source.weights, source.rule, {})
+        if left:
+            pruned, _ = recover(of, prune(source.model, source.weights, left, chosen.round_to), chosen, reports)
+            subject = Specialised(FewShotModel(pruned.spec), pruned.weights, source.rule, {})
+        label = f"validate ratio {chosen.ratio:g}, {chosen.steps} steps"
+        with reports.evaluation(label, options.episodes) as progress:
+            modes = accuracies(subject, replace(of, sampler=sampler), options.episodes, progress)
+        found.append(modes[config.normalization]["accuracy"])
+        reports.say(f"ratio {chosen.ratio:g}, {chosen.steps} steps: {100 * found[-1]:.1f} % on validation")
+    return candidates[max(range(len(candidates)), key=found.__getitem__)]
+
+
+def _applied(candidate: Candidate, source: Source, options: ExportOptions) -> tuple[ExportOptions, Source]:
+    chosen = replace(
+        options, ratio=candidate.ratio, round_to=candidate.round_to, memory=candidate.memory, steps=candidate.steps
+    )
+    return chosen, replace(source, config=replace(source.config, steps=candidate.steps))
+
+
+def _about(chosen: Candidate, found: Found) -> str:
+    what = f"ratio {chosen.ratio:g}, widths in multiples of {chosen.round_to}, --memory {chosen.memory}, {chosen.steps} steps"
+    return f"within the budget: {what}; " + (
+        f"bound by {'; '.join(found.binds)}" if found.binds else "nothing binds: the whole network fits"
+    )

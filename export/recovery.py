@@ -1,0 +1,67 @@
+"""Compact networks after pruning: how much is still to go, and their training."""
+
+import shutil
+from dataclasses import replace
+
+from safetensors.torch import load_file, save
+
+from gems_edge.errors import UserError
+from gems_edge.export.source import ExportOptions, Reports, Source
+from gems_edge.files import write_atomic
+from gems_edge.meta.config import TrainConfig, write_config
+from gems_edge.meta.run import Run
+from gems_edge.meta.ticket_config import TicketConfig
+from gems_edge.meta.train import train
+from gems_edge.models.spec import ModelSpec
+from gems_edge.tickets.channels import TOLERANCE, Pruned
+
+
+def remaining_ratio(dense: ModelSpec, trained: ModelSpec, ratio: float) -> float:
+    """The share of the trained network's weights that is still to go, so that `ratio` of the dense one's are gone.
+
+    0 where a channel ticket has removed as much (within the tolerance of pruning) or more.
+    """
+    if not 0 <= ratio < 1 or trained.widths == dense.widths:
+        return ratio
+    left = trained.backbone_weights / dense.backbone_weights
+    return 0.0 if 1 - left >= ratio - TOLERANCE else 1 - (1 - ratio) / left
+
+
+def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Reports) -> tuple[Pruned, float | None]:
+    """Meta-train the compact network from its pruned weights, as a run inside the run: it resumes, and can be evaluated.
+
+    Returns it with its accuracy on validation; None where nothing is to be trained.
+    """
+    run, config = source.run, source.config
+    iterations = config.iterations // 4 if options.recover_iterations is None else options.recover_iterations
+    if not iterations:
+        return pruned, None
+    widths = ",".join(str(width) for width in pruned.spec.widths)
+    wanted = replace(
+        config, widths=widths, iterations=iterations, seed=config.seed + 1, init_seed=-1, keep="", ticket=TicketConfig()
+    )
+    name = f"{options.ratio:g}-{options.round_to}-{iterations}"
+    name += f"-{config.steps}" if config.steps != run.config().steps else ""
+    inner = Run(run.directory / "compact" / name)
+    start = save({name: tensor.contiguous() for name, tensor in pruned.weights.items()})
+    if inner.directory.exists() and not _continues(inner, wanted, start):
+        shutil.rmtree(inner.directory)
+    if not inner.config_path.exists():
+        inner.directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(inner.initial_path, start)
+        write_config(inner.config_path, wanted)
+    reports.say(f"recover: {iterations} iterations of the compact network ({inner.directory})")
+    with reports.training() as progress:
+        best = train(
+            inner, wanted, resume=True, initial=load_file(inner.initial_path), progress=progress, root=options.root
+        )
+    reports.say(f"recovered to {100 * best['accuracy']:.1f} ± {100 * best['ci95']:.1f} % on validation")
+    return replace(pruned, weights=inner.model()[1]), best["accuracy"]
+
+
+def _continues(inner: Run, wanted: TrainConfig, start: bytes) -> bool:
+    """Whether the compact run in `inner` is the same recovery, begun or finished."""
+    try:
+        return replace(inner.config(), device=wanted.device) == wanted and inner.initial_path.read_bytes() == start
+    except (UserError, OSError):
+        return False

@@ -1,0 +1,71 @@
+"""The front of a family of bundles: what accuracy costs on each board."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gems_edge.report.numbers import accuracy_text, interval_text, number_text
+from gems_edge.report.page import Cell, Note, Picture, Section, Table
+from gems_edge.report.plots import BLUE, GREY, INK, subplots, to_svg
+
+QUANTITIES = {"predict": "predict, 1 image", "adapt": "learn, all steps", "memory": "peak memory"}
+
+
+def front_sections(points: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """`points`: of each bundle name, ratio, widths, normalization, accuracy {accuracy, ci95} and boards: id → quantity →
+    {value, interval, unit}."""
+    mode = points[0]["normalization"]
+    header = ("bundle", "weights gone", "widths", f"accuracy ({mode}), %")
+    rows = [
+        (p["name"], f"{100 * p['ratio']:.1f} %", ", ".join(map(str, p["widths"])), accuracy_text(p["accuracy"]))
+        for p in points
+    ]
+    sections = [Section("Bundles", (Table(header, tuple(rows), numeric=frozenset({1, 3})),))]
+    for board in points[0]["boards"]:
+        sections.append(Section(board, (Picture(_front(points, board)), _costs(points, board))))
+    if not points[0]["boards"]:
+        sections.append(Section("Boards", (Note("Name boards with --device to see what each bundle takes there."),)))
+    return sections
+
+
+def on_front(points: Sequence[Mapping[str, Any]], board: str, quantity: str) -> list[int]:
+    """The points that no other one beats in both accuracy and cost, cheapest first."""
+    cost = [point["boards"][board][quantity]["value"] for point in points]
+    gain = [point["accuracy"]["accuracy"] for point in points]
+    order = sorted(range(len(points)), key=lambda i: (cost[i], -gain[i]))
+    front: list[int] = []
+    for i in order:
+        if not front or gain[i] > gain[front[-1]]:
+            front.append(i)
+    return front
+
+
+def _front(points: Sequence[Mapping[str, Any]], board: str) -> str:
+    figure, axes = subplots(1, len(QUANTITIES), width=9.2, height=3.1)
+    for place, (quantity, title) in zip(axes, QUANTITIES.items()):
+        front = on_front(points, board, quantity)
+        chosen = [points[i]["boards"][board][quantity]["value"] for i in front]
+        place.plot(chosen, [100 * points[i]["accuracy"]["accuracy"] for i in front], color=BLUE, linewidth=1.4)
+        for index, point in enumerate(points):
+            found, gain = point["boards"][board][quantity], 100 * point["accuracy"]["accuracy"]
+            low, high = found["interval"]
+            place.errorbar(
+                found["value"], gain, 100 * (point["accuracy"].get("ci95") or 0),
+                [[max(0, found["value"] - low)], [max(0, high - found["value"])]],
+                color=BLUE if index in front else GREY, marker="o", markersize=4, capsize=2, linewidth=0.9,
+            )  # fmt: skip
+            place.annotate(f"{point['ratio']:.2f}", (found["value"], gain), (4, 4), textcoords="offset points", fontsize=8, color=INK)  # fmt: skip
+        unit = points[0]["boards"][board][quantity]["unit"]
+        place.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
+        place.set_xlabel(f"{unit}, predicted")
+        place.set_xlim(left=0)
+    axes[0].set_ylabel("accuracy, %")
+    return to_svg(figure)
+
+
+def _costs(points: Sequence[Mapping[str, Any]], board: str) -> Table:
+    def cell(found: Mapping[str, Any]) -> Cell:
+        return Cell(f"{number_text(found['value'])} {found['unit']}", interval_text(*found["interval"]), "predicted")
+
+    rows = tuple((p["name"], *(cell(p["boards"][board][quantity]) for quantity in QUANTITIES)) for p in points)
+    caption = points[0]["boards"][board]["predict"]["source"]
+    return Table(("bundle", *QUANTITIES.values()), rows, caption)
