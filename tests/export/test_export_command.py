@@ -129,7 +129,7 @@ def test_bundle_and_compact_run_have_the_same_accuracy(cli, small_bundle, small_
 
 
 @pytest.mark.parametrize(
-    "ratio, message", [("1", "below 1"), ("-1", "0 (none)"), ("0.999", "allows up to"), ("x", "float")]
+    "ratio, message", [("1", "below 1"), ("-1", "0 (none)"), ("0.999", "allows up to"), ("x", "give a number")]
 )
 def test_bad_ratios(cli, small_run, small_bundle, tmp_path, ratio, message):
     target = tmp_path / "kept.gems"
