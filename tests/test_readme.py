@@ -16,7 +16,7 @@ SHORT = {
     "tickets": ["--preset", "tiny", "--ratio", "0.6", "--method", "pmt"],
     "gems": ["--preset", "tiny", "--data", "photos=folder:photos", "--method", "bmp"],
     "evaluate": ["--episodes", "3"],
-    "export": ["--ratio", "0.5", "--round-to", "1", "--recover-iterations", "2", "--episodes", "3"],
+    "export": ["--round-to", "1", "--recover-iterations", "2", "--episodes", "3"],
 }  # fmt: skip
 
 
