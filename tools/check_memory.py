@@ -1,44 +1,70 @@
 """Peak memory of fresh processes, as the board's commands run, against its prediction.
 
-  python tools/check_memory.py NAME.gems … --images 5 25
+  python tools/check_memory.py NAME.gems … [--images 5 --images 50]
+  python tools/check_memory.py --grid DIR [--network conv4-64-84 …]
 
-For each bundle and number of images: VmHWM of fresh processes that adapt (and of one that predicts a single image), the
-activations' liveness and the constants from the manifest, and the prediction of gems_edge.cost.memory. The column
-`growth` is (peak − process − constants) / liveness: what ACTIVATIONS in cost/memory.py is taken from.
+For each bundle VmHWM of fresh processes that predict one image, or adapt to its ways × shots images (or to --images), and
+what gems_edge.cost.memory says from the manifest. --grid makes bundles of untrained networks in DIR: Conv-4 (32 and 64 filters,
+28 and 84 pixels) and ResNet-12 (84 pixels), 1 and 5 shots, every --memory. The exit code is 1 if a row is off by more than
+--tolerance.
 """
 
+import json
+import sys
 from pathlib import Path
 
 import click
 
-from gems_edge.cost.memory import CONSTANTS, PROCESS_MB, predict_memory
+from gems_edge.cost.memory import predict_memory
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.measure import fresh_memory
 
 
 @click.command(help=__doc__)
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--images", multiple=True, type=int, default=(5, 25), show_default=True)
+@click.argument("bundles", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--grid", type=click.Path(path_type=Path), metavar="DIR", help="Make bundles there and measure them.")
+@click.option("--network", "networks", multiple=True, help="With --grid: only these.")
+@click.option("--images", multiple=True, type=int, help="Support images; the bundle's own number if left out.")
 @click.option("--threads", default=1, show_default=True)
-def main(bundles, images, threads):
-    print(f"{'bundle':24} {'what':8} images  measured  liveness  growth  predicted (interval), MB")
-    for path in bundles:
-        cost = read_bundle(path).manifest["cost"]
-        for what, count in (("predict", 1), *(("adapt", count) for count in images)):
-            runs = sorted(run["peak_mb"] for run in fresh_memory(path, what, count, threads))
+@click.option("--repeats", default=2, show_default=True, help="Processes a row; they differ by less than 1 MB.")
+@click.option("--tolerance", default=10.0, show_default=True, help="Per cent.")
+@click.option("--json", "as_json", is_flag=True)
+def main(bundles, grid, networks, images, threads, repeats, tolerance, as_json):
+    if not as_json:
+        print(f"{'bundle':32} {'what':8} images  measured MB  predicted MB   error  interval")
+    paths = list(bundles)
+    if grid:
+        from memory_bundles import NETWORKS
+        from memory_bundles import grid as make
+
+        paths += make(grid, list(networks or NETWORKS))
+    rows, seen = [], set()
+    for path in paths:
+        bundle = read_bundle(path)
+        predict = bundle.manifest["files"]["predict.onnx"]["sha256"]
+        jobs = [("adapt", count) for count in images or [bundle.ways * bundle.shots]]
+        jobs = jobs if predict in seen else [("predict", 1), *jobs]  # the grid's bundles of a network predict alike
+        seen.add(predict)
+        for what, count in jobs:
+            runs = sorted(run["peak_mb"] for run in fresh_memory(path, what, count, threads, repeats))
+            made = predict_memory(bundle.manifest["cost"], count, what)
             measured = runs[len(runs) // 2]
-            if what == "predict":
-                live, constants = cost["predict"]["peak_bytes"], cost["predict"]["constant_bytes"]
-            else:
-                peak = cost["adapt_peak"]
-                live = peak["fixed_bytes"] + count * peak["bytes_per_image"]
-                constants = cost["adapt_step"]["constant_bytes"]
-            growth = (measured - PROCESS_MB[1] - CONSTANTS[1] * constants / 1e6) / (live / 1e6)
-            made = predict_memory(cost, count, what)
-            print(
-                f"{path.name:24} {what:8} {count:6}  {measured:8.1f}  {live / 1e6:8.1f}  {growth:6.2f}  "
-                f"{made['mb']:.1f} ({made['low_mb']:.1f} … {made['high_mb']:.1f})"
-            )
+            row = {"bundle": path.name, "what": what, "images": count, "threads": threads, "measured_mb": measured}
+            row |= {"predicted_mb": made["mb"], "interval_mb": [made["low_mb"], made["high_mb"]]}
+            row["error_percent"] = 100 * (made["mb"] / measured - 1)
+            rows.append(row)
+            if not as_json:
+                print(
+                    f"{path.name:32} {what:8} {count:6}  {measured:11.1f}  {made['mb']:12.1f}  {row['error_percent']:+5.1f} %  "
+                    f"{made['low_mb']:.0f} … {made['high_mb']:.0f}",
+                    flush=True,
+                )
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    elif rows:
+        errors = [abs(row["error_percent"]) for row in rows]
+        print(f"{len(rows)} rows, mean error {sum(errors) / len(errors):.1f} %, largest {max(errors):.1f} %")
+    sys.exit(any(abs(row["error_percent"]) > tolerance for row in rows))
 
 
 if __name__ == "__main__":

@@ -243,6 +243,10 @@ def show(output, manifest):
             ]
             for m in manifest["accuracy"]
         ),
+        *(
+            [f"memory of {what}, {count_of(found['images'], 'image')}, predicted", "", memory_text(found)]
+            for what, found in document["predicted_memory_mb"].items()
+        ),
     ]
     click.echo(
         table(
@@ -254,6 +258,27 @@ def show(output, manifest):
             ],
         )
     )
+
+
+def predicted_memory(manifest: dict) -> dict:
+    """Peak memory of predict and adapt on a board: images, peak, interval (MB), tag and source."""
+    from gems_edge.cost.memory import predict_memory
+
+    found = {}
+    for what, images in (("predict", 1), ("adapt", manifest["ways"] * manifest["shots"])):
+        made = predict_memory(manifest["cost"], images, what)
+        interval = [round(made["low_mb"], 1), round(made["high_mb"], 1)]
+        found[what] = {"images": images, "peak": round(made["mb"], 1), "interval": interval, "tag": "predicted"}
+        found[what]["source"] = made["source"]
+    return found
+
+
+def memory_text(found: dict) -> str:
+    return "{:.0f} MB ({:.0f} … {:.0f})".format(found["peak"], *found["interval"])
+
+
+def count_of(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def about_specialised(found: dict) -> str:
@@ -298,6 +323,7 @@ def summary(output: Path, manifest: dict) -> dict:
         "ticket": manifest["ticket"],
         "specialised": manifest["specialised"],
         "verification": manifest["verification"],
+        "predicted_memory_mb": predicted_memory(manifest),
         "int8": manifest.get("int8", {}).get("accuracy"),
         "memory": manifest["memory"],
         "steps": manifest["rule"]["steps"],

@@ -7,8 +7,9 @@ from typing import Any
 
 import onnx
 
-from gems_edge.cost.liveness import ALIASES, Op, TensorSize, execution_order, peak_bytes
-from gems_edge.cost.quantised import integer_nodes
+from gems_edge.cost.liveness import ALIASES, Op, Request, TensorSize, execution_order, peak_bytes, requests
+from gems_edge.cost.quantised import DOMAIN as QUANTISED
+from gems_edge.cost.quantised import float_twin, integer_nodes
 from gems_edge.cost.scans import scan_body
 from gems_edge.cost.shapes import fix_dims, tensor_sizes
 from gems_edge.cost.unknown import unknown_ops, with_stand_ins
@@ -21,11 +22,15 @@ FOLDED = frozenset({"Mul", "Add", "BatchNormalization"})
 ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh"})
 # … and what makes one op of a sigmoid: x·sigmoid(x) (QuickGeluFusion).
 GATES = frozenset({"Mul"})
+# What is left out where it only renames.
+COPIES = frozenset({"Identity"})
 # Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
 UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop".split())
 # Ops that read no more than they write, however large their input is.
 READS_ITS_OUTPUT = frozenset({"Slice", "Gather"})
 
+# Elements of the columns that a convolution of larger maps expands at a time (MLAS: stride N × stride K of its matrix product).
+_COLUMNS_BLOCK = 128 * 128
 # Where a convolution's weight stands among its inputs.
 _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 
@@ -51,9 +56,7 @@ def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int], *, stric
     if strict and unknown:
         raise UserError(f"the graph holds the op {next(iter(unknown))}, whose cost is not counted")
     fixed = with_stand_ins(fixed) if unknown else fixed
-    sizes = tensor_sizes(fixed)
-    constants, nodes = _fold_constants(fixed.graph)
-    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output}, fixed.graph)
+    ops, sizes, constants = _operations(fixed)
     table: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for op in ops:
         for part in op.parts or (op,):
@@ -91,6 +94,24 @@ def adapt_peak(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> dic
     once, twice = (describe(model, dims | {"images": count})["peak_bytes"] for count in (images, 2 * images))
     slope = math.ceil((twice - once) / images)
     return {"fixed_bytes": max(0, once - slope * images), "bytes_per_image": slope}
+
+
+def run_requests(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> tuple[list[Request], list[str]]:
+    """What one run of `model` asks of onnxruntime's allocator, in order, and the names of the outputs, which are given
+    back last. Fed tensors and constants are not from there."""
+    fixed = fix_dims(_loaded(model), dims)
+    ops, sizes, constants = _operations(fixed)
+    outputs = [value.name for value in fixed.graph.output]
+    elsewhere = frozenset(constants) | {value.name for value in fixed.graph.input}
+    return list(requests(execution_order(ops), sizes, elsewhere, outputs)), outputs
+
+
+def _operations(fixed: onnx.ModelProto) -> tuple[list[Op], dict[str, TensorSize], set[str]]:
+    """The ops that onnxruntime runs, the size of every tensor, and which are constants."""
+    sizes = tensor_sizes(fixed)
+    constants, nodes = _fold_constants(fixed.graph)
+    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output}, fixed.graph)
+    return ops, sizes, constants
 
 
 def _loaded(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
@@ -160,6 +181,9 @@ def _fuse(
             if follower := only_consumer(outs[0], ACTIVATIONS):
                 gone.add(id(follower))
                 outs = [follower.output[0]]
+        if (follower := only_consumer(outs[0], COPIES)) and follower.output[0] in outputs and len(outs) == 1:
+            gone.add(id(follower))  # what makes a graph output writes it itself (EliminateIdentity)
+            outs = [follower.output[0]]
         if node.op_type == "Sigmoid" and (follower := only_consumer(outs[0], GATES)) and inputs[0] in follower.input:
             gone.add(id(follower))
             outs = [follower.output[0]]
@@ -176,16 +200,20 @@ def _scan(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str
     given = [value.name for value in body.graph.output]
     parts = _fuse(nodes, inner, folded, set(given), body.graph)
     fed = frozenset(value.name for value in body.graph.input)
+    scanned = next(attribute.i for attribute in node.attribute if attribute.name == "num_scan_inputs")
+    states = sum(sizes[name].bytes for name in node.input[:-scanned])
+    trip = requests(execution_order(parts), inner, fed | folded | set(given), given)
     return Op(
         "Scan",
         (*node.input, *captured),
         tuple(node.output),
         macs=trips * sum(part.macs for part in parts),
         bytes=trips * sum(part.bytes for part in parts),
-        workspace=peak_bytes(execution_order(parts), inner, [], given, fed | folded),
+        workspace=min(2, trips - 1) * states,  # a state is read from one copy and written to another
         work={term: trips * amount for term, amount in add_up([part.work for part in parts]).items()},
         parts=tuple(parts),
         trips=trips,
+        trip=tuple((f"{node.output[0]}/{name}", size) for name, size in trip),
     )
 
 
@@ -214,15 +242,38 @@ def _op(
     kind, workspace = node.op_type, 0
     if kind == "Conv":
         kind = _conv_kind(node, sizes, constants)
+        workspace = _columns_bytes(sizes[inputs[1]].shape, sizes[outputs[0]], node)
     if kind == "ConvTranspose":
         # onnxruntime multiplies one image at a time into a [Cout·kh·kw, H·W] column buffer, then scatters it
         image, weight = sizes[inputs[0]], sizes[inputs[1]]
         workspace = math.prod(weight.shape[1:]) * math.prod(image.shape[2:]) * image.item_bytes
     macs = _macs(node, sizes)
+    return Op(
+        kind, inputs, outputs, macs, moved, workspace, _work(node, inputs, outputs, sizes, constants, macs, moved)
+    )
+
+
+def _work(node: onnx.NodeProto, inputs, outputs, sizes, constants, macs: int, moved: int) -> dict[str, float]:
+    """Amounts by term; those of an operation on integers are the float operation's, whose times int8's are told by."""
     attributes = {item.name: list(item.ints) or item.i for item in node.attribute}
     weight = node.input[1] if len(node.input) > 1 else ""
-    work = work_of(node.op_type, attributes, weight, inputs, outputs, sizes, constants, macs, moved)
-    return Op(kind, inputs, outputs, macs, moved, workspace, work)
+    if node.domain != QUANTISED or not moved:
+        return work_of(node.op_type, attributes, weight, inputs, outputs, sizes, constants, macs, moved)
+    kind, tensors = float_twin(node)
+    floats = {name: TensorSize(sizes[name].shape, 4) for name in (*tensors, *outputs)}
+    moved = sum(size.bytes for size in floats.values())
+    weight = tensors[1] if len(tensors) > 1 else ""
+    return work_of(kind, attributes, weight, tensors, outputs, floats, constants, macs, moved)
+
+
+def _columns_bytes(weight: tuple[int, ...], output: TensorSize, node: onnx.NodeProto) -> int:
+    """The column buffer of a convolution that onnxruntime multiplies out: of all places where there are fewer of them than
+    filters, otherwise of some at a time (a block of MLAS's matrix product, one thread)."""
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    places, terms = math.prod(output.shape[2:]), math.prod(weight[1:])
+    if math.prod(weight[2:]) == 1:  # 1×1 (with stride 1; ours have no other) reads its input as it is
+        return 0
+    return (places * terms if weight[0] // groups > places else _COLUMNS_BLOCK) * output.item_bytes
 
 
 def _conv_kind(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str]) -> str:

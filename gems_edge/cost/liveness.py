@@ -1,19 +1,18 @@
-"""The most bytes of activations alive at once when onnxruntime runs a graph op by op. Plain Python, no onnx."""
+"""Which bytes of activations are alive when onnxruntime runs a graph op by op, and the most at once. Plain Python, no onnx."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 # Ops whose output is another view of their first input: onnxruntime copies nothing.
 ALIASES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout"})
-# Ops that may write over an input of the same shape and type that dies there, and the inputs they may write over
-# (onnxruntime's MayInplace declarations of the CPU kernels).
-IN_PLACE: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), (0, 1)),
-    **dict.fromkeys(
-        ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Sqrt", "Exp", "Log", "Neg", "Abs", "Reciprocal", "Cast"), (0,)
-    ),
-}
+# Ops that may write over their first input where it has the same shape and type and dies there (seen in the log of the
+# arena of onnxruntime 1.31.1; sums, products, roots and the like get room of their own).
+IN_PLACE = frozenset({"Relu", "LeakyRelu", "Elu", "HardSigmoid", "Sigmoid", "Tanh", "Softplus", "Clip", "Softmax"})
+
+
+# What a run asks of its allocator: a name and how many bytes it takes; None: it gives them back.
+Request = tuple[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Op:
     work: Mapping[str, float] = field(default_factory=dict)  # amounts by term of work.TERMS
     parts: tuple["Op", ...] = ()  # of a Scan: what its body runs …
     trips: int = 1  # … and how often; the amounts above are of all the trips
+    trip: tuple[Request, ...] = ()  # what one of them asks for beside the workspace
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,39 @@ def peak_bytes(
     outputs: Sequence[str],
     constants: frozenset[str],
 ) -> int:
-    """Peak of activations in bytes over `ops` in the order given.
+    """Peak of activations in bytes over `ops` in the order given: what requests() counts, and the fed tensors."""
+    asked = requests(ops, tensors, frozenset(fed) | constants, outputs, trips=1)
+    return sum(tensors[name].bytes for name in fed) + most_bytes(asked)
 
-    Rules: fed tensors are the caller's and stay alive throughout, graph outputs stay until the end, every other tensor
-    is freed after its last use; views cost nothing; an elementwise op writes over an input that dies there if shape and
-    type agree and its output is not a graph output. Constants are not counted here.
+
+def most_bytes(asked: Iterable[Request]) -> int:
+    """The most bytes that are taken at once."""
+    taken: dict[str, int] = {}
+    total = peak = 0
+    for name, size in asked:
+        if size is None:
+            total -= taken.pop(name)
+        else:
+            taken[name] = size
+            total += size
+            peak = max(peak, total)
+    return peak
+
+
+def requests(
+    ops: Sequence[Op],
+    tensors: Mapping[str, TensorSize],
+    elsewhere: frozenset[str],
+    outputs: Sequence[str],
+    *,
+    trips: int = 4,
+) -> Iterator[Request]:
+    """What `ops`, in the order given, ask of the allocator; `elsewhere`: tensors whose memory is not from there.
+
+    Rules: fed tensors and constants are elsewhere and stay alive throughout, graph outputs stay until the end, every
+    other tensor is freed after its last use; views cost nothing; an activation function writes over an input that dies
+    there if its output is not a graph output. An op's workspace lives while it runs. A Scan asks for
+    the same once a trip; no more than `trips` of them are given, as another trip finds what the last one left.
     """
     kept = set(outputs)
     owner: dict[str, str] = {}  # tensor → the tensor whose memory it lives in
@@ -99,38 +127,34 @@ def peak_bytes(
     for name in kept:
         last_use[root(name)] = len(ops)
 
-    pinned = set(fed) | constants
-    live = {name: tensors[name].bytes for name in fed}
-    total = sum(live.values())
-    peak = total
+    held: dict[str, str] = {}  # tensor → the name under which its memory was asked for
     for step, op in enumerate(ops):
         for slot, name in enumerate(op.outputs):
-            if not name or name in owner:
+            if not name or name in owner or name in elsewhere:
                 continue
-            reused = None if slot or name in kept else _overwritten(op, name, step, tensors, root, last_use, pinned)
+            reused = None if slot or name in kept else _overwritten(op, name, step, tensors, root, last_use, elsewhere)
             if reused:
-                live[name] = live.pop(reused)
+                held[name] = held.pop(reused)
             else:
-                live[name] = tensors[name].bytes
-                total += live[name]
-        peak = max(peak, total + op.workspace)
-        for name in {root(name) for name in (*op.inputs, *op.outputs) if name}:
-            if last_use[name] == step and name in live and name not in pinned:
-                total -= live.pop(name)
-    return peak
+                held[name] = name
+                yield name, tensors[name].bytes
+        if op.workspace:
+            yield f"{op.outputs[0]}/workspace", op.workspace
+        for _ in range(min(trips, op.trips)):
+            yield from op.trip
+        if op.workspace:
+            yield f"{op.outputs[0]}/workspace", None
+        for name in dict.fromkeys(root(name) for name in (*op.inputs, *op.outputs) if name):
+            if last_use[name] == step and name in held:
+                yield held.pop(name), None
+    for name in held.values():
+        yield name, None
 
 
-def _overwritten(op, output, step, tensors, root, last_use, pinned) -> str | None:
-    for index in IN_PLACE.get(op.kind, ()):
-        if index >= len(op.inputs) or not op.inputs[index]:
-            continue
-        name = root(op.inputs[index])
-        dies = (
-            last_use[name] == step
-            and name not in pinned
-            and sum(root(other) == name for other in op.inputs if other) == 1
-        )
-        given, wanted = tensors[op.inputs[index]], tensors[output]
-        if dies and given.shape == wanted.shape and given.item_bytes == wanted.item_bytes:
-            return name
-    return None
+def _overwritten(op, output, step, tensors, root, last_use, elsewhere) -> str | None:
+    if op.kind not in IN_PLACE:
+        return None
+    name = root(op.inputs[0])
+    dies = last_use[name] == step and name not in elsewhere
+    given, wanted = tensors[op.inputs[0]], tensors[output]
+    return name if dies and given.shape == wanted.shape and given.item_bytes == wanted.item_bytes else None

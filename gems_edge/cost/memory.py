@@ -1,45 +1,91 @@
 """How much memory a prediction or an adaptation takes on a board, predicted with an interval. Plain Python.
 
-Measured on x86-64 Linux, python 3.11, numpy 2.4, onnxruntime 1.31.1, as device.runtime sets sessions up (arena on, memory
-pattern off), by `python tools/check_memory.py BUNDLE…`.
+The constants were measured on x86-64 Linux (glibc 2.36, python 3.11, numpy 2.4, onnxruntime 1.31.1) with sessions as
+device/runtime.py sets them up, by `python tools/check_memory.py --grid`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from gems_edge.errors import UserError
 
-# A process with python, numpy, onnxruntime and pillow takes 58 MB with a one-op session at its peak; the session of a
-# real graph and click bring it to 71 MB. Other versions and processors differ by some MB.
-PROCESS_MB = (60.0, 71.0, 85.0)
-# Constants are held by the session, and again packed, and in the bundle's own weights.
-CONSTANTS = (1.0, 2.0, 3.0)
-# Resident memory over the peak of live activations: 1.3 for adaptations above 10 MB, up to 2.4 for smaller ones and more for
-# predictions, where the rest is a few MB that do not follow the activations.
-ACTIVATIONS = {"predict": (0.95, 1.6, 4.3), "adapt": (0.95, 1.3, 2.4)}
+# A fresh process with python, numpy, onnxruntime, pillow and a small graph loaded, code and data, in MB (10⁶ bytes): 54.5
+# after the imports, the rest is onnxruntime's own of a session. A gradient step runs more of it than a prediction.
+PROCESS_MB = {"predict": 68.3, "adapt": 72.5}
+# While a session loads, a graph's constants exist in its file's bytes, parsed, and as the kernels want them (for
+# predictions on x86 in blocks of channels too) …
+LOADING = {"predict": 3.85, "adapt": 2.7}
+# … and afterwards once.
+LOADED = 1.0
+# What a step takes of the moved weights beside the arena, which holds them twice.
+STEPPING = 0.5
+# Images are pixels (a byte) before they are the network's input (four).
+IMAGES = 1.25
+# A bundle exported before the arena was simulated: what it grows to over the activations' liveness.
+GROWTH = {"predict": 1.0, "adapt": 1.15}
+
+# The interval. Where measured, nothing was farther off than ERROR. PROCESS_MB is other on boards and with other versions:
+# the wheels for aarch64 have 15 % less code of onnxruntime and 13 % more of numpy's BLAS than those for x86-64, 41 MB are
+# pages of such files, of which a system maps more or fewer at once, and some systems for the Pi 5 have pages of 16 KB.
+ERROR = 0.08
+PROCESS_LESS_MB, PROCESS_MORE_MB = 11.0, 14.0
 SOURCE = (
-    "liveness of the graph's activations times the heap's growth measured on x86-64, constants, and a process of "
-    "python, numpy, onnxruntime and pillow (71 MB measured on x86-64); not calibrated on the board"
+    "a process measured on x86-64 ({process:g} MB with python, numpy, onnxruntime and pillow), the weights, and "
+    "onnxruntime's arena {arena}; on x86-64 within 8 % of what was measured; not calibrated on the board"
 )
+
+# Images per call of the predict graph: as many as keep its activations in a small board's cache. More brings nothing:
+# on one core 84×84 images take 0.54 ms each singly and 0.61 ms in sixteens, 28×28 images 0.11 ms and 0.09 ms.
+_BATCH_BYTES = 1 << 20
+_BATCH_MOST = 16
+
+
+def images_per_call(peak_bytes: int) -> int:
+    """Images per call of a predict graph whose activations take `peak_bytes` for one."""
+    return max(1, min(_BATCH_MOST, _BATCH_BYTES // max(1, peak_bytes)))
 
 
 def predict_memory(manifest_cost: dict[str, Any], images: int, what: str) -> dict[str, Any]:
     """{"mb", "low_mb", "high_mb", "source"}: peak resident memory in MB (10⁶ bytes) of a process.
 
-    `manifest_cost` is the manifest's "cost"; `what` is "predict" (on `images` images in one call) or "adapt" (a support
-    set of `images` images). Raises UserError for another `what` or fewer than one image.
+    `manifest_cost` is the manifest's "cost"; `what` is "predict" (on `images` images, untaught or taught) or "adapt" (to a
+    support set of `images` images). The middle of "predict" is that of an untaught bundle, a taught one's own weights
+    are in the interval. Raises UserError for another `what` or fewer than one image.
     """
-    if what not in ACTIVATIONS:
+    if what not in PROCESS_MB:
         raise UserError(f"memory can be predicted for predict or adapt, not {what!r}")
     if images < 1:
         raise UserError(f"memory can be predicted for 1 image or more, not {images}")
+    known = manifest_cost.get("memory")
+    weights = manifest_cost["predict"]["constant_bytes"]
     if what == "predict":
-        constants = manifest_cost["predict"]["constant_bytes"]
-        activations = manifest_cost["predict"]["peak_bytes"] * images / manifest_cost["predict"]["dims"]["images"]
+        constants, moved, taught = weights, 0, weights
+        call = min(images, images_per_call(manifest_cost["predict"]["peak_bytes"]))
+        arena = manifest_cost["predict"]["peak_bytes"] * call / manifest_cost["predict"]["dims"]["images"]
     else:
-        constants = manifest_cost["adapt_step"]["constant_bytes"]
-        peak = manifest_cost["adapt_peak"]
-        activations = peak["fixed_bytes"] + images * peak["bytes_per_image"]
-    low, middle, high = (
-        PROCESS_MB[end] + (CONSTANTS[end] * constants + ACTIVATIONS[what][end] * activations) / 1e6 for end in range(3)
-    )
-    return {"mb": middle, "low_mb": low, "high_mb": high, "source": SOURCE}
+        constants, taught, call = manifest_cost["adapt_step"]["constant_bytes"], 0, images
+        moved = max(0, weights - constants)
+        arena = manifest_cost["adapt_peak"]["fixed_bytes"] + images * manifest_cost["adapt_peak"]["bytes_per_image"]
+    arena = interpolated(known[what]["images"], known[what]["arena_bytes"], call) if known else GROWTH[what] * arena
+    fed = IMAGES * known["image_bytes"] * images if known else 0
+    heap = weights + max(LOADING[what] * constants, LOADED * constants + STEPPING * moved + arena) + fed
+    process = PROCESS_MB[what]
+    middle = process + heap / 1e6
+    how = "simulated over the graph's operations" if known else "estimated from the activations' liveness"
+    return {
+        "mb": middle,
+        "low_mb": (1 - ERROR) * middle - PROCESS_LESS_MB,
+        "high_mb": (1 + ERROR) * middle + PROCESS_MORE_MB + taught / 1e6,
+        "source": SOURCE.format(process=process, arena=how),
+    }
+
+
+def interpolated(places: Sequence[int], values: Sequence[float], at: float) -> float:
+    """The value at `at` on the lines through `values` at the ascending `places`; beyond them the outer lines go on, never
+    below 0."""
+    if len(places) == 1:
+        return values[0] * at / places[0]
+    index = max(1, min(len(places) - 1, sum(place < at for place in places)))
+    left, right = places[index - 1], places[index]
+    slope = (values[index] - values[index - 1]) / (right - left)
+    return max(0.0, values[index - 1] + slope * (at - left))

@@ -180,6 +180,8 @@ def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
     for key in COSTS:
         if fields.get(f"cost.{key}", int | float, "a number") < 0:
             raise fields.error(f"cost.{key}", "a number that is not negative")
+    if fields.get("cost.memory", dict | None, "an object"):
+        _check_memory(fields)
     for layer in bundle.quantisation.layers if bundle.quantisation else ():
         shapes = [bundle.weights[name].shape for name in layer.tensors if name in bundle.weights]
         if len(shapes) < len(layer.tensors) or len(shapes[0]) != 4 or set(shapes[1:]) - {shapes[0][:1]}:
@@ -190,6 +192,17 @@ def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
         raise UserError(
             f"{bundle.path}: head.weight and head.bias must have {rows} rows as the manifest says; export it again"
         )
+
+
+def _check_memory(fields: "_Fields") -> None:
+    """Of bundles from before it was simulated it is not there."""
+    fields.get("cost.memory.image_bytes", int | float, "a number")
+    for what in ("predict", "adapt"):
+        key, expected = f"cost.memory.{what}", "sizes of the arena for ascending numbers of images"
+        images, sizes = (fields.get(f"{key}.{part}", list, expected) for part in ("images", "arena_bytes"))
+        numbers = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*images, *sizes))
+        if not numbers or not images or len(images) != len(sizes) or [*images] != sorted({*images} - {0}):
+            raise fields.error(key, expected)
 
 
 def _quantisation(fields: "_Fields") -> Quantisation | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gems_edge.cost.memory import images_per_call
 from gems_edge.device.bundle import HEAD, Bundle, read_bundle
 from gems_edge.device.onnxfile import initializers, with_values
 from gems_edge.device.quantised import FILE as INT8_FILE
@@ -17,10 +18,6 @@ from gems_edge.device.state import State, as_delta, load_state, restored, save_s
 from gems_edge.errors import UserError
 from gems_edge.images import decode_image, to_input
 
-# Images per call of the predict graph: as many as keep its activations in a small board's cache. More brings nothing:
-# on one core 84×84 images take 0.54 ms each singly and 0.61 ms in sixteens, 28×28 images 0.11 ms and 0.09 ms.
-_BATCH_BYTES = 1 << 20
-_BATCH_MOST = 16
 PRECISIONS = ("fp32", "int8")
 
 
@@ -141,7 +138,7 @@ class Learner:
 
     def batch_size(self) -> int:
         """Images per call of the predict graph."""
-        return max(1, min(_BATCH_MOST, _BATCH_BYTES // max(1, self.bundle.predict_peak_bytes)))
+        return images_per_call(self.bundle.predict_peak_bytes)
 
     def save(self, path: Path | str) -> State:
         """Write what was taught to the state directory `path`: of a tensor that moved in few places only the change.
@@ -210,7 +207,7 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     what = str(bundle.path / "adapt.onnx")
     model = bundle.model("adapt.onnx")
     initializers(model, what)  # refuses what is no ONNX and what reads other files
-    session = Session(model, what, threads=threads)
+    session = Session(model, what, threads=threads, blocked=False)
     session.require(["images", "targets", *bundle.adapted, *HEAD, *bundle.carried], bundle.step_outputs)
     return session
 

@@ -24,11 +24,9 @@ def simulate(ops, sizes, fed, outputs):
         if op.kind == "Reshape" and out not in outputs:
             target = buffer[op.inputs[0]]
         elif op.kind in IN_PLACE and out not in outputs:
-            for slot in IN_PLACE[op.kind][: len(op.inputs)]:
-                name = op.inputs[slot]
-                if count[buffer[name]] == 1 and sizes[name].shape == sizes[out].shape:
-                    target = buffer[name]
-                    break
+            name = op.inputs[0]
+            if count[buffer[name]] == 1 and sizes[name].shape == sizes[out].shape:
+                target = buffer[name]
         if target is None:
             target, fresh = fresh, fresh + 1
             held[target], count[target] = sizes[out].bytes, 0

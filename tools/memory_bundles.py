@@ -1,0 +1,74 @@
+"""Untrained bundles to measure memory on: memory does not depend on what the weights are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from gems_edge.cost.footprint import memory_cost
+from gems_edge.cost.graph import adapt_peak, describe
+from gems_edge.export.bundle import write_bundle
+from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
+from gems_edge.export.manifest import identity, tensor_names
+from gems_edge.export.streaming import MEMORY, stream
+from gems_edge.meta.config import TrainConfig
+from gems_edge.meta.rules import UpdateRule
+from gems_edge.models.fewshot import FewShotModel, forward
+from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+
+# name → backbone, width of the first convolution, image size, channels
+NETWORKS = {
+    "conv4-32-28": ("conv4", 32, 28, 1),
+    "conv4-64-28": ("conv4", 64, 28, 1),
+    "conv4-32-84": ("conv4", 32, 84, 3),
+    "conv4-64-84": ("conv4", 64, 84, 3),
+    "resnet12-84": ("resnet12", 64, 84, 3),
+}
+SHOTS, WAYS = (1, 5), 5
+
+
+def grid(directory: Path, networks: list[str]) -> Iterator[Path]:
+    """The bundles of `networks`, for 1 and 5 shots and every --memory; those that are there already are kept."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in networks:
+        paths = {(s, m): directory / f"{name}-{s}-{m}.gems" for s in SHOTS for m in MEMORY}
+        if not all(path.exists() for path in paths.values()):
+            _write(name, paths)
+        yield from paths.values()
+
+
+def _write(name: str, paths: dict[tuple[int, str], Path]) -> None:
+    backbone, width, size, channels = NETWORKS[name]
+    widths = tuple(width * full // FULL_WIDTHS[backbone][0] for full in FULL_WIDTHS[backbone])
+    spec = ModelSpec(backbone, widths, size, channels, "support", "shared", WAYS)
+    torch.manual_seed(0)
+    model = FewShotModel(spec)
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    # Small steps: an untrained network must not diverge on noise.
+    rule = UpdateRule("maml", 0.001)
+    with torch.no_grad():
+        statistics = forward(model, weights, torch.rand(WAYS, channels, size, size))[1]
+    whole, predict = adapt_graph(model, weights, rule), predict_graph(model, weights, statistics)
+    single = describe(predict, {IMAGES: 1, CLASSES: WAYS})
+    stored = {name: tensor.float().numpy() for name, tensor in (weights | statistics).items()}
+    for (shots, memory), path in paths.items():
+        if path.exists():
+            continue
+        sizes = {IMAGES: WAYS * shots, CLASSES: WAYS}
+        adapt = stream(whole, MEMORY[memory], sizes)
+        config = TrainConfig(
+            ways=WAYS, shots=shots, image_size=size, channels=channels, normalization="support", inner_lr=0.001
+        )
+        manifest = {
+            **identity(path, config, spec, SimpleNamespace(inverted=False), rule),
+            "tensors": tensor_names(model, weights, rule),
+            "memory": memory,
+            "cost": {
+                "predict": single,
+                "adapt_step": describe(adapt, sizes),
+                "adapt_peak": adapt_peak(adapt, sizes),
+                "memory": memory_cost(predict, adapt, sizes),
+            },
+        }
+        write_bundle(path, predict.SerializeToString(), adapt.SerializeToString(), stored, manifest, lambda staging: {})
