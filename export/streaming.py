@@ -15,13 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gems_edge.cost.shapes import fix_dims, tensor_sizes
+from gems_edge.export.batches import BatchedGraph
 
-IMAGES = "images"
-ELEMENTWISE = frozenset(
-    "Add Sub Mul Div Neg Abs Relu Sqrt Reciprocal Exp Log Sigmoid Softplus Where Equal Greater Less Cast Identity".split()
-)
-REDUCTIONS = frozenset({"ReduceSum", "ReduceMean"})
 PRODUCTS = frozenset({"Conv", "MatMul"})
 # Sums over the images that are larger than this are added up from image to image, smaller ones behind the Scan.
 STACKED_BYTES = 1 << 14
@@ -46,7 +41,7 @@ def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx
     """
     if not memory.least_bytes:
         return model
-    graph = _Graph(model, dims)
+    graph = BatchedGraph(model, dims)
     streamed = _streamed(graph, memory.least_bytes)
     if not streamed:
         return model
@@ -75,100 +70,7 @@ def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx
     return result
 
 
-class _Graph:
-    """The nodes of a model with what is known of their tensors."""
-
-    def __init__(self, model: onnx.ModelProto, dims: dict[str, int]):
-        graph = model.graph
-        self.nodes = list(graph.node)
-        self.outputs = {value.name for value in graph.output}
-        self.producer = {name: node for node in self.nodes for name in node.output if name}
-        self.consumers = defaultdict(list)
-        for node in self.nodes:
-            for name in node.input:
-                self.consumers[name].append(node)
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.constants_made: list[onnx.TensorProto] = []
-        fixed = fix_dims(model, dims)
-        self.sizes = tensor_sizes(fixed)
-        others = tensor_sizes(fix_dims(model, dims | {IMAGES: dims[IMAGES] + 1}))
-        self.batched = {
-            name
-            for name, size in self.sizes.items()
-            if size.shape
-            and others[name].shape == (size.shape[0] + 1, *size.shape[1:])
-            and size.shape[0] == dims[IMAGES]
-        }
-        inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
-        values = [*inferred.value_info, *inferred.input, *inferred.output]
-        self.types = {value.name: value.type.tensor_type.elem_type for value in values}
-
-    def integers(self, name: str) -> list[int] | None:
-        """The values of a constant of whole numbers."""
-        return numpy_helper.to_array(self.constants[name]).ravel().tolist() if name in self.constants else None
-
-    def one_image(self, name: str) -> list[int]:
-        """The shape of a batched tensor with one image."""
-        return [1, *self.sizes[name].shape[1:]]
-
-    def axes(self, node: onnx.NodeProto) -> set[int] | None:
-        """The axes of a reduction, counted from the front."""
-        rank = len(self.sizes[node.input[0]].shape)
-        values = self.integers(node.input[1]) if len(node.input) > 1 and node.input[1] else list(range(rank))
-        return None if values is None else {axis % rank for axis in values}
-
-    def crosses(self, node: onnx.NodeProto) -> bool:
-        """Whether the node adds up over the images and can be split: each image's part, then their sum or mean."""
-        if node.op_type not in REDUCTIONS or node.input[0] not in self.batched:
-            return False
-        axes = self.axes(node)
-        return axes is not None and 0 in axes
-
-    def pools(self, node: onnx.NodeProto) -> bool:
-        """Whether the node is a pool of the network (that of its gradient's bookkeeping is of bytes)."""
-        return node.op_type == "MaxPool" and self.types[node.output[0]] == TensorProto.FLOAT
-
-    def apart(self, node: onnx.NodeProto) -> bool:
-        """Whether the node computes each image's part of its output from the same image's part of its inputs."""
-        batched = [name for name in node.input if name in self.batched]
-        if not batched or any(name not in self.batched for name in node.output if name):
-            return False
-        kind, first = node.op_type, node.input[0]
-        rank = len(self.sizes[node.output[0]].shape)
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if kind in ELEMENTWISE:
-            shapes = [(name in self.batched, self.sizes[name].shape) for name in node.input]
-            return all(len(shape) == rank if images else len(shape) < rank or shape[0] == 1 for images, shape in shapes)
-        if kind in ("Conv", "MaxPool", "Resize"):
-            return batched == [first]
-        if kind == "MatMul":
-            return all(len(self.sizes[name].shape) == 3 for name in batched) and first in self.batched
-        if kind == "Concat":
-            return attributes["axis"] % rank != 0 and len(batched) == len(node.input)
-        if kind == "Transpose":
-            return attributes["perm"][0] == 0
-        if kind in REDUCTIONS:
-            axes = self.axes(node)
-            return axes is not None and 0 not in axes
-        if batched != [first]:
-            return False
-        values = self.integers(node.input[1]) if len(node.input) > 1 else None
-        if kind == "Reshape":
-            return values is not None and values[0] in (0, -1) and not attributes.get("allowzero", 0)
-        if kind == "Pad":
-            return values is not None and len(node.input) < 4 and values[0] == values[rank] == 0
-        if kind == "Slice":
-            axes = self.integers(node.input[3]) if len(node.input) > 3 else None
-            return axes is not None and all(axis % rank for axis in axes)
-        if kind == "Unsqueeze":
-            return values is not None and all(axis % rank for axis in values)
-        if kind == "Squeeze":
-            whole = len(self.sizes[first].shape)
-            return values is not None and all(axis % whole for axis in values)
-        return False
-
-
-def _streamed(graph: _Graph, least: int) -> set[str]:
+def _streamed(graph: BatchedGraph, least: int) -> set[str]:
     """The tensors that can exist for one image at a time: the large ones, and small ones that only they are made from.
 
     A pool's result is not among them: it is a quarter of its input, and the next layer starts with it.
@@ -199,7 +101,7 @@ def _touches(node: onnx.NodeProto, names: set[str]) -> bool:
     return any(name in names for name in (*node.input, *node.output))
 
 
-def _levels(graph: _Graph, streamed: set[str]) -> tuple[set[int], dict[int, int]]:
+def _levels(graph: BatchedGraph, streamed: set[str]) -> tuple[set[int], dict[int, int]]:
     """Which nodes run image by image (ids), and the level of every node.
 
     All nodes of a level inside run in one Scan. It is one above that of everything from outside that they need.
@@ -237,7 +139,9 @@ def _levels(graph: _Graph, streamed: set[str]) -> tuple[set[int], dict[int, int]
         joined -= surplus
 
 
-def _kept(graph: _Graph, streamed: set[str], inside: set[int], level: dict[int, int], convolutions: int) -> set[str]:
+def _kept(
+    graph: BatchedGraph, streamed: set[str], inside: set[int], level: dict[int, int], convolutions: int
+) -> set[str]:
     """What is kept for all images after all: enough for other levels to have what they need of the streamed tensors with
     no more than `convolutions` run again for each."""
     kept: set[str] = set()
@@ -267,7 +171,7 @@ def _kept(graph: _Graph, streamed: set[str], inside: set[int], level: dict[int, 
     return kept
 
 
-def _ancestors(graph: _Graph, name: str, streamed: set[str]) -> list[onnx.NodeProto]:
+def _ancestors(graph: BatchedGraph, name: str, streamed: set[str]) -> list[onnx.NodeProto]:
     """The nodes that compute `name` from tensors that are not streamed."""
     found: dict[int, onnx.NodeProto] = {}
     waiting = [name]
@@ -282,7 +186,7 @@ def _ancestors(graph: _Graph, name: str, streamed: set[str]) -> list[onnx.NodePr
 class _Region:
     """One Scan: the nodes of a level, and those of earlier levels that it computes again."""
 
-    def __init__(self, graph: _Graph, number: int, inside: set[int], level: dict[int, int], streamed: set[str]):
+    def __init__(self, graph: BatchedGraph, number: int, inside: set[int], level: dict[int, int], streamed: set[str]):
         self.graph, self.number, self.inside, self.level, self.streamed = graph, number, inside, level, streamed
         self.read: set[str] = set()  # what the body reads from outside
 
@@ -375,7 +279,7 @@ class _Region:
         return [node for node in self.graph.nodes if id(node) in found]
 
 
-def _constant(graph: _Graph, values: list[int], name: str) -> str:
+def _constant(graph: BatchedGraph, values: list[int], name: str) -> str:
     name = f"streaming.{name}"
     if name not in graph.constants:
         graph.constants[name] = numpy_helper.from_array(np.array(values, np.int64), name)
@@ -383,7 +287,7 @@ def _constant(graph: _Graph, values: list[int], name: str) -> str:
     return name
 
 
-def _zeros(graph: _Graph, name: str, shape: list[int], images: str) -> list[onnx.NodeProto]:
+def _zeros(graph: BatchedGraph, name: str, shape: list[int], images: str) -> list[onnx.NodeProto]:
     """Zeros that onnxruntime does not compute when it loads the graph, and hold on to: they depend on the number of images."""
     size = _constant(graph, shape, f"shape.{'.'.join(map(str, shape))}")
     zero = "streaming.zero"
@@ -398,7 +302,7 @@ def _zeros(graph: _Graph, name: str, shape: list[int], images: str) -> list[onnx
     ]
 
 
-def _ordered(nodes: list[onnx.NodeProto], graph: _Graph, outputs: set[str]) -> list[onnx.NodeProto]:
+def _ordered(nodes: list[onnx.NodeProto], graph: BatchedGraph, outputs: set[str]) -> list[onnx.NodeProto]:
     """`nodes` in an order in which they can run, without those that no output needs."""
     producer = {name: node for node in nodes for name in node.output if name}
     order, state = [], {}
