@@ -73,8 +73,8 @@ def _predict(bundle, devices, threads):
     cost = bundle.manifest["cost"]
     images = bundle.ways * bundle.shots
 
-    def latency(graph, profile):
-        made = predict_latency(cost[graph], profile, threads)
+    def latency(graph, profile, precision="fp32"):
+        made = predict_latency(cost[graph], profile, threads, precision=precision)
         return _predicted({"p50": made["ms"]}, "ms", {"p50": (made["low_ms"], made["high_ms"])}, made["source"])
 
     def memory(count, what):
@@ -84,9 +84,14 @@ def _predict(bundle, devices, threads):
     predictions = {}
     for device in dict.fromkeys(part.strip() for part in devices.split(",") if part.strip()):
         profile = find_profile(device)
+        times = {}
+        if not profile.memory_only:
+            times["predict"] = {"images": 1, **latency("predict", profile)}
+            if "predict_int8" in cost:
+                times["int8"] = {"predict": {"images": 1, **latency("predict", profile, "int8")}}
+            times["adapt"] = {"images": images, **latency("adapt_step", profile)}
         predictions[device] = {
-            "predict": {"images": 1, **latency("predict", profile)},
-            "adapt": {"images": images, **latency("adapt_step", profile)},
+            **times,
             "memory": {
                 "predict": {"images": 1, **memory(1, "predict")},
                 "adapt": {"images": images, **memory(images, "adapt")},
@@ -160,10 +165,12 @@ def _text(document):
 
     sections = [(here, document)] + list(document["devices"].items())
     for where, part in sections:
-        add(where, "predict, 1 image,", part["predict"])
+        if "predict" in part:
+            add(where, "predict, 1 image,", part["predict"])
         if "int8" in part:
             add(where, "predict in int8, 1 image,", part["int8"]["predict"])
-        add(where, f"adapt step, {part['adapt']['images']} images,", part["adapt"])
+        if "adapt" in part:
+            add(where, f"adapt step, {part['adapt']['images']} images,", part["adapt"])
         for what, section in part["memory"].items():
             add(where, f"memory of {what},", section)
             if "predicted" in section:
@@ -175,7 +182,7 @@ def _text(document):
     tail = [f"measured: {document['predict']['source']}"]
     if "int8" in document:
         tail.append(_int8(document["int8"]["times_faster"], here))
-    tail += dict.fromkeys(f"predicted: {part['predict']['source']}" for _, part in sections[1:])
+    tail += dict.fromkeys(f"predicted: {part['predict']['source']}" for _, part in sections[1:] if "predict" in part)
     for device, figures in document.get("comparison", {}).items():
         told = (f"{what} {figure['error_percent']:+.0f} %" for what, figure in figures.items())
         tail.append(f"{device}, predicted against measured: {', '.join(told)}")

@@ -35,7 +35,7 @@ def _calibration(profile):
     from gems_edge.cost.rates import published_rates
 
     if profile.measured:
-        return {"source": profile.measured.source, "within": round(math.exp(profile.measured.spread), 3)}
+        return {"source": profile.measured.source, "within": round(math.exp(max(profile.measured.spread.values())), 3)}
     rates = published_rates(profile.id, profile["core"], profile["clock"], "fp32", profile["cores"])
     return {"source": rates.source, "within": round(math.exp(rates.spread), 3)}
 

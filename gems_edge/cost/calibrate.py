@@ -1,7 +1,7 @@
 """A profile of the machine this runs on, from measurements with onnxruntime: in a minute or two, no onnx, no torch.
 
-Some thirty one-op graphs tell the nanoseconds per unit of every term of work, for one thread and for all; whole
-networks that the fit does not see tell how far it is off.
+Small graphs of an op or a few tell the nanoseconds per unit of every term of work, for one thread and for all; whole
+networks and gradient steps that the fit does not see tell how far it is off.
 """
 
 import math
@@ -22,13 +22,19 @@ from gems_edge.cost.work import TERMS
 
 # Middles of the priors, ns per unit (a core of some GFLOP/s), each e² times more or less: only what the probes leave open.
 MIDDLE = dict.fromkeys(TERMS, 0.2) | dict.fromkeys(
-    ("conv_maps", "conv3x3_maps", "conv_weights", "conv3x3_weights", "gemm_weights", "elementwise", "moved"), 0.5
-)
-MIDDLE["ops"] = 2000.0
+    (
+        "conv_maps", "conv3x3_maps", "conv_weights", "conv3x3_weights", "gemm_weights", "elementwise", "columns",
+        "matmul_maps", "selected", "resized", "sums", "far",
+    ),
+    0.5,
+)  # fmt: skip
+MIDDLE |= {"ops": 2000.0, "views": 1000.0, "rows": 20.0, "byte_windows": 5.0}
 SPREAD = 2.0
 # A probe's time is trusted to this share.
 NOISE = 0.05
-SECONDS = 0.35  # per probe and number of threads
+# A probe is timed so many times, with all the others between, so that no passing load spoils its every time.
+ROUNDS = 5
+SECONDS = 0.06  # per probe, number of threads and round
 LEAST_SPREAD = 0.1
 CORES = {"0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
          "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd41": "Cortex-A78"}  # fmt: skip
@@ -41,7 +47,7 @@ class Calibration:
     errors: list[
         tuple[str, int, float, float]
     ]  # of networks that the fit did not see: name, threads, measured ms, predicted ms
-    spread: float
+    spread: dict[int, float]  # by threads
     gemm_gflops: float  # fastest product, one thread
     copy_gbs: float  # one core
 
@@ -52,10 +58,9 @@ def calibrate(on_stage: Callable[[str], None]) -> Calibration:
     probes, networks = one_op_probes(), whole_networks()
     rates, errors, call_us, gflops = {}, [], 0.0, 0.0
     for threads in sorted({1, cores}):
-        taken = {}
-        for index, (probe, end) in enumerate(probes):
-            on_stage(f"{threads} thread{'s' * (threads > 1)}: {probe.name} ({index + 1} of {len(probes)})")
-            taken[probe.name] = least_ms(probe, end, threads)
+        named = f"{threads} thread{'s' * (threads > 1)}"
+        everything = _rounds(probes + networks, threads, lambda done: on_stage(f"{named}: {done}"))
+        taken = {probe.name: everything[probe.name] for probe, _ in probes}
         call_us = call_us or 1e3 * taken["call"]
         measured = np.array([max(1e-4, ms - taken["call"]) for name, ms in taken.items() if name != "call"])
         rates[threads] = fit([probe.work for probe, _ in probes if probe.name != "call"], measured)
@@ -64,13 +69,25 @@ def calibrate(on_stage: Callable[[str], None]) -> Calibration:
                 (probe.work["matmul"] / taken[probe.name] for probe, _ in probes if "matmul" in probe.work), default=0
             )
             gflops = 2 * best / 1e6
-        for probe, end in networks:
-            on_stage(f"{threads} thread{'s' * (threads > 1)}: checking on {probe.name}")
+        for probe, _ in networks:
             predicted = call_us / 1e3 + sum(amount * rates[threads][term] for term, amount in probe.work.items()) / 1e6
-            errors.append((probe.name, threads, least_ms(probe, end, threads), predicted))
+            errors.append((probe.name, threads, everything[probe.name], predicted))
     on_stage("memory")
-    far = np.quantile([abs(math.log(predicted / ms)) for _, _, ms, predicted in errors], 0.9)
-    return Calibration(rates, call_us, errors, max(LEAST_SPREAD, 1.1 * float(far)), gflops, copy_rate())
+    spread = {}
+    for threads in rates:
+        far = np.quantile([abs(math.log(predicted / ms)) for _, used, ms, predicted in errors if used == threads], 0.9)
+        spread[threads] = max(LEAST_SPREAD, 1.1 * float(far))
+    return Calibration(rates, call_us, errors, spread, gflops, copy_rate())
+
+
+def _rounds(graphs: list[tuple[Probe, str]], threads: int, on_round: Callable[[str], None]) -> dict[str, float]:
+    """Milliseconds of each graph by its name: the median of the rounds."""
+    taken: dict[str, list[float]] = {probe.name: [] for probe, _ in graphs}
+    for number in range(ROUNDS):
+        on_round(f"round {number + 1} of {ROUNDS}")
+        for probe, end in graphs:
+            taken[probe.name].append(run_ms(probe, end, threads))
+    return {name: float(np.median(times)) for name, times in taken.items()}
 
 
 def available_cores() -> int:
@@ -129,27 +146,64 @@ def one_op_probes() -> list[tuple[Probe, str]]:
     for channels, side in ((32, 84), (64, 21), (256, 84)):
         probe(f"add {channels} channels {side} px", (1, channels, side, side), lambda p, x: p.same("Add", x, x))
         probe(f"pool {channels} channels {side} px", (1, channels, side, side), lambda p, x: p.pool(x))
-    # A gradient step streams maps of many images through memory, so its probes must not fit into a cache.
-    for images, channels, side in ((5, 64, 10), (5, 64, 21), (25, 32, 42)):
-        shape = (images, channels, side, side)
-        probe(f"scale {channels} channels {side} px", shape, lambda p, x: p.scaled(x))
-        probe(
-            f"fed 3x3 {channels} channels {side} px",
-            shape,
-            lambda p, x, c=channels: p.conv(x, c, 3, fed=True, relu=False),
-        )
-        probe(f"transposed 3x3 {channels} channels {side} px", shape, lambda p, x, c=channels: p.transposed(x, c))
-        depth = images * side * side
+    return found + gradient_probes()
 
-        def product(p: Probe, x: str, c: int = channels, d: int = depth) -> str:
-            return p.op("MatMul", [x, p.feed("y", (d, 9 * c))], (c, 9 * c))
 
-        probe(f"product {channels} x {depth} x {9 * channels}", (channels, depth), product)
-        probe(f"where {channels} channels {side} px", shape, lambda p, x, s=shape: p.where_equal(x, p.feed("y", s)))
-        probe(f"resize {channels} channels {side} px", shape, lambda p, x: p.doubled(x))
-        probe(f"sum {channels} channels {side} px", shape, lambda p, x: p.channel_sums(x))
-        probe(f"slices {channels} channels {side} px", shape, lambda p, x: p.shifted(x))
+def gradient_probes() -> list[tuple[Probe, str]]:
+    """The ops of gradient steps: on the maps of one image, which a cache holds, and on those of many, which stream."""
+    found = []
+
+    def probe(name: str, shape: tuple[int, ...], build: Callable[[Probe, str], str]) -> None:
+        graph = Probe(f"{name} {' x '.join(map(str, shape))}", shape)
+        found.append((graph, graph.corner(build(graph, "x"))))
+
+    for shape in ((1, 32, 42, 42), (5, 48, 10, 10), (25, 24, 28, 28), (5, 32, 84, 84)):
+        images, channels, height, width = shape
+        half = (images, channels, height // 2, width // 2)
+        probe("square", shape, lambda p, x: p.same("Mul", x, x))
+        probe("scale", shape, lambda p, x: p.scaled(x))
+        probe("mean of each", shape, lambda p, x: p.sums(x, (2, 3), "ReduceMean"))
+        probe("sum of all", shape, lambda p, x: p.sums(x, (0, 2, 3)))
+        probe("select", shape, lambda p, x: p.where(p.is_equal(x, p.same("Abs", x)), x))
+        probe("double", half, lambda p, x: p.doubled(x))
+        probe("pad", shape, lambda p, x: p.padded(x))
+        probe("undo a pool", shape, lambda p, x, half=half: p.unpooled(p.feed("g", half), x))
+    for shape in ((1, 32, 42, 42), (5, 48, 10, 10), (1, 3, 84, 84), (25, 24, 14, 14)):
+        probe("columns", shape, lambda p, x: p.columns(x))
+    for shape, outputs in (
+        ((1, 3, 84, 84), 32), ((1, 32, 42, 42), 32), ((5, 48, 21, 21), 48), ((25, 64, 10, 10), 64), ((25, 24, 28, 28), 16),
+        ((1, 128, 10, 10), 128), ((5, 64, 5, 5), 64),
+    ):  # fmt: skip
+        probe("fed 3x3", shape, lambda p, x, n=outputs: p.conv(x, n, 3, fed=True, relu=False))
+    probe("fed 1x1", (5, 48, 21, 21), lambda p, x: p.conv(x, 64, fed=True, relu=False))
+    for images, first, second, depth in (
+        (5, 288, 32, 1764), (25, 432, 48, 100), (25, 576, 64, 25), (1, 432, 48, 441), (5, 27, 32, 7056), (25, 9, 16, 784),
+    ):  # fmt: skip
+        probe("product", (images, first, depth), lambda p, x, s=(images, second, depth): p.product(x, p.feed("y", s)))
+    for channels in (32, 64):
+        probe("transposed 3x3", (5, channels, 21, 21), lambda p, x, c=channels: p.transposed(x, c))
+    for images in (1, 25):
+        probe("sum of images", (images, 432, 48), lambda p, x: p.sums(x, (0,)))
+    probe("turn a weight", (3, 3, 32, 32), lambda p, x: p.op("Transpose", [x], (32, 32, 3, 3), perm=[3, 2, 0, 1]))
+    probe("flip a weight", (32, 32, 3, 3), lambda p, x: p.flipped(x))
+    probe("small ops", (48,), lambda p, x: small_ops(p, x, 40))
+    probe("views", (48,), renamed)
+    probe("small ops of each", (25, 48), lambda p, x: p.each_image(x, lambda body, y: small_ops(body, y, 10)))
     return found
+
+
+def small_ops(probe: Probe, x: str, count: int) -> str:
+    for number in range(count):
+        x = probe.same("Neg", x) if number % 2 else probe.same("Mul", x, x)
+    return x
+
+
+def renamed(probe: Probe, x: str) -> str:
+    shape, axis = probe.sizes[x].shape, probe.constant(np.array([0], "<i8"))
+    for _ in range(20):
+        x = probe.same("Neg", probe.op("Unsqueeze", [x, axis], (1, *shape)))
+        x = probe.op("Squeeze", [x, axis], shape)
+    return x
 
 
 def whole_networks() -> list[tuple[Probe, str]]:
@@ -173,28 +227,53 @@ def whole_networks() -> list[tuple[Probe, str]]:
         y = probe.conv(probe.conv(x, outputs, 3), outputs, 3, relu=False)
         x = probe.pool(probe.same("Relu", probe.same("Add", y, skip)))
     found.append((probe, probe.linear(x, 10)))
-    probe = Probe("as a gradient step, 32 filters 42 px x5", (5, 32, 42, 42))
-    x = probe.conv("x", 32, 3, fed=True, relu=False)
-    top = probe.pool(probe.same("Relu", x))
-    back = probe.where_equal(x, probe.doubled(top))
-    back = probe.conv(probe.same("Sub", back, probe.same("Mul", back, x)), 32, 3, fed=True, relu=False)
-    found.append((probe, probe.same("Mul", probe.channel_sums(back), probe.channel_sums(x))))
+    for width, side, images in ((16, 28, 5), (48, 48, 5)):
+        for each in (False, True):
+            found.append(gradient_step(width, side, images, each))
     return found
 
 
-def least_ms(probe: Probe, output: str, threads: int) -> float:
-    """Of repeated calls: what else runs on the machine only ever adds. One thread's is processor time, which other
-    programs can hardly lengthen; several threads' is the clock's."""
+def gradient_step(width: int, side: int, images: int, each: bool) -> tuple[Probe, str]:
+    """Forward and back through two normalised and pooled convolutions, as adapt.onnx does it; `each`: image by image."""
+    probe = Probe(
+        f"gradient step {width} filters {side} px x{images}{', image by image' * each}", (images, 3, side, side)
+    )
+
+    def step(p: Probe, x: str) -> str:
+        inputs, normal = [x], []
+        for _ in range(2):
+            made = p.conv(inputs[-1], width, 3, fed=True, relu=False)
+            means = p.sums(made, (2, 3), "ReduceMean")
+            shape = (*p.sizes[means].shape, 1, 1)
+            means = p.op("Reshape", [means, p.constant(np.array(shape, "<i8"))], shape)
+            normal.append(p.op("Sub", [made, means], p.sizes[made].shape))
+            inputs.append(p.pool(p.scaled(p.scaled(normal[-1]), "Add")))
+        gradient, products = inputs[-1], []
+        for place in (1, 0):
+            back = p.unpooled(gradient, normal[place])
+            back = p.same("Sub", p.scaled(back), p.same("Mul", p.scaled(normal[place]), back))
+            if place:
+                gradient = p.conv(back, width, 3, fed=True, relu=False)
+            products.append(p.product(p.flat(p.columns(inputs[place])), p.flat(back)))
+        return p.op("Concat", products, (p.sizes[x].shape[0], 9 * (3 + width), width), axis=1)
+
+    return probe, probe.each_image("x", step) if each else step(probe, "x")
+
+
+def run_ms(probe: Probe, output: str, threads: int) -> float:
+    """One thread's time is processor time, which other programs can hardly lengthen, and the median of the calls, as
+    `bench` gives it. Several threads' is the clock's, and the least: what else runs only ever adds to that."""
     from gems_edge.device.runtime import Session
 
     session, feeds = Session(probe.model(output), f"the probe {probe.name}", threads=threads), probe.feeds()
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    best, calls, deadline = math.inf, 0, time.perf_counter() + SECONDS
-    while calls < 4 or time.perf_counter() < deadline:
+    clock, of = (time.thread_time, np.median) if threads == 1 else (time.perf_counter, min)
+    session.run([output], feeds)
+    taken, deadline = [], time.perf_counter() + SECONDS
+    while len(taken) < 3 or time.perf_counter() < deadline:
         start = clock()
         session.run([output], feeds)
-        best, calls = min(best, clock() - start), calls + 1
-    return 1e3 * best
+        taken.append(clock() - start)
+    return 1e3 * float(of(taken))
 
 
 def fit(works: list[dict[str, float]], ms: np.ndarray) -> dict[str, float]:
@@ -278,7 +357,8 @@ def profile_text(device: str, made: Calibration) -> str:
     off = [abs(predicted / ms - 1) for _, _, ms, predicted in made.errors]
     check = f"off by {np.mean(off):.0%} on average, {max(off):.0%} at most, on {len(off)} checks with networks that were not fitted"
     lines += ["", "# ns per MAC, element or op, by term of work and number of threads.", "[measured]"]
-    lines += [f"spread = {made.spread:.3f}", f"source = {_quoted(f'{by}; {check}')}"]
+    spread = ", ".join(f"{threads} = {value:.3f}" for threads, value in made.spread.items())
+    lines += [f"spread = {{ {spread} }}", f"source = {_quoted(f'{by}; {check}')}"]
     for threads, rates in made.ns.items():
         lines += ["", f"[measured.threads.{threads}]", *(f"{term} = {value!r}" for term, value in rates.items())]
     return "\n".join([*lines, ""])

@@ -24,6 +24,8 @@ ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh"})
 GATES = frozenset({"Mul"})
 # What is left out where it only renames.
 COPIES = frozenset({"Identity"})
+# What reads a transposed matrix as it lies.
+PRODUCTS = frozenset({"MatMul"})
 # Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
 UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop".split())
 # Ops that read no more than they write, however large their input is.
@@ -153,6 +155,7 @@ def _fuse(
         for name in node.input:
             consumers[name].append(node)
     gone: set[int] = set()
+    read_as: dict[str, str] = {}  # what a product reads transposed (MatmulTransposeFusion) → the tensor itself
 
     def only_consumer(name: str, kinds: frozenset[str]) -> onnx.NodeProto | None:
         users = consumers[name]
@@ -165,7 +168,10 @@ def _fuse(
         if node.op_type == "Scan":
             ops.append(_scan(node, sizes, constants, graph))
             continue
-        inputs, outs = list(node.input), list(node.output)
+        if node.op_type == "Transpose" and _swaps_matrices(node) and only_consumer(node.output[0], PRODUCTS):
+            read_as[node.output[0]] = node.input[0]
+            continue
+        inputs, outs = [read_as.get(name, name) for name in node.input], list(node.output)
         if node.op_type == "Conv":
             channels = sizes[outs[0]].shape[1]
             while node.input[1] in constants and (follower := only_consumer(outs[0], FOLDED)):
@@ -210,11 +216,17 @@ def _scan(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str
         macs=trips * sum(part.macs for part in parts),
         bytes=trips * sum(part.bytes for part in parts),
         workspace=min(2, trips - 1) * states,  # a state is read from one copy and written to another
-        work={term: trips * amount for term, amount in add_up([part.work for part in parts]).items()},
+        work={term: trips * amount for term, amount in add_up([{"ops": 1}, *(part.work for part in parts)]).items()},
         parts=tuple(parts),
         trips=trips,
         trip=tuple((f"{node.output[0]}/{name}", size) for name, size in trip),
     )
+
+
+def _swaps_matrices(node: onnx.NodeProto) -> bool:
+    """Whether a Transpose exchanges the last two axes and no others."""
+    perm = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), [])
+    return len(perm) >= 2 and perm == [*range(len(perm) - 2), len(perm) - 1, len(perm) - 2]
 
 
 def _per_channel(follower: onnx.NodeProto, shape: tuple[int, ...], channels: int) -> bool:

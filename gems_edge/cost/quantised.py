@@ -16,6 +16,9 @@ INTEGER = {
 AS_THEY_ARE = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Resize"})
 # What may stand between the operation and its QuantizeLinear: the range of the bytes does the same.
 ABSORBED = frozenset({"Relu", "Clip"})
+# Where onnxruntime's integer operations are at home; marks the nodes that integer_nodes made.
+DOMAIN = "com.microsoft"
+_FLOAT = {integer: kind for kind, integer in INTEGER.items()}
 
 
 def integer_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -51,7 +54,7 @@ def integer_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
             continue
         fused = onnx.NodeProto()
         fused.CopyFrom(node)
-        fused.op_type = INTEGER.get(node.op_type, node.op_type)
+        fused.op_type, fused.domain = INTEGER.get(node.op_type, node.op_type), DOMAIN
         del fused.input[:], fused.output[:]
         fused.input.extend(_inputs(node, given, quantise))
         fused.output.extend(quantise.output)
@@ -60,6 +63,14 @@ def integer_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     nodes = [made.get(id(node), node) for node in graph.node if id(node) not in gone]
     used = {name for node in nodes for name in node.input} | outputs
     return [node for node in nodes if node.op_type != "DequantizeLinear" or used.intersection(node.output)]
+
+
+def float_twin(node: onnx.NodeProto) -> tuple[str, list[str]]:
+    """The float operation that one of these nodes stands for, and the tensors that it multiplies or moves."""
+    tensors = [name for name in node.input if name]
+    if node.op_type in _FLOAT and len(node.input) > 3 and node.op_type != INTEGER["Concat"]:
+        tensors = [node.input[0], node.input[3]]
+    return _FLOAT.get(node.op_type, node.op_type), tensors
 
 
 def _inputs(node: onnx.NodeProto, given: list[onnx.NodeProto | None], quantise: onnx.NodeProto) -> list[str]:

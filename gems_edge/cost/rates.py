@@ -33,40 +33,50 @@ class Measured:
     """What `devices calibrate` measured on the board itself: ns per unit by threads and term."""
 
     ns: dict[int, dict[str, float]]
-    spread: float
+    spread: dict[int, float]  # by threads
     source: str
 
     def at(self, threads: int) -> Rates:
-        """Rates for a number of threads: a power law between the measured ones, and beyond the last no gain."""
+        """Rates for a number of threads: a power law between the measured ones, and beyond the last no gain.
+
+        No term is slower with more threads: onnxruntime runs what does not gain from them on one.
+        """
         known = sorted(self.ns)
         below = max((t for t in known if t <= threads), default=known[0])
         above = min((t for t in known if t >= threads), default=known[-1])
-        low, high = self.ns[below], self.ns[above]
+        low, high = (
+            {term: min(self.ns[t][term] for t in known if t <= count) for term in self.ns[count]}
+            for count in (below, above)
+        )
         share = 0.0 if above == below else math.log(threads / below) / math.log(above / below)
         ns = {
             term: low[term] ** (1 - share) * high[term] ** share if low[term] and high[term] else low[term]
             for term in low
         }
-        return Rates(ns, self.spread, True, self.source, True)
+        return Rates(ns, max(self.spread[below], self.spread[above]), True, self.source, True)
 
 
 def measured_of(where: str, table: Any) -> Measured:
-    """The [measured] table of a profile: spread, source and [measured.threads.N] with ns per unit of every term."""
+    """The [measured] table of a profile: source, spread by N and [measured.threads.N] with ns per unit of every term."""
     if not isinstance(table, dict) or not isinstance(table.get("source"), str) or not table["source"].strip():
         raise UserError(f"{where}: [measured] needs a source: what was measured, with what, when")
     spread, threads = table.get("spread"), table.get("threads")
-    if isinstance(spread, bool) or not isinstance(spread, int | float) or not 0 < spread < 3:
-        raise UserError(f"{where}: [measured] spread must be a number between 0 and 3, not {spread!r}")
     if not isinstance(threads, dict) or "1" not in threads or not all(count.isdigit() for count in threads):
         raise UserError(f"{where}: [measured.threads.N] is missing; N are numbers of threads, 1 among them")
     for count, rates in threads.items():
+        width = spread.get(count) if isinstance(spread, dict) else None
+        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 3:
+            raise UserError(
+                f"{where}: [measured] spread must have a number between 0 and 3 for {count} threads, not {width!r}"
+            )
         if set(rates) != set(TERMS):
             odd = sorted(set(rates) ^ set(TERMS))[0]
             raise UserError(f"{where}: [measured.threads.{count}] must hold every term of work once; see {odd!r}")
         for term, value in rates.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
                 raise UserError(f"{where}: [measured.threads.{count}] {term} must be ns per unit, not {value!r}")
-    return Measured({int(count): dict(rates) for count, rates in threads.items()}, float(spread), table["source"])
+    ns = {int(count): dict(rates) for count, rates in threads.items()}
+    return Measured(ns, {int(count): float(spread[count]) for count in threads}, table["source"])
 
 
 @cache

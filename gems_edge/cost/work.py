@@ -18,16 +18,26 @@ MEASURED_TERMS = (
     "conv1x1", "conv3x3", "conv", "depthwise", "conv_maps", "conv_weights", "conv3x3_maps", "conv3x3_weights",
     "gemm_weights", "elementwise", "ops",
 )  # fmt: skip
-# Terms of gradient steps, which nobody has published times of: convolutions whose weights are not constant (MACs),
-# matrix products of two computed tensors (MACs), transposed convolutions (MACs), and elements moved by other ops.
-DERIVED_TERMS = ("fed", "matmul", "transposed", "moved")
+# Terms of gradient steps, which nobody has published times of, as onnxruntime's kernels spend them.
+# fed, matmul, transposed: MACs of convolutions whose weights are not constant, of products of two computed tensors, and
+# of transposed convolutions; columns: elements that the first lay out for a matrix product;
+# matmul_maps: elements that the second read and write.
+# rows: stretches of memory that Slice, Pad, Transpose and Concat copy one by one. selected: elements of Where; resized:
+# elements that Resize writes; sums: results of reductions; windows, byte_windows: elements in the windows of maximum pools, of floats
+# and of bytes; # views: ops that only rename; far: elements that ops other than convolutions and products move beyond FAR_BYTES.
+DERIVED_TERMS = (
+    "fed", "columns", "matmul", "matmul_maps", "transposed", "rows", "selected", "resized", "sums", "windows", "byte_windows",
+    "views", "far",
+)  # fmt: skip
 TERMS = MEASURED_TERMS + DERIVED_TERMS
 
-# Elementwise ops, pools and copies that the published networks hold.
-ELEMENTWISE = frozenset(
-    "Add Mul Relu LeakyRelu Clip Sigmoid HardSigmoid HardSwish MaxPool AveragePool GlobalAveragePool Concat Slice "
-    "Transpose Pad LRN".split()
-)
+REDUCTIONS = frozenset({"ReduceSum", "ReduceMean", "ReduceMax"})
+# An op that moves more than this does not find its maps in a core's cache.
+FAR_BYTES = 1 << 20
+# A Slice with all of these goes in steps other than 1: every element for itself.
+SLICE_INPUTS = ("data", "starts", "ends", "axes", "steps")
+# onnxruntime's Where makes two tensors on its way: it moves so many times what it reads and writes.
+WHERE_MOVES = 26 / 9
 # A power and a window per element: what GoogLeNet's and CaffeNet's rows ask for, beside an addition's.
 LRN_ELEMENTS = 20
 
@@ -59,7 +69,7 @@ def work_of(
     `attributes` its strides, dilations and group; `bytes_moved` as in GRAPHCOST: 0 for views, which cost nothing.
     """
     if not bytes_moved:
-        return {}
+        return {"views": 1}
     maps = sum(sizes[name].elements for name in {*inputs, *outputs} if name and name not in constants)
     if kind == "Conv":
         return {"ops": 1} | _convolution(attributes, sizes[weight], sizes[outputs[0]], maps, macs, weight in constants)
@@ -69,14 +79,64 @@ def work_of(
         stored = sizes[weight].elements
         if kind == "Gemm" or weight in constants and len(sizes[weight].shape) == 2:
             return {"ops": 1, "gemm_weights": stored, "conv1x1": max(0, macs - stored)}
-        return {"ops": 1, "matmul": macs, "conv_maps": maps}
-    elements = bytes_moved / 4 * (LRN_ELEMENTS / 2 if kind == "LRN" else 1)
-    return {"ops": 1, "elementwise" if kind in ELEMENTWISE else "moved": elements}
+        return {"ops": 1, "matmul": macs, "matmul_maps": maps}
+    given = [sizes[name] for name in inputs if name]
+    return {"ops": 1} | _elements(kind, attributes, given, sizes[outputs[0]], bytes_moved)
+
+
+def _elements(kind, attributes, given: Sequence[Size], output: Size, bytes_moved: int) -> dict[str, float]:
+    """Amounts of an op that multiplies no matrices. Elements are of 4 bytes, but for ops that take as long for any."""
+    really = bytes_moved * (WHERE_MOVES if kind == "Where" else 1)
+    elements, far = bytes_moved / 4, {"far": max(0.0, really - FAR_BYTES) / 4}
+    if kind == "MaxPool":
+        windows = output.elements * math.prod(attributes["kernel_shape"])
+        return far | (
+            {"byte_windows": windows}
+            if output.bytes == output.elements
+            else {"elementwise": elements, "windows": windows}
+        )
+    if kind == "Resize":
+        return far | {"resized": output.elements}
+    if kind == "Where":
+        return far | {"selected": elements}
+    made = far | {"elementwise": elements * (LRN_ELEMENTS / 2 if kind == "LRN" else 1)}
+    if kind in REDUCTIONS:
+        return made | {"sums": output.elements}
+    if kind == "Slice" and len(given) == len(SLICE_INPUTS):
+        return made | {"rows": output.elements}
+    if kind in ("Slice", "Pad"):
+        return made | {"rows": output.elements / _shared(given[0].shape, output.shape)}
+    if kind == "Concat":
+        return made | {"rows": math.prod(output.shape[: attributes["axis"] % len(output.shape)]) * len(given)}
+    if kind == "Transpose":
+        return made | {"rows": output.elements / _kept(attributes.get("perm"), output.shape)}
+    return made
+
+
+def _shared(shape: Sequence[int], other: Sequence[int]) -> int:
+    """Elements that lie in one stretch both in a tensor and in the part of it that is cut out of it or put into it."""
+    stretch = 1
+    for one, two in zip(reversed(shape), reversed(other)):
+        stretch *= max(1, min(one, two))
+        if one != two:
+            break
+    return stretch
+
+
+def _kept(perm: Sequence[int] | None, shape: Sequence[int]) -> int:
+    """Elements that stay side by side when axes are permuted so."""
+    order = list(perm) if perm else list(reversed(range(len(shape))))
+    stretch = 1
+    for axis in reversed(range(len(shape))):
+        if order[axis] != axis:
+            break
+        stretch *= max(1, shape[axis])
+    return stretch
 
 
 def _convolution(attributes, weight: Size, output: Size, maps: int, macs: int, constant: bool) -> dict[str, float]:
     if not constant:
-        return {"fed": macs, "conv_maps": maps}
+        return {"fed": macs, "columns": macs / weight.shape[0] if math.prod(weight.shape[2:]) > 1 else 0}
     stored = weight.elements
     _, group_channels, *kernel = weight.shape
     groups = attributes.get("group", 1)
@@ -112,6 +172,6 @@ def work_of_ops(ops: Sequence[Mapping]) -> dict[str, float]:
     for op in ops:
         if not op["bytes"]:
             continue
-        moved = "conv_maps" if op["kind"] in _KINDS else "elementwise" if op["kind"] in ELEMENTWISE else "moved"
+        moved = "conv_maps" if op["kind"] in _KINDS else "selected" if op["kind"] == "Where" else "elementwise"
         parts.append({"ops": op["count"], moved: op["bytes"] / 4, _KINDS.get(op["kind"], "conv"): op["macs"]})
     return add_up(parts)

@@ -98,12 +98,17 @@ def predict_call(bundle: Bundle, threads: int | None, precision: str = "fp32") -
 
 def adapt_times(bundle: Bundle, threads: int | None, **limits) -> list[float]:
     """Milliseconds of one gradient step on ways × shots images."""
+    return time_calls(adapt_call(bundle, threads), **limits)
+
+
+def adapt_call(bundle: Bundle, threads: int | None) -> Callable[[], list[np.ndarray]]:
+    """One gradient step on ways × shots images, as a function without arguments."""
     weights = bundle.start_weights(bundle.ways)
     session = adapt_session(bundle, threads)
     images = bundle.ways * bundle.shots
     targets = np.eye(bundle.ways, dtype=np.float32)[np.arange(images) % bundle.ways]
     feeds = {"images": random_input(bundle, images), "targets": targets, **weights, **bundle.start_carried()}
-    return time_calls(lambda: session.run(bundle.step_outputs, feeds), **limits)
+    return lambda: session.run(bundle.step_outputs, feeds)
 
 
 def random_pixels(bundle: Bundle, images: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gems_edge.cost.latency import PRECISIONS, RUNTIMES, latency, predict_latency
+from gems_edge.cost.latency import DERIVED, PRECISIONS, RUNTIMES, latency, predict_latency
 from gems_edge.cost.profiles import list_profiles, load_profile
 from gems_edge.cost.rates import Measured, constants, known_cores, published_rates
 from gems_edge.cost.work import DERIVED_TERMS, MEASURED_TERMS, TERMS
@@ -107,10 +107,44 @@ def test_an_older_bundle_is_predicted_with_less_certainty():
 
 def test_a_measured_profile_is_taken_at_its_word():
     ns = {threads: dict.fromkeys(TERMS, 8.0 / threads) for threads in (1, 4)}
-    profile = replace(load_profile("rpi-4b"), measured=Measured(ns, 0.1, "measured here"))
+    profile = replace(load_profile("rpi-4b"), measured=Measured(ns, {1: 0.1, 4: 0.1}, "measured here"))
     made = latency({"work": {"conv": 10**6, "fed": 10**6}}, profile, 2)
     assert made.ms == pytest.approx(2 * 4.0 + profile["call_overhead"] / 1e3)
     assert made.source == "measured here" and width(made) == pytest.approx(math.exp(0.2), rel=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(works, st.sampled_from(BOARDS), st.sampled_from(RUNTIMES), st.sampled_from(["fp32", "int8"]))
+def test_more_threads_are_never_slower(work, device, runtime, precision):
+    profile = load_profile(device)
+    options = {"runtime": runtime, "precision": precision}
+    times = [latency({"work": work}, profile, n, **options).ms for n in range(1, profile["cores"] + 1)]
+    assert times == sorted(times, reverse=True)
+
+
+def test_more_threads_are_never_slower_where_they_were_measured_so():
+    ns = {1: dict.fromkeys(TERMS, 1.0), 4: dict.fromkeys(TERMS, 3.0)}
+    profile = replace(load_profile("rpi-4b"), measured=Measured(ns, {1: 0.1, 4: 0.4}, "measured here"))
+    alone, all_four = (latency({"work": {"conv": 10**7}}, profile, threads) for threads in (1, 4))
+    assert all_four.ms == alone.ms and width(all_four) >= width(alone)
+
+
+def test_the_uncertainties_of_a_gradient_step_add_up_as_independent_ones():
+    """Two uncertain terms are, together, less uncertain than either; and never less than the board's rates."""
+    profile = load_profile("rpi-4b")
+    one, other = ({"work": {term: amount}} for term, amount in (("fed", 10**9), ("rows", 10**8)))
+    made = [latency(cost, profile, 1) for cost in (one, other, {"work": one["work"] | other["work"]})]
+    assert made[2].ms == pytest.approx(made[0].ms + made[1].ms, rel=0.01)
+    assert made[2].high_ms < made[0].high_ms + made[1].high_ms
+    sure = latency({"work": {"conv1x1": 10**9}}, profile, 1)
+    assert width(made[2]) > width(sure)
+
+
+@pytest.mark.parametrize("runtime", ["ncnn", "tengine", "xnnpack"])
+def test_what_only_onnxruntime_spends_is_not_added_to_other_runtimes(runtime):
+    plain, more = (latency({"work": CONV["work"] | extra}, load_profile("rpi-4b"), runtime=runtime)
+                   for extra in ({}, {"rows": 10**7, "views": 1000}))  # fmt: skip
+    assert plain == more
 
 
 @pytest.mark.parametrize(
@@ -132,6 +166,12 @@ def test_what_cannot_be_predicted(device, options, words):
 def test_unknown_terms_ask_for_an_update():
     with pytest.raises(UserError, match="update gems-edge"):
         latency({"work": {"quantum": 1}}, load_profile("rpi-4b"))
+
+
+def test_every_derived_term_is_tied_to_something():
+    assert set(DERIVED) == set(DERIVED_TERMS)
+    for base, low, typical, high in DERIVED.values():
+        assert base in (*MEASURED_TERMS, "cycles") and 0 < low < typical < high
 
 
 def test_the_stored_constants_are_whole():

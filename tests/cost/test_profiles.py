@@ -72,14 +72,19 @@ def test_find_by_id_or_by_file(tmp_path):
         (lambda d: d.update(memory_only=True), "`memory_only` must be text"),
         (lambda d: d.update(memory_only="a toy"), "unknown fact `bandwidth`"),
         (lambda d: d.update(measured=3), "needs a source"),
-        (lambda d: d.update(measured={"source": "here"}), "spread must be a number"),
-        (lambda d: d.update(measured={"source": "here", "spread": 0.2}), "threads.N. is missing"),
+        (lambda d: d.update(measured={"source": "here"}), "threads.N. is missing"),
         (
             lambda d: d.update(measured={"source": "here", "spread": 0.2, "threads": {"1": {"conv": 1.0}}}),
+            "spread must have a number between 0 and 3 for 1 threads",
+        ),
+        (
+            lambda d: d.update(measured={"source": "here", "spread": {"1": 0.2}, "threads": {"1": {"conv": 1.0}}}),
             "every term of work once",
         ),
         (
-            lambda d: d.update(measured={"source": "x", "spread": 0.2, "threads": {"1": dict.fromkeys(TERMS, -1.0)}}),
+            lambda d: d.update(
+                measured={"source": "x", "spread": {"1": 0.2}, "threads": {"1": dict.fromkeys(TERMS, -1.0)}}
+            ),
             "must be ns per unit, not -1.0",
         ),
     ],

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from gems_edge.cost.calibrate import gradient_step
 from gems_edge.cost.graph import describe
 from gems_edge.cost.probes import Probe
 from gems_edge.cost.work import TERMS, add_up, work_of_ops
@@ -43,6 +44,7 @@ def test_terms_by_hand():
         "gemm_weights": 80,
         "elementwise": 8 * 16 + 8,
         "ops": 6,
+        "views": 1,
     }
 
 
@@ -58,8 +60,66 @@ def test_ops_of_gradient_steps_have_terms_of_their_own():
     graph = helper.make_graph(nodes, "g", inputs, outputs)
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     found = describe(model, {})["work"]
-    assert found["fed"] == 2 * 4 * 64 * 36 and found["matmul"] == 4 * 6 * 5 and found["moved"] == 2 * 4 * 64 + 1
-    assert "conv3x3" not in found
+    assert found["fed"] == 2 * 4 * 64 * 36 and found["matmul"] == 4 * 6 * 5 and found["sums"] == 1
+    assert found["columns"] == 2 * 4 * 9 * 64 and found["matmul_maps"] == 24 + 30 + 20
+    assert found["elementwise"] == 2 * 4 * 64 + 1 and "conv3x3" not in found
+
+
+def counted(shape, build):
+    probe = Probe("one", shape)
+    build(probe)
+    return probe.work
+
+
+def test_copies_count_the_stretches_they_make():
+    """A Pad copies rows, a Concat whole blocks of channels, a Transpose that moves the last axis single elements."""
+    rows = counted((2, 3, 8, 8), lambda p: p.padded("x"))["rows"]
+    assert rows == 2 * 3 * 10 * 10 / 8
+    assert counted((2, 3, 8, 8), lambda p: p.op("Concat", ["x", "x"], (2, 6, 8, 8), axis=1))["rows"] == 2 * 2
+    turned = counted((3, 3, 4, 5), lambda p: p.op("Transpose", ["x"], (5, 4, 3, 3), perm=[3, 2, 0, 1]))
+    assert turned["rows"] == 180 and counted((4, 5, 3, 3), lambda p: p.flipped("x"))["rows"] == 180
+    kept = counted((2, 3, 8, 8), lambda p: p.op("Transpose", ["x"], (3, 2, 8, 8), perm=[1, 0, 2, 3]))
+    assert kept["rows"] == 6
+    window = counted((2, 3, 8, 8), lambda p: p.corner(p.same("Relu", "x")))
+    assert "rows" not in window  # too small to be cut
+    columns = counted((1, 2, 8, 8), lambda p: p.columns("x"))["rows"]
+    assert columns == 2 * 100 / 8 + 9 * 2 * 8 + 9
+
+
+def test_pools_of_bytes_and_of_floats_are_told_apart():
+    found = counted((1, 2, 8, 8), lambda p: p.unpooled(p.feed("g", (1, 2, 4, 4)), "x"))
+    assert found["windows"] == found["byte_windows"] == 2 * 64
+    assert found["resized"] == 3 * 2 * 64  # maxima, priorities, gradient
+
+
+def test_what_no_cache_holds_is_far():
+    large = counted((8, 64, 32, 32), lambda p: p.same("Relu", "x"))  # 2 MiB in, 2 MiB out
+    assert large["far"] == (4 * 2**20 - 2**20) / 4
+    assert "far" not in counted((1, 64, 32, 32), lambda p: p.same("Relu", "x"))
+
+
+def test_a_product_reads_a_turned_matrix_as_it_lies():
+    """MatmulTransposeFusion: no copy, no op of its own."""
+    probe = Probe("product", (2, 6, 4))
+    end = probe.product("x", probe.feed("y", (2, 5, 4)))
+    cost = describe(onnx.load_from_string(probe.model(end)), {})
+    assert [op["kind"] for op in cost["ops"]] == ["MatMul"] and cost["work"]["matmul"] == 2 * 6 * 5 * 4
+
+
+def test_every_trip_of_a_scan_counts():
+    alone = counted((1, 3, 16, 16), lambda p: p.conv("x", 4, 3, fed=True))
+    each = counted((7, 3, 16, 16), lambda p: p.each_image("x", lambda body, x: body.conv(x, 4, 3, fed=True)))
+    assert each == {t: 7 * amount for t, amount in alone.items()} | {"ops": 7 * (alone["ops"] + 1), "views": 1}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 24), st.integers(1, 8), st.integers(1, 6), st.booleans(), st.data())
+def test_a_smaller_gradient_step_is_never_more_work(width, quarters, images, each, data):
+    """In channels, pixels and images, in every term."""
+    less = [data.draw(st.integers(1, most)) for most in (width, quarters, images)]
+    whole = gradient_step(width, 8 * quarters, images, each)[0].work
+    smaller = gradient_step(less[0], 8 * less[1], less[2], each)[0].work
+    assert all(smaller.get(term, 0) <= whole.get(term, 0) for term in TERMS)
 
 
 @pytest.mark.parametrize("name", sorted(COUNTED))
