@@ -11,6 +11,8 @@ from gems_edge.cost.memory import images_per_call
 
 # Gradient steps after which the arena grows no more (ResNet-12 at 84×84 reaches its last size in the fourth).
 STEPS = 5
+# Support sets of so many times the planned images are simulated too: what pieces are left over changes by leaps.
+TIMES = (1, 2, 3, 5, 7, 10, 16)
 
 
 def arena_bytes(model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS) -> int:
@@ -34,13 +36,13 @@ def memory_cost(predict: onnx.ModelProto, adapt: onnx.ModelProto, dims: dict[str
     """The manifest's cost.memory, from which memory.predict_memory works.
 
     image_bytes: of one image as the graphs are fed it. predict, adapt: {"images": […], "arena_bytes": […]}, the arena's
-    size for some numbers of images: of a call of the predict graph, and of the support set, at `dims` and around.
+    size for some numbers of images: of a call of the predict graph, and of the support set, at `dims` and far beyond.
     """
     images, classes = dims["images"], dims["classes"]
     single = describe(predict, dims | {"images": 1})["peak_bytes"]
     counts = {
         "predict": sorted({1, images_per_call(single)}),
-        "adapt": sorted({classes, images, 2 * images}),
+        "adapt": sorted({classes, *(times * images for times in TIMES)}),
     }
     pictures = next(value for value in predict.graph.input if value.name == "images").type.tensor_type
     tables = {

@@ -70,3 +70,18 @@ def test_interpolation():
 def test_bad_memory_questions(images, what):
     with pytest.raises(UserError):
         predict_memory(OLD, images, what)
+
+
+def test_an_export_tells_it(small_bundle, capsys):
+    from gems_edge.cli.export import show, summary
+
+    opened = read_bundle(small_bundle)
+    told = summary(small_bundle, opened.manifest)["predicted_memory_mb"]
+    for what, images in (("predict", 1), ("adapt", opened.ways * opened.shots)):
+        made = predict_memory(opened.manifest["cost"], images, what)
+        assert told[what]["images"] == images and told[what]["peak"] == pytest.approx(made["mb"], abs=0.1)
+        assert told[what]["interval"] == pytest.approx([made["low_mb"], made["high_mb"]], abs=0.1)
+        assert told[what]["tag"] == "predicted" and "x86-64" in told[what]["source"]
+    show(small_bundle, opened.manifest)
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "memory of adapt" in line)
+    assert "predicted" in row and f"{told['adapt']['peak']:.0f} MB (" in row
