@@ -28,7 +28,7 @@ MIDDLE = dict.fromkeys(TERMS, 0.2) | dict.fromkeys(
     ),
     0.5,
 )  # fmt: skip
-MIDDLE |= {"ops": 2000.0, "views": 1000.0, "rows": 20.0, "byte_windows": 5.0}
+MIDDLE |= {"ops": 2000.0, "views": 1000.0, "setups": 2000.0, "rows": 20.0, "byte_windows": 5.0}
 SPREAD = 2.0
 # A probe's time is trusted to this share.
 NOISE = 0.05
@@ -106,8 +106,13 @@ def one_op_probes() -> list[tuple[Probe, str]]:
 
     probe("call", (1, 1, 2, 2), lambda p, x: p.same("Relu", x))
     probe("ops", (1, 1, 2, 2), *[lambda p, x: p.same("Sin", x)] * 60)
+    # Several in a row: onnxruntime brings maps into another layout for the first, and back after the last.
     for channels, side in ((16, 64), (24, 42), (64, 28), (100, 14), (128, 14), (256, 14), (512, 7)):
-        probe(f"1x1 {channels} channels {side} px", (1, channels, side, side), lambda p, x, c=channels: p.conv(x, c))
+        probe(
+            f"1x1 {channels} channels {side} px",
+            (1, channels, side, side),
+            *[lambda p, x, c=channels: p.conv(x, c)] * 3,
+        )
     for images, channels, outputs, side in (
         (1, 3, 32, 84),
         (1, 16, 16, 42),
@@ -116,13 +121,12 @@ def one_op_probes() -> list[tuple[Probe, str]]:
         (1, 64, 64, 10),
         (1, 128, 128, 14),
         (1, 256, 256, 7),
-        (1, 24, 40, 42),
         (1, 40, 56, 21),
     ):
         probe(
             f"3x3 {channels} to {outputs} channels {side} px x{images}",
             (images, channels, side, side),
-            lambda p, x, c=outputs: p.conv(x, c, 3),
+            *[lambda p, x, c=outputs: p.conv(x, c, 3)] * 2,
         )
     for channels, outputs, side, kernel, stride in (
         (32, 64, 42, 3, 2),
@@ -188,6 +192,9 @@ def gradient_probes() -> list[tuple[Probe, str]]:
     probe("flip a weight", (32, 32, 3, 3), lambda p, x: p.flipped(x))
     probe("small ops", (48,), lambda p, x: small_ops(p, x, 40))
     probe("views", (48,), renamed)
+    # The same few ops over and over find all they need in the caches; a gradient step's hundreds do not.
+    for sizes in ((1, 4, 1), (2, 8, 2), (4, 8, 5)):
+        found.append(gradient_step(*sizes, each=False))
     probe("small ops of each", (25, 48), lambda p, x: p.each_image(x, lambda body, y: small_ops(body, y, 10)))
     return found
 

@@ -13,7 +13,7 @@ from gems_edge.cost.quantised import float_twin, integer_nodes
 from gems_edge.cost.scans import scan_body
 from gems_edge.cost.shapes import fix_dims, tensor_sizes
 from gems_edge.cost.unknown import unknown_ops, with_stand_ins
-from gems_edge.cost.work import add_up, work_of
+from gems_edge.cost.work import add_up, leaves_blocked, work_of
 from gems_edge.errors import UserError
 
 # What onnxruntime folds into a convolution whose weight is constant (ConvMul, ConvAdd and ConvBN fusion) …
@@ -155,6 +155,7 @@ def _fuse(
         for name in node.input:
             consumers[name].append(node)
     gone: set[int] = set()
+    blocked: set[str] = set()
     read_as: dict[str, str] = {}  # what a product reads transposed (MatmulTransposeFusion) → the tensor itself
 
     def only_consumer(name: str, kinds: frozenset[str]) -> onnx.NodeProto | None:
@@ -193,7 +194,9 @@ def _fuse(
         if node.op_type == "Sigmoid" and (follower := only_consumer(outs[0], GATES)) and inputs[0] in follower.input:
             gone.add(id(follower))
             outs = [follower.output[0]]
-        ops.append(_op(node, tuple(inputs), tuple(outs), sizes, constants))
+        ops.append(_op(node, tuple(inputs), tuple(outs), sizes, constants, blocked))
+        if leaves_blocked(node.op_type, not constants.isdisjoint(inputs[1:2]), not blocked.isdisjoint(inputs)):
+            blocked.update(outs)
     return ops
 
 
@@ -243,6 +246,7 @@ def _op(
     outputs: tuple[str, ...],
     sizes: dict[str, TensorSize],
     constants: set[str],
+    blocked: set[str],
 ) -> Op:
     written = sum(sizes[name].bytes for name in outputs if name)
     read = sum(sizes[name].bytes for name in set(inputs) if name)
@@ -260,22 +264,23 @@ def _op(
         image, weight = sizes[inputs[0]], sizes[inputs[1]]
         workspace = math.prod(weight.shape[1:]) * math.prod(image.shape[2:]) * image.item_bytes
     macs = _macs(node, sizes)
-    return Op(
-        kind, inputs, outputs, macs, moved, workspace, _work(node, inputs, outputs, sizes, constants, macs, moved)
-    )
+    work = _work(node, inputs, outputs, sizes, constants, macs, moved, not blocked.isdisjoint(inputs))
+    return Op(kind, inputs, outputs, macs, moved, workspace, work)
 
 
-def _work(node: onnx.NodeProto, inputs, outputs, sizes, constants, macs: int, moved: int) -> dict[str, float]:
+def _work(
+    node: onnx.NodeProto, inputs, outputs, sizes, constants, macs: int, moved: int, blocked: bool
+) -> dict[str, float]:
     """Amounts by term; those of an operation on integers are the float operation's, whose times int8's are told by."""
     attributes = {item.name: list(item.ints) or item.i for item in node.attribute}
     weight = node.input[1] if len(node.input) > 1 else ""
     if node.domain != QUANTISED or not moved:
-        return work_of(node.op_type, attributes, weight, inputs, outputs, sizes, constants, macs, moved)
+        return work_of(node.op_type, attributes, weight, inputs, outputs, sizes, constants, macs, moved, blocked)
     kind, tensors = float_twin(node)
     floats = {name: TensorSize(sizes[name].shape, 4) for name in (*tensors, *outputs)}
     moved = sum(size.bytes for size in floats.values())
     weight = tensors[1] if len(tensors) > 1 else ""
-    return work_of(kind, attributes, weight, tensors, outputs, floats, constants, macs, moved)
+    return work_of(kind, attributes, weight, tensors, outputs, floats, constants, macs, moved, blocked)
 
 
 def _columns_bytes(weight: tuple[int, ...], output: TensorSize, node: onnx.NodeProto) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gems_edge.cost.liveness import ALIASES, TensorSize
-from gems_edge.cost.work import add_up, work_of
+from gems_edge.cost.work import add_up, leaves_blocked, work_of
 
 IR_VERSION, OPSET = 10, 20
 _FLOAT, _UINT8, _INT64 = 1, 2, 7
@@ -30,6 +30,7 @@ class Probe:
     nodes: list[bytes] = field(default_factory=list)
     tensors: list[bytes] = field(default_factory=list)
     works: list[dict[str, float]] = field(default_factory=list)
+    blocked: set[str] = field(default_factory=set)  # tensors as work.leaves_blocked says
     outer: "Probe | None" = None  # of a Scan's body: the graph around it, which holds what is fed
 
     def __post_init__(self) -> None:
@@ -81,8 +82,23 @@ class Probe:
             weight = inputs[1] if len(inputs) > 1 else ""
             macs = self._macs(kind, inputs, name)
             self.works.append(
-                work_of(kind, attributes, weight, inputs, [name], self.sizes, self.constants, macs, moved)
+                work_of(
+                    kind,
+                    attributes,
+                    weight,
+                    inputs,
+                    [name],
+                    self.sizes,
+                    self.constants,
+                    macs,
+                    moved,
+                    not self.blocked.isdisjoint(inputs),
+                )
             )
+        constant = not self.constants.isdisjoint(inputs[1:2])
+        at_hand = not self.blocked.isdisjoint(inputs)
+        if leaves_blocked(kind, constant, at_hand) or fused and at_hand:
+            self.blocked.add(name)
         return name
 
     def _macs(self, kind: str, inputs: Sequence[str], output: str) -> int:

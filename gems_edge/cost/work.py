@@ -19,19 +19,22 @@ MEASURED_TERMS = (
     "gemm_weights", "elementwise", "ops",
 )  # fmt: skip
 # Terms of gradient steps, which nobody has published times of, as onnxruntime's kernels spend them.
-# fed, matmul, transposed: MACs of convolutions whose weights are not constant, of products of two computed tensors, and
-# of transposed convolutions; columns: elements that the first lay out for a matrix product;
-# matmul_maps: elements that the second read and write.
-# rows: stretches of memory that Slice, Pad, Transpose and Concat copy one by one. selected: elements of Where; resized:
-# elements that Resize writes; sums: results of reductions; windows, byte_windows: elements in the windows of maximum pools, of floats
-# and of bytes; # views: ops that only rename; far: elements that ops other than convolutions and products move beyond FAR_BYTES.
+# - fed, matmul, transposed: MACs of convolutions whose weights are not constant, of products of two computed tensors, and
+#   of transposed convolutions; columns: elements that the first lay out for a matrix product; matmul_maps: elements that
+#   the second read and write
+# - rows: stretches of memory that Slice, Pad, Transpose and Concat copy one by one; selected: elements of Where; resized:
+#   elements that Resize writes; sums: results of reductions; windows, byte_windows: elements in the windows of maximum
+#   pools, of floats that no convolution left in blocks and of bytes
+# - views: ops that only rename; setups: ops that work out shapes and places anew at every run before they begin
+# - far: elements that ops other than convolutions and products move beyond FAR_BYTES
 DERIVED_TERMS = (
-    "fed", "columns", "matmul", "matmul_maps", "transposed", "rows", "selected", "resized", "sums", "windows", "byte_windows",
-    "views", "far",
+    "fed", "columns", "matmul", "matmul_maps", "transposed", "rows", "selected", "resized", "sums", "windows",
+    "byte_windows", "views", "setups", "far",
 )  # fmt: skip
 TERMS = MEASURED_TERMS + DERIVED_TERMS
 
 REDUCTIONS = frozenset({"ReduceSum", "ReduceMean", "ReduceMax"})
+SETUPS = REDUCTIONS | {"Where", "Resize", "Slice", "Pad", "Concat", "Transpose", "Expand"}
 # An op that moves more than this does not find its maps in a core's cache.
 FAR_BYTES = 1 << 20
 # A Slice with all of these goes in steps other than 1: every element for itself.
@@ -62,11 +65,13 @@ def work_of(
     constants: frozenset[str] | set[str],
     macs: int,
     bytes_moved: int,
+    blocked: bool = False,
 ) -> dict[str, float]:
     """Amounts by term of one op after fusion.
 
     `kind` is the ONNX op type, `weight` the name of a convolution's or product's second input ("" if none),
     `attributes` its strides, dilations and group; `bytes_moved` as in GRAPHCOST: 0 for views, which cost nothing.
+    `blocked`: its input is as convolutions with constant weights leave it (see `leaves_blocked`).
     """
     if not bytes_moved:
         return {"views": 1}
@@ -79,22 +84,28 @@ def work_of(
         stored = sizes[weight].elements
         if kind == "Gemm" or weight in constants and len(sizes[weight].shape) == 2:
             return {"ops": 1, "gemm_weights": stored, "conv1x1": max(0, macs - stored)}
-        return {"ops": 1, "matmul": macs, "matmul_maps": maps}
+        return {"ops": 1, "setups": 1, "matmul": macs, "matmul_maps": maps}
     given = [sizes[name] for name in inputs if name]
-    return {"ops": 1} | _elements(kind, attributes, given, sizes[outputs[0]], bytes_moved)
+    beginning = {"ops": 1, "setups": 1} if kind in SETUPS else {"ops": 1}
+    return beginning | _elements(kind, attributes, given, sizes[outputs[0]], bytes_moved, blocked)
 
 
-def _elements(kind, attributes, given: Sequence[Size], output: Size, bytes_moved: int) -> dict[str, float]:
+def leaves_blocked(kind: str, weight_is_constant: bool, blocked: bool) -> bool:
+    """Whether an op's result lies in blocks of channels, as onnxruntime's convolutions and pools exchange it on x86: a
+    pool between two of them need not turn its maps round and back."""
+    return kind == "Conv" and weight_is_constant or kind == "MaxPool" and blocked
+
+
+def _elements(
+    kind, attributes, given: Sequence[Size], output: Size, bytes_moved: int, blocked: bool
+) -> dict[str, float]:
     """Amounts of an op that multiplies no matrices. Elements are of 4 bytes, but for ops that take as long for any."""
     really = bytes_moved * (WHERE_MOVES if kind == "Where" else 1)
     elements, far = bytes_moved / 4, {"far": max(0.0, really - FAR_BYTES) / 4}
-    if kind == "MaxPool":
+    if kind == "MaxPool" and not blocked:
         windows = output.elements * math.prod(attributes["kernel_shape"])
-        return far | (
-            {"byte_windows": windows}
-            if output.bytes == output.elements
-            else {"elementwise": elements, "windows": windows}
-        )
+        in_bytes = output.bytes == output.elements
+        return far | ({"byte_windows": windows} if in_bytes else {"elementwise": elements, "windows": windows})
     if kind == "Resize":
         return far | {"resized": output.elements}
     if kind == "Where":
@@ -136,7 +147,7 @@ def _kept(perm: Sequence[int] | None, shape: Sequence[int]) -> int:
 
 def _convolution(attributes, weight: Size, output: Size, maps: int, macs: int, constant: bool) -> dict[str, float]:
     if not constant:
-        return {"fed": macs, "columns": macs / weight.shape[0] if math.prod(weight.shape[2:]) > 1 else 0}
+        return {"setups": 1, "fed": macs, "columns": macs / weight.shape[0] if math.prod(weight.shape[2:]) > 1 else 0}
     stored = weight.elements
     _, group_channels, *kernel = weight.shape
     groups = attributes.get("group", 1)

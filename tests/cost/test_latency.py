@@ -42,7 +42,7 @@ def test_constants_by_hand():
 @settings(max_examples=60, deadline=None)
 @given(works, st.sampled_from(BOARDS), st.sampled_from(RUNTIMES), st.sampled_from(["fp32", "int8"]))
 def test_the_interval_holds_the_value(work, device, runtime, precision):
-    made = latency({"work": work}, load_profile(device), runtime=runtime, precision=precision)
+    made = latency({"work": {"ops": 1} | work}, load_profile(device), runtime=runtime, precision=precision)
     assert 0 < made.low_ms < made.ms < made.high_ms < math.inf and made.source
 
 
