@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import torch
 
+from gems_edge.cost.footprint import memory_cost
 from gems_edge.cost.graph import adapt_peak, describe
 from gems_edge.cost.latency import latency
 from gems_edge.cost.memory import predict_memory
@@ -148,10 +149,9 @@ class _Network:
         return FewShotModel(self.pruned.spec)
 
     @cached_property
-    def predict(self) -> dict[str, Any]:
+    def _predict(self) -> onnx.ModelProto:
         statistics = {name: torch.ones(self._channels(name)) for name in self.model.statistics_names()}
-        graph = predict_graph(self.model, self.pruned.weights, statistics, exact=False)
-        return describe(graph, {IMAGES: 1, CLASSES: self.source.config.ways})
+        return predict_graph(self.model, self.pruned.weights, statistics, exact=False)
 
     def _channels(self, statistic: str) -> int:
         return self.pruned.weights[f"{statistic.rpartition('.')[0]}.weight"].numel()
@@ -165,7 +165,12 @@ class _Network:
         config = self.source.config
         sizes = {IMAGES: config.ways * config.shots, CLASSES: config.ways}
         step = stream(self._step, MEMORY[memory], sizes)
-        return {"predict": self.predict, "adapt_step": describe(step, sizes), "adapt_peak": adapt_peak(step, sizes)}
+        return {
+            "predict": describe(self._predict, {IMAGES: 1, CLASSES: config.ways}),
+            "adapt_step": describe(step, sizes),
+            "adapt_peak": adapt_peak(step, sizes),
+            "memory": memory_cost(self._predict, step, sizes),
+        }
 
 
 @dataclass
