@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from gems_edge.cost.calibrate import gradient_step
 from gems_edge.cost.graph import describe
+from gems_edge.cost.probe_sets import gradient_step, one_op_probes, whole_networks
 from gems_edge.cost.probes import Probe
 from gems_edge.cost.work import TERMS, add_up, work_of_ops
 
@@ -161,8 +161,6 @@ def test_fewer_channels_are_never_more_work(channels, outputs, side, kernel, str
 
 def test_probes_are_counted_as_their_graphs_are():
     """Probes write their own bytes and count their own work; onnx and describe must find the same in them."""
-    from gems_edge.cost.calibrate import one_op_probes, whole_networks
-
     for probe, end in one_op_probes() + whole_networks():
         model = onnx.load_from_string(probe.model(end))
         onnx.checker.check_model(model, full_check=True)
