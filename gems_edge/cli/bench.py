@@ -13,13 +13,20 @@ from gems_edge.cli.common import emit, json_option, say, table
 )
 @click.option("--host", metavar="[USER@]HOST", help="Measure on that board, by this system's ssh, instead of here.")
 @click.option(
-    "-F", "--ssh-config", "config", type=click.Path(), metavar="FILE", help="With --host: configuration for ssh, as its -F."
+    "-F",
+    "--ssh-config",
+    "config",
+    type=click.Path(),
+    metavar="FILE",
+    help="With --host: configuration for ssh, as its -F.",
 )
 @click.option(
     "--wheels", type=click.Path(), metavar="DIR",
     help="With --host: install from these wheels, not from the package index (a network is then not needed).",
 )  # fmt: skip
-@click.option("--keep", is_flag=True, help="With --host: leave the environment there, so that the next time is quicker.")
+@click.option(
+    "--keep", is_flag=True, help="With --host: leave the environment there, so that the next time is quicker."
+)
 @click.option(
     "--reconnect", "patience", type=click.FloatRange(min=0), metavar="SECONDS",
     help="With --host: how long a lost connection is tried again; 120 if left out.",
