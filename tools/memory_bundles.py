@@ -1,4 +1,4 @@
-"""Untrained bundles to measure memory on: memory does not depend on what the weights are."""
+"""Untrained bundles to measure memory and time on: neither depends on what the weights are."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from gems_edge.export.manifest import identity, tensor_names
 from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.rules import UpdateRule
-from gems_edge.models.fewshot import FewShotModel, forward
+from gems_edge.models.fewshot import FewShotModel, Weights, forward
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 
 # name → backbone, width of the first convolution, image size, channels
@@ -41,25 +41,40 @@ def grid(directory: Path, networks: list[str]) -> Iterator[Path]:
 def _write(name: str, paths: dict[tuple[int, str], Path]) -> None:
     backbone, width, size, channels = NETWORKS[name]
     widths = tuple(width * full // FULL_WIDTHS[backbone][0] for full in FULL_WIDTHS[backbone])
-    spec = ModelSpec(backbone, widths, size, channels, "support", "shared", WAYS)
+    model, weights = untrained(ModelSpec(backbone, widths, size, channels, "support", "shared", WAYS))
+    # Small steps: an untrained network must not diverge on noise.
+    write_untrained(model, weights, UpdateRule("maml", 0.001), paths)
+
+
+def untrained(spec: ModelSpec) -> tuple[FewShotModel, Weights]:
     torch.manual_seed(0)
     model = FewShotModel(spec)
-    weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    # Small steps: an untrained network must not diverge on noise.
-    rule = UpdateRule("maml", 0.001)
+    return model, {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+def write_untrained(
+    model: FewShotModel, weights: Weights, rule: UpdateRule, paths: dict[tuple[int, str], Path]
+) -> None:
+    """Bundles of `model` with `weights` as an export writes them, unverified: (shots, --memory) → where to.
+
+    Those that are there already are kept.
+    """
+    spec = model.spec
     with torch.no_grad():
-        statistics = forward(model, weights, torch.rand(WAYS, channels, size, size))[1]
+        images = torch.rand(spec.ways, spec.channels, spec.image_size, spec.image_size)
+        statistics = forward(model, weights, images)[1]
     whole, predict = adapt_graph(model, weights, rule), predict_graph(model, weights, statistics)
-    single = describe(predict, {IMAGES: 1, CLASSES: WAYS})
+    single = describe(predict, {IMAGES: 1, CLASSES: spec.ways})
     stored = {name: tensor.float().numpy() for name, tensor in (weights | statistics).items()}
     for (shots, memory), path in paths.items():
         if path.exists():
             continue
-        sizes = {IMAGES: WAYS * shots, CLASSES: WAYS}
+        sizes = {IMAGES: spec.ways * shots, CLASSES: spec.ways}
         adapt = stream(whole, MEMORY[memory], sizes)
         config = TrainConfig(
-            ways=WAYS, shots=shots, image_size=size, channels=channels, normalization="support", inner_lr=0.001
-        )
+            method=rule.name, head=spec.head, ways=spec.ways, shots=shots, image_size=spec.image_size,
+            channels=spec.channels, normalization=spec.normalization, inner_lr=rule.inner_lr,
+        )  # fmt: skip
         manifest = {
             **identity(path, config, spec, SimpleNamespace(inverted=False), rule),
             "tensors": tensor_names(model, weights, rule),

@@ -122,15 +122,18 @@ def random_input(bundle: Bundle, images: int) -> np.ndarray:
 
 
 def fresh_memory(
-    path: Path, what: str, images: int, threads: int | None, repeats: int = 3, seconds: float = 15.0
+    path: Path, what: str, images: int, threads: int | None, repeats: int = 3, seconds: float = 15.0, steps: int = 3
 ) -> list[dict[str, float]]:
     """Peak resident memory of a fresh process that loads the bundle and does `what`, predict or adapt, with `images`.
+
+    `steps` gradient steps or predictions: the memory of a step is not at its highest in the first run.
 
     `repeats` processes, or as many as end in `seconds`, at least two of them.
 
     One entry per repeat: baseline_mb after the imports, peak_mb at the end (VmHWM), files_mb of it (file_rss_mb).
     """
-    command = [sys.executable, "-m", "gems_edge.device.probe", str(path), what, str(images), str(threads or 0)]
+    numbers = map(str, (images, threads or 0, steps))
+    command = [sys.executable, "-m", "gems_edge.device.probe", str(path), what, *numbers]
     return list(_repeated(lambda: json.loads(_child(command)), repeats, seconds))
 
 
@@ -142,16 +145,19 @@ def _repeated(call: Callable[[], Any], repeats: int, seconds: float) -> Iterator
             yield call()
 
 
-def cold_starts(bundle: Bundle, threads: int | None, repeats: int = 5, seconds: float = 15.0) -> list[float]:
+def cold_starts(
+    bundle: Bundle, threads: int | None, repeats: int = 5, seconds: float = 15.0, state: Path | None = None
+) -> list[float]:
     """Seconds from starting `gems-edge predict BUNDLE IMAGE` to its end; a first one, which fills caches, is left out.
 
-    `repeats` of them, or as many as `seconds` allow, at least two.
+    With `state` what was taught is loaded too. `repeats` of them, or as many as `seconds` allow, at least two.
     """
     with tempfile.TemporaryDirectory(prefix="gems-edge-") as directory:
         image = Path(directory) / "image.png"
         Image.fromarray(random_pixels(bundle, 1)[0].squeeze()).save(image)
         command = [sys.executable, "-m", "gems_edge", "predict", str(bundle.path), str(image), "--json"]
         command += ["--threads", str(threads)] if threads else []
+        command += ["--state", str(state)] if state else []
         _child(command)
         return list(_repeated(lambda: _milliseconds(lambda: _child(command)) / 1e3, repeats, seconds))
 

@@ -1,4 +1,4 @@
-"""The process whose memory `bench` measures: python -m gems_edge.device.probe BUNDLE predict|adapt IMAGES THREADS"""
+"""The process whose memory `bench` measures: python -m gems_edge.device.probe BUNDLE predict|adapt IMAGES THREADS STEPS"""
 
 import json
 import sys
@@ -7,18 +7,15 @@ from gems_edge.device import Learner
 from gems_edge.device.measure import file_rss_mb, peak_rss_mb, random_pixels
 from gems_edge.errors import MachineError, UserError
 
-# The memory of a step is not at its highest in the first run.
-STEPS = 3
 
-
-def main(path: str, what: str, images: str, threads: str) -> None:
+def main(path: str, what: str, images: str, threads: str, steps: str) -> None:
     baseline = peak_rss_mb()
     learner = Learner.load(path, int(threads) or None)
     pixels = random_pixels(learner.bundle, int(images))
     if what == "adapt":
-        learner.adapt(pixels, [index % learner.bundle.ways for index in range(len(pixels))], STEPS)
+        learner.adapt(pixels, [index % learner.bundle.ways for index in range(len(pixels))], int(steps))
     else:
-        for _ in range(STEPS):
+        for _ in range(int(steps)):
             learner.predict(pixels)
     print(json.dumps({"baseline_mb": baseline, "peak_mb": peak_rss_mb(), "files_mb": file_rss_mb()}))
 

@@ -1,0 +1,312 @@
+"""A gradient step on the board against what a user of torch would run instead.
+
+  python tools/bench_adaptation.py -o FILE.json [--network conv4-64 --size 84 --shots 5 --method maml …]
+
+For every row (network, pixels, shots, method; dense and at --ratio, compacted as `gems-edge export` does, untrained), on the
+same weights and images, alternating in one process: adapt.onnx on onnxruntime; a plain torch step (tools/adaptation_peers.py),
+the same under torch.compile where asked for, and gems-edge's own inner step on torch. All are compared with the plain step in
+float64 first; the exit code is 1 if one differs by more than the tolerance. Then peak memory of fresh processes that take
+five steps and nothing else; prediction of one image with adapted weights packed as constants; and `gems-edge predict` with an
+adapted state from a cold start. FILE.json is written after every measurement and FILE.md holds the tables; what FILE.json holds
+already, made by the same sources, is not measured again.
+"""
+
+import ctypes
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from adaptation_peers import STEPS, logits, step_call
+from adaptation_rows import INNER_LR, WAYS, Row, make_bundles, sources
+from adaptation_tables import tables
+from alternating import CLOCKS, alternate, times_faster
+
+from gems_edge.device.bundle import HEAD, Bundle
+from gems_edge.device.host import host_facts
+from gems_edge.device.learner import Learner, adapt_session, predict_session
+from gems_edge.device.measure import cold_starts, fresh_memory, random_pixels
+from gems_edge.export.streaming import MEMORY
+from gems_edge.files import cache_directory, read_json, write_atomic
+from gems_edge.meta.inner import Support, inner_step, one_hot
+
+NETWORKS = {"conv4-32": ("conv4", 32), "conv4-64": ("conv4", 64), "resnet12": ("resnet12", 64)}
+SIZES, SHOTS, METHODS = (28, 84), (1, 5), ("maml", "anil", "boil")
+PARTS = ("step", "memory", "predict", "cold")
+# Of the float64 step. An update: the length of the difference as a share of the update's own, backbone and head apart, where
+# pools may break a tie of rounded values another way (gems_edge.export.verify); loss and logits: largest difference.
+TOLERANCES = {"update": 2e-3, "loss": 1e-4, "logits": 1e-3}
+
+
+def torch_allocator() -> None:
+    """glibc's malloc as torch alone finds it after its first large tensors. gems_edge.device sets it up to give memory back,
+    which costs every large tensor of torch its page faults; onnxruntime allocates from an arena and does not notice."""
+    trim_threshold, mmap_threshold, dynamic_most = -1, -3, 32 << 20
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
+        mallopt(mmap_threshold, dynamic_most)
+        mallopt(trim_threshold, 2 * dynamic_most)
+
+
+def subjects(row: Row, bundle: Bundle, threads: int) -> dict[str, Any]:
+    """What takes the row's step, by name, each as a function without arguments → (loss, the moved weights after it)."""
+    model, weights = row.start
+    images, labels = row.support()
+    support = Support(images, one_hot(labels, WAYS, torch.float32))
+    adapted = row.rule.adapted(weights)
+    session = adapt_session(bundle, threads)
+    feeds = {"images": images.numpy(), "targets": support.targets.numpy(), **bundle.start_weights(WAYS)}
+
+    def onnx():
+        loss, *others = session.run(bundle.step_outputs, feeds)
+        return loss, dict(zip(bundle.adapted, others))
+
+    def gems():
+        leaves = {name: weight.detach().requires_grad_(name in adapted) for name, weight in weights.items()}
+        with_graph = inner_step(model, leaves, support, row.rule)
+        return with_graph.loss.detach(), {name: with_graph.weights[name].detach() for name in adapted}
+
+    return {
+        "onnx": onnx,
+        "plain": step_call(row.plain, weights, row.method, INNER_LR, images, labels),
+        "gems": gems,
+    }
+
+
+def compiled_step(row: Row) -> tuple[Any, dict[str, Any]]:
+    """The plain step under torch.compile after its first call, and how long that took; None and why where it cannot be."""
+    import torch._dynamo
+    import torch._inductor.config
+
+    torch._dynamo.reset()
+    torch._inductor.config.force_disable_caches = True
+    call = step_call(row.plain, row.start[1], row.method, INNER_LR, *row.support(), compiled=True)
+    started = time.perf_counter()
+    try:
+        call()
+    except Exception as error:  # a missing C++ compiler, for instance: torch's own classes share no base but Exception
+        return None, {"compile_error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+    return call, {"compile_seconds": round(time.perf_counter() - started, 1)}
+
+
+def differences(row: Row, calls: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Name → how far its step is from the plain one in float64. Raises ClickException beyond the tolerances."""
+    images, labels = row.support()
+    weights = {name: weight.double() for name, weight in row.start[1].items()}
+    loss, moved = step_call(row.plain, weights, row.method, INNER_LR, images.double(), labels)()
+    found = {}
+    for name, call in calls.items():
+        own_loss, own = call()
+        assert own.keys() == moved.keys()
+        parts = []
+        for head in (True, False):
+            names = [n for n in moved if n.startswith("head.") is head]
+            if names:
+                length = sum((moved[n] - weights[n]).square().sum() for n in names) ** 0.5
+                missed = sum((torch.as_tensor(own[n]).double() - moved[n]).square().sum() for n in names) ** 0.5
+                parts.append(float(missed / length))
+        found[name] = {"update": max(parts), "loss": abs(float(own_loss) - float(loss))}
+        for what, value in found[name].items():
+            if not value <= TOLERANCES[what]:
+                raise click.ClickException(
+                    f"{row.name}: the {what} of {name} differs from float64 torch by {value:.1e}, "
+                    f"more than {TOLERANCES[what]:.0e}"
+                )
+    return found
+
+
+def measure_steps(rows: list[Row], options: "Options") -> dict[str, Any]:
+    """The step of the same row at several ratios, everything alternating: the rows' figures by ratio."""
+    calls, results = {}, {}
+    for row in rows:
+        own = subjects(row, row.bundle(options.bundles), options.threads)
+        result = results[f"{row.ratio:g}"] = {"widths": list(row.start[0].spec.widths)}
+        if options.compiles(row):
+            call, about = compiled_step(row)
+            own |= {"compiled": call} if call else {}
+            result |= about
+        result["differences"] = differences(row, own)
+        calls |= {f"{row.ratio:g} {name}": call for name, call in own.items()}
+    limits = {"rounds": options.rounds, "block_seconds": options.block_seconds, "most_seconds": options.seconds}
+    times = alternate(calls, clock=options.clock, **limits)
+    first = f"{rows[0].ratio:g}"
+    for ratio, result in results.items():
+        own = {name.split()[1]: found for name, found in times.items() if name.split()[0] == ratio}
+        result["ms"] = {name: round(statistics.median(found), 3) for name, found in own.items()}
+        result["rounds"] = len(own["onnx"])
+        peers = {name: found for name, found in own.items() if name != "onnx"}
+        result["times_faster_than"] = {name: times_faster(found, own["onnx"]) for name, found in peers.items()}
+        # The faster of the two of each round, so that no peer gets the luck of the other.
+        eager = [min(pair) for pair in zip(own["plain"], own["gems"])]
+        result["times_faster_than"]["eager"] = times_faster(eager, own["onnx"])
+        if ratio != first:
+            result["times_faster_than_dense"] = times_faster(times[f"{first} onnx"], own["onnx"])
+    return results
+
+
+def measure_memory(row: Row, options: "Options") -> dict[str, Any]:
+    """Peak memory of fresh processes that take five steps: adapt.onnx through gems_edge.device, and plain torch, in turn."""
+    path, ours, peers = row.bundle(options.bundles).path, [], []
+    spec = {name: getattr(row.plain, name) for name in ("backbone", "widths", "channels", "size", "ways")}
+    spec |= {"shots": row.shots, "method": row.method, "lr": INNER_LR, "threads": options.threads, "compiled": False}
+    command = [options.torch, str(Path(__file__).with_name("adaptation_peers.py")), json.dumps(spec)]
+    for _ in range(options.processes):
+        ours += fresh_memory(path, "adapt", row.images, options.threads, repeats=1, steps=STEPS)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peers.append(json.loads(done.stdout))
+    result = {}
+    for name, found in (("onnx", ours), ("plain", peers)):
+        for what in ("peak_mb", "baseline_mb"):
+            result[f"{name}_{what}"] = round(statistics.median(one[what] for one in found), 1)
+    share = [own["peak_mb"] / other["peak_mb"] for own, other in zip(ours, peers)]
+    return result | {"share": round(statistics.median(share), 3), "torch": peers[0]["torch"], "processes": len(ours)}
+
+
+def taught(row: Row, options: "Options") -> Learner:
+    learner = Learner(row.bundle(options.bundles), options.threads)
+    learner.adapt(random_pixels(learner.bundle, row.images), list(np.arange(row.images) % WAYS), STEPS)
+    return learner
+
+
+def measure_predict(rows: list[Row], options: "Options") -> dict[str, Any]:
+    """One image with adapted weights: ours with the weights as constants, and plain torch; by threads and ratio."""
+    result: dict[str, Any] = {}
+    learners = {f"{row.ratio:g}": (row, taught(row, options)) for row in rows}
+    for threads in sorted({1, options.threads}):
+        torch.set_num_threads(threads)
+        calls = {}
+        for ratio, (row, learner) in learners.items():
+            weights = learner.bundle.weights | dict(learner.taught.tensors)
+            session = predict_session(learner.bundle, weights, threads)
+            image = row.support()[0][:1]
+            feeds = {"images": image.numpy(), **{name: weights[name] for name in HEAD}}
+            tensors = {name: torch.from_numpy(np.array(weight)) for name, weight in weights.items()}
+
+            def onnx(session=session, feeds=feeds):
+                return session.run(["logits"], feeds)[0]
+
+            @torch.inference_mode()
+            def plain(network=row.plain, tensors=tensors, image=image):
+                return logits(network, tensors, image, tensors)
+
+            found = float(np.abs(onnx() - plain().numpy()).max())
+            if not found <= TOLERANCES["logits"]:
+                raise click.ClickException(f"{row.name}: logits of onnxruntime and torch differ by {found:.1e}")
+            calls |= {f"{ratio} onnx": onnx, f"{ratio} plain": plain}
+        times = alternate(calls, rounds=options.rounds, block_seconds=options.block_seconds / 2, clock=options.clock)
+        parts = result[f"{threads} threads"] = {"ms": {n: round(statistics.median(t), 4) for n, t in times.items()}}
+        parts["times_faster_than_plain"] = {r: times_faster(times[f"{r} plain"], times[f"{r} onnx"]) for r in learners}
+        first, *others = learners
+        parts["times_faster_than_dense"] = {r: times_faster(times[f"{first} onnx"], times[f"{r} onnx"]) for r in others}
+    torch.set_num_threads(options.threads)
+    return result
+
+
+def measure_cold(row: Row, options: "Options") -> dict[str, Any]:
+    """Seconds of the whole process of `gems-edge predict BUNDLE IMAGE --state STATE`."""
+    learner = taught(row, options)
+    with tempfile.TemporaryDirectory(prefix="gems-edge-") as directory:
+        state = Path(directory) / "taught.state"
+        learner.save(state)
+        found = cold_starts(learner.bundle, options.threads, 9, 30.0, state=state)
+    return {"seconds": round(statistics.median(found), 3), "least_most": [round(min(found), 3), round(max(found), 3)]}
+
+
+class Options:
+    """What the command was given."""
+
+    def __init__(self, given: dict[str, Any]):
+        self.__dict__.update(given)
+
+    def compiles(self, row: Row) -> bool:
+        some = (row.network, row.shots, row.method) in {("conv4-64-28", 5, "maml"), ("conv4-64-84", 5, "maml")}
+        return self.compiled == "all" or (self.compiled == "some" and some)
+
+    def rows(self) -> list[list[Row]]:
+        """Families of rows, which differ in the ratio alone."""
+        found = []
+        for network, size, shots, method in itertools.product(self.network, self.size, self.shots, self.methods()):
+            if self.all or self.method or method == "maml" or network == "conv4-64":
+                place = (*NETWORKS[network], size, shots)
+                found.append([Row(*place, ratio, method, self.memory) for ratio in self.ratio])
+        return found
+
+    def methods(self) -> tuple[str, ...]:
+        return self.method or METHODS
+
+
+@click.command(help=__doc__)
+@click.option("--network", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS))
+@click.option("--size", multiple=True, type=click.IntRange(min=16), default=SIZES)
+@click.option("--shots", multiple=True, type=click.IntRange(min=1), default=SHOTS)
+@click.option("--method", multiple=True, type=click.Choice(METHODS), help="Left out: maml, and for conv4-64 all.")
+@click.option("--all", is_flag=True, help="Every method of every network.")
+@click.option("--ratio", multiple=True, type=float, default=(0.0, 0.8), show_default=True, help="The dense one first.")
+@click.option("--memory", type=click.Choice(list(MEMORY)), default="balanced", show_default=True)
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), default=PARTS, show_default=True)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=len(os.sched_getaffinity(0)), show_default="one per core"
+)
+@click.option(
+    "--clock",
+    type=click.Choice(list(CLOCKS)),
+    default="wall",
+    show_default=True,
+    help="cpu: this process's own time; with --threads 1, where others use the machine.",
+)
+@click.option("--rounds", default=15, show_default=True)
+@click.option("--block-seconds", default=0.2, show_default=True, help="Of one subject in one round.")
+@click.option("--seconds", default=60.0, show_default=True, help="Most for the rounds of a row and its compact one.")
+@click.option("--processes", default=3, show_default=True, help="Fresh processes of each for peak memory.")
+@click.option("--compile", "compiled", type=click.Choice(["none", "some", "all"]), default="some", show_default=True)
+@click.option(
+    "--torch", default=sys.executable, metavar="PYTHON", help="Measures memory of torch: a CPU-only one is fair."
+)
+@click.option("--bundles", type=click.Path(path_type=Path), help="Where bundles are made and kept.")
+@click.option("--build-only", is_flag=True, help="Make the bundles and end.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+def main(output, build_only, **given):
+    given["bundles"] = given["bundles"] or cache_directory() / "bench_adaptation"
+    options = Options(given)
+    families = options.rows()
+    make_bundles([row for family in families for row in family], options.bundles)
+    if build_only:
+        return
+    torch.set_num_threads(options.threads)
+    torch_allocator()
+    settings = {
+        "threads": options.threads,
+        "memory": options.memory,
+        "clock": options.clock,
+        "ratios": list(options.ratio),
+    }
+    document = read_json(output, "") if output.exists() else {"settings": settings, **{part: {} for part in PARTS}}
+    if document["settings"] != settings:
+        raise click.ClickException(f"{output} holds other settings ({document['settings']}); give another name with -o")
+    document["host"] = {**host_facts(), "torch": torch.__version__, "tolerances": TOLERANCES}
+    per_network = {family[0].network: family for family in reversed(families)}
+    jobs = [("step", family[0].family, lambda f=family: measure_steps(f, options)) for family in families]
+    jobs += [("memory", row.name, lambda r=row: measure_memory(r, options)) for family in families for row in family]
+    jobs += [("predict", name, lambda f=family: measure_predict(f, options)) for name, family in per_network.items()]
+    for name, family in per_network.items():
+        jobs += [("cold", f"{name}-{row.ratio:g}", lambda r=row: measure_cold(r, options)) for row in family]
+    for part, name, job in jobs:
+        if part in options.parts and document[part].get(name, {}).get("sources") != sources():
+            click.echo(f"{part} {name}", err=True)
+            document[part][name] = {"sources": sources(), "found": job()}
+            write_atomic(output, json.dumps(document, indent=1))
+            write_atomic(output.with_suffix(".md"), tables(document))
+    click.echo(tables(document))
+
+
+if __name__ == "__main__":
+    main()
