@@ -118,8 +118,8 @@ def sources() -> str:
     """A digest of the code that makes graphs and runs them."""
     package = Path(gems_edge.__file__).parent
     places = [Path(gems_edge.export.__file__).parent, *(package / name for name in _SOURCES)]
-    files = sorted(file for place in places for file in (place.glob("*.py") if place.is_dir() else [place]))
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for place in places:
+        for file in sorted(place.glob("*.py")) if place.is_dir() else [place]:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:10]

@@ -42,9 +42,11 @@ from gems_edge.meta.inner import Support, inner_step, one_hot
 NETWORKS = {"conv4-32": ("conv4", 32), "conv4-64": ("conv4", 64), "resnet12": ("resnet12", 64)}
 SIZES, SHOTS, METHODS = (28, 84), (1, 5), ("maml", "anil", "boil")
 PARTS = ("step", "memory", "predict", "cold")
-# Of the float64 step. An update: the length of the difference as a share of the update's own, backbone and head apart, where
-# pools may break a tie of rounded values another way (gems_edge.export.verify); loss and logits: largest difference.
-TOLERANCES = {"update": 2e-3, "loss": 1e-4, "logits": 1e-3}
+# From the plain step in float64: the length of the difference of a tensor's update as a share of the update's own, of the
+# median tensor and of the worst, and the largest difference of loss and logits. Where two values of a pool's window differ by
+# less than float32's rounding, either takes the gradient: one window of a million moves a tensor's update by some 5e-3, and
+# those of the layers below. A wrong gradient differs by far more.
+TOLERANCES = {"median": 1e-4, "worst": 2e-2, "loss": 1e-4, "logits": 1e-3}
 
 
 def torch_allocator() -> None:
@@ -107,19 +109,16 @@ def differences(row: Row, calls: dict[str, Any]) -> dict[str, dict[str, float]]:
     for name, call in calls.items():
         own_loss, own = call()
         assert own.keys() == moved.keys()
-        parts = []
-        for head in (True, False):
-            names = [n for n in moved if n.startswith("head.") is head]
-            if names:
-                length = sum((moved[n] - weights[n]).square().sum() for n in names) ** 0.5
-                missed = sum((torch.as_tensor(own[n]).double() - moved[n]).square().sum() for n in names) ** 0.5
-                parts.append(float(missed / length))
-        found[name] = {"update": max(parts), "loss": abs(float(own_loss) - float(loss))}
+        errors = [
+            float((torch.as_tensor(own[n]).double() - moved[n]).norm() / (moved[n] - weights[n]).norm()) for n in moved
+        ]
+        found[name] = {
+            "median": statistics.median(errors), "worst": max(errors), "loss": abs(float(own_loss) - float(loss))
+        }  # fmt: skip
         for what, value in found[name].items():
             if not value <= TOLERANCES[what]:
                 raise click.ClickException(
-                    f"{row.name}: the {what} of {name} differs from float64 torch by {value:.1e}, "
-                    f"more than {TOLERANCES[what]:.0e}"
+                    f"{row.name}: {name} differs from float64 torch by {value:.1e} ({what}), more than {TOLERANCES[what]:.0e}"
                 )
     return found
 
