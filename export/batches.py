@@ -2,8 +2,9 @@
 
 from collections import defaultdict
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from gems_edge.cost.shapes import fix_dims, tensor_sizes
 from gems_edge.export.graphs import IMAGES
@@ -18,7 +19,7 @@ class BatchedGraph:
     """The nodes of a model with what is known of their tensors."""
 
     def __init__(self, model: onnx.ModelProto, dims: dict[str, int]):
-        graph = model.graph
+        self.model, graph = model, model.graph
         self.nodes = list(graph.node)
         self.outputs = {value.name for value in graph.output}
         self.producer = {name: node for node in self.nodes for name in node.output if name}
@@ -27,7 +28,6 @@ class BatchedGraph:
             for name in node.input:
                 self.consumers[name].append(node)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.constants_made: list[onnx.TensorProto] = []
         fixed = fix_dims(model, dims)
         self.sizes = tensor_sizes(fixed)
         others = tensor_sizes(fix_dims(model, dims | {IMAGES: dims[IMAGES] + 1}))
@@ -45,6 +45,24 @@ class BatchedGraph:
     def integers(self, name: str) -> list[int] | None:
         """The values of a constant of whole numbers."""
         return numpy_helper.to_array(self.constants[name]).ravel().tolist() if name in self.constants else None
+
+    def constant(self, values: list[int] | np.ndarray, name: str) -> str:
+        """The name of a constant of these values that `rebuilt` will have; equal `name`s stand for equal values."""
+        name = f"streaming.{name}"
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.asarray(values), name)
+        return name
+
+    def rebuilt(self, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+        """The checked model with other nodes and what they need, in an order in which they can run."""
+        result = onnx.ModelProto()
+        result.CopyFrom(self.model)
+        del result.graph.node[:], result.graph.initializer[:]
+        result.graph.node.extend(_ordered(nodes, self.outputs))
+        needed = {name for node in result.graph.node for name in _read(node)} | {i.name for i in result.graph.input}
+        result.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in needed)
+        onnx.checker.check_model(result, full_check=True)
+        return result
 
     def one_image(self, name: str) -> list[int]:
         """The shape of a batched tensor with one image."""
@@ -64,8 +82,9 @@ class BatchedGraph:
         return axes is not None and 0 in axes
 
     def pools(self, node: onnx.NodeProto) -> bool:
-        """Whether the node is a pool of the network (that of its gradient's bookkeeping is of bytes)."""
-        return node.op_type == "MaxPool" and self.types[node.output[0]] == TensorProto.FLOAT
+        """Whether the node is a pool of the network (that of its gradient's bookkeeping is of bytes that were cast)."""
+        source = self.producer.get(node.input[0])
+        return node.op_type == "MaxPool" and not (source and source.op_type == "Cast")
 
     def apart(self, node: onnx.NodeProto) -> bool:
         """Whether the node computes each image's part of its output from the same image's part of its inputs."""
@@ -105,3 +124,35 @@ class BatchedGraph:
             whole = len(self.sizes[first].shape)
             return values is not None and all(axis % whole for axis in values)
         return False
+
+
+def _ordered(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """`nodes` in an order in which they can run, without those that no output needs."""
+    producer = {name: node for node in nodes for name in node.output if name}
+    order, state = [], {}
+    for output in sorted(outputs):
+        waiting = [(producer[output], False)]
+        while waiting:
+            node, leaving = waiting.pop()
+            if leaving:
+                order.append(node)
+                continue
+            if id(node) in state:
+                continue
+            state[id(node)] = True
+            waiting.append((node, True))
+            waiting += [
+                (producer[name], False)
+                for name in reversed(_read(node))
+                if name in producer and id(producer[name]) not in state
+            ]
+    return order
+
+
+def _read(node: onnx.NodeProto) -> list[str]:
+    """What a node reads, what the body of a Scan captures included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            names += [name for inner in attribute.g.node for name in inner.input]
+    return names

@@ -188,7 +188,7 @@ def _relu_backward(low: "Lowering", node: fx.Node, gradient, output, threshold) 
     """d ReLU: the gradient where the output is above the threshold (0)."""
     b = low.builder
     positive = b.op("Greater", low.full(output), b.constant(float(threshold)))
-    return Value(b.op("Where", positive, low.full(gradient), b.constant(0.0)), low.shape(node))
+    return Value(backward.masked(b, low.full(gradient), positive), low.shape(node))
 
 
 def _stack(low: "Lowering", node: fx.Node, tensors, axis=0) -> Value:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from gems_edge.export.batches import BatchedGraph
+from gems_edge.export.products import join_images
 
 PRODUCTS = frozenset({"Conv", "MatMul"})
 # Sums over the images that are larger than this are added up from image to image, smaller ones behind the Scan.
@@ -41,6 +42,7 @@ def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx
     """
     if not memory.least_bytes:
         return model
+    model = join_images(model, dims, memory.least_bytes)
     graph = BatchedGraph(model, dims)
     streamed = _streamed(graph, memory.least_bytes)
     if not streamed:
@@ -61,13 +63,7 @@ def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx
         needed |= region.read
         nodes += made
     nodes += shared.values()
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.node[:]
-    result.graph.node.extend(_ordered(nodes, graph, graph.outputs))
-    result.graph.initializer.extend(graph.constants_made)
-    onnx.checker.check_model(result, full_check=True)
-    return result
+    return graph.rebuilt(nodes)
 
 
 def _streamed(graph: BatchedGraph, least: int) -> set[str]:
@@ -207,7 +203,7 @@ class _Region:
         for name in sorted(self.read):
             if name in graph.batched:
                 inputs.append(name)
-                shape = _constant(graph, [1], "axis")
+                shape = graph.constant([1], "axis")
                 shared.setdefault(
                     name, helper.make_node("Unsqueeze", [name, shape], [f"{name}/each"], name=f"each.{name}")
                 )
@@ -220,12 +216,15 @@ class _Region:
             del copy.input[:], copy.output[:]
             copy.input.extend(renamed.get(name, name) for name in node.input)
             copy.output.extend(renamed.get(name, name) for name in node.output)
+            if graph.crosses(node) and graph.axes(node) == {0} and not _keeps_axes(node):  # of one image: as it is
+                copy.op_type = "Squeeze"
+                del copy.attribute[:]
             nodes.append(copy)
         for name in wanted:
             node, inner = graph.producer[name], renamed[name]
             if not graph.crosses(node):
                 outputs.append((inner, f"{name}/stacked", graph.types[name], graph.one_image(name)))
-                axis = _constant(graph, [1], "axis")
+                axis = graph.constant([1], "axis")
                 around.append(helper.make_node("Squeeze", [f"{name}/stacked", axis], [name], name=f"all.{name}"))
                 continue
             shape = list(graph.sizes[name].shape)
@@ -237,7 +236,7 @@ class _Region:
                 around += _zeros(graph, f"{name}/zero", shape, inputs[0])
                 continue
             outputs.append((inner, f"{name}/stacked", graph.types[name], shape))
-            axis = _constant(graph, [0], "first axis")
+            axis = graph.constant([0], "first axis")
             around.append(
                 helper.make_node(node.op_type, [f"{name}/stacked", axis], [name], name=f"all.{name}", keepdims=0)
             )
@@ -279,56 +278,17 @@ class _Region:
         return [node for node in self.graph.nodes if id(node) in found]
 
 
-def _constant(graph: BatchedGraph, values: list[int], name: str) -> str:
-    name = f"streaming.{name}"
-    if name not in graph.constants:
-        graph.constants[name] = numpy_helper.from_array(np.array(values, np.int64), name)
-        graph.constants_made.append(graph.constants[name])
-    return name
+def _keeps_axes(node: onnx.NodeProto) -> bool:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1) == 1
 
 
 def _zeros(graph: BatchedGraph, name: str, shape: list[int], images: str) -> list[onnx.NodeProto]:
     """Zeros that onnxruntime does not compute when it loads the graph, and hold on to: they depend on the number of images."""
-    size = _constant(graph, shape, f"shape.{'.'.join(map(str, shape))}")
-    zero = "streaming.zero"
-    if zero not in graph.constants:
-        graph.constants[zero] = numpy_helper.from_array(np.zeros((), np.float32), zero)
-        graph.constants_made.append(graph.constants[zero])
+    size = graph.constant(shape, f"shape.{'.'.join(map(str, shape))}")
+    zero = graph.constant(np.zeros((), np.float32), "zero")
     return [
         helper.make_node("Shape", [images], [f"{name}.count"], name=f"count.{name}", start=0, end=1),
         helper.make_node("Cast", [f"{name}.count"], [f"{name}.number"], name=f"number.{name}", to=TensorProto.FLOAT),
         helper.make_node("Mul", [f"{name}.number", zero], [f"{name}.none"], name=f"none.{name}"),
         helper.make_node("Expand", [f"{name}.none", size], [name], name=f"zeros.{name}"),
     ]
-
-
-def _ordered(nodes: list[onnx.NodeProto], graph: BatchedGraph, outputs: set[str]) -> list[onnx.NodeProto]:
-    """`nodes` in an order in which they can run, without those that no output needs."""
-    producer = {name: node for node in nodes for name in node.output if name}
-    order, state = [], {}
-    for output in sorted(outputs):
-        waiting = [(producer[output], False)]
-        while waiting:
-            node, leaving = waiting.pop()
-            if leaving:
-                order.append(node)
-                continue
-            if id(node) in state:
-                continue
-            state[id(node)] = True
-            waiting.append((node, True))
-            waiting += [
-                (producer[name], False)
-                for name in reversed(_read(node))
-                if name in producer and id(producer[name]) not in state
-            ]
-    return order
-
-
-def _read(node: onnx.NodeProto) -> list[str]:
-    """What a node reads, what the body of a Scan captures included."""
-    names = list(node.input)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            names += [name for inner in attribute.g.node for name in inner.input]
-    return names

@@ -96,13 +96,15 @@ class Session:
 
         `blocked`: maps may be laid out in blocks of channels (on x86), which convolutions with constant weights like.
         For a graph whose weights are fed it brings copies to and fro around the pools, and no time (`gems-edge adapt`
-        of ResNet-12, 84×84, 5 images: 280 MB with it, 273 without).
+        of ResNet-12, 84×84, 5 images: 280 MB with it, 273 without). Nor are such a graph's Transposes moved and
+        merged: they turn gradients of kernels in two steps, which onnxruntime makes one of that takes 3 to 6 times as long.
         Raises UserError, naming `what`, for bytes that onnxruntime cannot load.
         """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.enable_mem_pattern = False
         options.enable_mem_reuse = False
+        unwanted = None if blocked else {"TransposeOptimizer"}
         if not blocked:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -113,7 +115,9 @@ class Session:
             options.intra_op_num_threads = threads
         self._what = what
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
+            )
         except Exception as error:  # onnxruntime's own classes share no base but Exception
             raise self._explain(error, "cannot be loaded") from None
         # The wrapper keeps the file's bytes for a change of providers, of which there is none.
