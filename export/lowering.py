@@ -102,8 +102,18 @@ class Lowering:
         return self.builder.op("Expand", value.name, self.builder.op("Concat", *parts, axis=0))
 
     def elementwise(self, kind: str, *arguments: Any) -> Value:
-        values = [self.tensor(a) if _is_tensor(a) else Value(self.scalar_name(a), ()) for a in arguments]
+        return self.combined(
+            kind, *(self.tensor(a) if _is_tensor(a) else Value(self.scalar_name(a), ()) for a in arguments)
+        )
+
+    def combined(self, kind: str, *values: Value) -> Value:
+        """An element-wise operation on what is in the graph."""
         return Value(self.builder.op(kind, *(v.name for v in values)), broadcast(*(v.shape for v in values)))
+
+    def _operand(self, argument: Any) -> Value:
+        if isinstance(argument, Value):
+            return argument
+        return self.tensor(argument) if _is_tensor(argument) else Value(self.scalar_name(argument), ())
 
     def run(self, graph: fx.Graph, inputs: Sequence[Value]) -> list[Value]:
         """Lower `graph`, whose placeholders are `inputs` in order; returns its outputs in their full shapes."""
@@ -132,7 +142,10 @@ class Lowering:
                 "supported are Conv-4 and ResNet-12 with maml, anil, boil, bmp and mmsup"
             )
         return lower(
-            self, node, *node.args, **{k: v for k, v in node.kwargs.items() if k in ("alpha", "keepdim", "correction")}
+            self,
+            node,
+            *node.args,
+            **{k: v for k, v in node.kwargs.items() if k in ("alpha", "keepdim", "correction", "value")},
         )
 
     def _symbolic(self, node: fx.Node) -> Any:

@@ -32,6 +32,18 @@ def _scaled(kind: str) -> Callable:
     return lower
 
 
+def _add_product(low: "Lowering", node: fx.Node, x, left, right, value=1):
+    if value != 1:
+        raise UserError(f"cannot export: {node.target} with value {value}")
+    return low.elementwise("Add", low.elementwise("Mul", left, right), x)
+
+
+def _addcmul(low: "Lowering", node: fx.Node, x, left, right, value=1) -> Value:
+    if value != 1:
+        raise UserError(f"cannot export: {node.target} with value {value}")
+    return low.combined("Add", low.elementwise("Mul", left, right), low.tensor(x))
+
+
 def _same(low: "Lowering", node: fx.Node, x, *_) -> Value:
     return low.tensor(x)
 
@@ -244,7 +256,9 @@ TABLE: dict[Any, Callable] = {
     aten.div.Tensor: _elementwise("Div"),
     aten.div.Scalar: _elementwise("Div"),
     aten.add.Tensor: _scaled("Add"),
+    aten.addcmul.default: _add_product,
     aten.sub.Tensor: _scaled("Sub"),
+    aten.addcmul.default: _addcmul,
     aten.neg.default: _elementwise("Neg"),
     aten.abs.default: _elementwise("Abs"),
     aten.sigmoid.default: _elementwise("Sigmoid"),
