@@ -104,8 +104,9 @@ def logits(network: Network, weights: Weights, images: Tensor, statistics: Weigh
 
 def step_call(
     network: Network, weights: Weights, method: str, lr: float, images: Tensor, labels: Tensor, compiled: bool = False
-) -> Callable[[], tuple[Tensor, Weights]]:
-    """One step θ ← θ − lr·∇L from what `weights` holds when it is called, as a function without arguments → (loss, the moved weights after it).
+) -> Callable[..., tuple[Tensor, Weights]]:
+    """One step θ ← θ − lr·∇L from what `weights` holds when it is called: a function → (loss, the moved weights after it),
+    of `images` or of the other images that it is given.
 
     Only what `method` adapts requires grad; where that is the head alone, the features are computed without a graph.
     `compiled`: what computes the loss (and its gradient) is compiled by torch.compile at the first call.
@@ -126,7 +127,7 @@ def step_call(
     if compiled:
         body, loss_of = torch.compile(body, dynamic=False), torch.compile(loss_of, dynamic=False)
 
-    def step() -> tuple[Tensor, Weights]:
+    def step(images: Tensor = images) -> tuple[Tensor, Weights]:
         leaves = {name: weights[name].detach().requires_grad_() for name in names}
         loss = loss_of(leaves, images if body_moves else body(images))
         gradients = torch.autograd.grad(loss, list(leaves.values()))

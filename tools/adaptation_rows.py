@@ -95,11 +95,14 @@ class Row:
             write_untrained(*self.start, self.rule, {(self.shots, self.memory): path})
         return read_bundle(path)
 
-    def support(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """images [N, C, S, S] in 0…1 (noise: kernels take the same time for any content) and labels [N]."""
-        random = np.random.default_rng(0)
-        images = random.random((self.images, self.channels, self.size, self.size), dtype=np.float32)
-        return torch.from_numpy(images), torch.arange(self.images) % WAYS
+    def images_of(self, seed: int) -> torch.Tensor:
+        """[N, C, S, S] in 0…1: noise, as kernels take the same time for any content."""
+        shape = (self.images, self.channels, self.size, self.size)
+        return torch.from_numpy(np.random.default_rng(seed).random(shape, dtype=np.float32))
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return torch.arange(self.images) % WAYS
 
 
 def make_bundles(rows: Sequence[Row], directory: Path) -> None:

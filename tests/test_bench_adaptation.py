@@ -1,0 +1,104 @@
+"""tools/bench_adaptation.py at its smallest: its plain torch step is the product's step, it measures, it resumes, and a wrong
+result stops it."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from adaptation_peers import features, step_call  # noqa: E402
+from adaptation_rows import INNER_LR, WAYS, Row  # noqa: E402
+from alternating import alternate, times_faster  # noqa: E402
+from bench_adaptation import differences, main  # noqa: E402
+
+from gems_edge.meta.inner import Support, detached, inner_step, one_hot  # noqa: E402
+from gems_edge.models.fewshot import forward  # noqa: E402
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.6])
+@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
+def test_the_plain_step_is_the_products_step(backbone, ratio):
+    row = Row(backbone, 16, 20, 2, ratio, "maml", "balanced")
+    model, weights = row.start
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == row.plain.shapes()
+    weights = {name: weight.double() for name, weight in weights.items()}
+    images, targets = row.images_of(0).double(), one_hot(row.labels, WAYS, torch.float64)
+    for method in ("maml", "anil", "boil"):
+        loss, moved = step_call(row.plain, weights, method, INNER_LR, images, row.labels)()
+        rule = replace(row, method=method).rule
+        ours = inner_step(model.double(), detached(weights), Support(images, targets), rule)
+        assert tuple(moved) == rule.adapted(weights)
+        torch.testing.assert_close(loss, ours.loss, rtol=1e-12, atol=0)
+        for name, value in moved.items():
+            assert not torch.equal(value, weights[name])
+            torch.testing.assert_close(value, ours.weights[name], rtol=1e-9, atol=1e-12)
+    answer = forward(model, weights, images)
+    found = features(row.plain, weights, images, answer.statistics)
+    torch.testing.assert_close(found, answer.features, rtol=1e-9, atol=1e-12)
+
+
+def test_measures_and_resumes(tmp_path):
+    output = tmp_path / "found.json"
+    options = [
+        "--network",
+        "conv4-32",
+        "--size",
+        "16",
+        "--shots",
+        "1",
+        "--method",
+        "anil",
+        "--ratio",
+        "0",
+        "--threads",
+        "1",
+    ]
+    options += ["--rounds", "3", "--block-seconds", "0.01", "--processes", "1", "--bundles", str(tmp_path / "bundles")]
+    options += ["--part", "step", "--part", "memory", "--part", "predict", "-o", str(output)]
+    done = CliRunner().invoke(main, options, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    document = json.loads(output.read_text())
+    [step] = document["step"].values()
+    found = step["found"]["0"]
+    assert found["rounds"] == 3 and min(found["ms"].values()) > 0
+    assert found["times_faster_than"]["eager"]["median"] == pytest.approx(
+        min(found["ms"]["plain"], found["ms"]["gems"]) / found["ms"]["onnx"], rel=0.7
+    )
+    assert set(found["differences"]) == {"onnx", "plain", "gems"}
+    [memory] = document["memory"].values()
+    assert memory["found"]["onnx_baseline_mb"] < memory["found"]["onnx_peak_mb"] < memory["found"]["plain_peak_mb"]
+    assert "conv4-32-16-1shot-anil-balanced" in done.stdout and "✓" in done.stdout
+    again = CliRunner().invoke(main, options, catch_exceptions=False)
+    assert again.exit_code == 0 and json.loads(output.read_text()) == document
+    other = CliRunner().invoke(main, [*options, "--clock", "cpu"])
+    assert other.exit_code == 1 and "other settings" in other.output
+
+
+def test_a_wrong_step_is_refused():
+    row = Row("conv4", 8, 16, 1, 0.0, "boil", "balanced")
+    right = step_call(row.plain, row.start[1], row.method, INNER_LR, row.images_of(0), row.labels)
+
+    def wrong(images):
+        loss, moved = right(images)
+        name = "backbone.blocks.0.conv.weight"
+        start = row.start[1][name]
+        return loss, moved | {name: start + 1.05 * (moved[name] - start)}
+
+    assert differences(row, {"right": right})["right"]["median"] < 1e-5
+    with pytest.raises(click.ClickException, match="wrong differs from torch in float64"):
+        differences(row, {"right": right, "wrong": wrong})
+
+
+def test_calls_take_turns_and_are_compared_round_by_round():
+    made = []
+    calls = {name: lambda name=name: made.append(name) for name in "ab"}
+    times = alternate(calls, rounds=4, block_seconds=0)
+    assert {len(found) for found in times.values()} == {4}
+    assert "".join(made[-8:]) == "abbaabba"
+    assert times_faster([2.0, 4.0, 9.0], [1.0, 1.0, 3.0]) == {"median": 3.0, "p10_p90": [2.0, 4.0]}
