@@ -1,6 +1,7 @@
 """The networks that `tools/bench_adaptation.py` compares, and their bundles."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 from gems_edge.tickets.channels import prune
 
+# name → backbone, width of the first convolution
+NETWORKS = {"conv4-32": ("conv4", 32), "conv4-64": ("conv4", 64), "resnet12": ("resnet12", 64)}
+METHODS = ("maml", "anil", "boil")
 WAYS = 5
 # `gems-edge train`'s own; large enough that a float32 step is not lost in the rounding of the weights.
 INNER_LR = 0.05
@@ -103,6 +107,18 @@ class Row:
     @property
     def labels(self) -> torch.Tensor:
         return torch.arange(self.images) % WAYS
+
+
+def families_of(
+    networks: Sequence[str], sizes: Sequence[int], shots: Sequence[int], methods: Sequence[str], every: bool,
+    ratios: Sequence[float], memory: str,
+) -> list[list[Row]]:  # fmt: skip
+    """Rows in families that differ in the ratio alone. Without `methods`: MAML, and all of Conv-4-64 or, if `every`, of all."""
+    found = []
+    for network, size, count, method in itertools.product(networks, sizes, shots, methods or METHODS):
+        if methods or every or method == "maml" or network == "conv4-64":
+            found.append([Row(*NETWORKS[network], size, count, ratio, method, memory) for ratio in ratios])
+    return found
 
 
 def make_bundles(rows: Sequence[Row], directory: Path) -> None:

@@ -12,7 +12,6 @@ already, made by the same sources, is not measured again.
 """
 
 import ctypes
-import itertools
 import json
 import os
 import statistics
@@ -21,13 +20,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import numpy as np
 import torch
 from adaptation_peers import STEPS, logits, step_call
-from adaptation_rows import INNER_LR, WAYS, Row, make_bundles, sources
+from adaptation_rows import INNER_LR, METHODS, NETWORKS, WAYS, Row, families_of, make_bundles, sources
 from adaptation_tables import tables
 from alternating import CLOCKS, alternate, times_faster
 
@@ -39,9 +39,9 @@ from gems_edge.export.streaming import MEMORY
 from gems_edge.files import cache_directory, read_json, write_atomic
 from gems_edge.meta.inner import Support, inner_step, one_hot
 
-NETWORKS = {"conv4-32": ("conv4", 32), "conv4-64": ("conv4", 64), "resnet12": ("resnet12", 64)}
-SIZES, SHOTS, METHODS = (28, 84), (1, 5), ("maml", "anil", "boil")
 PARTS = ("step", "memory", "predict", "cold")
+# network, shots and method of what --compile some compiles, which takes minutes
+COMPILED = {(f"conv4-64-{size}", 5, "maml") for size in (28, 84)}
 # From the plain step in float64: the length of the difference of a tensor's update as a share of the update's own, of the
 # median tensor and of the worst, and the largest difference of loss and logits.
 TOLERANCES = {"median": 1e-4, "worst": 2e-2, "loss": 1e-4, "logits": 1e-3}
@@ -128,13 +128,15 @@ def _within(error: dict[str, float]) -> bool:
     return all(error[what] <= TOLERANCES[what] for what in error.keys() & TOLERANCES.keys())
 
 
-def measure_steps(rows: list[Row], options: "Options") -> dict[str, Any]:
+def measure_steps(rows: list[Row], options: SimpleNamespace) -> dict[str, Any]:
     """The step of the same row at several ratios, everything alternating: the rows' figures by ratio."""
     calls, results = {}, {}
     for row in rows:
         own = subjects(row, row.bundle(options.bundles), options.threads)
         result = results[f"{row.ratio:g}"] = {"widths": list(row.start[0].spec.widths)}
-        if options.compiles(row):
+        if options.compiled == "all" or (
+            options.compiled == "some" and (row.network, row.shots, row.method) in COMPILED
+        ):
             call, about = compiled_step(row)
             own |= {"compiled": call} if call else {}
             result |= about
@@ -157,7 +159,7 @@ def measure_steps(rows: list[Row], options: "Options") -> dict[str, Any]:
     return results
 
 
-def measure_memory(row: Row, options: "Options") -> dict[str, Any]:
+def measure_memory(row: Row, options: SimpleNamespace) -> dict[str, Any]:
     """Peak memory of fresh processes that take five steps: adapt.onnx through gems_edge.device, and plain torch, in turn."""
     path, ours, peers = row.bundle(options.bundles).path, [], []
     spec = {name: getattr(row.plain, name) for name in ("backbone", "widths", "channels", "size", "ways")}
@@ -175,13 +177,13 @@ def measure_memory(row: Row, options: "Options") -> dict[str, Any]:
     return result | {"share": round(statistics.median(share), 3), "torch": peers[0]["torch"], "processes": len(ours)}
 
 
-def taught(row: Row, options: "Options") -> Learner:
+def taught(row: Row, options: SimpleNamespace) -> Learner:
     learner = Learner(row.bundle(options.bundles), options.threads)
     learner.adapt(random_pixels(learner.bundle, row.images), list(np.arange(row.images) % WAYS), STEPS)
     return learner
 
 
-def measure_predict(rows: list[Row], options: "Options") -> dict[str, Any]:
+def measure_predict(rows: list[Row], options: SimpleNamespace) -> dict[str, Any]:
     """One image with adapted weights: ours with the weights as constants, and plain torch; by threads and ratio."""
     result: dict[str, Any] = {}
     learners = {f"{row.ratio:g}": (row, taught(row, options)) for row in rows}
@@ -215,7 +217,7 @@ def measure_predict(rows: list[Row], options: "Options") -> dict[str, Any]:
     return result
 
 
-def measure_cold(row: Row, options: "Options") -> dict[str, Any]:
+def measure_cold(row: Row, options: SimpleNamespace) -> dict[str, Any]:
     """Seconds of the whole process of `gems-edge predict BUNDLE IMAGE --state STATE`."""
     learner = taught(row, options)
     with tempfile.TemporaryDirectory(prefix="gems-edge-") as directory:
@@ -225,33 +227,10 @@ def measure_cold(row: Row, options: "Options") -> dict[str, Any]:
     return {"seconds": round(statistics.median(found), 3), "least_most": [round(min(found), 3), round(max(found), 3)]}
 
 
-class Options:
-    """What the command was given."""
-
-    def __init__(self, given: dict[str, Any]):
-        self.__dict__.update(given)
-
-    def compiles(self, row: Row) -> bool:
-        some = (row.network, row.shots, row.method) in {("conv4-64-28", 5, "maml"), ("conv4-64-84", 5, "maml")}
-        return self.compiled == "all" or (self.compiled == "some" and some)
-
-    def rows(self) -> list[list[Row]]:
-        """Families of rows, which differ in the ratio alone."""
-        found = []
-        for network, size, shots, method in itertools.product(self.network, self.size, self.shots, self.methods()):
-            if self.all or self.method or method == "maml" or network == "conv4-64":
-                place = (*NETWORKS[network], size, shots)
-                found.append([Row(*place, ratio, method, self.memory) for ratio in self.ratio])
-        return found
-
-    def methods(self) -> tuple[str, ...]:
-        return self.method or METHODS
-
-
 @click.command(help=__doc__)
-@click.option("--network", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS))
-@click.option("--size", multiple=True, type=click.IntRange(min=16), default=SIZES)
-@click.option("--shots", multiple=True, type=click.IntRange(min=1), default=SHOTS)
+@click.option("--network", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS), show_default=True)
+@click.option("--size", multiple=True, type=click.IntRange(min=16), default=(28, 84), show_default=True)
+@click.option("--shots", multiple=True, type=click.IntRange(min=1), default=(1, 5), show_default=True)
 @click.option("--method", multiple=True, type=click.Choice(METHODS), help="Left out: maml, and for conv4-64 all.")
 @click.option("--all", is_flag=True, help="Every method of every network.")
 @click.option("--ratio", multiple=True, type=float, default=(0.0, 0.8), show_default=True, help="The dense one first.")
@@ -280,8 +259,10 @@ class Options:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 def main(output, build_only, **given):
     given["bundles"] = given["bundles"] or cache_directory() / "bench_adaptation"
-    options = Options(given)
-    families = options.rows()
+    options = SimpleNamespace(**given)
+    families = families_of(
+        options.network, options.size, options.shots, options.method, options.all, options.ratio, options.memory
+    )
     make_bundles([row for family in families for row in family], options.bundles)
     if build_only:
         return
