@@ -9,11 +9,11 @@ All must answer alike in kind: the same shape, finite values. Peak memory is tha
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import click
 import numpy as np
+from alternating import alternate, times_faster
 
 from gems_edge.device.bundle import HEAD
 from gems_edge.device.learner import Learner, adapt_session, predict_session
@@ -38,30 +38,16 @@ def calls(path: Path, threads: int):
     return (lambda: predict.run(["logits"], query)), (lambda: adapt.run(bundle.step_outputs, feeds))
 
 
-def block(call, count: int) -> float:
-    times = []
-    for _ in range(count):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times)
-
-
-def timings(subjects: list, index: int, count: int, rounds: int) -> list[dict]:
-    for subject in subjects:
-        block(subject[index], count)
-    found = []
-    for number in range(rounds):
-        order = [(place + number) % len(subjects) for place in range(len(subjects))]
-        times = {place: block(subjects[place][index], count) for place in order}
-        found.append([times[place] for place in range(len(subjects))])
+def timings(subjects: list, index: int, seconds: float, rounds: int) -> list[dict]:
+    calls = {str(place): subject[index] for place, subject in enumerate(subjects)}
+    found = list(alternate(calls, rounds=rounds, block_seconds=seconds).values())
     rows = []
-    for place in range(len(subjects)):
-        ratios = sorted(row[0] / row[place] for row in found)
+    for times in found:
+        faster = times_faster(found[0], times)
         rows.append({
-            "ms": round(statistics.median(row[place] for row in found), 4),
-            "times_faster": round(statistics.median(ratios), 2),
-            "times_faster_p10_p90": [round(ratios[len(ratios) // 10], 2), round(ratios[-1 - len(ratios) // 10], 2)],
+            "ms": round(statistics.median(times), 4),
+            "times_faster": faster["median"],
+            "times_faster_p10_p90": faster["p10_p90"],
         })  # fmt: skip
     return rows
 
@@ -85,7 +71,7 @@ def memory(paths: tuple[Path, ...], threads: int, processes: int) -> list[dict]:
 @click.option("--processes", default=5, show_default=True, help="Fresh processes of each for peak memory; 0: none.")
 def main(bundles, threads, rounds, processes):
     subjects = [calls(path, threads) for path in bundles]
-    parts = {name: timings(subjects, index, count, rounds) for index, (name, count) in enumerate((("predict", 200), ("adapt_step", 20)))}  # fmt: skip
+    parts = {name: timings(subjects, index, 0.2, rounds) for index, name in enumerate(("predict", "adapt_step"))}
     if processes:
         parts["adapt_memory"] = memory(bundles, threads, processes)
     document = {"threads": threads, "rounds": rounds, "first": str(bundles[0])}
