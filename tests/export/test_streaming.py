@@ -79,6 +79,22 @@ def test_streamed_steps_are_the_same(case, least, convolutions, images):
         assert np.allclose(value, found, rtol=1e-5, atol=1e-6 * max(1, np.abs(value).max())), name
 
 
+def test_weight_gradients_of_small_maps_are_one_product():
+    whole, model, weights = graph_of("conv4", "maml", "shared", "support", 28)
+    joined = stream(whole, MEMORY["fast"], PLANNED)
+
+    def summed_products(graph):
+        products = {name for node in graph.graph.node if node.op_type == "MatMul" for name in node.output}
+        return [node for node in graph.graph.node if node.op_type == "ReduceSum" and node.input[0] in products]
+
+    assert len(summed_products(whole)) == 4 and not summed_products(joined) and not scans(joined)
+    one, other = (Session(g.SerializeToString(), "adapt.onnx", threads=1) for g in (whole, joined))
+    for images in (5, 12):  # not only the planned number
+        feeds = feeds_of(one, model, weights, images, 5)
+        for name, value, found in zip(one.outputs, one.run(one.outputs, feeds), other.run(one.outputs, feeds)):
+            assert np.allclose(value, found, rtol=1e-5, atol=1e-6 * max(1, np.abs(value).max())), name
+
+
 def test_less_memory_is_less_and_an_untouched_graph_stays():
     whole, *_ = graph_of("conv4", "maml", "shared", "support", 84)
     sizes = {"images": 25, "classes": 5}
