@@ -40,7 +40,7 @@ def convolution_input(b: GraphBuilder, gradient: str, weight: str, shape: tuple[
     if places > 1:  # a product with a permutation is exact, and 5 times faster than a Slice with negative steps
         reverse = b.constant(np.eye(places, dtype=np.float32)[::-1])
         flipped = b.op("MatMul", b.op("Reshape", weight, b.constant([outputs * inputs, places])), reverse)
-    # Two exchanges of matrices' axes, 3 times faster than one Transpose of single kernels.
+    # Two exchanges of matrices' axes: 1.5 to 3 times faster than one Transpose of single kernels.
     flipped = b.op("Transpose", b.op("Reshape", flipped, b.constant([outputs, inputs * places])), perm=[1, 0])
     if places > 1:
         flipped = b.op("Transpose", b.op("Reshape", flipped, b.constant([inputs, places, outputs])), perm=[0, 2, 1])
@@ -69,7 +69,7 @@ def convolution_weight(
     left = b.op("Reshape", gradient, b.constant([0, kernel_rows * outputs, places]))
     right = b.op("Transpose", b.op("Reshape", x, b.constant([0, kernel_columns * inputs, places])), perm=[0, 2, 1])
     total = b.op("ReduceSum", b.op("MatMul", left, right), b.constant([0]), keepdims=0)
-    if kernel_rows > 1:  # [kh, O, kw·I] → [O, kh·kw·I]; two steps take a sixth of the time of one Transpose of 4 axes
+    if kernel_rows > 1:  # [kh, O, kw·I] → [O, kh·kw·I]; two steps are 3 to 6 times faster than one of 4 axes
         blocks = b.op("Reshape", total, b.constant([kernel_rows, outputs, kernel_columns * inputs]))
         total = b.op("Transpose", blocks, perm=[1, 0, 2])
     if kh * kw > 1:
