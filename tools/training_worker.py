@@ -2,7 +2,7 @@
 
 {"setting": …, "subject": NAME, "weights": FILE, "tasks": FILE, "device": …, "threads": N, "tf32": …} sets up. Then
 {"do": "gradient", "file": FILE} writes the meta-gradient in float64; {"do": "run", "count": N} answers the seconds of each of N
-meta-iterations; {"do": "memory"} the peaks in MB. Of ours alone: {"do": "demand"} FLOPs and bytes of a meta-iteration,
+meta-iterations; {"do": "memory"} the peaks in MB (after a run). Of ours alone: {"do": "demand"} FLOPs and bytes of a meta-iteration,
 {"do": "data", "count": N} the seconds of drawing and cutting the episodes of each of N, {"do": "utilisation", "seconds": S} of a
 GPU. {"do": "peaks"}: what the machine can do.
 """
@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from contextlib import redirect_stderr
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,13 @@ class Peer:
         network.load_state_dict(weights)
         self.network, self.tasks = network, tasks
         self.gradient = PEERS[name](network, setting)
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self.network.parameters(), lr=1e-3)
 
     def meta_gradient(self) -> dict:
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         for task in self.tasks:
             self.gradient(task)
         return {name: weight.grad for name, weight in self.network.named_parameters()}
@@ -85,7 +88,10 @@ class Ours:
         self.episodes = [Episode(s, task.support_labels, q, task.query_labels) for (s, q), task in zip(pairs, tasks)]
         self.threads = TaskThreads(model, len(tasks))
         self.of = partial(meta_gradient, config=config, rule=rule_of(config))
-        self.optimizer = torch.optim.Adam(self.weights.values(), lr=1e-3)
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self.weights.values(), lr=1e-3)
 
     def meta_gradient(self) -> dict:
         return self.of(self.threads, self.weights, self.episodes)[0]
@@ -148,10 +154,7 @@ class Contestant:
         if self.name != "plain":
             with redirect_stderr(io.StringIO()):  # gym, of learn2learn, asks to be replaced
                 import_module("gems_edge.meta.train" if self.name == OURS else self.name)
-        unused = nn.Parameter(torch.zeros(1))
-        unused.grad = torch.zeros(1)
-        torch.optim.Adam([unused]).step()  # imports much of torch, which some libraries have done by now and some not
-        self.base_mb, self.running = peak_mb(), None
+        self.base_mb, self.running = None, None
 
     def gradient(self, file: str) -> dict:
         found = self._subject(torch.float64).meta_gradient()
@@ -183,7 +186,14 @@ class Contestant:
         return {"percent": utilisation(self._iterate(), seconds)}
 
     def _iterate(self):
-        self.running = self.running or self._subject(torch.float32)
+        if self.running is None:
+            unused = nn.Parameter(torch.zeros(1))
+            unused.grad = torch.zeros(1)
+            torch.optim.Adam(
+                [unused]
+            ).step()  # imports much of torch, which some libraries have done by now and some not
+            self.base_mb = peak_mb()
+            self.running = self._subject(torch.float32)
         return self.running.iterate
 
     def _subject(self, dtype: torch.dtype) -> Peer | Ours:
