@@ -303,10 +303,10 @@ def main(backbone, everything, width, size, method, peers_environment, without_p
     if options.device == "cuda":
         document["host"]["gpu"] = torch.cuda.get_device_name()
     for row in rows_of(backbone, width, size, method, everything):
-        if document["rows"].get(row.name, {}).get("sources") == sources():
+        made_by, there = sources(), document["rows"].get(row.name)
+        if there and there["sources"] == made_by:
             continue
-        click.echo(row.name, err=True)
-        made_by = sources()
+        click.echo(f"{row.name}{': again, the sources changed' if there else ''}", err=True)
         document["rows"][row.name] = {"sources": made_by} | measure(row, options)
         write_atomic(output, json.dumps(document, indent=1, ensure_ascii=False))
     click.echo(tables(document))
