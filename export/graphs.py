@@ -12,11 +12,10 @@ from gems_edge.export.builder import GraphBuilder, Value
 from gems_edge.export.lowering import Lowering
 from gems_edge.meta.inner import Support, inner_step
 from gems_edge.meta.rules import Rule
-from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
+from gems_edge.models.fewshot import HEAD, FewShotModel, Weights, forward, initial_weights, network_weights
 from gems_edge.models.layers import Statistics
 
 IMAGES, CLASSES = "images", "classes"
-HEAD = ("head.weight", "head.bias")
 RULE = "rule."
 _PRIMES = tuple(n for n in range(11, 1000) if all(n % d for d in range(2, 32) if d < n))
 

@@ -102,12 +102,8 @@ class Lowering:
         return self.builder.op("Expand", value.name, self.builder.op("Concat", *parts, axis=0))
 
     def elementwise(self, kind: str, *arguments: Any) -> Value:
-        return self.combined(
-            kind, *(self.tensor(a) if _is_tensor(a) else Value(self.scalar_name(a), ()) for a in arguments)
-        )
-
-    def combined(self, kind: str, *values: Value) -> Value:
-        """An element-wise operation on what is in the graph."""
+        """An operation on nodes, values or numbers, broadcast."""
+        values = [self._operand(argument) for argument in arguments]
         return Value(self.builder.op(kind, *(v.name for v in values)), broadcast(*(v.shape for v in values)))
 
     def _operand(self, argument: Any) -> Value:

@@ -25,23 +25,16 @@ def _elementwise(kind: str) -> Callable:
 
 def _scaled(kind: str) -> Callable:
     def lower(low: "Lowering", node: fx.Node, left, right, alpha=1):
-        if alpha != 1:
-            raise UserError(f"cannot export: {node.target} with alpha {alpha}")
-        return low.elementwise(kind, left, right)
+        return low.elementwise(kind, left, right if alpha == 1 else low.elementwise("Mul", right, alpha))
 
     return lower
 
 
 def _add_product(low: "Lowering", node: fx.Node, x, left, right, value=1):
-    if value != 1:
-        raise UserError(f"cannot export: {node.target} with value {value}")
-    return low.elementwise("Add", low.elementwise("Mul", left, right), x)
-
-
-def _addcmul(low: "Lowering", node: fx.Node, x, left, right, value=1) -> Value:
-    if value != 1:
-        raise UserError(f"cannot export: {node.target} with value {value}")
-    return low.combined("Add", low.elementwise("Mul", left, right), low.tensor(x))
+    product = low.elementwise("Mul", left, right)
+    if value == -1:
+        return low.elementwise("Sub", x, product)
+    return low.elementwise("Add", product if value == 1 else low.elementwise("Mul", product, value), x)
 
 
 def _same(low: "Lowering", node: fx.Node, x, *_) -> Value:
@@ -258,7 +251,6 @@ TABLE: dict[Any, Callable] = {
     aten.add.Tensor: _scaled("Add"),
     aten.addcmul.default: _add_product,
     aten.sub.Tensor: _scaled("Sub"),
-    aten.addcmul.default: _addcmul,
     aten.neg.default: _elementwise("Neg"),
     aten.abs.default: _elementwise("Abs"),
     aten.sigmoid.default: _elementwise("Sigmoid"),

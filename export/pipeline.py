@@ -28,6 +28,7 @@ from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions, modes_for
 from gems_edge.meta.precision import matrix_precision
+from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
 from gems_edge.models.layers import Statistics
 from gems_edge.models.ticket import Ticket
@@ -166,7 +167,7 @@ def accuracies(
     with matrix_precision("fp32"):
         for number, (name, one) in enumerate(zip(sampler.names, sampler.samplers)):
             found[name] = evaluate(
-                subject.model.to(source.place), subject.weights, source.tensors, one, subject.rule,
+                TaskThreads(subject.model.to(source.place), each), subject.weights, source.tensors, one, subject.rule,
                 steps=[config.steps], modes=modes_for(config.normalization), tasks=range(each),
                 progress=progress and (lambda done, number=number: progress(number * each + done)),
             )  # fmt: skip

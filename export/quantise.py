@@ -68,7 +68,7 @@ def quantise(
         episode = tensors.episode(sampler.draw(0, task, EPISODES)[1])
         support = support_of(episode, sampler.ways)
         model = model.to(tensors.images.device)
-        adapted = adapt(model, detached(_to(weights, tensors)), support, rule, steps).adapted
+        adapted = adapt(model, detached(_to(weights, tensors), rule), support, rule, steps).adapted
         with torch.no_grad():
             own = forward(model, adapted, support.images)[1]
             logits = classify(model, adapted, episode.query_images, support, "support")

@@ -39,7 +39,7 @@ def specialise(
     weights = {name: weight.to(tensors.images.device) for name, weight in weights.items()}
     for done, task in enumerate(tasks, 1):
         support = support_of(tensors.episode(sampler.draw(0, task)), sampler.ways)
-        trajectory = adapt(model, detached(weights), support, rule, steps)
+        trajectory = adapt(model, detached(weights, rule), support, rule, steps)
         chosen.append(
             {n: torch.stack([step.choice[n] for step in trajectory.steps]) for n in trajectory.steps[0].choice}
         )

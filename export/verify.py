@@ -76,7 +76,7 @@ def verify_bundle(
     for indices in episodes:
         episode = tensors.episode(indices)
         support = support_of(episode, len(indices.classes))
-        trajectory = adapt(model, detached(weights), support, rule, steps)
+        trajectory = adapt(model, detached(weights, rule), support, rule, steps)
         carried = learner.bundle.start_carried()
         for step, (before, after) in zip(trajectory.steps, itertools.pairwise(trajectory.weights)):
             errors, following = update_errors(session, before, after, support, rule, carried)

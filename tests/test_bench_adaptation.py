@@ -32,7 +32,7 @@ def test_the_plain_step_is_the_products_step(backbone, ratio):
     for method in ("maml", "anil", "boil"):
         loss, moved = step_call(row.plain, weights, method, INNER_LR, images, row.labels)()
         rule = replace(row, method=method).rule
-        ours = inner_step(model.double(), detached(weights), Support(images, targets), rule)
+        ours = inner_step(model.double(), detached(weights, rule), Support(images, targets), rule)
         assert tuple(moved) == rule.adapted(weights)
         torch.testing.assert_close(loss, ours.loss, rtol=1e-12, atol=0)
         for name, value in moved.items():

@@ -33,9 +33,10 @@ def command(bundle, support, steps, threads, state, as_json):
 
     from gems_edge.cost.memory import predict_memory
     from gems_edge.device import Learner
-    from gems_edge.device.measure import peak_rss_mb, summarise
+    from gems_edge.device.measure import summarise
     from gems_edge.device.state import check_destination, state_bytes
     from gems_edge.device.support import read_support
+    from gems_edge.process_memory import peak_rss_mb
 
     learner = Learner.load(bundle, threads)
     check_destination(state, learner.bundle.hash)

@@ -176,23 +176,36 @@ class _Images:
 def _convolution_images(layer: _Layer, work: Work) -> _Images:
     body, _ = ADAPTED[work.method]
     inner, queries, statistics = _passes(work)
+    if not body:
+        return _constant_body_images(layer, work)
     forward = inner + queries + statistics
     # Every method meta-trains every weight, so the query loss goes back through all; an inner loss goes back through the
-    # backbone where the method adapts it.
-    backward = inner * body + queries + statistics * layer.normalized
-    # Under ANIL the head's inner gradient holds the features, so the outer one reaches the backbone's forward passes.
+    # backbone, too.
+    backward = inner + queries + statistics * layer.normalized
     if layer.reads_images:
-        # Images need no gradient, but torch's double backward of a convolution computes it whenever the weights have one.
-        return _Images(forward, backward, 0, inner * (1 + 2 * body))
-    return _Images(forward, backward, backward, inner * (2 + 4 * body))
+        return _Images(forward, backward, 0, inner * 2)  # images need no gradient
+    return _Images(forward, backward, backward, inner * 6)
+
+
+def _constant_body_images(layer: _Layer, work: Work) -> _Images:
+    """Under ANIL the support set goes through the backbone once for all steps and statistics.
+
+    The head's inner gradients hold its features: the outer gradient goes back through it once, in second order always, in
+    first order where a statistic that normalises the queries depends on the layer.
+    """
+    support, queries, counted = work.ways * work.shots, work.ways * work.queries, _passes(work)[2] > 0
+    through = support * (counted and layer.normalized)
+    backward, second = queries + through, support - through
+    if layer.reads_images:
+        return _Images(support + queries, backward, 0, second)
+    return _Images(support + queries, backward, backward, 2 * second)
 
 
 def _head_images(work: Work) -> _Images:
     body, head = ADAPTED[work.method]
-    inner, queries, statistics = _passes(work)
-    # The statistics' pass computes logits, too, but nobody uses them: no gradient comes back through them.
+    inner, queries, _ = _passes(work)  # the statistics' pass needs no head
     return _Images(
-        forward=inner + queries + statistics,
+        forward=inner + queries,
         into_weights=inner * head + queries,
         into_inputs=inner * body + queries,
         second_order=inner * (2 + 2 * head + 2 * body),

@@ -39,6 +39,10 @@ class EpisodeTensors:
         if turns is not None:
             by_class = images.split(count)
             images = torch.cat([part.rot90(turn, (2, 3)) for part, turn in zip(by_class, turns.tolist())])
+        if (
+            images.device.type == "cpu"
+        ):  # a pixel's channels side by side: what convolutions and pools there vectorise over
+            images = torch.empty(images.shape, dtype=dtype, memory_format=torch.channels_last).copy_(images)
         return images, torch.arange(ways, device=self.images.device).repeat_interleave(count)
 
 

@@ -1,7 +1,6 @@
 """Measuring on this machine: time, memory of a fresh process, cold start."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -175,29 +174,3 @@ def _child(command: list[str]) -> str:
         raise MachineError(f"the measured process died of {name} ({reasons.get(name, 'a crash in onnxruntime')})")
     lines = done.stderr.strip().splitlines() or ["no message"]
     raise (UserError if done.returncode == 2 else MachineError)(lines[-1].removeprefix("gems-edge: "))
-
-
-def peak_rss_mb() -> float | None:
-    """Peak resident memory of this process in MB (10⁶ bytes); None where the system does not say."""
-    return _status_mb("VmHWM")
-
-
-def file_rss_mb() -> float | None:
-    """Resident memory of this process that is pages of files, mostly libraries, in MB; None where it is not known.
-
-    The system drops them when it needs memory. How many there are depends on how the libraries came into the system's
-    file cache: 28 MB or 42 MB of the same files (Linux 6.18, read long ago or written just now).
-    """
-    return _status_mb("RssFile")
-
-
-def _status_mb(name: str) -> float | None:
-    found = re.search(rf"^{name}:\s+(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
-    return int(found[1]) * 1024 / 1e6 if found else None
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""

@@ -4,8 +4,9 @@ import json
 import sys
 
 from gems_edge.device import Learner
-from gems_edge.device.measure import file_rss_mb, peak_rss_mb, random_pixels
+from gems_edge.device.measure import random_pixels
 from gems_edge.errors import MachineError, UserError
+from gems_edge.process_memory import file_rss_mb, peak_rss_mb
 
 
 def main(path: str, what: str, images: str, threads: str, steps: str) -> None:

@@ -13,6 +13,7 @@ from gems_edge.data.tensors import Episode, EpisodeTensors
 from gems_edge.errors import UserError
 from gems_edge.meta.inner import Support, Trajectory, adapt, classify, detached, one_hot
 from gems_edge.meta.rules import Rule
+from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, Weights
 
 
@@ -68,38 +69,42 @@ def episode_accuracies(
     rule: Rule,
     steps: Iterable[int],
     modes: Iterable[str],
-    seen: Callable[[Trajectory], None] | None = None,
-) -> dict[tuple[str, int], float]:
-    """(mode, number of inner steps) → share of right queries. One adaptation serves all modes and step counts.
-
-    `seen` is called with the adaptation.
-    """
+) -> tuple[Trajectory, dict[tuple[str, int], float]]:
+    """The adaptation, and (mode, number of inner steps) → share of right queries. One adaptation serves all of them."""
     support, steps = support_of(episode, ways), sorted(steps)
-    trajectory = adapt(model, detached(weights), support, rule, steps[-1])
-    if seen:
-        seen(trajectory)
+    trajectory = adapt(model, detached(weights, rule), support, rule, steps[-1])
     result = {}
     with torch.no_grad():
         for count in steps:
             for mode in modes:
-                logits = classify(model, trajectory.weights[count], episode.query_images, support, mode)
+                reached = trajectory.weights[count]
+                logits = classify(model, reached, episode.query_images, support, mode, trajectory.statistics)
                 result[mode, count] = float((logits.argmax(1) == episode.query_labels).float().mean())
-    return result
+    return trajectory, result
 
 
 def evaluate(
-    model: FewShotModel, weights: Weights, tensors: EpisodeTensors, sampler: EpisodeSampler, rule: Rule,
+    threads: TaskThreads, weights: Weights, tensors: EpisodeTensors, sampler: EpisodeSampler, rule: Rule,
     *, steps: Iterable[int], modes: Iterable[str], tasks: Iterable[int], progress: Callable[[int], None] | None = None,
     seen: Callable[[Trajectory], None] | None = None,
 ) -> dict[tuple[str, int], list[float]]:  # fmt: skip
-    """Accuracy of each of `tasks` (numbers of seeded episodes) by (mode, steps). `seen` is called with each adaptation."""
+    """Accuracy of each of `tasks` (numbers of seeded episodes) by (mode, steps). `seen` is called with each adaptation.
+
+    Tasks run on `threads`, around the model that these were made for.
+    """
     results: dict[tuple[str, int], list[float]] = {}
     steps, modes = list(steps), list(modes)
     weights = {name: tensor.to(tensors.images.device) for name, tensor in weights.items()}
     dtype = next(iter(weights.values())).dtype
-    for done, task in enumerate(tasks, 1):
-        episode = tensors.episode(sampler.draw(0, task), dtype)
-        for key, value in episode_accuracies(model, weights, episode, sampler.ways, rule, steps, modes, seen).items():
+
+    def of_task(model: FewShotModel, episode: Episode) -> tuple[Trajectory, dict[tuple[str, int], float]]:
+        return episode_accuracies(model, weights, episode, sampler.ways, rule, steps, modes)
+
+    episodes = (tensors.episode(sampler.draw(0, task), dtype) for task in tasks)
+    for done, (trajectory, found) in enumerate(threads.map(of_task, episodes), 1):
+        if seen:
+            seen(trajectory)
+        for key, value in found.items():
             results.setdefault(key, []).append(value)
         if progress:
             progress(done)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gems_edge.meta.rules import Rule, State
-from gems_edge.models.fewshot import ADAPTER, FewShotModel, Weights, forward, initial_weights
+from gems_edge.models.fewshot import HEAD, Body, FewShotModel, Weights, body, forward, head, initial_weights
 from gems_edge.models.layers import Statistics
 
 
@@ -34,6 +34,7 @@ class Trajectory:
 
     weights: list[Weights]
     steps: list[InnerStep]
+    statistics: Statistics | None = None  # of the support set under all of the weights, where the body did not move
 
     @property
     def adapted(self) -> Weights:
@@ -47,7 +48,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def inner_step(
     model: FewShotModel, weights: Weights, support: Support, rule: Rule, state: State | None = None,
-    *, differentiable: bool = False,
+    *, differentiable: bool = False, passed: Body | None = None,
 ) -> InnerStep:  # fmt: skip
     """One gradient step on the support set: (weights, support, rule) → (weights, loss). Masked weights do not move.
 
@@ -55,10 +56,10 @@ def inner_step(
 
     `differentiable` keeps the graph of the gradient, so that a meta-gradient through the new weights has its
     second-order terms; without it the gradient is a constant (first-order MAML).
-    The adapted entries of `weights` must require grad.
+    `passed`: the support images through the body, if that was done before. The adapted entries of `weights` must require grad.
     """
-    logits, statistics, features = forward(model, weights, support.images)
-    loss = cross_entropy(logits, support.targets)
+    features, statistics = passed or body(model, weights, support.images)
+    loss = cross_entropy(head(weights, features), support.targets)
     names = rule.adapted(weights)
     gradients = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=differentiable)
     move = rule.update(weights, model.masked(dict(zip(names, gradients))), features, state or {})
@@ -81,28 +82,39 @@ def adapt(
     """`steps` inner steps from the meta-weights; the trajectory has one more entry of weights than steps.
 
     Without `differentiable` every entry is detached from the ones before unless the meta-parameters require grad.
+    A body that no step moves (ANIL's) sees the support images once.
     """
     reached, state, taken = [initial_weights(model, weights, support.targets.shape[1])], rule.begin(weights), []
+    passed = None if _moves_the_body(rule, weights) else body(model, weights, support.images)
     for _ in range(steps):
-        step = inner_step(model, reached[-1], support, rule, state, differentiable=differentiable)
+        step = inner_step(model, reached[-1], support, rule, state, differentiable=differentiable, passed=passed)
         state = step.state
         reached.append(step.weights)
         taken.append(step)
-    return Trajectory(reached, taken)
+    return Trajectory(reached, taken, passed and passed.statistics)
 
 
-def detached(weights: Weights) -> Weights:
-    """Leaves for adaptation without a meta-gradient; meta-parameters of the rule are constants then."""
-    return {name: w.detach().requires_grad_(not name.startswith(ADAPTER)) for name, w in weights.items()}
+def _moves_the_body(rule: Rule, weights: Weights) -> bool:
+    return any(name not in HEAD for name in rule.adapted(weights))
 
 
-def classify(model: FewShotModel, weights: Weights, images: Tensor, support: Support, normalization: str) -> Tensor:
+def detached(weights: Weights, rule: Rule) -> Weights:
+    """Leaves for adaptation without a meta-gradient; what the rule does not move is constant then, as are its φ."""
+    adapted = set(rule.adapted(weights))
+    return {name: w.detach().requires_grad_(name in adapted) for name, w in weights.items()}
+
+
+def classify(
+    model: FewShotModel, weights: Weights, images: Tensor, support: Support, normalization: str,
+    known: Statistics | None = None,
+) -> Tensor:  # fmt: skip
     """Logits [N, classes] of query images in a named normalisation mode.
 
     transductive: statistics of the query batch itself (the papers' protocol). support: statistics of the support set
-    under these weights, so one image at a time gives the same answer. group: each image by itself.
+    under these weights, so one image at a time gives the same answer (`known`: those of a Trajectory). group: each image by
+    itself.
     """
     statistics = None
     if normalization == "support":
-        statistics = forward(model, weights, support.images)[1]
-    return forward(model, weights, images, statistics)[0]
+        statistics = known or body(model, weights, support.images).statistics
+    return forward(model, weights, images, statistics).logits

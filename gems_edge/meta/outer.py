@@ -1,15 +1,19 @@
 """What the outer loop minimises, and how."""
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor
 
 from gems_edge.data.tensors import Episode
 from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.evaluate import support_of
 from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot
+from gems_edge.meta.precision import autocast
 from gems_edge.meta.rules import Rule
 from gems_edge.meta.tally import MetaTask
+from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import ADAPTER
 
@@ -18,9 +22,39 @@ def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: T
     """Query loss and accuracy of one task after the inner loop, differentiable in `weights`."""
     support = support_of(episode, config.ways)
     trajectory = adapt(model, weights, support, rule, config.steps, differentiable=not config.first_order)
-    logits = classify(model, trajectory.adapted, episode.query_images, support, config.normalization)
+    logits = classify(
+        model, trajectory.adapted, episode.query_images, support, config.normalization, trajectory.statistics
+    )
     loss = cross_entropy(logits, one_hot(episode.query_labels, config.ways, logits.dtype))
     return MetaTask(loss, (logits.argmax(1) == episode.query_labels).float().mean(), trajectory)
+
+
+def meta_gradient(
+    threads: TaskThreads, weights: Weights, episodes: Iterable[Episode], config: TrainConfig, rule: Rule,
+    seen: Callable[[int, MetaTask], None] = lambda number, task: None,
+) -> tuple[Weights, Weights]:  # fmt: skip
+    """The gradient of the query losses' sum over `episodes`, divided by `config.meta_batch`, and the weights of any subnet.
+
+    Of a rule with subnets each task moves its own alone; the second dictionary is 1 where some task moves a weight, else 0
+    (GEMS, equation 7). `seen` is called with the number of each task and what it did, in order.
+    """
+
+    def of_task(model: FewShotModel, episode: Episode) -> tuple[MetaTask, tuple[Tensor | None, ...]]:
+        with autocast(config.precision, episode.query_images.device):
+            task = meta_loss(model, weights, episode, config, rule)
+        loss = task.loss / config.meta_batch
+        return task, torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+
+    totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    union: Weights = {}
+    for number, (task, gradients) in enumerate(threads.map(of_task, episodes)):
+        subnet = rule.subnet(task.trajectory.steps[-1].state)
+        for name, gradient in zip(weights, gradients):
+            if gradient is not None:
+                totals[name] += gradient * subnet[name] if name in subnet else gradient
+        union = {name: torch.maximum(mask, union.get(name, mask)) for name, mask in subnet.items()}
+        seen(number, task)
+    return totals, union
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:

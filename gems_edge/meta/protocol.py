@@ -22,6 +22,7 @@ from gems_edge.device.learner import Learner
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluate import check_mode, mean_accuracy, mean_over_distributions, modes_for
 from gems_edge.meta.overlap import overlap
+from gems_edge.meta.task_threads import TaskThreads
 
 Progress = Callable[[int], None]
 # (normalisation mode, inner steps) → right queries of every episode.
@@ -102,7 +103,7 @@ def evaluate_run(
             choices.append(Choices(rule.decisions(weights), steps[-1], place))
             with matrix_precision("fp32"):
                 answers.append(evaluate(
-                    model.to(place), weights, tensors, sampler.samplers[source], rule, steps=steps,
+                    TaskThreads(model.to(place), protocol.episodes), weights, tensors, sampler.samplers[source], rule, steps=steps,
                     modes=protocol.modes or modes_for(config.normalization), tasks=range(protocol.episodes), seen=choices[-1].add,
                     progress=progress and (lambda done, source=source: progress(source * protocol.episodes + done)),
                 ))  # fmt: skip

@@ -73,4 +73,4 @@ class UpdateRule(Rule):
         return tuple(n for n in super().adapted(names) if (head if n.startswith("head.") else backbone))
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
-        return Move(weights | {name: weights[name] - self.inner_lr * gradient for name, gradient in gradients.items()})
+        return Move(weights | {name: weights[name].sub(g, alpha=self.inner_lr) for name, g in gradients.items()})

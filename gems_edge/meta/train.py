@@ -19,11 +19,12 @@ from gems_edge.meta.config import TrainConfig, as_values, kept_iterations, write
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions
 from gems_edge.meta.logbook import Logbook
 from gems_edge.meta.methods import rule_of
-from gems_edge.meta.outer import learning_rate, make_optimizer, meta_loss
-from gems_edge.meta.precision import autocast, matrix_precision
+from gems_edge.meta.outer import learning_rate, make_optimizer, meta_gradient
+from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
 from gems_edge.meta.tally import Tally, details
+from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.spec import parse_widths
 
@@ -150,6 +151,7 @@ class Trainer:
         start = fitting(config, self.model, initial or seeded_weights(config), run.initial_path)
         start = self.model.masked({name: weight.detach().to(processes.device) for name, weight in start.items()})
         self.weights = {name: weight.clone().requires_grad_() for name, weight in start.items()}
+        self.threads = TaskThreads(self.model, len(processes.tasks(config.meta_batch)))
         self.kept = kept_iterations(config.keep, config.iterations)
         self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
         self.optimizer = make_optimizer(self.weights, config)
@@ -203,22 +205,14 @@ class Trainer:
 
     def step(self, tally: Tally) -> Tensor:
         """One outer step; its tasks are added to `tally`. The norm of the meta-gradient."""
-        config, device = self.config, self.processes.device
-        totals = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
-        union: Weights = {}
-        for task in self.processes.tasks(config.meta_batch):
-            source, indices = self.sampler.draw(self.iteration, task, config.meta_batch)
-            episode = self.tensors.episode(indices)
-            with autocast(config.precision, device):
-                result = meta_loss(self.model, self.weights, episode, config, self.rule)
-            found = torch.autograd.grad(result.loss / config.meta_batch, list(self.weights.values()), allow_unused=True)
-            subnet = self.rule.subnet(result.trajectory.steps[-1].state)
-            for name, gradient in zip(self.weights, found):
-                if gradient is not None:
-                    totals[name] += gradient * subnet[name] if name in subnet else gradient
-            union = {name: torch.maximum(mask, union.get(name, mask)) for name, mask in subnet.items()}
-            tally.add(source, result)
-        for name, gradient in self.model.masked(totals).items():
+        config = self.config
+        tasks = self.processes.tasks(config.meta_batch)
+        drawn = [self.sampler.draw(self.iteration, task, config.meta_batch) for task in tasks]
+        found, union = meta_gradient(
+            self.threads, self.weights, (self.tensors.episode(indices) for _, indices in drawn), config, self.rule,
+            lambda number, task: tally.add(drawn[number][0], task),
+        )  # fmt: skip
+        for name, gradient in self.model.masked(found).items():
             self.weights[name].grad = gradient
         self.processes.sum_([weight.grad for weight in self.weights.values()])
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), config.clip or math.inf)
@@ -247,7 +241,7 @@ class Trainer:
             tasks = self.processes.tasks(each)
             choices = Choices(self.rule.decisions(self.weights), config.steps, self.processes.device)
             found = evaluate(
-                self.model, self.weights, self.tensors, one, self.rule,
+                self.threads, self.weights, self.tensors, one, self.rule,
                 steps=[config.steps], modes=[mode], tasks=tasks, seen=choices.add if choices.sums else None,
             )  # fmt: skip
             for task, value in zip(tasks, found.get(key, [])):

@@ -18,6 +18,8 @@ from gems_edge.models.ticket import Masks
 # Every tensor of a model by its name, as state_dict() names them. Meta-parameters of an update rule travel in the same
 # dictionary; their names begin with ADAPTER.
 Weights = dict[str, Tensor]
+HEAD = ("head.weight", "head.bias")
+_BODY = "backbone."
 # blocks.0.conv and blocks.0.norm are one layer, as are blocks.0.conv2 and blocks.0.norm2.
 _KIND = re.compile(r"(conv|norm)(?=\d?$)")
 
@@ -26,6 +28,11 @@ class Answer(NamedTuple):
     logits: Tensor  # [N, classes]
     statistics: Statistics  # of the batch; empty if they were given
     features: Tensor  # [N, feature_size]: C channels, each of its map's places one after the other
+
+
+class Body(NamedTuple):
+    features: Tensor  # as of Answer
+    statistics: Statistics
 
 
 class Head(nn.Module):
@@ -98,6 +105,18 @@ def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: S
     return functional_call(model, network_weights(weights), (images, statistics))
 
 
+def body(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None) -> Body:
+    """The backbone of `model` with `weights`, without its head: a pure function."""
+    norm = NormPass(statistics)
+    own = {name.removeprefix(_BODY): tensor for name, tensor in weights.items() if name.startswith(_BODY)}
+    return Body(functional_call(model.backbone, own, (images, norm)), norm.seen)
+
+
+def head(weights: Weights, features: Tensor) -> Tensor:
+    """Features [N, feature_size] → logits [N, classes]."""
+    return F.linear(features, *(weights[name] for name in HEAD))
+
+
 def network_weights(weights: Weights) -> Weights:
     """Without the meta-parameters of an update rule: the tensors that the network itself computes with."""
     return {name: tensor for name, tensor in weights.items() if not name.startswith(ADAPTER)}
@@ -122,7 +141,7 @@ def initial_weights(model: FewShotModel, weights: Weights, classes: int) -> Weig
 
     The shared row is copied; of a per-class head the first `classes` rows are taken (classes ≤ ways).
     """
-    head = {name: weights[name] for name in ("head.weight", "head.bias")}
+    head = {name: weights[name] for name in HEAD}
     if model.spec.head == "shared":
         head = {name: row.expand(classes, *row.shape[1:]) for name, row in head.items()}
     elif classes != model.spec.ways:

@@ -48,27 +48,26 @@ class Normalization(nn.Module):
         if statistics.given is not None and not self.groups:
             mean, var = (statistics.given[f"{self.name}.{kind}"] for kind in ("mean", "var"))
             scale = self.weight * torch.rsqrt(var + EPSILON)
-            y = _convolved(conv, x, scale, self.bias - mean * scale)
+            y = convolved(conv, x, scale, self.bias - mean * scale)
             return F.max_pool2d(y, 2) if halve else y
         signs = (self.weight.detach() < 0).to(x.dtype) * -2 + 1 if halve else None
-        y = _convolved(conv, x, signs)
+        y = convolved(conv, x, signs)
         scale, shift = self._scale_and_shift(y, signs, statistics)
-        return (F.max_pool2d(y, 2) if halve else y) * scale[..., None, None] + shift[..., None, None]
+        y = F.max_pool2d(y, 2) if halve else y
+        return torch.addcmul(shift[..., None, None], y, scale[..., None, None])
 
     def _scale_and_shift(self, y: Tensor, signs: Tensor | None, statistics: NormPass) -> tuple[Tensor, Tensor]:
         """What normalises y, a convolution's output times `signs` (None: as it is), by its own statistics: each [C], or
         [N, C] in mode "group"."""
-        mean, var = _Moments.apply(y)
+        mean, var = _Moments.apply(y, not self.groups)
         if self.groups:
             mean, root = self._of_groups(_times(mean, signs), var)
             mean = _times(mean, signs)
         else:
-            images, mean = mean, mean.mean(0)
-            var = var.mean(0) + (images - mean).square().mean(0)
             root = torch.rsqrt(var + EPSILON)
             statistics.seen |= {f"{self.name}.mean": _times(mean, signs), f"{self.name}.var": var}
         scale = _times(self.weight, signs) * root
-        return scale, self.bias - mean * scale
+        return scale, torch.addcmul(self.bias, mean, scale, value=-1)
 
     def _of_groups(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and 1/√(variance + ε) of each channel's group [N, C], from the channels' own moments [N, C]."""
@@ -80,40 +79,126 @@ class Normalization(nn.Module):
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and variance [N, C] of every map of y [N, C, H, W].
+    """Mean and variance of the maps of y [N, C, H, W]: of every image by itself, [N, C], or `together`, [C].
 
     The variance does not depend on the mean to first order, which autograd would find out by summing zeros over whole
-    maps: hence a gradient by hand, in operations that differentiate in their turn. `torch.var_mean` is slower on CPUs (its
-    Welford sum is not vectorised over these axes).
+    maps: hence gradients by hand. `torch.var_mean` is slower on CPUs (its Welford sum is not vectorised over these axes).
     """
 
     @staticmethod
-    def forward(ctx, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx, y: Tensor, together: bool) -> tuple[Tensor, Tensor]:
         mean = y.mean((2, 3))
         centred = y - mean[..., None, None]
+        var = (centred * centred).mean((2, 3))
+        if together:
+            images, mean = mean, mean.mean(0)
+            var = var.mean(0) + (images - mean).square().mean(0)
         ctx.save_for_backward(y, mean)
-        return mean, (centred * centred).mean((2, 3))
+        return mean, var
 
     @staticmethod
-    def backward(ctx, to_mean: Tensor, to_var: Tensor) -> Tensor:
-        y, mean = ctx.saved_tensors
-        size = y.shape[2] * y.shape[3]
-        slope = to_var * (2 / size)
-        return y * slope[..., None, None] + (to_mean / size - mean * slope)[..., None, None]
+    def backward(ctx, to_mean: Tensor, to_var: Tensor) -> tuple[Tensor, None]:
+        return _MomentsGradient.apply(*ctx.saved_tensors, to_mean, to_var), None
+
+
+class _MomentsGradient(torch.autograd.Function):
+    """(to_mean + 2 · to_var · (y − mean)) / number of values of each mean, [N, C, H, W]; the others are [N, C] or [C]."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, mean: Tensor, to_mean: Tensor, to_var: Tensor) -> Tensor:
+        count = y.shape[2] * y.shape[3] * (1 if mean.ndim == 2 else y.shape[0])
+        slope = to_var * (2 / count)
+        ctx.save_for_backward(y, mean, slope)
+        ctx.count = count
+        return torch.addcmul((to_mean / count - mean * slope)[..., None, None], y, slope[..., None, None])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        y, mean, slope = ctx.saved_tensors
+        axes = (2, 3) if mean.ndim == 2 else (0, 2, 3)
+        total, product = gradient.sum(axes), (gradient * y).sum(axes)
+        of_var = (product - mean * total) * (2 / ctx.count)
+        return gradient * slope[..., None, None], -slope * total, total / ctx.count, of_var
+
+
+class _Convolution(torch.autograd.Function):
+    """conv2d of stride 1 in one group, [N, I, H, W] and [O, I, kh, kw] → [N, O, H, W], fast to differentiate twice.
+
+    torch's own second derivative computes a weight gradient as a convolution whose kernel is the whole map, with transposed
+    copies of all images, and two convolutions where one of twice the channels does.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(x, weight, padding=padding)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        needed = ctx.needs_input_grad[:2]
+        return *_ConvolutionGradient.apply(gradient, *ctx.saved_tensors, ctx.padding, needed), None
+
+
+class _ConvolutionGradient(torch.autograd.Function):
+    """The gradients of a convolution at its input and its weight; None for one that is not `needed`."""
+
+    @staticmethod
+    def forward(ctx, gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], needed: tuple[bool, bool]):
+        ctx.save_for_backward(gradient, x, weight)
+        ctx.padding = padding
+        ctx.set_materialize_grads(False)
+        return _convolution_gradient(gradient, x, weight, padding, needed)
+
+    @staticmethod
+    def backward(ctx, of_x: Tensor | None, of_weight: Tensor | None):
+        """`of_x` [N, I, H, W] and `of_weight` [O, I, kh, kw]: the gradients at the two gradients."""
+        gradient, x, weight = ctx.saved_tensors
+        to_gradient, to_x, to_weight = ctx.needs_input_grad[:3]
+        found_gradient = found_x = found_weight = None
+        pairs = [(m, f) for m, f in ((of_x, weight), (x, of_weight)) if m is not None and f is not None]
+        if to_gradient and pairs:
+            inputs, filters = zip(*pairs)
+            found_gradient = F.conv2d(torch.cat(inputs, 1), torch.cat(filters, 1), padding=ctx.padding)
+        if to_x and of_weight is not None:
+            found_x = _convolution_gradient(gradient, x, of_weight, ctx.padding, (True, False))[0]
+        if to_weight and of_x is not None:
+            found_weight = _convolution_gradient(gradient, of_x, weight, ctx.padding, (False, True))[1]
+        return found_gradient, found_x, found_weight, None, None
+
+
+def _convolution_gradient(
+    gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], needed: tuple[bool, bool]
+):
+    found = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, (1, 1), padding, (1, 1), False, (0, 0), 1, (*needed, False)
+    )
+    return found[0], found[1]
 
 
 def _times(values: Tensor, signs: Tensor | None) -> Tensor:
     return values if signs is None else values * signs
 
 
-def _convolved(conv: nn.Conv2d, x: Tensor, factors: Tensor | None, bias: Tensor | None = None) -> Tensor:
-    """conv(x) with each filter times its factor."""
+def convolved(conv: nn.Conv2d, x: Tensor, factors: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """conv(x) of a `convolution`, each filter times its factor."""
     weight = conv.weight if factors is None else conv.weight * factors.view(-1, 1, 1, 1)
+    plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
+    # Where statistics are given (hence a bias) nothing is differentiated twice. Autocast knows no functions of ours.
+    if bias is None and plain and not torch.is_autocast_enabled(x.device.type):
+        return _Convolution.apply(x, weight, conv.padding)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+class Convolution(nn.Conv2d):
+    """As its base, but for the way it is differentiated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolved(self, x)
+
+
+def convolution(inputs: int, outputs: int, kernel: int) -> Convolution:
     """A convolution that keeps the map's size, Kaiming normal, without bias: the normalisation after it has one."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    layer = Convolution(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return layer

@@ -16,6 +16,7 @@ from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
 from gems_edge.meta.methods import rule_of
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
+from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.meta.train import Progress, resolve
 from gems_edge.tickets.analysis import layer_ratios
 from gems_edge.tickets.costs import ticket_cost
@@ -65,7 +66,7 @@ def test_accuracy(
     model, weights = run.model()
     (sampler,) = mixture_sampler(images, "test", config.ways, config.shots, config.queries, seed).samplers
     found = evaluate(
-        model.to(processes.device), weights, episode_tensors(images, processes.device), sampler,
+        TaskThreads(model.to(processes.device), episodes), weights, episode_tensors(images, processes.device), sampler,
         rule_of(config), steps=[config.steps], modes=modes_for(config.normalization),
         tasks=range(episodes),
     )  # fmt: skip

@@ -132,7 +132,7 @@ def test_freezing_takes_the_majority(name):
     chosen = []
     for task in range(9):
         support = support_of(tensors.episode(sampler.draw(0, task)), 5)
-        chosen.append(adapt(model, detached(weights), support, rule, STEPS).steps)
+        chosen.append(adapt(model, detached(weights, rule), support, rule, STEPS).steps)
     assert not any(n.startswith("adapter.") for n in found.weights)
     if name == "mmsup":
         keep = np.array([[float(x) for x in steps[0].choice["keep"]] for steps in chosen])
@@ -149,7 +149,7 @@ def test_freezing_takes_the_majority(name):
         assert found.about["agreement"] == pytest.approx((masks == majority).mean())
     # A task whose own choices are the frozen ones learns the same.
     support = support_of(tensors.episode(sampler.draw(0, 0)), 5)
-    ends = adapt(found.model, detached(found.weights), support, found.rule, STEPS).adapted
+    ends = adapt(found.model, detached(found.weights, found.rule), support, found.rule, STEPS).adapted
     assert all(torch.isfinite(value).all() for value in ends.values())
 
 

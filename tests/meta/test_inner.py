@@ -32,8 +32,9 @@ def support_set(classes, shots=2):
 )
 def test_a_rule_moves_its_part_alone(method, head, moving):
     model = small(head=head)
-    before = detached(initial_weights(model, dict(model.named_parameters()), 5))
-    after = adapt(model, before, support_set(5), UpdateRule(method, 0.5), 2).adapted
+    rule = UpdateRule(method, 0.5)
+    before = detached(initial_weights(model, dict(model.named_parameters()), 5), rule)
+    after = adapt(model, before, support_set(5), rule, 2).adapted
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == moving
 
@@ -67,18 +68,15 @@ def test_a_transductive_answer_does():
 @settings(max_examples=8, deadline=None)
 def test_a_shared_head_takes_any_number_of_classes(classes):
     model = small()
-    start = detached(dict(model.named_parameters()))
-    weights = adapt(model, start, support_set(classes), UpdateRule("maml", 0.1), 2).adapted
+    rule = UpdateRule("maml", 0.1)
+    start = detached(dict(model.named_parameters()), rule)
+    weights = adapt(model, start, support_set(classes), rule, 2).adapted
     assert weights["head.weight"].shape == (classes, model.spec.feature_size)
 
 
 def test_the_loss_falls():
-    model, support = small(), support_set(4)
-    weights, rule, losses = (
-        detached(initial_weights(model, dict(model.named_parameters()), 4)),
-        UpdateRule("maml", 0.05),
-        [],
-    )
+    model, support, rule = small(), support_set(4), UpdateRule("maml", 0.05)
+    weights, losses = detached(initial_weights(model, dict(model.named_parameters()), 4), rule), []
     for _ in range(6):
         step = inner_step(model, weights, support, rule)
         weights, losses = step.weights, [*losses, step.loss.item()]
