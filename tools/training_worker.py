@@ -68,7 +68,7 @@ class Ours:
     """What `Trainer.step` does, but for the drawing of episodes, logging and clipping, which peers do not do either."""
 
     def __init__(self, setting: Setting, name: str, weights: dict, tasks: list[Task], device: str):
-        from gems_edge.data.tensors import Episode
+        from gems_edge.data.tensors import Episode, fast_layout
         from gems_edge.meta.allocator import keep_freed_memory
         from gems_edge.meta.methods import rule_of
         from gems_edge.meta.outer import meta_gradient
@@ -80,12 +80,10 @@ class Ours:
         config = train_config(setting)
         model = FewShotModel(config.model_spec()).to(device)
         self.weights = {name: weights[name].to(device).requires_grad_() for name, _ in model.named_parameters()}
-        layout = torch.channels_last if device == "cpu" else torch.contiguous_format  # as EpisodeTensors cuts them
-        pairs = [
-            (task.support.contiguous(memory_format=layout), task.query.contiguous(memory_format=layout))
+        self.episodes = [
+            Episode(fast_layout(task.support), task.support_labels, fast_layout(task.query), task.query_labels)
             for task in tasks
         ]
-        self.episodes = [Episode(s, task.support_labels, q, task.query_labels) for (s, q), task in zip(pairs, tasks)]
         self.threads = TaskThreads(model, len(tasks))
         self.of = partial(meta_gradient, config=config, rule=rule_of(config))
 

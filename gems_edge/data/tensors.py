@@ -39,11 +39,17 @@ class EpisodeTensors:
         if turns is not None:
             by_class = images.split(count)
             images = torch.cat([part.rot90(turn, (2, 3)) for part, turn in zip(by_class, turns.tolist())])
-        if (
-            images.device.type == "cpu"
-        ):  # a pixel's channels side by side: what convolutions and pools there vectorise over
-            images = torch.empty(images.shape, dtype=dtype, memory_format=torch.channels_last).copy_(images)
-        return images, torch.arange(ways, device=self.images.device).repeat_interleave(count)
+        return fast_layout(images), torch.arange(ways, device=self.images.device).repeat_interleave(count)
+
+
+def fast_layout(images: torch.Tensor) -> torch.Tensor:
+    """The same [N, C, H, W], on a CPU with a pixel's channels side by side: what its convolutions and pools vectorise over.
+
+    Copied into new strides: of one channel `contiguous` would keep whatever there were, and all maps after it follow.
+    """
+    if images.device.type != "cpu":
+        return images
+    return torch.empty(images.shape, dtype=images.dtype, memory_format=torch.channels_last).copy_(images)
 
 
 def episode_tensors(image_set: ImageSet, device: torch.device | str = "cpu") -> EpisodeTensors:
