@@ -24,14 +24,24 @@ def file_rss_mb() -> float | None:
 
 
 def available_mb() -> float | None:
-    """What the system could give to processes without swapping, in MB; None where it does not say."""
-    return _entry_mb("/proc/meminfo", "MemAvailable")
+    """What the system could give to this process without swapping, in MB; None where it does not say.
+
+    In a container no more than its limit leaves (version 2 of control groups).
+    """
+    machine = _entry_mb("/proc/meminfo", "MemAvailable")
+    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if machine is None or not limit.isdigit() or not used.isdigit():  # the limit may be "max"
+        return machine
+    return min(machine, max(0, int(limit) - int(used)) / 1e6)
 
 
 def _entry_mb(file: str, name: str) -> float | None:
-    try:
-        text = Path(file).read_text(errors="replace")
-    except OSError:
-        return None
-    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    found = re.search(rf"^{name}:\s+(\d+) kB", _text(file), re.MULTILINE)
     return int(found[1]) * 1024 / 1e6 if found else None
+
+
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text(errors="replace")
+    except OSError:
+        return ""

@@ -7,15 +7,14 @@ step. Weights have the names that gems_edge.models gives them; nothing else is s
 """
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from process_peak import peak_mb
 from torch import Tensor
 
 EPSILON = 1e-5
@@ -139,7 +138,7 @@ def step_call(
 
 def main(text: str) -> None:
     """`text`: the fields of Network, and method, shots, threads, lr, compiled."""
-    baseline = _peak_mb()
+    baseline = peak_mb()
     given = json.loads(text)
     torch.set_num_threads(given["threads"])
     torch.manual_seed(0)
@@ -153,14 +152,8 @@ def main(text: str) -> None:
         started = time.perf_counter()
         weights |= step()[1]
         milliseconds.append(1e3 * (time.perf_counter() - started))
-    found = {"baseline_mb": baseline, "peak_mb": _peak_mb(), "ms": milliseconds, "torch": torch.__version__}
+    found = {"baseline_mb": baseline, "peak_mb": peak_mb(), "ms": milliseconds, "torch": torch.__version__}
     print(json.dumps(found))
-
-
-def _peak_mb() -> float:
-    """Peak resident memory of this process in MB (10⁶ bytes)."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 / 1e6
 
 
 if __name__ == "__main__":

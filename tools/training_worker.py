@@ -9,7 +9,6 @@ GPU. {"do": "peaks"}: what the machine can do.
 
 import io
 import json
-import re
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from process_peak import peak_mb
 from safetensors.torch import load_file, save_file
 from torch import nn
 from training_peers import PEERS, Network, Setting, Task
@@ -131,15 +131,6 @@ def data_seconds(setting: Setting, count: int, device: str) -> dict[str, Any]:
     }
 
 
-def peak_mb() -> float | None:
-    """Peak resident memory of this process in 10⁶ bytes: of this program alone, where getrusage's may be its parent's."""
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 / 1e6 if found else None
-
-
 class Contestant:
     """Answers orders; each public method is one."""
 
@@ -187,9 +178,8 @@ class Contestant:
         if self.running is None:
             unused = nn.Parameter(torch.zeros(1))
             unused.grad = torch.zeros(1)
-            torch.optim.Adam(
-                [unused]
-            ).step()  # imports much of torch, which some libraries have done by now and some not
+            # It imports much of torch, which some libraries have done by now and some not.
+            torch.optim.Adam([unused]).step()
             self.base_mb = peak_mb()
             self.running = self._subject(torch.float32)
         return self.running.iterate

@@ -13,13 +13,9 @@ from gems_edge.cli.common import emit, json_option, say, table
 )
 @click.option("--host", metavar="[USER@]HOST", help="Measure on that board, by this system's ssh, instead of here.")
 @click.option(
-    "-F",
-    "--ssh-config",
-    "config",
-    type=click.Path(),
-    metavar="FILE",
+    "-F", "--ssh-config", "config", type=click.Path(), metavar="FILE",
     help="With --host: configuration for ssh, as its -F.",
-)
+)  # fmt: skip
 @click.option(
     "--wheels", type=click.Path(), metavar="DIR",
     help="With --host: install from these wheels, not from the package index (a network is then not needed).",
