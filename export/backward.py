@@ -14,6 +14,10 @@ from gems_edge.errors import UserError
 from gems_edge.export.builder import Dim, GraphBuilder
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
+# So many patches a pixel are picked by a convolution: as many multiplications for each of them.
+FEW_PATCHES = 32
+# Patches of one image that are larger than this are made of one row of the kernel at a time.
+PATCHES_BYTES = 1 << 20
 
 
 def require_plain(node: fx.Node, stride, dilation, transposed, groups) -> None:
@@ -35,16 +39,16 @@ def require_halving(node: fx.Node, kernel, stride, rest) -> None:
 def convolution_input(b: GraphBuilder, gradient: str, weight: str, shape: tuple[Dim, ...], padding: list[int]) -> str:
     """dL/dx [N, I, H, W]: the gradient [N, O, H, W] convolved with the flipped kernel, in- and outputs exchanged."""
     outputs, inputs, *kernel = shape
-    places = math.prod(kernel)
-    flipped = weight
-    if places > 1:  # a product with a permutation is exact; a Slice with negative steps is slow
-        reverse = b.constant(np.eye(places, dtype=np.float32)[::-1])
-        flipped = b.op("MatMul", b.op("Reshape", weight, b.constant([outputs * inputs, places])), reverse)
-    # Two exchanges of matrices' axes: 1.5 to 3 times faster than one Transpose of single kernels.
-    flipped = b.op("Transpose", b.op("Reshape", flipped, b.constant([outputs, inputs * places])), perm=[1, 0])
-    if places > 1:
-        flipped = b.op("Transpose", b.op("Reshape", flipped, b.constant([inputs, places, outputs])), perm=[0, 2, 1])
-    flipped = b.op("Reshape", flipped, b.constant([inputs, outputs, *kernel]))
+    if math.prod(kernel) > 1:
+        # As a matrix for each of the kernel's places: exchanging those of every single filter takes 2 to 5 times as long.
+        places = b.op("Transpose", weight, perm=[2, 3, 0, 1])
+        places = b.op("Reshape", places, b.constant([-1, outputs, inputs]))
+        reverse = b.constant(np.arange(math.prod(kernel))[::-1].copy())
+        places = b.op("Transpose", b.op("Gather", places, reverse, axis=0), perm=[0, 2, 1])
+        flipped = b.op("Transpose", b.op("Reshape", places, b.constant([*kernel, inputs, outputs])), perm=[2, 3, 0, 1])
+    else:
+        flipped = b.op("Reshape", b.op("Transpose", b.op("Reshape", weight, b.constant([outputs, inputs])), perm=[1, 0]),
+                       b.constant([inputs, outputs, *kernel]))  # fmt: skip
     pads = [k - 1 - p for k, p in zip(kernel, padding)]
     return b.op("Conv", gradient, flipped, kernel_shape=kernel, pads=[*pads, *pads], strides=[1, 1])
 
@@ -52,59 +56,57 @@ def convolution_input(b: GraphBuilder, gradient: str, weight: str, shape: tuple[
 def convolution_weight(
     b: GraphBuilder, gradient: str, x: str, shape_x: tuple[Dim, ...], shape_w: tuple[Dim, ...], padding: list[int]
 ) -> str:
-    """dL/dW [O, I, kh, kw] = Σ_images of products of shifted maps [·, H·W] · [H·W, ·].
+    """dL/dW [O, I, kh, kw] = Σ_images G·Pᵀ of the gradient G [O, H·W] and the map's patches P [I·kh·kw, H·W], what each place
+    of the kernel sees of it.
 
-    A kernel's place is a shift between gradient and map. Either the map is shifted by all kh·kw of them, where it has few
-    channels, or the gradient by the rows' kh and the map by the columns' kw: the same product out of fewer copies.
+    As a product for each image and a sum over the images, which streaming.py can run image by image and products.py can
+    make one product of.
     """
     outputs, inputs, kh, kw = shape_w
-    places = shape_x[2] * shape_x[3]
+    height, width = shape_x[2:]
     if (kh, kw) != (2 * padding[0] + 1, 2 * padding[1] + 1):
         raise UserError(f"cannot export a {kh}×{kw} convolution with padding {padding}: only sizes that keep the map")
-    if 2 * kh * kw * inputs < (2 * kh - 1) * outputs + (2 * kw - 1) * inputs:
-        x, kernel_rows, kernel_columns = _patches(b, x, shape_x, kh, kw), 1, kh * kw
-    else:
-        x, kernel_rows, kernel_columns = _shifted(b, x, 3, kw), kh, kw
-        gradient = _shifted(b, gradient, 2, kh, opposite=True)
-    left = b.op("Reshape", gradient, b.constant([0, kernel_rows * outputs, places]))
-    right = b.op("Transpose", b.op("Reshape", x, b.constant([0, kernel_columns * inputs, places])), perm=[0, 2, 1])
-    total = b.op("ReduceSum", b.op("MatMul", left, right), b.constant([0]), keepdims=0)
-    if kernel_rows > 1:  # [kh, O, kw·I] → [O, kh·kw·I]; two steps are 3 to 6 times faster than one of 4 axes
-        blocks = b.op("Reshape", total, b.constant([kernel_rows, outputs, kernel_columns * inputs]))
-        total = b.op("Transpose", blocks, perm=[1, 0, 2])
-    if kh * kw > 1:
-        total = b.op("Transpose", b.op("Reshape", total, b.constant([outputs, kh * kw, inputs])), perm=[0, 2, 1])
-    return b.op("Reshape", total, b.constant([outputs, inputs, kh, kw]))
+    first = b.constant([0])
+    if inputs * kh * kw <= FEW_PATCHES or kh * kw == 1:
+        x = _patches(b, x, inputs, kh, kw)
+        left = b.op("Reshape", gradient, b.constant([0, outputs, height * width]))
+        right = b.op("Reshape", x, b.constant([0, inputs * kh * kw, height * width]))
+        total = b.op("MatMul", left, b.op("Transpose", right, perm=[0, 2, 1]))
+        return b.op("Reshape", b.op("ReduceSum", total, first, keepdims=0), b.constant([outputs, inputs, kh, kw]))
+    # Pixels as rows of channels: a patch is then a few rows, copied whole. One more row is the padding.
+    pixels = b.op("Reshape", x, b.constant([0, inputs, height * width]))
+    pixels = b.op("Pad", b.op("Transpose", pixels, perm=[0, 2, 1]), b.constant([0, 0, 0, 0, 1, 0]))
+    left = b.op("Reshape", gradient, b.constant([0, 1, outputs, height * width]))
+    seen = _places(height, width, kh, kw)
+    rows = kh * kw if 4 * inputs * seen.size <= PATCHES_BYTES else kw  # of the kernel's places at a time
+    totals = [
+        b.op("ReduceSum", b.op("MatMul", left, b.op("Gather", pixels, b.constant(part), axis=1)), first, keepdims=0)
+        for part in seen.reshape(-1, rows, height * width)
+    ]  # fmt: skip
+    total = b.op("Concat", *totals, axis=0) if len(totals) > 1 else totals[0]
+    total = b.op("Reshape", total, b.constant([kh, kw, outputs, inputs]))
+    return b.op("Transpose", total, perm=[2, 3, 0, 1])
 
 
-def _patches(b: GraphBuilder, x: str, shape: tuple[Dim, ...], kh: int, kw: int) -> str:
-    """The map [N, I, H, W] as every place of a kernel sees it, one after the other: [N, kh·kw·I, H, W]."""
+def _patches(b: GraphBuilder, x: str, inputs: int, kh: int, kw: int) -> str:
+    """The map [N, I, H, W] as every place of a kernel sees it: [N, I·kh·kw, H, W], by a convolution that picks them."""
     if kh * kw == 1:
         return x
-    height, width = shape[2], shape[3]
-    padding = [kh // 2, kw // 2]
-    padded = b.op("Pad", x, b.constant([0, 0, *padding, 0, 0, *padding]))
-    slices = [
-        b.op("Slice", padded, b.constant([i, j]), b.constant([i + height, j + width]), b.constant([2, 3]))
-        for i in range(kh) for j in range(kw)
-    ]  # fmt: skip
-    return b.op("Concat", *slices, axis=1)
+    places = inputs * kh * kw
+    pick = np.eye(places, dtype=np.float32).reshape(places, inputs, kh, kw)
+    pads = [kh // 2, kw // 2] * 2
+    return b.op("Conv", x, b.constant(pick), kernel_shape=[kh, kw], pads=pads, strides=[1, 1])
 
 
-def _shifted(b: GraphBuilder, x: str, axis: int, count: int, opposite: bool = False) -> str:
-    """The map [N, C, H, W] shifted along an axis by −(count // 2) … count // 2 with zeros behind it: [N, count·C, H, W].
-
-    Shifts as the first to last place of a kernel see the map, or those that undo them.
-    """
-    if count == 1:
-        return x
-    parts = []
-    for shift in range(count // 2, -(count // 2) - 1, -1):
-        shift = -shift if opposite else shift
-        before, after = [0] * 4, [0] * 4
-        before[axis], after[axis] = shift, -shift
-        parts.append(b.op("Pad", x, b.constant([*before, *after])) if shift else x)
-    return b.op("Concat", *parts, axis=1)
+def _places(height: int, width: int, kh: int, kw: int) -> np.ndarray:
+    """[kh·kw, H·W]: which pixel of a map each place of a kernel sees from each pixel; H·W outside the map."""
+    pixels = np.pad(
+        np.arange(height * width, dtype=np.int32).reshape(height, width),
+        ((kh // 2, kh // 2), (kw // 2, kw // 2)),
+        constant_values=height * width,
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (height, width))
+    return windows.reshape(kh * kw, height * width)
 
 
 def max_pool(b: GraphBuilder, gradient: str, x: str, shape: tuple[Dim, ...]) -> str:

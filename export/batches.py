@@ -97,10 +97,12 @@ class BatchedGraph:
         if kind in ELEMENTWISE:
             shapes = [(name in self.batched, self.sizes[name].shape) for name in node.input]
             return all(len(shape) == rank if images else len(shape) < rank or shape[0] == 1 for images, shape in shapes)
-        if kind in ("Conv", "MaxPool", "Resize"):
+        if kind in ("Conv", "MaxPool", "Resize", "BatchNormalization"):
             return batched == [first]
         if kind == "MatMul":
-            return all(len(self.sizes[name].shape) == 3 for name in batched) and first in self.batched
+            return all(len(self.sizes[name].shape) == rank for name in batched) and first in self.batched
+        if kind == "Gather":
+            return batched == [first] and attributes.get("axis", 0) % len(self.sizes[first].shape) != 0
         if kind == "Concat":
             return attributes["axis"] % rank != 0 and len(batched) == len(node.input)
         if kind == "Transpose":

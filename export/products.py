@@ -4,6 +4,9 @@ backward.py writes them as a product for each image and a sum over the images, w
 one product they need no sum, which of wide layers with small maps costs more than the products themselves.
 """
 
+import math
+from dataclasses import dataclass
+
 import onnx
 from onnx import helper
 
@@ -11,84 +14,102 @@ from gems_edge.export.batches import BatchedGraph
 
 
 def join_images(model: onnx.ModelProto, dims: dict[str, int], least_bytes: int) -> onnx.ModelProto:
-    """`model` with every Σ_images A·Bᵀ, A [N, P, K], B [N, Q, K], as one product of [P, N·K] and [N·K, Q], as long as A and B of
-    all images are below `least_bytes`, or smaller than what the sum takes: a product and two states."""
+    """`model` with every Σ_images A·B, A [N, P, K], B [N, K, Q], as one product of [P, K·N] and [K·N, Q], as long as what it
+    is made of, for all images, is below `least_bytes`, or smaller than what the sum takes: a product and two states."""
     graph = BatchedGraph(model, dims)
     joined = _Joined(graph)
     for node in graph.nodes:
-        operands = _summed_product(graph, node)
-        if operands is None:
+        found = _summed_product(graph, node)
+        if found is None:
             continue
-        size = sum(graph.sizes[name].bytes for name in operands)
+        size = sum(graph.sizes[name].bytes for name in found.made)
         if size < max(least_bytes, 3 * graph.sizes[node.output[0]].bytes):
-            joined.replace(node, *operands)
+            joined.replace(node, found)
     if not joined.replaced:
         return model
     return graph.rebuilt([node for node in graph.nodes if node.output[0] not in joined.replaced] + joined.made)
 
 
-def _summed_product(graph: BatchedGraph, node: onnx.NodeProto) -> tuple[str, str] | None:
-    """A and B of a node that is Σ_images A·Bᵀ, where both are maps with their places in one axis."""
+@dataclass(frozen=True)
+class _Product:
+    """Σ_images gradient · patches, as backward.convolution_weight writes it."""
+
+    gradient: str  # [N, O, H, W]
+    source: str  # [N, I, H, W]: the patches themselves, or the map whose pixels are gathered
+    gather: onnx.NodeProto | None
+    made: tuple[str, ...]  # what takes memory
+
+
+def _summed_product(graph: BatchedGraph, node: onnx.NodeProto) -> _Product | None:
     if node.op_type != "ReduceSum" or not graph.crosses(node) or graph.axes(node) != {0}:
         return None
     product = graph.producer.get(node.input[0])
     if product is None or product.op_type != "MatMul" or not graph.batched.issuperset(product.input):
         return None
-    left, transposed = (graph.producer.get(name) for name in product.input)
-    if left is None or transposed is None or transposed.op_type != "Transpose":
+    gradient = _chain(graph, product.input[0], ["Reshape"])
+    gather = graph.producer.get(product.input[1])
+    if gather is not None and gather.op_type == "Gather":
+        source = _chain(graph, gather.input[0], ["Pad", "Transpose", "Reshape"])
+    else:
+        source, gather = _chain(graph, product.input[1], ["Transpose", "Reshape"]), None
+    if any(name is None or len(graph.sizes[name].shape) != 4 for name in (gradient, source)):
         return None
-    right = graph.producer.get(transposed.input[0])
-    if right is None or not left.op_type == right.op_type == "Reshape":
-        return None
-    if any(len(graph.sizes[part.input[0]].shape) != 4 for part in (left, right)):
-        return None
-    return left.output[0], right.output[0]
+    return _Product(gradient, source, gather, (*product.input, *([source] if gather else [])))
+
+
+def _chain(graph: BatchedGraph, name: str, kinds: list[str]) -> str | None:
+    """What `name` is made of by nodes of these kinds, the last first."""
+    for kind in kinds:
+        node = graph.producer.get(name)
+        if node is None or node.op_type != kind:
+            return None
+        name = node.input[0]
+    return name
 
 
 class _Joined:
-    """Nodes that compute with the first two axes exchanged: channels, then images."""
+    """Products over the pixels of all images: of a pixel first, then of the images, as exchanging a matrix's axes gives them."""
 
     def __init__(self, graph: BatchedGraph):
         self.graph = graph
         self.made: list[onnx.NodeProto] = []
         self.replaced: set[str] = set()
-        self._exchanged: dict[str, str] = {}
 
-    def replace(self, total: onnx.NodeProto, left: str, right: str) -> None:
-        rows, columns = (self._matrix(name) for name in (left, right))
-        turned = self._op("Transpose", [columns], f"{columns}/turned", perm=[1, 0])
-        self.made.append(helper.make_node("MatMul", [rows, turned], list(total.output), name=total.name))
+    def replace(self, total: onnx.NodeProto, found: _Product) -> None:
+        graph, channels = self.graph, _channels(self.graph, found.source)
+        left = self._pixels_last(found.gradient)
+        if found.gather is None:
+            right = self._op("Transpose", [self._pixels_last(found.source)], f"{found.source}/columns", perm=[1, 0])
+        else:
+            places = graph.sizes[found.gather.output[0]].shape[1]
+            seen = self._op("Gather", [self._padded(found.source), found.gather.input[1]],
+                            f"{found.gather.output[0]}/of all", axis=0)  # fmt: skip
+            shape = graph.constant([places, -1, channels], f"places.{places}.{channels}")
+            right = self._op("Reshape", [seen, shape], f"{found.gather.output[0]}/joined")
+        self.made.append(helper.make_node("MatMul", [left, right], list(total.output), name=total.name))
         self.replaced.add(total.output[0])
 
-    def _matrix(self, name: str) -> str:
-        """[P, N·K] of what is [N, P, K]."""
-        source, rows = self.graph.producer[name].input[0], self.graph.sizes[name].shape[1]
-        shape = self.graph.constant([rows, -1], f"rows.{rows}")
-        return self._op("Reshape", [self._channels_first(source), shape], f"{name}/joined")
+    def _pixels_last(self, name: str) -> str:
+        """[C, H·W·N] of what is [N, C, H, W]."""
+        channels = _channels(self.graph, name)
+        rows = self._op("Reshape", [name, self.graph.constant([0, -1], "rows")], f"{name}/rows")
+        turned = self._op("Transpose", [rows], f"{name}/turned", perm=[1, 0])
+        shape = self.graph.constant([channels, -1], f"channels.{channels}")
+        return self._op("Reshape", [turned, shape], f"{name}/joined")
 
-    def _channels_first(self, name: str) -> str:
-        """[C, N, H, W] of what is [N, C, H, W]; shifts and stacks are made of exchanged maps, which are fewer."""
-        if name not in self._exchanged:
-            node = self.graph.producer.get(name)
-            made = f"{name}/exchanged"
-            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute} if node else {}
-            if node and node.op_type == "Concat" and attributes["axis"] == 1:
-                self._op("Concat", [self._channels_first(part) for part in node.input], made, axis=0)
-            elif node and node.op_type in ("Pad", "Slice") and self._leaves_first_axes(node):
-                self._op(node.op_type, [self._channels_first(node.input[0]), *node.input[1:]], made)
-            else:
-                self._op("Transpose", [name], made, perm=[1, 0, 2, 3])
-            self._exchanged[name] = made
-        return self._exchanged[name]
-
-    def _leaves_first_axes(self, node: onnx.NodeProto) -> bool:
-        if node.op_type == "Slice":
-            axes = self.graph.integers(node.input[3]) if len(node.input) > 3 else None
-            return axes is not None and not {0, 1}.intersection(axes)
-        pads = self.graph.integers(node.input[1])
-        return pads is not None and not any((*pads[:2], *pads[4:6]))
+    def _padded(self, name: str) -> str:
+        """[H·W + 1, N·C] of what is [N, C, H, W]: pixels as rows, and one of zeros."""
+        pixels = math.prod(self.graph.sizes[name].shape[2:])
+        shape = self.graph.constant([-1, pixels], f"pixels.{pixels}")
+        flat = self._op("Reshape", [name, shape], f"{name}/flat")
+        turned = self._op("Transpose", [flat], f"{name}/pixels", perm=[1, 0])
+        return self._op("Pad", [turned, self.graph.constant([0, 0, 1, 0], "one row")], f"{name}/padded")
 
     def _op(self, kind: str, inputs: list[str], output: str, **attributes) -> str:
         if not any(output in node.output for node in self.made):
             self.made.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
+
+
+def _channels(graph: BatchedGraph, name: str) -> int:
+    return graph.sizes[name].shape[1]

@@ -7,6 +7,7 @@ images (sums and means over the batch) stays between the Scans, exact. A tensor 
 there, as long as that takes no more than so many convolutions; otherwise it is kept for all images.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -144,13 +145,13 @@ def _kept(
 
     def costly(name: str) -> bool:
         again = _ancestors(graph, name, streamed - kept)
-        return sum(node.op_type in PRODUCTS for node in again) > convolutions
+        return sum(_is_product(graph, node) for node in again) > convolutions
 
     def cheapest(name: str) -> tuple[int, frozenset[str]]:
         """Bytes and names of what to keep so that `name` is no longer costly: itself, or less of what it is made from."""
         itself = graph.sizes[name].bytes, frozenset({name})
         node = graph.producer[name]
-        if node.op_type in PRODUCTS:
+        if _is_product(graph, node):
             return itself
         sources = frozenset().union(
             *(cheapest(source)[1] for source in node.input if source in streamed - kept and costly(source))
@@ -165,6 +166,13 @@ def _kept(
                 if levels - {level[id(node)]} and costly(name):
                     kept |= cheapest(name)[1]
     return kept
+
+
+def _is_product(graph: BatchedGraph, node: onnx.NodeProto) -> bool:
+    """Whether the node multiplies matrices; a convolution that picks patches only copies (backward.py)."""
+    constant = graph.constants.get(node.input[1]) if node.op_type == "Conv" else None
+    picks = constant is not None and constant.dims[0] == math.prod(constant.dims[1:])
+    return node.op_type in PRODUCTS and not picks
 
 
 def _ancestors(graph: BatchedGraph, name: str, streamed: set[str]) -> list[onnx.NodeProto]:

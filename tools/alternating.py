@@ -8,6 +8,9 @@ from typing import Any
 # Of the wall, and of this process: its own work alone, which says more on a machine that others use, with one thread (more
 # threads also wait for each other in it).
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+# What waits for work spins for a while after the last: onnxruntime's threads for 60 ms, those of torch for 10 (measured as
+# processor time of a sleeping process). Meanwhile they take a core from whoever is measured next.
+SETTLE_SECONDS = 0.1
 
 
 def milliseconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -27,7 +30,8 @@ def alternate(
     """Name → the median milliseconds of its block of calls in each round.
 
     A round times a block of every call, of about `block_seconds` and at least one call, in an order that turns from round
-    to round. There are `rounds` of them, or as many as `most_seconds` allow, at least 3. A first block warms up.
+    to round, after a pause in which the threads of the one before come to rest. There are `rounds` of them, or as many as
+    `most_seconds` allow, at least 3.
     """
     counts = {}
     for name, call in calls.items():
@@ -40,6 +44,8 @@ def alternate(
             break
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
+            time.sleep(SETTLE_SECONDS)
+            calls[name]()  # caches and threads warm again
             found[name].append(statistics.median(milliseconds(calls[name], CLOCKS[clock]) for _ in range(counts[name])))
     return found
 

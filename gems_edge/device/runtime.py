@@ -88,6 +88,10 @@ _return_freed_memory()
 _SATURATES = platform.machine() in ("x86_64", "AMD64") and "vnni" not in _text("/proc/cpuinfo")
 
 
+# onnxruntime runs the first on every graph and the second on what the processor takes.
+TRANSPOSE_OPTIMIZERS = frozenset({"TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider"})
+
+
 class Session:
     """A loaded graph: named arrays in, named arrays out."""
 
@@ -97,14 +101,14 @@ class Session:
         `blocked`: maps may be laid out in blocks of channels (on x86), which convolutions with constant weights like.
         For a graph whose weights are fed it brings copies to and fro around the pools, and no time (`gems-edge adapt`
         of ResNet-12, 84×84, 5 images: 280 MB with it, 273 without). Nor are such a graph's Transposes moved and
-        merged: they turn gradients of kernels in two steps, which onnxruntime makes one of that takes 3 to 6 times as long.
+        merged: they turn kernels in forms that are fast (export/backward.py).
         Raises UserError, naming `what`, for bytes that onnxruntime cannot load.
         """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.enable_mem_pattern = False
         options.enable_mem_reuse = False
-        unwanted = None if blocked else {"TransposeOptimizer"}
+        unwanted = None if blocked else TRANSPOSE_OPTIMIZERS
         if not blocked:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.use_env_allocators", "1")
