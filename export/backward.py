@@ -1,7 +1,7 @@
 """Gradients of convolution and max-pool as plain ONNX operations, in the forms that onnxruntime runs fast.
 
 Measured before this was written, on 2 x86 cores: a weight gradient as one Conv with the map as its kernel runs at 36–39
-GFLOP/s, as slices and MatMul at 59–64; MaxPool with its Indices output takes 9 times as long as without.
+GFLOP/s, as patches and MatMul at 59–64; MaxPool with its Indices output takes 9 times as long as without.
 """
 
 import math
@@ -40,15 +40,15 @@ def convolution_input(b: GraphBuilder, gradient: str, weight: str, shape: tuple[
     """dL/dx [N, I, H, W]: the gradient [N, O, H, W] convolved with the flipped kernel, in- and outputs exchanged."""
     outputs, inputs, *kernel = shape
     if math.prod(kernel) > 1:
-        # As a matrix for each of the kernel's places: exchanging those of every single filter takes 2 to 5 times as long.
+        # As a matrix for each of the kernel's places: one Transpose of single filters takes up to twice as long.
         places = b.op("Transpose", weight, perm=[2, 3, 0, 1])
         places = b.op("Reshape", places, b.constant([-1, outputs, inputs]))
         reverse = b.constant(np.arange(math.prod(kernel))[::-1].copy())
         places = b.op("Transpose", b.op("Gather", places, reverse, axis=0), perm=[0, 2, 1])
         flipped = b.op("Transpose", b.op("Reshape", places, b.constant([*kernel, inputs, outputs])), perm=[2, 3, 0, 1])
     else:
-        flipped = b.op("Reshape", b.op("Transpose", b.op("Reshape", weight, b.constant([outputs, inputs])), perm=[1, 0]),
-                       b.constant([inputs, outputs, *kernel]))  # fmt: skip
+        matrix = b.op("Transpose", b.op("Reshape", weight, b.constant([outputs, inputs])), perm=[1, 0])
+        flipped = b.op("Reshape", matrix, b.constant([inputs, outputs, *kernel]))
     pads = [k - 1 - p for k, p in zip(kernel, padding)]
     return b.op("Conv", gradient, flipped, kernel_shape=kernel, pads=[*pads, *pads], strides=[1, 1])
 

@@ -34,8 +34,9 @@ def _add_product(low: "Lowering", node: fx.Node, x, left, right, value=1):
     maps, scale, shift = low.tensor(left), _vector(low, right), _vector(low, x)
     if value == 1 and scale and shift and len(maps.shape) == 4:
         # One pass over the maps instead of two: y · scale / √(1 + 0) + shift − 0 · scale.
-        zeros, ones = (low.builder.constant(np.full(maps.shape[1], number)) for number in (0.0, 1.0))
-        return Value(low.builder.op("BatchNormalization", maps.name, scale, shift, zeros, ones, epsilon=0.0), maps.shape)
+        mean, var = (low.builder.constant(np.full(maps.shape[1], number)) for number in (0.0, 1.0))
+        name = low.builder.op("BatchNormalization", maps.name, scale, shift, mean, var, epsilon=0.0)
+        return Value(name, maps.shape)
     product = low.elementwise("Mul", left, right)
     if value == -1:
         return low.elementwise("Sub", x, product)

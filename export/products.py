@@ -1,10 +1,9 @@
-"""Weight gradients out of one matrix product over the places of all images, where the maps are small.
+"""Weight gradients out of one matrix product over the pixels of all images, where the maps are small.
 
 backward.py writes them as a product for each image and a sum over the images, which streaming.py can run image by image. As
 one product they need no sum, which of wide layers with small maps costs more than the products themselves.
 """
 
-import math
 from dataclasses import dataclass
 
 import onnx
@@ -76,40 +75,35 @@ class _Joined:
         self.replaced: set[str] = set()
 
     def replace(self, total: onnx.NodeProto, found: _Product) -> None:
-        graph, channels = self.graph, _channels(self.graph, found.source)
         left = self._pixels_last(found.gradient)
         if found.gather is None:
             right = self._op("Transpose", [self._pixels_last(found.source)], f"{found.source}/columns", perm=[1, 0])
         else:
-            places = graph.sizes[found.gather.output[0]].shape[1]
-            seen = self._op("Gather", [self._padded(found.source), found.gather.input[1]],
-                            f"{found.gather.output[0]}/of all", axis=0)  # fmt: skip
-            shape = graph.constant([places, -1, channels], f"places.{places}.{channels}")
-            right = self._op("Reshape", [seen, shape], f"{found.gather.output[0]}/joined")
+            right = self._gathered(found.source, found.gather)
         self.made.append(helper.make_node("MatMul", [left, right], list(total.output), name=total.name))
         self.replaced.add(total.output[0])
 
     def _pixels_last(self, name: str) -> str:
         """[C, H·W·N] of what is [N, C, H, W]."""
-        channels = _channels(self.graph, name)
+        channels = self.graph.sizes[name].shape[1]
         rows = self._op("Reshape", [name, self.graph.constant([0, -1], "rows")], f"{name}/rows")
         turned = self._op("Transpose", [rows], f"{name}/turned", perm=[1, 0])
         shape = self.graph.constant([channels, -1], f"channels.{channels}")
         return self._op("Reshape", [turned, shape], f"{name}/joined")
 
-    def _padded(self, name: str) -> str:
-        """[H·W + 1, N·C] of what is [N, C, H, W]: pixels as rows, and one of zeros."""
-        pixels = math.prod(self.graph.sizes[name].shape[2:])
-        shape = self.graph.constant([-1, pixels], f"pixels.{pixels}")
-        flat = self._op("Reshape", [name, shape], f"{name}/flat")
+    def _gathered(self, name: str, gather: onnx.NodeProto) -> str:
+        """[places, H·W·N, C] of what is [N, C, H, W], with the pixels that `gather` picks for each place of the kernel."""
+        _, channels, height, width = self.graph.sizes[name].shape
+        pixels, places = height * width, self.graph.sizes[gather.output[0]].shape[1]
+        flat = self._op("Reshape", [name, self.graph.constant([-1, pixels], f"pixels.{pixels}")], f"{name}/flat")
         turned = self._op("Transpose", [flat], f"{name}/pixels", perm=[1, 0])
-        return self._op("Pad", [turned, self.graph.constant([0, 0, 1, 0], "one row")], f"{name}/padded")
+        padded = self._op("Pad", [turned, self.graph.constant([0, 0, 1, 0], "one row")], f"{name}/padded")
+        made = gather.output[0]
+        seen = self._op("Gather", [padded, gather.input[1]], f"{made}/of all", axis=0)
+        shape = self.graph.constant([places, -1, channels], f"places.{places}.{channels}")
+        return self._op("Reshape", [seen, shape], f"{made}/joined")
 
     def _op(self, kind: str, inputs: list[str], output: str, **attributes) -> str:
         if not any(output in node.output for node in self.made):
             self.made.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
-
-
-def _channels(graph: BatchedGraph, name: str) -> int:
-    return graph.sizes[name].shape[1]

@@ -22,7 +22,7 @@ MEASURED_TERMS = (
 # - fed, matmul, transposed: MACs of convolutions whose weights are not constant, of products of two computed tensors, and
 #   of transposed convolutions; columns: elements that the first lay out for a matrix product; matmul_maps: elements that
 #   the second read and write
-# - rows: stretches of memory that Slice, Pad, Transpose and Concat copy one by one; selected: elements of Where; resized:
+# - rows: stretches of memory that Slice, Pad, Gather, Transpose and Concat copy one by one; selected: elements of Where; resized:
 #   elements that Resize writes; sums: results of reductions; windows, byte_windows: elements in the windows of maximum
 #   pools, of floats that no convolution left in blocks and of bytes
 # - views: ops that only rename; setups: ops that work out shapes and places anew at every run before they begin
@@ -117,6 +117,8 @@ def _elements(
         return made | {"rows": output.elements}
     if kind in ("Slice", "Pad"):
         return made | {"rows": output.elements / _shared(given[0].shape, output.shape)}
+    if kind == "Gather":
+        return made | {"rows": output.elements / math.prod(given[0].shape[attributes.get("axis", 0) + 1 :])}
     if kind == "Concat":
         return made | {"rows": math.prod(output.shape[: attributes["axis"] % len(output.shape)]) * len(given)}
     if kind == "Transpose":
