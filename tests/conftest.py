@@ -17,6 +17,18 @@ from small_settings import SMALL
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+# What takes minutes comes first: begun last, one worker would run it alone. Workers take files in the order of the items
+# (--no-loadscope-reorder; xdist's own order begins with the files of most tests).
+LONGEST = ("tests/test_readme.py", "tests/arm64/", "tests/test_install.py", "tests/test_bench_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((at for at, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real images beside the repository; tests that want them are skipped without."""

@@ -22,9 +22,9 @@ MEASURED_TERMS = (
 # - fed, matmul, transposed: MACs of convolutions whose weights are not constant, of products of two computed tensors, and
 #   of transposed convolutions; columns: elements that the first lay out for a matrix product; matmul_maps: elements that
 #   the second read and write
-# - rows: stretches of memory that Slice, Pad, Gather, Transpose and Concat copy one by one; selected: elements of Where; resized:
-#   elements that Resize writes; sums: results of reductions; windows, byte_windows: elements in the windows of maximum
-#   pools, of floats that no convolution left in blocks and of bytes
+# - rows: stretches of memory that Slice, Pad, Gather, Transpose and Concat copy one by one; selected: elements of Where;
+#   resized: elements that Resize writes; sums: results of reductions; windows, byte_windows: elements in the windows of
+#   maximum pools, of floats that no convolution left in blocks and of bytes
 # - views: ops that only rename; setups: ops that work out shapes and places anew at every run before they begin
 # - far: elements that ops other than convolutions and products move beyond FAR_BYTES
 DERIVED_TERMS = (
