@@ -167,7 +167,7 @@ class _Network:
         step = stream(self._step, MEMORY[memory], sizes)
         return {
             "predict": describe(self._predict, {IMAGES: 1, CLASSES: config.ways}),
-            "adapt_step": describe(step, sizes),
+            "adapt_step": describe(step, sizes, blocked=False),
             "adapt_peak": adapt_peak(step, sizes),
             "memory": memory_cost(self._predict, step, sizes),
         }

@@ -114,7 +114,7 @@ def export_source(
         "cost": {
             "predict": describe(predict, {"images": 1, "classes": config.ways}),
             **({"predict_int8": describe(int8.graph, {"images": 1, "classes": config.ways})} if int8 else {}),
-            "adapt_step": describe(adapt, sizes),
+            "adapt_step": describe(adapt, sizes, blocked=False),
             "adapt_peak": adapt_peak(adapt, sizes),
             "memory": memory_cost(predict, adapt, sizes),
         },

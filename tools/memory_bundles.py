@@ -81,7 +81,7 @@ def write_untrained(
             "memory": memory,
             "cost": {
                 "predict": single,
-                "adapt_step": describe(adapt, sizes),
+                "adapt_step": describe(adapt, sizes, blocked=False),
                 "adapt_peak": adapt_peak(adapt, sizes),
                 "memory": memory_cost(predict, adapt, sizes),
             },

@@ -39,7 +39,9 @@ _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 GraphCost = dict[str, Any]
 
 
-def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int], *, strict: bool = True) -> GraphCost:
+def describe(
+    model: onnx.ModelProto | Path | str, dims: dict[str, int], *, strict: bool = True, blocked: bool = True
+) -> GraphCost:
     """Cost of one run of `model` with its dynamic dimensions as in `dims`, e.g. {"images": 1, "classes": 5}.
 
     Returns the manifest's GRAPHCOST: dims; macs; bytes (read + written by all ops, after constant folding and with
@@ -50,6 +52,8 @@ def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int], *, stric
     A Scan counts as the ops of its body, once for every trip; its peak is that of one trip.
     Kinds are ONNX op types; "Conv.depthwise" and "Conv.grouped" mark groups, "Conv.fed" a convolution whose weight is
     not constant, which onnxruntime cannot pack ahead.
+    `blocked`: as the session that runs it is told (device/runtime.py). Without, a convolution whose weight is constant runs
+    as one whose weight is fed: that of a frozen layer in adapt.onnx.
     Raises UserError for an op whose MACs are not counted, or shapes that cannot be known. With strict=False such ops,
     and ops of other domains, are counted in a further entry `unknown` (op → count), and their work is left out.
     """
@@ -58,7 +62,7 @@ def describe(model: onnx.ModelProto | Path | str, dims: dict[str, int], *, stric
     if strict and unknown:
         raise UserError(f"the graph holds the op {next(iter(unknown))}, whose cost is not counted")
     fixed = with_stand_ins(fixed) if unknown else fixed
-    ops, sizes, constants = _operations(fixed)
+    ops, sizes, constants = _operations(fixed, blocked)
     table: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for op in ops:
         for part in op.parts or (op,):
@@ -108,11 +112,11 @@ def run_requests(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> t
     return list(requests(execution_order(ops), sizes, elsewhere, outputs)), outputs
 
 
-def _operations(fixed: onnx.ModelProto) -> tuple[list[Op], dict[str, TensorSize], set[str]]:
+def _operations(fixed: onnx.ModelProto, blocked: bool = True) -> tuple[list[Op], dict[str, TensorSize], set[str]]:
     """The ops that onnxruntime runs, the size of every tensor, and which are constants."""
     sizes = tensor_sizes(fixed)
     constants, nodes = _fold_constants(fixed.graph)
-    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output}, fixed.graph)
+    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output}, fixed.graph, blocked)
     return ops, sizes, constants
 
 
@@ -149,6 +153,7 @@ def _fuse(
     constants: set[str],
     outputs: set[str],
     graph: onnx.GraphProto,
+    packs: bool,
 ) -> list[Op]:
     consumers = defaultdict(list)
     for node in nodes:
@@ -167,7 +172,7 @@ def _fuse(
         if id(node) in gone:
             continue
         if node.op_type == "Scan":
-            ops.append(_scan(node, sizes, constants, graph))
+            ops.append(_scan(node, sizes, constants, graph, packs))
             continue
         if node.op_type == "Transpose" and _swaps_matrices(node) and only_consumer(node.output[0], PRODUCTS):
             read_as[node.output[0]] = node.input[0]
@@ -194,20 +199,25 @@ def _fuse(
         if node.op_type == "Sigmoid" and (follower := only_consumer(outs[0], GATES)) and inputs[0] in follower.input:
             gone.add(id(follower))
             outs = [follower.output[0]]
-        ops.append(_op(node, tuple(inputs), tuple(outs), sizes, constants, blocked))
-        if leaves_blocked(node.op_type, not constants.isdisjoint(inputs[1:2]), not blocked.isdisjoint(inputs)):
+        known = constants if packs or node.op_type != "Conv" else constants.difference(inputs[1:2])
+        ops.append(_op(node, tuple(inputs), tuple(outs), sizes, known, blocked))
+        if packs and leaves_blocked(
+            node.op_type, not constants.isdisjoint(inputs[1:2]), not blocked.isdisjoint(inputs)
+        ):
             blocked.update(outs)
     return ops
 
 
-def _scan(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str], graph: onnx.GraphProto) -> Op:
+def _scan(
+    node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str], graph: onnx.GraphProto, packs: bool
+) -> Op:
     """A Scan as one op. What it is fed are views, what it gives is written in place: neither takes room in its body."""
     body, captured, trips = scan_body(node, sizes, graph)
     inner = tensor_sizes(body)
     folded, nodes = _fold_constants(body.graph)
     folded |= constants & set(captured)
     given = [value.name for value in body.graph.output]
-    parts = _fuse(nodes, inner, folded, set(given), body.graph)
+    parts = _fuse(nodes, inner, folded, set(given), body.graph, packs)
     fed = frozenset(value.name for value in body.graph.input)
     scanned = next(attribute.i for attribute in node.attribute if attribute.name == "num_scan_inputs")
     states = sum(sizes[name].bytes for name in node.input[:-scanned])

@@ -80,6 +80,11 @@ def test_copies_count_the_stretches_they_make():
     assert turned["rows"] == 180 and counted((4, 5, 3, 3), lambda p: p.flipped("x"))["rows"] == 180
     kept = counted((2, 3, 8, 8), lambda p: p.op("Transpose", ["x"], (3, 2, 8, 8), perm=[1, 0, 2, 3]))
     assert kept["rows"] == 6
+    for shape, perm in (((3, 3, 4, 5), [2, 3, 0, 1]), ((9, 4, 5), [0, 2, 1]), ((36, 5), [1, 0])):  # matrices
+        turned = counted(
+            shape, lambda p, to=tuple(shape[i] for i in perm), perm=perm: p.op("Transpose", ["x"], to, perm=perm)
+        )
+        assert turned["rows"] == 180 / 6
     window = counted((2, 3, 8, 8), lambda p: p.corner(p.same("Relu", "x")))
     assert "rows" not in window  # too small to be cut
     columns = counted((1, 2, 8, 8), lambda p: p.columns("x"))["rows"]
