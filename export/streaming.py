@@ -7,14 +7,13 @@ images (sums and means over the batch) stays between the Scans, exact. A tensor 
 there, as long as that takes no more than so many convolutions; otherwise it is kept for all images.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from gems_edge.export.batches import BatchedGraph
 from gems_edge.export.products import join_images
@@ -171,8 +170,10 @@ def _kept(
 def _is_product(graph: BatchedGraph, node: onnx.NodeProto) -> bool:
     """Whether the node multiplies matrices; a convolution that picks patches only copies (backward.py)."""
     constant = graph.constants.get(node.input[1]) if node.op_type == "Conv" else None
-    picks = constant is not None and constant.dims[0] == math.prod(constant.dims[1:])
-    return node.op_type in PRODUCTS and not picks
+    if constant is not None:
+        filters = numpy_helper.to_array(constant).reshape(constant.dims[0], -1)
+        return not np.array_equal(filters, np.eye(constant.dims[0]))
+    return node.op_type in PRODUCTS
 
 
 def _ancestors(graph: BatchedGraph, name: str, streamed: set[str]) -> list[onnx.NodeProto]:

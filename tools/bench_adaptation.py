@@ -44,8 +44,9 @@ PARTS = ("step", "memory", "predict", "cold")
 # network, shots and method of what --compile some compiles, which takes minutes
 COMPILED = {(f"conv4-64-{size}", 5, "maml") for size in (28, 84)}
 # From the plain step in float64: the length of the difference of a tensor's update as a share of the update's own, of the
-# median tensor and of the worst, and the largest difference of loss and (of large ones, as a share) logits. Of large maps float32 itself rounds more away:
-# where no set of images passes, so many times what the plain step in float32 differs by is allowed, too.
+# median tensor and of the worst, and the largest difference of loss and of logits (of large ones as a share). Of large maps
+# float32 itself rounds more away: where no set of images passes, so many times what the plain step in float32 differs by is
+# allowed, too.
 OF_PLAIN = 3
 TOLERANCES = {"median": 1e-4, "worst": 2e-2, "loss": 1e-4, "logits": 1e-3}
 # Sets of images to compare on. Where two values of a pool's window differ by less than float32's rounding, either takes the

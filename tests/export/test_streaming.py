@@ -1,18 +1,21 @@
 """adapt.onnx image by image: the same numbers, in less memory."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 from test_graphs import made, pictures
 
 from gems_edge.cost.graph import adapt_peak, describe
 from gems_edge.device.onnxfile import initializers
 from gems_edge.device.runtime import Session
 from gems_edge.export.graphs import adapt_graph
-from gems_edge.export.streaming import MEMORY, Memory, stream
+from gems_edge.export.streaming import MEMORY, Memory, _is_product, stream
 from gems_edge.meta.rules import UpdateRule
 from gems_edge.models.fewshot import initial_weights
 
@@ -148,3 +151,14 @@ def test_unused_constants_are_left_out(memory):
         value.name for value in streamed.graph.input
     }
     onnx.checker.check_model(streamed, full_check=True)
+
+
+def test_only_a_convolution_that_picks_is_no_product():
+    """A frozen 1×1 convolution of as many filters as channels has a picking one's shape."""
+    node = helper.make_node("Conv", ["x", "weight"], ["y"])
+
+    def counts(weight):
+        constants = {"weight": numpy_helper.from_array(weight.astype(np.float32))}
+        return _is_product(SimpleNamespace(constants=constants), node)
+
+    assert counts(np.full((8, 8, 1, 1), 0.5)) and not counts(np.eye(27).reshape(27, 3, 3, 3))
