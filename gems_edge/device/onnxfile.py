@@ -5,7 +5,8 @@ file first and then drops the given ones without a word (seen with 1.31.1), so p
 the untaught weights; `add_external_initializers` refuses initialisers that lie in the file. Values written into the
 file's bytes are folded and packed like any others.
 
-Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide.
+Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide. protobuf drops the bits of a number that its type has
+no room for, so what onnxruntime reads would not be what was checked here: such numbers are refused.
 """
 
 import math
@@ -49,6 +50,8 @@ def initializers(model: bytes, what: str) -> dict[str, Initializer]:
     """
     found: dict[str, Initializer] = {}
     try:
+        if model[4:8] == b"ORTM":  # onnxruntime goes by this mark before it tries protobuf
+            raise ValueError("it is in onnxruntime's own format")
         _walk(model, 0, len(model), "model", found, 0)
     except (IndexError, ValueError) as error:
         raise UserError(f"{what} is damaged or not an ONNX model ({error}); export or copy the bundle again") from None
@@ -122,23 +125,35 @@ def _tensor(data: bytes, start: int, end: int) -> tuple[str, Initializer]:
             while low < high:
                 size, low = _varint(data, low)
                 shape.append(size)
-        elif number == 2:
-            kind = low
-        elif number == 8:
+            if low > high:
+                raise ValueError("it ends too early")
+        elif number == 2 and wire == 0:
+            kind = _enum(low)
+        elif number == 8 and wire == 2:
             name = data[low:high].decode()
         elif number in (4, 9) and wire == 2:  # packed float_data and raw_data are the same little-endian bytes
+            if offset >= 0:
+                raise ValueError("a tensor holds values twice")
             offset, length = low, high - low
-        elif number == 13 or (number == 14 and low == 1):
+        elif number == 13 or (number == 14 and wire == 0 and _enum(low) != 0):
             external = True
     if external:
         raise _ExternalData(name or "without a name")
     return name, Initializer(tuple(shape), _TYPES.get(kind, ""), offset, length)
 
 
+def _enum(value: int) -> int:
+    if value >= 1 << 31:
+        raise ValueError("a number is too large")
+    return value
+
+
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """(field, wire type, start, stop) of each field; for a varint its value stands at `start`."""
     while position < end:
         key, position = _varint(data, position)
+        if not 8 <= key < 1 << 32:
+            raise ValueError("a field has no valid number")
         wire = key & 7
         if wire == 0:
             low, position = _varint(data, position)
@@ -158,13 +173,11 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 70, 7):
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 1 << 64:
             return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
+    raise ValueError("a number is too long")

@@ -106,3 +106,116 @@ def test_external_data_is_found_wherever_it_hides():
     model = helper.make_model(helper.make_graph([], "g", [], []), functions=[function])
     with pytest.raises(UserError, match="in another file"):
         initializers(model.SerializeToString(), "m")
+
+
+def _varint(value):
+    content = b""
+    while value > 127:
+        content, value = content + bytes([value & 127 | 128]), value >> 7
+    return content + bytes([value])
+
+
+def _field(number, wire, value, wide=False):
+    tag = _varint((number << 3 | wire) + (wide << 32))
+    return tag + (_varint(len(value)) + value if wire == 2 else _varint(value))
+
+
+# Paths of messages from the model to a tensor, by field numbers.
+_GRAPH, _FUNCTION = (7,), (25,)
+_ATTRIBUTES = (_GRAPH + (1, 5), _FUNCTION + (7, 5), _FUNCTION + (11,))
+_PATHS = [
+    *(graph + rest for graph in (_GRAPH, (20, 1), (20, 2)) for rest in ((5,), (15, 1), (15, 2))),
+    *(attribute + rest for attribute in _ATTRIBUTES for rest in ((5,), (10,), (6, 5), (11, 5), (22, 1), (23, 2))),
+]
+_NAMED = _field(8, 2, b"secret")
+_ELSEWHERE = _field(13, 2, _field(1, 2, b"location") + _field(2, 2, b"secret.bin")) + _field(14, 0, 1)
+
+
+def _inside(path, content, wide=None):
+    """`content` as the message at `path`; with the 33rd bit set in the tag at depth `wide`."""
+    for depth in reversed(range(len(path))):
+        content = _field(path[depth], 2, content, wide=depth == wide)
+    return content
+
+
+def refused(content, match):
+    with pytest.raises(UserError, match=match) as caught:
+        initializers(content, "m.onnx")
+    assert str(caught.value).startswith("m.onnx ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", _PATHS)
+def test_tags_that_the_runtime_cuts_hide_nothing(path):
+    """protobuf reads tag 2^32 + t as t."""
+    refused(_inside(path, _NAMED + _ELSEWHERE), "tensor secret in another file")
+    for depth in range(len(path)):
+        refused(_inside(path, _NAMED + _ELSEWHERE, wide=depth), "is damaged or not an ONNX model")
+    refused(_inside(path, _NAMED + _field(13, 2, b"", wide=True)), "is damaged or not an ONNX model")
+    refused(_inside(path, _NAMED + _field(14, 0, 1, wide=True)), "is damaged or not an ONNX model")
+
+
+def test_every_path_of_onnx_to_a_tensor_is_walked():
+    def below(message, outer):
+        """Paths from `message` to a tensor that enter each kind of message once."""
+        for field in message.fields:
+            if field.message_type is TensorProto.DESCRIPTOR:
+                yield (field.number,)
+            elif field.message_type and field.message_type not in outer:
+                for rest in below(field.message_type, (*outer, field.message_type)):
+                    yield (field.number, *rest)
+
+    found = set(below(onnx.ModelProto.DESCRIPTOR, (onnx.ModelProto.DESCRIPTOR,)))
+    assert len(found) > 20
+    for path in found:
+        refused(_inside(path, _NAMED + _ELSEWHERE), "tensor secret in another file")
+
+
+@pytest.mark.parametrize("location", [1 + (1 << 32), 1 + (1 << 63), 1 + (1 << 64), 1 + (1 << 69), (1 << 32) - 1])
+def test_enums_that_the_runtime_cuts_hide_nothing(location):
+    """protobuf reads an enum of 2^32 + 1 as 1, which is EXTERNAL."""
+    refused(_inside((7, 5), _NAMED + _field(14, 0, location)), "is damaged or not an ONNX model")
+    refused(_inside((7, 5), _NAMED + _field(2, 0, location)), "is damaged or not an ONNX model")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _field(0, 2, b"x"),
+        _field(0, 0, 1),
+        _varint(13 << 3 | 3) + _varint(13 << 3 | 4),  # a group
+        _varint(13 << 3 | 4),
+        _varint(14 << 3) + b"\x81" + b"\x80" * 9 + b"\x00",  # 1 in 11 bytes
+        _varint(14 << 3 | 6),
+        _field(1, 2, b"\x81"),  # packed dims that go on behind their end
+        _field(9, 2, bytes(4)) + _field(4, 2, bytes(4)),  # the runtime takes the first, whichever comes last
+    ],
+)
+def test_what_protobuf_has_not(content):
+    refused(_inside((7, 5), _NAMED + content + _field(8, 2, b"secret")), "is damaged or not an ONNX model")
+
+
+def test_merged_messages_and_repeated_scalars_hide_nothing():
+    """Of a message field that occurs twice protobuf makes one message; of a scalar the last one counts."""
+    here, there = _NAMED + _field(9, 2, bytes(4)), _NAMED + _ELSEWHERE
+    for path in ((7, 5), (7, 1, 5, 5)):
+        for first, second in ((here, there), (there, here)):
+            refused(_inside(path, first) + _inside(path, second), "in another file")
+            refused(_inside(path[:-1], _inside(path[-1:], first) + _inside(path[-1:], second)), "in another file")
+    for first, second in ((0, 1), (1, 0)):
+        refused(_inside((7, 5), _NAMED + _field(14, 0, first) + _field(14, 0, second)), "in another file")
+
+
+def test_fields_of_another_wire_type_are_unknown_ones():
+    """To protobuf a name, a type or values of a wire type that is not theirs are fields it does not know."""
+    tensor = numpy_helper.from_array(np.arange(3, dtype=np.float32), "a").SerializeToString()
+    tensor += _field(8, 0, 7) + _field(2, 2, bytes(3)) + _field(9, 0, 5) + _field(14, 2, b"")
+    model = onnx.load_from_string(_inside((7, 5), tensor))
+    assert model.graph.initializer[0].name == "a" and model.graph.initializer[0].data_type == TensorProto.FLOAT
+    [(name, found)] = initializers(_inside((7, 5), tensor), "m").items()
+    assert (name, found.shape, found.kind, found.length) == ("a", (3,), "<f4", 12)
+
+
+def test_onnxruntimes_own_format_is_no_onnx():
+    """The first field, unknown to ONNX, holds the mark by which the runtime takes the bytes for its own format."""
+    content = _field(1, 2, bytes(4) + bytes(123)).replace(b"\x0a\x7f" + bytes(6), b"\x0a\x7f" + bytes(2) + b"ORTM")
+    refused(content + hm.predict_model(weights(), (hm.MEAN, hm.VAR)).SerializeToString(), "is damaged or not")
