@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from gems_edge.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# The same for Pillow, which goes by content: it knows 40 formats more, of which EPS starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 # A decoded 50-megapixel photo takes 150 MB; a 512 MB board cannot hold more beside the model.
 MAX_PIXELS = 50_000_000
 
@@ -23,15 +27,25 @@ def decode_image(
     grey, palette, CMYK and transparent images are converted to `channels` (1: luminance, 3: RGB; transparency on
     white). `invert` gives 255 − x, for dark ink on white paper.
 
-    Raises UserError for a file that is missing, no image, truncated, animated, or above MAX_PIXELS.
+    Raises UserError for a file that is missing, not one of FORMATS, truncated, animated, or above MAX_PIXELS.
     """
     label = name or (str(source) if not isinstance(source, bytes) else "image")
+    with open_image(source, label) as image:
+        return _to_pixels(image, label, size, channels, invert)
+
+
+@contextmanager
+def open_image(source: Path | str | bytes, label: str) -> Iterator[Image.Image]:
+    """Pillow's image of a file or of a file's bytes, in one of FORMATS and not decoded yet.
+
+    Raises UserError, naming `label`, for what cannot be opened, and in place of Pillow's errors while it is open.
+    """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(stream) as image:
-                return _to_pixels(image, label, size, channels, invert)
+            with Image.open(stream, formats=FORMATS) as image:
+                yield image
     except FileNotFoundError:
         raise UserError(f"{label} does not exist") from None
     except IsADirectoryError:
@@ -39,7 +53,7 @@ def decode_image(
     except PermissionError:
         raise UserError(f"{label} cannot be read: permission denied") from None
     except UnidentifiedImageError:
-        raise UserError(f"{label} is not an image that can be read; use JPEG or PNG") from None
+        raise UserError(f"{label} is not an image that can be read; use {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise UserError(_too_large(label)) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:

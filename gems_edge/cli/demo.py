@@ -150,17 +150,21 @@ def _folder_name(class_name: str) -> str:
 
 def _write_page(page, run, bundle, evaluation, export, on_board, episode, adaptation, answers, bench, seconds) -> None:
     import numpy as np
-    from PIL import Image
 
     from gems_edge.files import write_atomic
+    from gems_edge.images import open_image
     from gems_edge.report.page import KeyFigure, KeyFigures, Picture, Section, render_page
     from gems_edge.report.plots import accuracy_chart
     from gems_edge.report.sections import Query, bench_section, bundle_sections, episode_section, run_sections
 
+    def pixels(path):
+        with open_image(path, str(path)) as image:
+            return np.asarray(image)
+
     by_name = {Path(answer["image"]).name: answer for answer in answers}
-    support = [[np.asarray(Image.open(page.parent / "photos" / "support" / name / "1.png"))] for name in episode]
+    support = [[pixels(page.parent / "photos" / "support" / name / "1.png")] for name in episode]
     queries = [
-        [Query(np.asarray(Image.open(p)), by_name[p.name]["label"], by_name[p.name]["probability"]) for p in paths]
+        [Query(pixels(p), by_name[p.name]["label"], by_name[p.name]["probability"]) for p in paths]
         for paths in episode.values()
     ]
     figures = KeyFigures((

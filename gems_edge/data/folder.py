@@ -8,12 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, split_classes
 from gems_edge.errors import UserError
 from gems_edge.files import sha256_bytes
-from gems_edge.images import decode_image, list_images
+from gems_edge.images import decode_image, list_images, open_image
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
 # Side of the images where none is asked for: mini-ImageNet's for colour, Omniglot's for greyscale.
@@ -127,9 +126,9 @@ def _sub_folders(path: Path) -> list[Path]:
 
 def _is_grey(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with open_image(path, str(path)) as image:
             return image.mode in GREY_MODES
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UserError:
         return False  # decoding names the file and what is wrong with it
 
 

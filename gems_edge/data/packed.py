@@ -16,7 +16,7 @@ from PIL import Image
 from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, resize_images
 from gems_edge.errors import UserError
 from gems_edge.files import cache_directory, write_atomic
-from gems_edge.images import decode_image
+from gems_edge.images import decode_image, open_image
 
 JPEG_QUALITY = 92
 # Read if present; any other key of the file is left alone.
@@ -219,11 +219,8 @@ def _decoded(data, offset, class_names, image_size, channels, meta, path) -> np.
 
 def _format(first: bytes, meta: dict, path: Path) -> tuple[int, int]:
     """Size and channels of the file: what meta says, else those of the first image."""
-    try:
-        with Image.open(io.BytesIO(first)) as image:
-            size, channels = min(image.size), 1 if image.mode in ("1", "L", "LA", "I;16") else 3
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path}: image 0 is damaged and cannot be decoded; pack the file anew") from None
+    with open_image(first, f"{path}: image 0") as image:
+        size, channels = min(image.size), 1 if image.mode in ("1", "L", "LA", "I;16") else 3
     sides = meta.get("size")
     if isinstance(sides, list) and sides and all(isinstance(side, int) and side > 0 for side in sides):
         size = min(sides)
