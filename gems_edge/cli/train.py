@@ -42,7 +42,11 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
     """
     from gems_edge.meta.config import TrainConfig, read_config
 
-    if resume and (output / "config.toml").exists():
+    if resume:
+        if not (output / "config.toml").exists():
+            raise UserError(
+                f"{output} holds no run to go on with; give -o the run's directory, or begin a run without --resume"
+            )
         base = read_config(output / "config.toml")
     else:
         base = read_config(config_file) if config_file else TrainConfig()

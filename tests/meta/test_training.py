@@ -113,6 +113,17 @@ def test_an_existing_run_is_not_overwritten(small_run, cli):
     assert (small_run / "weights.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("options", [(), ("--ticket", "mwt"), ("--method", "multi-maml", "--data", "ink,tint")])
+def test_there_must_be_a_run_to_go_on_with(cli_here, tmp_path, options):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").write_bytes(b"")
+    for place in ("nothing", "empty", "other", "other/photo.jpg"):
+        error = cli_here("train", "--resume", *options, "-o", tmp_path / place, code=2).stderr
+        assert f"{tmp_path / place} holds no run" in error and "without --resume" in error
+    assert {path.name for path in tmp_path.rglob("*")} == {"empty", "other", "photo.jpg"}
+
+
 def test_resuming_a_finished_run_changes_nothing(small_run, cli):
     before = {p: p.read_bytes() for p in small_run.rglob("*.safetensors")}
     cli("train", "--resume", "-o", small_run)
