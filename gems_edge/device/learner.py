@@ -1,9 +1,11 @@
 """Learning new classes from a few images, and telling them apart: what a bundle is for."""
 
 import copy
+import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,23 @@ class Adaptation:
         return len(self.losses)
 
 
+@dataclass
+class _Taught:
+    """One teaching as one thing, so that a learner passes from one to the next by one assignment.
+
+    Nothing of it changes but `session`: the predict graph with just these weights, loaded under `lock` at its first use.
+    """
+
+    classes: tuple[Hashable, ...]
+    weights: dict[str, np.ndarray]
+    state: State | None  # None: the bundle's start
+    session: Session | None = None
+    lock: AbstractContextManager = field(default_factory=threading.RLock)  # a signal's handler may answer, too
+
+    def __reduce__(self):  # a copy loads its own session
+        return _Taught, (self.classes, self.weights, self.state)
+
+
 class Learner:
     """A bundle and what it was taught. numpy in and out.
 
@@ -45,17 +64,26 @@ class Learner:
 
     It always learns in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from what it
     was taught. Raises UserError if the bundle has none.
+
+    Threads may share a learner. An answer is of one teaching as a whole: the last that was complete when the call began.
+    Teachings wait for each other. While one thread teaches and another asks, both graphs are in memory. `copy.copy` makes
+    a learner that keeps what was taught so far, its `classes` with its answers, when this one is taught anew.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, precision: str = "fp32"):
         self.bundle = bundle
         self.precision = check_precision(bundle, precision)
         self.threads = check_threads(threads)
-        self.taught: State | None = None
-        self._session: Session | None = None
-        self._weights = bundle.start_weights(bundle.ways)
-        self._weights |= {name: bundle.weights[name] for name in bundle.statistics}
-        self.classes: tuple[Hashable, ...] = tuple(f"class {number}" for number in range(1, bundle.ways + 1))
+        self._teaching = threading.RLock()  # on_step may teach, too
+        start = bundle.start_weights(bundle.ways) | {name: bundle.weights[name] for name in bundle.statistics}
+        self._now = _Taught(tuple(f"class {number}" for number in range(1, bundle.ways + 1)), start, None)
+
+    def __getstate__(self) -> tuple:
+        return self.bundle, self.threads, self.precision, self._now
+
+    def __setstate__(self, kept: tuple) -> None:  # a copy has its own lock
+        self.bundle, self.threads, self.precision, self._now = kept
+        self._teaching = threading.RLock()
 
     @classmethod
     def load(cls, path: Path | str, threads: int | None = None, precision: str = "fp32") -> "Learner":
@@ -65,8 +93,21 @@ class Learner:
     def in_precision(self, precision: str) -> "Learner":
         """A learner that was taught the same and answers in `precision`. Raises UserError if the bundle has no such graph."""
         other = copy.copy(self)
-        other.precision, other._session = check_precision(self.bundle, precision), None
+        other.precision, other._now = check_precision(self.bundle, precision), copy.copy(other._now)
         return other
+
+    @property
+    def classes(self) -> tuple[Hashable, ...]:
+        return self._now.classes
+
+    @property
+    def taught(self) -> State | None:
+        """What was taught; None before any teaching."""
+        return self._now.state
+
+    @property
+    def _weights(self) -> dict[str, np.ndarray]:
+        return self._now.weights
 
     def read_images(self, files: Sequence[Path | str | bytes]) -> np.ndarray:
         """Image files (or their bytes) as this bundle wants them: uint8 [N, S, S, C]. UserError names a bad one."""
@@ -89,17 +130,23 @@ class Learner:
         rows, and a loss that is no longer finite; MachineError if memory runs out.
         """
         started = time.perf_counter()
-        bundle = self.bundle
         inputs = self._inputs(images)
         classes, index = _number(labels, len(inputs))
         if steps is None:
-            steps = bundle.steps
+            steps = self.bundle.steps
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise UserError(f"steps must be a whole number of at least 1, not {steps!r}")
-        weights = bundle.start_weights(len(classes))
+        weights = self.bundle.start_weights(len(classes))
         feeds = {"images": inputs, "targets": np.eye(len(classes), dtype=np.float32)[index]}
-        self._session = None  # a board has no memory for both graphs
-        session = adapt_session(bundle, self.threads)
+        with self._teaching:
+            self._now = copy.copy(self._now)  # without its session: a board has no memory for both graphs
+            tensors, losses, seconds = self._learn(weights, feeds, steps, on_step)
+            self._teach(State(self.bundle.hash, classes, steps, len(inputs), tensors))
+        return Adaptation(classes, len(inputs), tuple(losses), tuple(seconds), time.perf_counter() - started)
+
+    def _learn(self, weights, feeds, steps, on_step) -> tuple[dict[str, np.ndarray], list[float], list[float]]:
+        """What `steps` steps from `weights` make of what a state holds; the loss before each and its seconds."""
+        bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
         fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
         carried = bundle.start_carried()
         losses, seconds = [], []
@@ -115,9 +162,7 @@ class Learner:
                 on_step(step, losses[-1], seconds[-1])
         if bundle.statistics and set(bundle.adapted) - set(HEAD):  # under the weights as they now are
             weights |= _run(session, bundle.statistics, feeds | {name: weights[name] for name in fed} | carried, steps)
-        tensors = {name: weights[name] for name in (*bundle.adapted, *bundle.statistics)}
-        self._teach(State(bundle.hash, classes, steps, len(inputs), tensors), weights)
-        return Adaptation(classes, len(inputs), tuple(losses), tuple(seconds), time.perf_counter() - started)
+        return {name: weights[name] for name in (*bundle.adapted, *bundle.statistics)}, losses, seconds
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, float32 [N, classes], columns as `classes`.
@@ -125,13 +170,15 @@ class Learner:
         Normalisation uses the statistics of the support set (mode "group": of each image by itself), so one image at a
         time or a thousand give the same answers. Raises UserError for images that do not fit.
         """
+        now = self._now  # once: another thread may teach meanwhile
         inputs = self._inputs(images)
-        if self._session is None:
-            self._session = predict_session(self.bundle, self._weights, self.threads, self.precision)
-        head = {name: self._weights[name] for name in HEAD}
+        with now.lock:
+            if now.session is None:
+                now.session = predict_session(self.bundle, now.weights, self.threads, self.precision)
+        head = {name: now.weights[name] for name in HEAD}
         batch = self.batch_size()
         logits = [
-            self._session.run(["logits"], {"images": inputs[i : i + batch], **head})[0]
+            now.session.run(["logits"], {"images": inputs[i : i + batch], **head})[0]
             for i in range(0, len(inputs), batch)
         ]
         return _softmax(np.concatenate(logits))
@@ -145,9 +192,10 @@ class Learner:
 
         Raises UserError before any teaching, and as save_state.
         """
-        if self.taught is None:
+        taught = self.taught
+        if taught is None:
             raise UserError("nothing was taught yet, so there is no state to save; call adapt first")
-        return save_state(path, as_delta(self.taught, self._start(len(self.taught.classes))))
+        return save_state(path, as_delta(taught, self._start(len(taught.classes))))
 
     def load_state(self, path: Path | str) -> State:
         """Take over what was saved to `path` for this bundle.
@@ -155,14 +203,13 @@ class Learner:
         Raises UserError as device.state.load_state, and for a state that does not hold this bundle's tensors.
         """
         state = load_state(path, self.bundle.hash)
-        weights = self.bundle.start_weights(len(state.classes))
         try:
             state = restored(state, self._start(len(state.classes)))
         except ValueError:
             raise UserError(
                 f"{path} does not hold the tensors of {self.bundle.path}; run gems-edge adapt again"
             ) from None
-        self._teach(state, weights | dict(state.tensors))
+        self._teach(state)
         return state
 
     def _start(self, classes: int) -> dict[str, np.ndarray]:
@@ -170,8 +217,10 @@ class Learner:
         start = self.bundle.weights | self.bundle.start_weights(classes)
         return {name: start[name] for name in (*self.bundle.adapted, *self.bundle.statistics)}
 
-    def _teach(self, state: State, weights: dict[str, np.ndarray]) -> None:
-        self.taught, self.classes, self._weights, self._session = state, state.classes, weights, None
+    def _teach(self, state: State) -> None:
+        weights = self.bundle.start_weights(len(state.classes)) | dict(state.tensors)
+        with self._teaching:
+            self._now = _Taught(state.classes, weights, state)
 
     def _inputs(self, images: np.ndarray) -> np.ndarray:
         """The network's input, float32 [N, C, S, S] in 0…1."""
