@@ -1,16 +1,21 @@
 """What a board is before anything is copied to it, and whether a bundle can be measured there."""
 
-import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from importlib.resources import files
+from typing import Any, get_args
 
 from gems_edge.errors import UserError
+from gems_edge.remote.said import not_understood, read_object
 from gems_edge.remote.ssh import Connection, run
 
 MARK = "gems-edge-board "
 OLDEST_PYTHON = (3, 11)
 # The processors that onnxruntime has Linux wheels for.
 MACHINES = ("aarch64", "x86_64")
+# The board's own words that go into commands for ssh and sftp: none of these signs means anything to either in quotes.
+_PATH = re.compile(r"/[\w .,+@~=:/-]*")
+_GLIBC = re.compile(r"2\.[0-9]{1,3}(\.[0-9]+)*")
 _PYTHONS = "python3 python3.14 python3.13 python3.12 python3.11"
 # A login shell may print what it likes and may be no sh: so sh reads its script from stdin, and lines are marked.
 _SCRIPT = f"""echo "gems-edge-machine $(uname -m)"
@@ -51,10 +56,14 @@ class Board:
 
 
 def look(connection: Connection) -> Board:
-    """The board by the first Python there that can run gems-edge. UserError, naming the host, if there is none."""
+    """The board by the first Python there that can run gems-edge.
+
+    Raises UserError, naming the host, if there is none, MachineError for an answer that is not understood.
+    """
     script = _SCRIPT.replace("{look}", (files("gems_edge.remote") / "look.py").read_text(encoding="utf-8"))
     lines = run(connection, "sh", script).splitlines()
-    found = [_board(json.loads(line.removeprefix(MARK))) for line in lines if line.startswith(MARK)]
+    host = connection.host
+    found = [_board(read_object(line.removeprefix(MARK), host), host) for line in lines if line.startswith(MARK)]
     if not found:
         machine = next((line.split()[-1] for line in lines if line.startswith("gems-edge-machine ")), "unknown")
         if machine != "unknown" and machine not in MACHINES:
@@ -70,9 +79,30 @@ def look(connection: Connection) -> Board:
     return able[0]
 
 
-def _board(facts: dict) -> Board:
-    lists = {name: tuple(facts[name]) for name in ("version", "libc", "kept")}
-    return Board(**facts | lists)
+def _board(facts: dict[str, Any], host: str) -> Board:
+    """MachineError for facts that look.py never gives, UserError for a path that does not go into commands."""
+    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    kinds = {field.name: field.type for field in fields(Board)}
+    if facts.keys() != kinds.keys() or not all(_is(facts[name], kind) for name, kind in kinds.items()):
+        raise not_understood(host)
+    board = Board(**facts)
+    if board.libc[0] == "glibc" and not _GLIBC.fullmatch(board.libc[1]):
+        raise not_understood(host)
+    for path in (board.python, board.base):
+        if not _PATH.fullmatch(path):
+            raise UserError(
+                f"{host}: the path {path} holds more than letters, digits, spaces and _.,+@~=:/-; "
+                "use another Python there, or set GEMS_EDGE_CACHE to another place"
+            )
+    return board
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether `value` is of a field's type: str, bool, a count, or a tuple of them."""
+    if kinds := get_args(kind):
+        kinds = kinds[:1] * len(value) if kinds[-1] is ... and isinstance(value, tuple) else kinds
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    return type(value) is kind and (kind is not int or 0 <= value < 1e30)
 
 
 def check(board: Board, host: str) -> None:

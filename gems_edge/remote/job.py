@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import secrets
 import shlex
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 from gems_edge.errors import MachineError, UserError
 from gems_edge.remote import ssh
 from gems_edge.remote.board import Board
+from gems_edge.remote.said import read_object
 
 MARK, ATTACHED = b"gems-edge-event ", b"gems-edge-attached"
 _BOOTSTRAP = (
@@ -44,12 +46,13 @@ class Job:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._seen = 0
-        self._directory = ""
+        # Named here, so that nothing that the keeper says gets into a command for ssh or sftp.
+        self._directory = f"{board.base}/run-{secrets.token_hex(8)}"
 
     def __enter__(self) -> "Job":
         source = (files("gems_edge.remote") / "keeper.py").read_bytes()
         program = _BOOTSTRAP.format(size=len(source))
-        command = [self._board.python, "-c", program, "begin", self._board.base, str(self.lease)]
+        command = [self._board.python, "-c", program, "begin", self._directory, str(self.lease)]
         self._process = ssh.start(self._connection, shlex.join(command))
         with contextlib.suppress(OSError):
             self._process.stdin.write(source)
@@ -58,7 +61,7 @@ class Job:
         self._follower.start()
         threading.Thread(target=self._beat, daemon=True).start()
         try:
-            self._directory = self._next("directory")
+            self._next("directory")
         except BaseException:
             self.__exit__()
             raise
@@ -106,7 +109,7 @@ class Job:
             if wanted in event:
                 return event[wanted]
             if "error" in event:
-                raise (UserError if event["code"] == 2 else MachineError)(f"{self.host}: {event['error']}")
+                raise (UserError if event.get("code") == 2 else MachineError)(f"{self.host}: {event['error']}")
             if "gone" in event:
                 raise MachineError(f"{self.host} ended the job and cleared up; run it again")
             if told := event.get("stage") or event.get("say"):
@@ -150,17 +153,16 @@ class Job:
                     lost = None
                 if line.startswith(MARK):
                     self._seen += 1
-                    event = json.loads(line[len(MARK) :])
+                    event = read_object(line[len(MARK) :], self.host)
                     self._events.put(event)
                     if "gone" in event:
                         return
             code = self._process.wait()
-            self._process.said.seek(0)
-            message = self._process.said.read().decode(errors="replace")
+            message = ssh.text(self._process.said)
             if self._over.is_set():
                 return
             if code != ssh.FAILED:
-                said = (message.strip().splitlines() or ["it said nothing"])[-1]
+                said = ssh.last_line(message)
                 reason = (
                     f"no longer has the job; was it restarted? ({said})" if self._seen else f"cannot start ({said})"
                 )

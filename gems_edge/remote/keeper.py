@@ -1,6 +1,6 @@
 """Runs on the board, alone, with the board's own Python: sets up an environment, runs the commands, removes everything.
 
-`begin BASE LEASE` makes a directory below BASE and a process that keeps it, and then attaches to it; `attach DIRECTORY N`
+`begin DIRECTORY LEASE` makes the directory and a process that keeps it, and then attaches to it; `attach DIRECTORY N`
 attaches again, after a lost connection, and repeats the events after the first N. Whoever is attached sends orders on
 stdin, one per line (`beat`, `start {plan}`, `stop`), and reads events on stdout. The keeper hangs on no connection: it
 ends after `stop`, or when nobody was heard for LEASE seconds, and then kills what it started and removes its directory.
@@ -42,11 +42,11 @@ class Failed(Exception):
         self.code = code
 
 
-def begin(base: Path, lease: float, source: bytes) -> None:
+def begin(directory: Path, lease: float, source: bytes) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    base.mkdir(parents=True, exist_ok=True)
-    sweep(base)
-    directory = Path(tempfile.mkdtemp(prefix="run-", dir=base))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    sweep(directory.parent)
+    directory.mkdir(mode=0o700)
     lock = open(directory / "lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     (directory / "keeper.py").write_bytes(source)

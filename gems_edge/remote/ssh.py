@@ -10,8 +10,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from gems_edge.errors import MachineError, UserError
+from gems_edge.remote.said import printable_lines
 
 # What ssh exits with when it is ssh that failed and not the remote command.
 FAILED = 255
@@ -70,27 +72,27 @@ def end_connection(connection: Connection) -> None:
         )
 
 
-def run(connection: Connection, command: str, text: str, timeout: float = 120.0) -> str:
-    """What `command` writes to stdout, given `text` on stdin.
+def run(connection: Connection, command: str, script: str, timeout: float = 120.0) -> str:
+    """What `command` writes to stdout, in printable lines, given `script` on stdin.
 
     Raises UserError for a connection that cannot be made, MachineError for a command that fails or takes too long.
     """
     with tempfile.TemporaryFile() as said:  # not a pipe: the shared connection's process may hold it open
         try:
             done = subprocess.run(
-                _ssh(connection, command), input=text.encode(), stdout=subprocess.PIPE, stderr=said,
+                _ssh(connection, command), input=script.encode(), stdout=subprocess.PIPE, stderr=said,
                 timeout=timeout, env=_environment(), process_group=0,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise Disconnected(f"{connection.host} did not answer within {timeout:.0f} s; is it busy?") from None
         except FileNotFoundError:
             raise _no_client("ssh") from None
-        message = _text(said)
+        message = text(said)
     if done.returncode == FAILED:
         raise refused(connection.host, message)
     if done.returncode:
-        raise MachineError(f"{connection.host}: {command.split()[0]} failed ({_last(message)})")
-    return done.stdout.decode(errors="replace")
+        raise MachineError(f"{connection.host}: {command.split()[0]} failed ({last_line(message)})")
+    return printable_lines(done.stdout)
 
 
 def start(connection: Connection, command: str) -> subprocess.Popen:
@@ -122,7 +124,7 @@ def transfer(connection: Connection, batch: Sequence[str], directory: Path) -> N
             )  # fmt: skip
         except FileNotFoundError:
             raise _no_client("sftp") from None
-        message = _text(said)
+        message = text(said)
     if done.returncode == 0:
         return
     if "subsystem request failed" in message:
@@ -136,8 +138,8 @@ def transfer(connection: Connection, batch: Sequence[str], directory: Path) -> N
         )
     # A connection that breaks while sftp writes to it ends it by SIGPIPE, without a word.
     if done.returncode == FAILED or done.returncode < 0:
-        raise Disconnected(f"the connection to {connection.host} broke while copying ({_last(message)})")
-    raise MachineError(f"copying to {connection.host} failed ({_last(message)})")
+        raise Disconnected(f"the connection to {connection.host} broke while copying ({last_line(message)})")
+    raise MachineError(f"copying to {connection.host} failed ({last_line(message)})")
 
 
 def refused(host: str, message: str) -> Exception:
@@ -161,8 +163,8 @@ def refused(host: str, message: str) -> Exception:
     if any(sign in message for sign in ("timed out", "No route to host", "Network is unreachable", "Host is down")):
         return UserError(f"{host} does not answer; is it switched on and in this network?")
     if "an't open user config file" in message or "onfiguration option" in message or "terminating," in message:
-        return UserError(f"ssh cannot read its configuration ({_last(message)})")
-    return Disconnected(f"no connection to {host} ({_last(message)})")
+        return UserError(f"ssh cannot read its configuration ({last_line(message)})")
+    return Disconnected(f"no connection to {host} ({last_line(message)})")
 
 
 def _ssh(connection: Connection, command: str) -> list[str]:
@@ -179,11 +181,13 @@ def _no_client(program: str) -> UserError:
     return UserError(f"{program} is not installed on this machine; install an OpenSSH client")
 
 
-def _text(said) -> str:
+def text(said: BinaryIO) -> str:
+    """What ssh, sftp or the command wrote to stderr, in printable lines."""
     said.seek(0)
-    return said.read().decode(errors="replace")
+    return printable_lines(said.read())
 
 
-def _last(message: str) -> str:
+def last_line(message: str) -> str:
+    """The last line that is not empty."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"

@@ -22,6 +22,15 @@ def server(environment) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def strange(environment, tmp_path_factory) -> Iterator[Server]:
+    """A board whose sessions begin with what the test wrote into ~/enter: in the state that the test is about."""
+    file = tmp_path_factory.mktemp("strange") / "enter"
+    file.write_text('. "$HOME/enter"\n')
+    with running_sshd(environment, f"/bin/sh {file}") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def bundle(tmp_path_factory) -> Path:
     return handmade.write_bundle(tmp_path_factory.mktemp("bundles") / "h.gems")
 

@@ -7,19 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from on_board import running_sshd, write_wheel
-
-# Each session starts with what the test wrote into ~/enter: a board in the state that the test is about.
-_ENTER = "/bin/sh {file}"
-
-
-@pytest.fixture(scope="module")
-def strange(environment, tmp_path_factory):
-    """A board whose sessions begin with ~/enter."""
-    file = tmp_path_factory.mktemp("strange") / "enter"
-    file.write_text('. "$HOME/enter"\n')
-    with running_sshd(environment, _ENTER.format(file=file)) as server:
-        yield server
+from on_board import write_wheel
 
 
 @pytest.fixture
