@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from gems_edge.cost.shapes import fix_dims, tensor_sizes
 from gems_edge.export.graphs import IMAGES
+from gems_edge.graphs.shapes import fix_dims, tensor_sizes
 
 ELEMENTWISE = frozenset(
     "Add Sub Mul Div Neg Abs Relu Sqrt Reciprocal Exp Log Sigmoid Softplus Where Equal Greater Less Cast Identity".split()

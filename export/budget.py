@@ -13,17 +13,17 @@ from typing import Any
 import onnx
 import torch
 
-from gems_edge.cost.footprint import memory_cost
-from gems_edge.cost.graph import adapt_peak, describe
-from gems_edge.cost.latency import latency
-from gems_edge.cost.memory import predict_memory
-from gems_edge.cost.profiles import DeviceProfile
 from gems_edge.errors import UserError
 from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
 from gems_edge.export.recovery import remaining_ratio
 from gems_edge.export.source import Source
 from gems_edge.export.streaming import MEMORY, stream
+from gems_edge.graphs.cost import adapt_peak, describe
+from gems_edge.graphs.footprint import memory_cost
 from gems_edge.models.fewshot import FewShotModel
+from gems_edge.predict.latency import latency
+from gems_edge.predict.memory import predict_memory
+from gems_edge.predict.profiles import DeviceProfile
 from gems_edge.tickets.channels import Pruned, check_ratio, prune
 
 RATIOS = tuple(step / 20 for step in range(20))  # 0, 0.05 … 0.95

@@ -8,10 +8,10 @@ from typing import Any
 from gems_edge import __version__
 from gems_edge.data.mixture import Mixture, split_specs
 from gems_edge.export.graphs import carried_names
-from gems_edge.meta.config import TrainConfig
-from gems_edge.meta.frozen import Frozen
-from gems_edge.meta.rules import Rule
+from gems_edge.meta.rules.base import Rule
+from gems_edge.meta.rules.frozen import Frozen
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights
 
 

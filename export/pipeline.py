@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from gems_edge.cost.footprint import memory_cost
-from gems_edge.cost.graph import adapt_peak, describe
 from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.mixture import (
     distribution_name,
@@ -24,10 +22,12 @@ from gems_edge.export.source import ExportOptions, Reports, Source, open_source
 from gems_edge.export.specialise import Specialised, specialise
 from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.export.verify import int8_accuracy, verify_bundle
+from gems_edge.graphs.cost import adapt_peak, describe
+from gems_edge.graphs.footprint import memory_cost
 from gems_edge.meta.allocator import keep_freed_memory
-from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions, modes_for
 from gems_edge.meta.precision import matrix_precision
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
 from gems_edge.models.layers import Statistics

@@ -22,7 +22,7 @@ from gems_edge.export.builder import GraphBuilder
 from gems_edge.export.graphs import CLASSES, HEAD, IMAGES
 from gems_edge.meta.evaluate import support_of
 from gems_edge.meta.inner import adapt, classify, detached
-from gems_edge.meta.rules import Rule
+from gems_edge.meta.rules.base import Rule
 from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
 from gems_edge.models.layers import EPSILON, Statistics
 from gems_edge.models.spec import ModelSpec

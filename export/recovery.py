@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save
 from gems_edge.errors import UserError
 from gems_edge.export.source import ExportOptions, Reports, Source
 from gems_edge.files import write_atomic
-from gems_edge.meta.config import TrainConfig, write_config
 from gems_edge.meta.run import Run
-from gems_edge.meta.ticket_config import TicketConfig
+from gems_edge.meta.settings.run import TrainConfig, write_config
+from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.meta.train import train
 from gems_edge.models.spec import ModelSpec
 from gems_edge.tickets.channels import TOLERANCE, Pruned

@@ -11,11 +11,11 @@ from gems_edge.data.mixture import Mixture, MixtureSampler, distribution_name, l
 from gems_edge.data.tensors import EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.export.quantise import check_quantisable
-from gems_edge.meta.config import TrainConfig
-from gems_edge.meta.methods import rule_of
 from gems_edge.meta.processes import single_process, start_processes
-from gems_edge.meta.rules import Rule
+from gems_edge.meta.rules.base import Rule
+from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.ticket import Ticket
 

@@ -9,11 +9,11 @@ import torch
 from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.tensors import EpisodeTensors
 from gems_edge.errors import UserError
-from gems_edge.meta.adapter import by_layer, ranks
 from gems_edge.meta.evaluate import support_of
-from gems_edge.meta.frozen import Frozen
 from gems_edge.meta.inner import adapt, detached
-from gems_edge.meta.rules import Rule
+from gems_edge.meta.rules.adapter import by_layer, ranks
+from gems_edge.meta.rules.base import Rule
+from gems_edge.meta.rules.frozen import Frozen
 from gems_edge.models.fewshot import FewShotModel, Weights, layers_of, network_weights
 
 

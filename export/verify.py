@@ -18,10 +18,10 @@ from gems_edge.device.runtime import Session
 from gems_edge.errors import MachineError
 from gems_edge.export.graphs import RULE
 from gems_edge.meta.evaluate import support_of
+from gems_edge.meta.evaluation import answer_episode, compare_precisions, learn_episode
 from gems_edge.meta.inner import Support, adapt, classify, detached
-from gems_edge.meta.mmsup import KEEP
-from gems_edge.meta.protocol import answer_episode, compare_precisions, learn_episode
-from gems_edge.meta.rules import Rule
+from gems_edge.meta.rules.base import Rule
+from gems_edge.meta.rules.mmsup import KEEP
 from gems_edge.models.fewshot import FewShotModel, Weights
 
 # As shares of the length of torch's update: of the median step and part, and of the worst. Flat image areas give equal values

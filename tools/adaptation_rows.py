@@ -15,7 +15,7 @@ from memory_bundles import untrained, write_untrained
 import gems_edge
 import gems_edge.export
 from gems_edge.device.bundle import Bundle, read_bundle
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.rules.base import UpdateRule
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 from gems_edge.tickets.channels import prune
@@ -29,7 +29,7 @@ INNER_LR = 0.05
 # The default of `gems-edge export --round-to`; finer where the ratio cannot be met.
 ROUND_TO = 16
 # What decides a graph: bundles that were made by other sources are made again.
-_SOURCES = ("models", "meta/inner.py", "meta/rules.py", "tickets/channels.py", "device/runtime.py", "device/learner.py")
+_SOURCES = ("models", "meta/inner.py", "meta/rules/base.py", "tickets/channels.py", "device/runtime.py", "device/learner.py")
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import click
 
-from gems_edge.meta.adapter_config import AdapterConfig
 from gems_edge.meta.allocator import keep_freed_memory
-from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.adapter import AdapterConfig
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.train import Trainer, resolve
 
 METHODS = {

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gems_edge.cost.graph import describe
-from gems_edge.cost.latency import latency
-from gems_edge.cost.profiles import find_profile
 from gems_edge.device.bundle import Bundle, read_bundle
 from gems_edge.device.measure import adapt_call, predict_call
+from gems_edge.graphs.cost import describe
+from gems_edge.predict.latency import latency
+from gems_edge.predict.profiles import find_profile
 
 GRAPHS = {"predict": "predict.onnx", "adapt step": "adapt.onnx"}
 MOST_CALLS = 200  # a round

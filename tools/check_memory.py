@@ -4,7 +4,7 @@
   python tools/check_memory.py --grid DIR [--network conv4-64-84 …]
 
 For each bundle VmHWM of fresh processes that predict one image, or adapt to its ways × shots images (or to --images), and
-what gems_edge.cost.memory says from the manifest. --grid makes bundles of untrained networks in DIR: Conv-4 (32 and 64 filters,
+what gems_edge.predict.memory says from the manifest. --grid makes bundles of untrained networks in DIR: Conv-4 (32 and 64 filters,
 28 and 84 pixels) and ResNet-12 (84 pixels), 1 and 5 shots, every --memory. The exit code is 1 if a row is off by more than
 --tolerance.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import click
 
-from gems_edge.cost.memory import predict_memory
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.measure import fresh_memory
+from gems_edge.predict.memory import predict_memory
 
 
 @click.command(help=__doc__)

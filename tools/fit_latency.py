@@ -18,11 +18,11 @@ import tomli_w
 from latency_regression import Problem, Row, effect, fit, held_out, problem_of, times
 from published_rows import PROFILES, Published, read, works
 
-from gems_edge.cost.latency import RUNTIMES, latency
-from gems_edge.cost.profiles import DeviceProfile, Fact, list_profiles, load_profile
-from gems_edge.cost.rates import constants
-from gems_edge.cost.work import MEASURED_TERMS
 from gems_edge.files import write_atomic
+from gems_edge.predict.latency import RUNTIMES, latency
+from gems_edge.predict.profiles import DeviceProfile, Fact, list_profiles, load_profile
+from gems_edge.predict.rates import constants
+from gems_edge.predict.work import MEASURED_TERMS
 
 TABLE = Path("../shared/devices/published_latencies.csv")
 STORED = Path(__file__).parents[1] / "device_profiles" / "latency.toml"

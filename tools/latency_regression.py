@@ -13,7 +13,7 @@ from math import log
 
 import numpy as np
 
-from gems_edge.cost.work import MEASURED_TERMS
+from gems_edge.predict.work import MEASURED_TERMS
 
 # Cycles per unit on a small core, one thread, as the priors' middle: a dense kernel does about 3 MACs a cycle, Winograd's
 # spares some, memory gives an element in a few cycles. Each may be e times more or less.

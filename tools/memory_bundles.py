@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import torch
 
-from gems_edge.cost.footprint import memory_cost
-from gems_edge.cost.graph import adapt_peak, describe
 from gems_edge.export.bundle import write_bundle
 from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
 from gems_edge.export.manifest import identity, tensor_names
 from gems_edge.export.streaming import MEMORY, stream
-from gems_edge.meta.config import TrainConfig
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.graphs.cost import adapt_peak, describe
+from gems_edge.graphs.footprint import memory_cost
+from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 

@@ -2,7 +2,7 @@
 
 `build(name)` gives the graph that benchncnn (or the row's own source) ran: caffe's ResNet-50 strides in the first 1×1
 convolution, its GoogLeNet has 5×5 branches and LRN, MobileNetV3 is the 5.1 M one. MACs and weights are held against
-those of ncnn's .param files in `COUNTED` by tests/cost/test_work.py. onnx is needed, torch is not.
+those of ncnn's .param files in `COUNTED` by tests/predict/test_work.py. onnx is needed, torch is not.
 """
 
 import math

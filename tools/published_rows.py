@@ -8,7 +8,7 @@ from pathlib import Path
 from latency_regression import Row
 from published_networks import NETWORKS, build
 
-from gems_edge.cost.graph import describe
+from gems_edge.graphs.cost import describe
 
 # Columns that a table must have.
 COLUMNS = ("board", "soc", "model", "input", "precision", "runtime", "threads", "latency_ms")

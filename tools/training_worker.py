@@ -54,7 +54,7 @@ class Peer:
 
 def train_config(setting: Setting):
     """The run that a user would start for this row."""
-    from gems_edge.meta.config import TrainConfig
+    from gems_edge.meta.settings.run import TrainConfig
 
     return TrainConfig(
         data="glyphs", image_size=setting.image_size, channels=setting.channels, backbone=setting.backbone,
@@ -70,8 +70,8 @@ class Ours:
     def __init__(self, setting: Setting, name: str, weights: dict, tasks: list[Task], device: str):
         from gems_edge.data.tensors import Episode, fast_layout
         from gems_edge.meta.allocator import keep_freed_memory
-        from gems_edge.meta.methods import rule_of
         from gems_edge.meta.outer import meta_gradient
+        from gems_edge.meta.rules.registry import rule_of
         from gems_edge.meta.task_threads import TaskThreads
         from gems_edge.models.fewshot import FewShotModel
 

@@ -31,11 +31,11 @@ def command(bundle, support, steps, threads, state, as_json):
     """
     from pathlib import Path
 
-    from gems_edge.cost.memory import predict_memory
     from gems_edge.device import Learner
     from gems_edge.device.measure import summarise
     from gems_edge.device.state import check_destination, state_bytes
     from gems_edge.device.support import read_support
+    from gems_edge.predict.memory import predict_memory
     from gems_edge.process_memory import peak_rss_mb
 
     learner = Learner.load(bundle, threads)

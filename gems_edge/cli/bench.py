@@ -69,9 +69,9 @@ def _predict(bundle, devices, threads):
     """For each board: latency of a prediction and of a gradient step, and memory of both."""
     if not devices:
         return {}
-    from gems_edge.cost.latency import predict_latency
-    from gems_edge.cost.memory import predict_memory
-    from gems_edge.cost.profiles import find_profile
+    from gems_edge.predict.latency import predict_latency
+    from gems_edge.predict.memory import predict_memory
+    from gems_edge.predict.profiles import find_profile
 
     cost = bundle.manifest["cost"]
     images = bundle.ways * bundle.shots
@@ -105,7 +105,7 @@ def _predict(bundle, devices, threads):
 
 def _add_predicted_memory(bundle, document):
     """What the manifest says of the memory, beside what was measured."""
-    from gems_edge.cost.memory import predict_memory
+    from gems_edge.predict.memory import predict_memory
 
     for what, section in document["memory"].items():
         made = predict_memory(bundle.manifest["cost"], section["images"], what)

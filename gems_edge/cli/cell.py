@@ -1,4 +1,4 @@
-"""The program of a grid's cell: `python -m gems_edge.cli.cell DIRECTORY`, started by studies/grid.py."""
+"""The program of a grid's cell: `python -m gems_edge.cli.cell DIRECTORY`, started by reproduce/grid.py."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ from gems_edge.cli.progress import training_progress
 from gems_edge.files import read_json, write_atomic
 
 # What "kind" of cell.json says → the module whose run_task does it; a ticket's cell names no kind.
-KINDS = {"ticket": "gems_edge.tickets.cell", "gems": "gems_edge.studies.gems_cell"}
+KINDS = {"ticket": "gems_edge.reproduce.tickets.cell", "gems": "gems_edge.reproduce.gems.cell"}
 
 
 def main() -> None:

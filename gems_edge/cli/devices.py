@@ -32,7 +32,7 @@ def _calibration(profile):
     """How times on a board are known: by which source, and within which factor for a published runtime."""
     import math
 
-    from gems_edge.cost.rates import published_rates
+    from gems_edge.predict.rates import published_rates
 
     if profile.measured:
         return {"source": profile.measured.source, "within": round(math.exp(max(profile.measured.spread.values())), 3)}
@@ -53,7 +53,7 @@ def list_command(as_json):
     Example:
       gems-edge devices list --json
     """
-    from gems_edge.cost.profiles import list_profiles, load_profile
+    from gems_edge.predict.profiles import list_profiles, load_profile
 
     profiles = [load_profile(device) for device in list_profiles()]
     if as_json:
@@ -83,7 +83,7 @@ def show_command(device, as_json):
     Example:
       gems-edge devices show rpi-zero-2w
     """
-    from gems_edge.cost.profiles import find_profile
+    from gems_edge.predict.profiles import find_profile
 
     profile = find_profile(device)
     if as_json:
@@ -110,7 +110,7 @@ def check_command(files, as_json):
     Example:
       gems-edge devices check my-board.toml
     """
-    from gems_edge.cost.profiles import list_profiles, load_profile, read_profile
+    from gems_edge.predict.profiles import list_profiles, load_profile, read_profile
 
     profiles = [read_profile(file) for file in files] or [load_profile(device) for device in list_profiles()]
     if as_json:
@@ -138,10 +138,10 @@ def calibrate_command(output, device, as_json):
     import os
     from pathlib import Path
 
-    from gems_edge.cost.calibrate import available_cores, calibrate, profile_text
-    from gems_edge.cost.profiles import read_profile
+    from gems_edge.calibrate.fit import available_cores, calibrate, profile_text
     from gems_edge.errors import UserError
     from gems_edge.files import write_atomic
+    from gems_edge.predict.profiles import read_profile
 
     path = Path(output)
     if path.suffix != ".toml":
@@ -198,10 +198,10 @@ def predict_command(model, devices, threads, dims, runtime, precision, as_json):
     """
     import onnx
 
-    from gems_edge.cost.graph import describe
-    from gems_edge.cost.latency import latency
-    from gems_edge.cost.profiles import find_profile
     from gems_edge.errors import UserError
+    from gems_edge.graphs.cost import describe
+    from gems_edge.predict.latency import latency
+    from gems_edge.predict.profiles import find_profile
 
     try:
         graph = onnx.load(model, load_external_data=False)

@@ -59,7 +59,7 @@ def command(
       gems-edge evaluate runs/glyphs --episodes 600
     """
     from gems_edge.cli.progress import counting_progress
-    from gems_edge.meta.protocol import EvaluationProtocol, evaluate_bundle, evaluate_run
+    from gems_edge.meta.evaluation import EvaluationProtocol, evaluate_bundle, evaluate_run
 
     protocol = EvaluationProtocol(
         data, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, data_root
@@ -101,7 +101,7 @@ def _sets(subject, data, is_bundle):
     """How many image sets are evaluated; a subject that cannot be read is refused later."""
     from gems_edge.data.mixture import split_specs
     from gems_edge.errors import UserError
-    from gems_edge.meta.config import read_config
+    from gems_edge.meta.settings.run import read_config
 
     try:
         return len(split_specs(data or ("" if is_bundle else read_config(subject / "config.toml").data)))

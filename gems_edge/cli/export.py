@@ -102,7 +102,7 @@ def command(run, output, ratios, boards, as_json, **options):
       gems-edge export runs/glyphs --device rpi-zero-2w --max-latency-ms 15 --max-memory-mb 110 -o zero.gems
       gems-edge export runs/glyphs --ratio 0.5,0.8,0.9 --device rpi-4b -o glyphs.gems
     """
-    from gems_edge.cost.profiles import find_profile
+    from gems_edge.predict.profiles import find_profile
 
     output = output or Path(f"{run.resolve().name}.gems")
     shares = numbers(ratios, "--ratio")
@@ -262,7 +262,7 @@ def show(output, manifest):
 
 def predicted_memory(manifest: dict) -> dict:
     """Peak memory of predict and adapt on a board: images, peak, interval (MB), tag and source."""
-    from gems_edge.cost.memory import predict_memory
+    from gems_edge.predict.memory import predict_memory
 
     found = {}
     for what, images in (("predict", 1), ("adapt", manifest["ways"] * manifest["shots"])):

@@ -5,10 +5,10 @@ from dataclasses import replace
 import click
 
 from gems_edge.errors import UserError
-from gems_edge.meta.adapter_config import OWNERS, AdapterConfig
-from gems_edge.meta.config import TrainConfig
-from gems_edge.meta.settings import option_name, settings_of
-from gems_edge.meta.ticket_config import TicketConfig
+from gems_edge.meta.settings.adapter import OWNERS, AdapterConfig
+from gems_edge.meta.settings.base import option_name, settings_of
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.meta.settings.ticket import TicketConfig
 
 # Parameters of the nested tables' options begin with these, so that no two settings share a name.
 TICKET, ADAPTER = "ticket_", "adapter_"

@@ -69,8 +69,9 @@ def tickets(
       gems-edge reproduce tickets --preset small --report-only --json
       gems-edge reproduce tickets --preset paper --table 2 --data mini=folder:miniimagenet --ray auto
     """
-    from gems_edge.studies.grid import GridOptions
-    from gems_edge.tickets import plan, presets
+    from gems_edge.reproduce.grid import GridOptions
+    from gems_edge.reproduce.tickets import plan
+    from gems_edge.reproduce.tickets import protocol as presets
 
     _check_methods(methods, (*plan.METHODS, "omt", "pm"))
     preset = presets.cut(presets.with_data(presets.PRESETS[name], _given_data(data)), seeds, ratios)
@@ -79,7 +80,7 @@ def tickets(
     directory = output or Path(f"reproduce-{name}")
 
     def write(results):
-        from gems_edge.report.reproduction import Study, reproduce
+        from gems_edge.reproduce.tickets.page import Study, reproduce
 
         title = f"Meta winning tickets, preset {preset.name}"
         _write(title, directory, reproduce(Study(preset, directory, parts, cells, results)), as_json)
@@ -112,8 +113,9 @@ def gems(
       gems-edge reproduce gems --preset tiny --data photos=folder:photos
       gems-edge reproduce gems --preset paper --data-root fine-grained --ray auto
     """
-    from gems_edge.studies import gems_plan, gems_presets
-    from gems_edge.studies.grid import GridOptions
+    from gems_edge.reproduce.gems import plan as gems_plan
+    from gems_edge.reproduce.gems import protocol as gems_presets
+    from gems_edge.reproduce.grid import GridOptions
 
     _check_methods(methods, gems_plan.METHODS)
     given = _given_data(data, lambda word: gems_presets.in_root(word, data_root))
@@ -123,7 +125,7 @@ def gems(
     directory = output or Path(f"reproduce-gems-{name}")
 
     def write(results):
-        from gems_edge.report.gems_study import Study, reproduce_gems
+        from gems_edge.reproduce.gems.page import Study, reproduce_gems
 
         title = f"GEMS, preset {preset.name}"
         _write(title, directory, reproduce_gems(Study(preset, directory, parts, cells, results)), as_json)
@@ -154,7 +156,7 @@ def _run(
     write: Callable[[Mapping[str, dict]], None],
 ) -> None:  # fmt: skip
     """Train the cells that are not done and `write` the page of what is; also when some fail or the user stops."""
-    from gems_edge.studies.grid import read_results, run_grid
+    from gems_edge.reproduce.grid import read_results, run_grid
 
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; choose another directory with -o")

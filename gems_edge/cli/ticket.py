@@ -52,7 +52,7 @@ def find_command(run, output, data_root, as_json, **options):
     Example:
       gems-edge ticket find runs/dense --ticket mwt --ratio 0.8 --scope layer -o mwt.ticket
     """
-    from gems_edge.meta.ticket_config import TicketConfig
+    from gems_edge.meta.settings.ticket import TicketConfig
     from gems_edge.tickets.sources import find_in
 
     given = {name.removeprefix(TICKET): value for name, value in options.items() if value is not None}

@@ -40,7 +40,7 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
       gems-edge train --data glyphs --ticket pmt --interval 20 --unit channel --ratio 0.8 -o runs/small
       torchrun --nproc-per-node 4 -m gems_edge train --data glyphs -o runs/four
     """
-    from gems_edge.meta.config import TrainConfig, read_config
+    from gems_edge.meta.settings.run import TrainConfig, read_config
 
     if resume:
         if not (output / "config.toml").exists():

@@ -12,7 +12,7 @@ from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.tensors import Episode, EpisodeTensors
 from gems_edge.errors import UserError
 from gems_edge.meta.inner import Support, Trajectory, adapt, classify, detached, one_hot
-from gems_edge.meta.rules import Rule
+from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, Weights
 

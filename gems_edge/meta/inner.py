@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gems_edge.meta.rules import Rule, State
+from gems_edge.meta.rules.base import Rule, State
 from gems_edge.models.fewshot import HEAD, Body, FewShotModel, Weights, body, forward, head, initial_weights
 from gems_edge.models.layers import Statistics
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from gems_edge.data.mixture import split_specs
 from gems_edge.errors import UserError
-from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.evaluate import Accuracy, mean_over_distributions
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.train import Progress, Say, check_directory, prepare, resolve, train
 
 

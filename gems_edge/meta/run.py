@@ -15,8 +15,8 @@ from torch import Tensor
 from gems_edge.data.mixture import distribution_name, split_specs
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
-from gems_edge.meta.config import TrainConfig, read_config
-from gems_edge.meta.methods import rule_of
+from gems_edge.meta.rules.registry import rule_of
+from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket
 

@@ -15,14 +15,14 @@ from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
-from gems_edge.meta.config import TrainConfig, as_values, kept_iterations, write_config
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions
 from gems_edge.meta.logbook import Logbook
-from gems_edge.meta.methods import rule_of
 from gems_edge.meta.outer import learning_rate, make_optimizer, meta_gradient
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
+from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
+from gems_edge.meta.settings.run import TrainConfig, as_values, kept_iterations, write_config
 from gems_edge.meta.tally import Tally, details
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import Weights

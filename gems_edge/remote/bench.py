@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gems_edge.cost.memory import predict_memory
 from gems_edge.device import Learner
 from gems_edge.device.bundle import Bundle
 from gems_edge.device.support import read_support
 from gems_edge.errors import UserError
+from gems_edge.predict.memory import predict_memory
 from gems_edge.remote import ssh
 from gems_edge.remote.board import Board, check, check_disk, check_memory, look
 from gems_edge.remote.job import Job, alive_seconds

@@ -163,9 +163,9 @@ def _size_section(manifest: Mapping[str, Any]) -> Section | None:
 
 
 def _board_section(manifest: Mapping[str, Any], devices: Sequence[str] | None) -> Section:
-    from gems_edge.cost.latency import predict_latency
-    from gems_edge.cost.memory import predict_memory
-    from gems_edge.cost.profiles import find_profile, list_profiles, load_profile
+    from gems_edge.predict.latency import predict_latency
+    from gems_edge.predict.memory import predict_memory
+    from gems_edge.predict.profiles import find_profile, list_profiles, load_profile
 
     cost, images, rows, sources = manifest["cost"], manifest["ways"] * manifest["shots"], [], {}
     known = [device for device in list_profiles() if not load_profile(device).memory_only]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gems_edge.meta.overlap import overlap
-from gems_edge.report import gems_plots as plots
+from gems_edge.report import choice_plots as plots
 from gems_edge.report.numbers import accuracy_text
 from gems_edge.report.page import Block, Picture, Section, Table
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gems_edge.errors import UserError
-from gems_edge.meta.adapter import without_channels
+from gems_edge.meta.rules.adapter import without_channels
 from gems_edge.models.fewshot import FewShotModel, Weights, network_weights
 from gems_edge.models.layers import Normalization
 from gems_edge.models.spec import ModelSpec

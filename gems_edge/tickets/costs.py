@@ -1,14 +1,14 @@
-"""What finding and training a ticket costs, in the FLOPs of either book (cost/flops.py)."""
+"""What finding and training a ticket costs, in the FLOPs of either book (tickets/flops.py)."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from gems_edge.cost.flops import Book, Work, book, densities_of
 from gems_edge.data.mixture import split_specs
-from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.spec import ModelSpec
 from gems_edge.models.ticket import Ticket
+from gems_edge.tickets.flops import Book, Work, book, densities_of
 from gems_edge.tickets.search import SEARCH, dense_run
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from gems_edge.files import write_atomic
-from gems_edge.meta.ticket_config import TicketConfig
+from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.fewshot import Weights
 from gems_edge.tickets.analysis import overlap_of
 

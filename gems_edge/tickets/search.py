@@ -12,12 +12,12 @@ import torch
 from gems_edge.data.mixture import Mixture, mixture_sampler
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
-from gems_edge.meta.config import TrainConfig
-from gems_edge.meta.methods import rule_of
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.processes import Processes
+from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run, seeded_weights
-from gems_edge.meta.ticket_config import TicketConfig
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.meta.train import Progress, train
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import ModelSpec

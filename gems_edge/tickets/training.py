@@ -6,9 +6,9 @@ from typing import Any
 from gems_edge.data.mixture import Mixture
 from gems_edge.errors import UserError
 from gems_edge.meta.allocator import keep_freed_memory
-from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.train import Progress, Say, check_directory, prepare, resolve, train
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket, save_ticket

@@ -118,7 +118,7 @@ def test_predict_needs_an_onnx_file(tmp_path):
 
 def test_calibrate_here(tmp_path, cli_here, network, monkeypatch):
     """The real measurements, shortened: a profile that check takes and predict uses."""
-    from gems_edge.cost import calibrate
+    from gems_edge.calibrate import fit as calibrate
 
     monkeypatch.setattr(calibrate, "SECONDS", 0.01)
     profile = tmp_path / "my-board.toml"

@@ -3,9 +3,9 @@
 import handmade as hm
 import pytest
 
-from gems_edge.cost.memory import predict_memory
 from gems_edge.device.bundle import read_bundle
 from gems_edge.errors import UserError
+from gems_edge.predict.memory import predict_memory
 
 MEMORY = {
     "image_bytes": 1024,

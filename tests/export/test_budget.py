@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gems_edge.cost.profiles import load_profile
 from gems_edge.errors import UserError
 from gems_edge.export.budget import Budget, Candidate, Limit, Prediction, predictions, search, spread
 from gems_edge.export.source import ExportOptions, Reports, open_source
+from gems_edge.predict.profiles import load_profile
 from gems_edge.report.front import on_front
 
 BOARD = "rpi-zero-2w"

@@ -15,10 +15,10 @@ from gems_edge.device.runtime import Session  # noqa: E402
 from gems_edge.errors import UserError  # noqa: E402
 from gems_edge.export.graphs import RULE, adapt_graph, carried_names  # noqa: E402
 from gems_edge.export.specialise import specialise  # noqa: E402
-from gems_edge.meta.bmp import BMP  # noqa: E402
-from gems_edge.meta.frozen import Frozen  # noqa: E402
 from gems_edge.meta.inner import Support, adapt, one_hot  # noqa: E402
-from gems_edge.meta.mmsup import MMSUP  # noqa: E402
+from gems_edge.meta.rules.bmp import BMP  # noqa: E402
+from gems_edge.meta.rules.frozen import Frozen  # noqa: E402
+from gems_edge.meta.rules.mmsup import MMSUP  # noqa: E402
 from gems_edge.models.fewshot import layers_of  # noqa: E402
 
 STEPS = 3

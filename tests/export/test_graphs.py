@@ -12,7 +12,7 @@ from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
 from gems_edge.export.graphs import adapt_graph, predict_graph
 from gems_edge.meta.inner import Support, detached, inner_step, one_hot
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.rules.base import UpdateRule
 from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 

@@ -14,7 +14,7 @@ from gems_edge.device.runtime import Session
 from gems_edge.errors import MachineError, UserError
 from gems_edge.export import quantise as subject
 from gems_edge.export.quantise import quantise
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.rules.base import UpdateRule
 from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gems_edge.data.packed import read_packed
 from gems_edge.device import Learner
-from gems_edge.meta.adapter import ranks
+from gems_edge.meta.rules.adapter import ranks
 from gems_edge.meta.run import Run
 from gems_edge.models.fewshot import layers_of
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from test_graphs import made, pictures
 
-from gems_edge.cost.graph import adapt_peak, describe
 from gems_edge.device.onnxfile import initializers
 from gems_edge.device.runtime import Session
 from gems_edge.export.graphs import adapt_graph
 from gems_edge.export.streaming import MEMORY, Memory, _is_product, stream
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.graphs.cost import adapt_peak, describe
+from gems_edge.meta.rules.base import UpdateRule
 from gems_edge.models.fewshot import initial_weights
 
 PLANNED = {"images": 10, "classes": 5}

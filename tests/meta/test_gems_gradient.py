@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import gems_reference  # noqa: E402
 from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode  # noqa: E402
 
-from gems_edge.meta.adapter_config import AdapterConfig  # noqa: E402
-from gems_edge.meta.config import TrainConfig  # noqa: E402
-from gems_edge.meta.methods import rule_of  # noqa: E402
 from gems_edge.meta.outer import meta_loss  # noqa: E402
+from gems_edge.meta.rules.registry import rule_of  # noqa: E402
+from gems_edge.meta.settings.adapter import AdapterConfig  # noqa: E402
+from gems_edge.meta.settings.run import TrainConfig  # noqa: E402
 from gems_edge.models.fewshot import FewShotModel  # noqa: E402
 
 LR, STEPS = 0.1, 3

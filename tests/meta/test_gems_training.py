@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import gems_reference  # noqa: E402
 from test_training import records  # noqa: E402
 
-from gems_edge.meta.adapter_config import AdapterConfig  # noqa: E402
-from gems_edge.meta.config import TrainConfig, read_config  # noqa: E402
 from gems_edge.meta.outer import meta_loss  # noqa: E402
 from gems_edge.meta.processes import start_processes  # noqa: E402
 from gems_edge.meta.run import Run, seeded_weights  # noqa: E402
+from gems_edge.meta.settings.adapter import AdapterConfig  # noqa: E402
+from gems_edge.meta.settings.run import TrainConfig, read_config  # noqa: E402
 from gems_edge.meta.train import Trainer, resolve, train  # noqa: E402
 from gems_edge.models.ticket import load_ticket  # noqa: E402
 
@@ -126,7 +126,7 @@ ONE_STEP = """
 import sys
 from pathlib import Path
 from safetensors.torch import load_file
-from gems_edge.meta.config import read_config
+from gems_edge.meta.settings.run import read_config
 from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.train import train

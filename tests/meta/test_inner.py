@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gems_edge.meta.evaluate import mean_accuracy
 from gems_edge.meta.inner import Support, adapt, classify, detached, inner_step, one_hot
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.rules.base import UpdateRule
 from gems_edge.models.fewshot import FewShotModel, initial_weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec, parse_widths
 

@@ -10,9 +10,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference  # noqa: E402
 
 from gems_edge.data.tensors import Episode  # noqa: E402
-from gems_edge.meta.config import TrainConfig  # noqa: E402
 from gems_edge.meta.outer import meta_loss  # noqa: E402
-from gems_edge.meta.rules import UpdateRule  # noqa: E402
+from gems_edge.meta.rules.base import UpdateRule  # noqa: E402
+from gems_edge.meta.settings.run import TrainConfig  # noqa: E402
 from gems_edge.models.fewshot import FewShotModel  # noqa: E402
 
 WAYS, SHOTS, QUERIES = 3, 2, 4

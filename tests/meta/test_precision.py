@@ -3,10 +3,10 @@
 import torch
 
 from gems_edge.data.tensors import Episode
-from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.precision import autocast, matrix_precision
-from gems_edge.meta.rules import UpdateRule
+from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
 
 

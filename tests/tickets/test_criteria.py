@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gems_edge.errors import UserError
-from gems_edge.meta.config import TrainConfig
 from gems_edge.meta.run import seeded_weights
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.ticket import maskable
 from gems_edge.tickets import criteria
 from gems_edge.tickets.criteria import HEAD

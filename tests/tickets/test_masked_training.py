@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "meta"))
 import reference  # noqa: E402
 
 from gems_edge.data.tensors import Episode  # noqa: E402
-from gems_edge.meta.config import TrainConfig  # noqa: E402
 from gems_edge.meta.evaluate import support_of  # noqa: E402
 from gems_edge.meta.inner import adapt  # noqa: E402
 from gems_edge.meta.outer import meta_loss  # noqa: E402
-from gems_edge.meta.rules import UpdateRule  # noqa: E402
+from gems_edge.meta.rules.base import UpdateRule  # noqa: E402
 from gems_edge.meta.run import Run  # noqa: E402
-from gems_edge.meta.ticket_config import TicketConfig  # noqa: E402
+from gems_edge.meta.settings.run import TrainConfig  # noqa: E402
+from gems_edge.meta.settings.ticket import TicketConfig  # noqa: E402
 from gems_edge.meta.train import prepare, resolve, train  # noqa: E402
 from gems_edge.models.fewshot import FewShotModel  # noqa: E402
 from gems_edge.models.ticket import Ticket, load_ticket, maskable, model_of, save_ticket  # noqa: E402

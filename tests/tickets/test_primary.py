@@ -21,7 +21,7 @@ from ticket_runs import (
 )
 
 from gems_edge.meta.run import Run
-from gems_edge.meta.ticket_config import TicketConfig
+from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.tickets.criteria import smart_counts
 from gems_edge.tickets.primary import PrimaryWatch, read_primary_masks
 from gems_edge.tickets.training import train_ticket

@@ -1,0 +1,1 @@
+"""Update rules: what one inner step moves, and how."""

@@ -1,0 +1,57 @@
+"""Binary Mask Perceptron (GEMS, WACV'23, section 3.1): which layers a task adapts at each step, and how fast."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gems_edge.meta.rules.adapter import (
+    StraightThrough,
+    adapter_inputs,
+    by_layer,
+    initial_adapter,
+    input_size,
+    perceptron,
+)
+from gems_edge.meta.rules.base import Move, Rule, State
+from gems_edge.models.fewshot import Weights, layers_of
+
+# softplus(_ONE) = 1
+_ONE = math.log(math.e - 1)
+
+
+@dataclass(frozen=True)
+class BMP(Rule):
+    """θ^l ← θ^l − α (BM_l ∘ ∇_{θ^l} L), with mask and rate from g_φ(task, θ, ∇θ) at every step (equations 3 and 4).
+
+    Outputs of g_φ: a logit for each layer, then one number for the rate (or one a layer): α = inner_lr · softplus(it +
+    log(e − 1)). The output layer starts with all masks on and zeros, so that an untrained BMP is MAML, but for rounding.
+    """
+
+    inner_lr: float
+    task_feature: bool = True
+    rate_per_layer: bool = False
+    mask_logit: float = 1.0
+    name = "bmp"
+
+    def initial(self, weights: Weights) -> Weights:
+        layers = len(layers_of(weights))
+        rates = torch.zeros(layers if self.rate_per_layer else 1)
+        outputs = torch.cat([torch.full((layers,), self.mask_logit), rates])
+        return initial_adapter(input_size(weights, self.task_feature), outputs)
+
+    def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
+        layer = by_layer(weights)
+        count = layer[next(reversed(layer))] + 1
+        outputs = perceptron(weights, adapter_inputs(weights, gradients, features if self.task_feature else None))
+        mask = StraightThrough.apply(outputs[:count])
+        rate = self.inner_lr * F.softplus(outputs[count:] + _ONE)
+        speed = mask * rate
+        moved = {name: weights[name] - speed[layer[name]] * gradient for name, gradient in gradients.items()}
+        return Move(weights | moved, {}, {"mask": mask.detach(), "rate": rate.detach()})
+
+    def decisions(self, weights: Weights) -> dict[str, int]:
+        layers = len(layers_of(weights))
+        return {"mask": layers, "rate": layers if self.rate_per_layer else 1}

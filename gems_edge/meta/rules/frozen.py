@@ -1,0 +1,47 @@
+"""An adaptation that no longer asks g_φ: which layers move at each step, and how fast, as constants."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gems_edge.meta.rules.adapter import by_layer
+from gems_edge.meta.rules.base import Move, Rule, State
+from gems_edge.models.fewshot import Weights, layers_of
+
+RATES = "rates"
+
+
+@dataclass(frozen=True)
+class Frozen(Rule):
+    """θ^l ← θ^l − α_l^m ∇_{θ^l} L with rates for each step m and layer l; steps beyond the last repeat it.
+
+    A layer that moves in no step gets no gradient at all, and neither do the tensors in `still`. The state is the rates of
+    the steps to come.
+    """
+
+    name: str  # of the method that was frozen
+    inner_lr: float  # that it was trained with
+    rates: tuple[tuple[float, ...], ...]  # [steps][layers]; 0: the layer's mask is off
+    still: frozenset[str] = frozenset()
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        return (RATES,) if len(set(self.rates)) > 1 else ()
+
+    def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
+        names = list(names)
+        layer = by_layer(names)
+        moving = [any(row[number] for row in self.rates) for number in range(len(layers_of(names)))]
+        return tuple(name for name in names if name in layer and moving[layer[name]] and name not in self.still)
+
+    def begin(self, weights: Weights) -> State:
+        rows = self.rates if self.carried else self.rates[:1]
+        return {RATES: next(iter(weights.values())).new_tensor(rows)}
+
+    def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
+        layer, rates = by_layer(weights), state[RATES]
+        moved = {name: weights[name] - rates[0, layer[name]] * gradient for name, gradient in gradients.items()}
+        following = torch.cat([rates[1:], rates[-1:]]) if self.carried else rates
+        return Move(weights | moved, {RATES: following})

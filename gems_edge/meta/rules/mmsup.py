@@ -1,0 +1,79 @@
+"""Multi-modal Meta Supermask (GEMS, WACV'23, section 3.2): which weights a task adapts."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gems_edge.errors import UserError
+from gems_edge.meta.rules.adapter import Below, adapter_inputs, by_layer, initial_adapter, input_size, perceptron, ranks
+from gems_edge.meta.rules.base import Move, Rule, State
+from gems_edge.models.fewshot import ADAPTER, Weights, layers_of
+
+KEEP, RANK = "keep", "rank."
+
+
+@dataclass(frozen=True)
+class MMSUP(Rule):
+    """The inner loop moves only the subnet G_i: of each layer the share k_l of its weights that are largest in θ (eq. 6).
+
+    k = sigmoid(g_φ(θ, ∇θ)) is chosen at a task's first step and kept (Algorithm 2, lines 5 and 6); the forward pass uses
+    all weights. Convolution and linear weights are chosen; biases and normalisation belong to every subnet. Since all
+    tasks rank the same θ, the subnets of a layer lie inside each other. `keep`: a fixed share for each layer, or one for
+    all, in place of g_φ (the paper's Tables 3 and 4).
+
+    The state holds the ranks of |θ|, which no step changes, and the shares: −1 until they are chosen.
+    """
+
+    inner_lr: float
+    keep_share: float = 0.5
+    keep: tuple[float, ...] = ()
+    name = "mmsup"
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        return () if self.keep else (KEEP,)
+
+    def initial(self, weights: Weights) -> Weights:
+        layers = len(layers_of(weights))
+        if len(self.keep) not in (0, 1, layers):
+            raise UserError(
+                f"--sparsity gives {len(self.keep)} numbers; this network has {layers} layers "
+                f"({', '.join(layers_of(weights))}): give one for all or one for each"
+            )
+        if self.keep:
+            return {}
+        start = math.log(self.keep_share / (1 - self.keep_share))
+        return initial_adapter(input_size(weights, False), torch.full((layers,), start))
+
+    def begin(self, weights: Weights) -> State:
+        """Ranks of the weights, and no choice yet."""
+        chosen = {n: w for n, w in weights.items() if w.ndim >= 2 and not n.startswith(ADAPTER)}
+        like, layers = next(iter(chosen.values())), len(layers_of(weights))
+        fixed = self.keep if len(self.keep) == layers else (self.keep or (-1.0,)) * layers
+        return {KEEP: like.new_tensor(fixed), **{RANK + name: ranks(weight) for name, weight in chosen.items()}}
+
+    def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
+        keep = state[KEEP]
+        if not self.keep:
+            fresh = torch.sigmoid(perceptron(weights, adapter_inputs(weights, gradients, None)))
+            keep = torch.where(keep < 0, fresh, keep)
+        layer = by_layer(weights)
+        moved = {}
+        for name, gradient in gradients.items():
+            if RANK + name in state:
+                rank = state[RANK + name]
+                rank = rank if rank.shape[0] in (1, gradient.shape[0]) else rank[: gradient.shape[0]]
+                gradient = gradient * Below.apply(rank, keep[layer[name]])
+            moved[name] = weights[name] - self.inner_lr * gradient
+        return Move(weights | moved, state | {KEEP: keep}, {"keep": keep.detach()})
+
+    def decisions(self, weights: Weights) -> dict[str, int]:
+        return {"keep": len(layers_of(weights))}
+
+    def subnet(self, state: State) -> Weights:
+        """The chosen subnet G_i, once a step has chosen it (equation 7 moves nothing else for this task)."""
+        layer = by_layer([key.removeprefix(RANK) for key in state if key.startswith(RANK)])
+        keep = state[KEEP].detach()
+        return {name: (state[RANK + name] < keep[number]).to(keep.dtype) for name, number in layer.items()}

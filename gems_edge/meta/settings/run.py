@@ -1,0 +1,130 @@
+"""Everything that defines a training run, as one dataclass: the CLI's options, config.toml and --help derive from it."""
+
+import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gems_edge.errors import UserError
+from gems_edge.files import write_atomic
+from gems_edge.meta.settings.adapter import AdapterConfig
+from gems_edge.meta.settings.base import check_settings, from_table, setting
+from gems_edge.meta.settings.ticket import TicketConfig
+from gems_edge.models.spec import BACKBONES, HEADS, NORMALIZATIONS, ModelSpec
+
+# The nested tables of config.toml.
+TABLES = {"ticket": TicketConfig, "adapter": AdapterConfig}
+METHODS = ("maml", "anil", "boil", "bmp", "mmsup", "multi-maml")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "tf32", "bf16")
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run, completely: the same config on the same machine gives the same weights."""
+
+    data: str = setting(
+        "glyphs", "Images: a name (`gems-edge data list`), folder:PATH or packed:FILE.npz; several with commas."
+    )
+    data_weights: str = setting("", "Shares of several image sets in the meta-batches (2,1); none: alike.")
+    image_size: int = setting(0, "Pixels on a side; 0 takes the data's own.", least=0)
+    channels: int = setting(0, "1 grey, 3 colour; 0 takes the data's own.", least=0)
+    backbone: str = setting("conv4", "Network.", BACKBONES)
+    widths: str = setting("full", "Channels: full, one number for the first layer, or one a convolution (32,32,48,64).")
+    method: str = setting("maml", "What the inner loop adapts (see README).", METHODS)
+    head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one a way.", HEADS)
+    normalization: str = setting("support", "Statistics for query images (see README).", NORMALIZATIONS)
+    ways: int = setting(5, "Classes per episode.", least=2)
+    shots: int = setting(1, "Support images per class.", least=1)
+    queries: int = setting(15, "Query images per class.", least=1)
+    rotate_classes: bool = setting(
+        False, "Turn each training class by a random multiple of 90° (usual for Omniglot: 4 times the classes)."
+    )
+    steps: int = setting(5, "Inner steps.", least=1)
+    inner_lr: float = setting(0.05, "Inner learning rate.", least=0)
+    first_order: bool = setting(False, "Drop second-order terms of the meta-gradient.")
+    iterations: int = setting(2000, "Outer steps.", least=0)
+    meta_batch: int = setting(4, "Episodes per outer step.", least=1)
+    lr: float = setting(0.001, "Outer learning rate (Adam).", least=0)
+    schedule: str = setting("cosine", "Outer learning rate over the run.", SCHEDULES)
+    clip: float = setting(10.0, "Largest norm of the meta-gradient; 0 does not clip.", least=0)
+    seed: int = setting(0, "Seed of weights and episodes.", least=0)
+    init_seed: int = setting(-1, "Seed of the initial weights alone; -1 takes --seed.", least=-1)
+    validate_every: int = setting(250, "Iterations between validations; the best weights are kept.", least=1)
+    validation_episodes: int = setting(100, "Episodes per validation.", least=2)
+    checkpoint_every: int = setting(100, "Iterations between checkpoints for --resume.", least=1)
+    keep: str = setting("", "Iterations whose weights are kept: numbers and every:N, with commas (500,every:1000).")
+    device: str = setting("auto", "Where to train.", DEVICES)
+    precision: str = setting("fp32", "fp32; tf32 or bf16 (autocast) on GPUs that have them.", PRECISIONS)
+
+    ticket: TicketConfig = field(default=TicketConfig())
+    adapter: AdapterConfig = field(default=AdapterConfig())
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        kept_iterations(self.keep, 0)
+        if not self.inner_lr > 0 or not self.lr > 0:
+            raise UserError("--inner-lr and --lr must be above 0")
+        if self.method == "multi-maml" and self.ticket.method != "none":
+            raise UserError("--ticket with multi-maml: find a ticket of each distribution's own maml run instead")
+        if self.method == "multi-maml" and self.data_weights:
+            raise UserError("--data-weights with multi-maml: every distribution has a model of its own; leave it out")
+        if self.method == "boil" and self.head == "shared":
+            raise UserError("boil never moves the head, so a shared row scores every class alike; add --head per-class")
+
+    def model_spec(self) -> ModelSpec:
+        """The model of a resolved config (image size, channels and widths are known)."""
+        widths = tuple(int(width) for width in self.widths.split(","))
+        return ModelSpec(
+            self.backbone, widths, self.image_size, self.channels, self.normalization, self.head, self.ways
+        )
+
+
+def read_config(path: Path | str) -> TrainConfig:
+    """A config.toml; UserError for a missing file, bad TOML, unknown keys and wrong types."""
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; is {path.parent} a run directory?") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    return from_values(values, str(path))
+
+
+def from_values(values: dict[str, Any], where: str) -> TrainConfig:
+    """A config from a table of settings, with the tables "ticket" and "adapter" in it if there are any."""
+    flat, tables = dict(values), {}
+    for name, kind in TABLES.items():
+        nested = flat.pop(name, {})
+        if not isinstance(nested, dict):
+            raise UserError(f"{where}: {name} is {nested!r}; it must be a table of settings")
+        tables[name] = kind(**from_table(kind, nested, f"{where}, [{name}]"))
+    return TrainConfig(**from_table(TrainConfig, flat, where), **tables)
+
+
+def as_values(config: TrainConfig) -> dict[str, Any]:
+    """The inverse of `from_values`; a table whose settings are all the defaults is left out."""
+    values = asdict(config)
+    for name, kind in TABLES.items():
+        if getattr(config, name) == kind():
+            del values[name]
+    return values
+
+
+def kept_iterations(keep: str, iterations: int) -> frozenset[int]:
+    """The iterations 0…`iterations` that `--keep` names; UserError if it is not numbers and every:N with commas."""
+    kept: set[int] = set()
+    for part in filter(None, (part.strip() for part in keep.split(","))):
+        number = part.removeprefix("every:")
+        if not number.isascii() or not number.isdigit() or (part != number and int(number) == 0):
+            raise UserError(f"--keep {keep}: give iterations and every:N, with commas (500,every:1000)")
+        kept |= set(range(0, iterations + 1, int(number))) if part != number else {int(number)}
+    return frozenset(kept)
+
+
+def write_config(path: Path, config: TrainConfig) -> None:
+    import tomli_w
+
+    write_atomic(path, tomli_w.dumps(as_values(config)))

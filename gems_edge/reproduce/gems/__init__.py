@@ -1,0 +1,1 @@
+"""GEMS (Pimpalkhute et al., WACV 2023)."""

@@ -1,0 +1,1 @@
+"""Meta winning tickets (KDD 2022)."""

@@ -1,0 +1,185 @@
+"""Work by term: counted by hand, equal however a graph is built, and never larger after pruning."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from gems_edge.calibrate.probe_sets import gradient_step, one_op_probes, whole_networks
+from gems_edge.calibrate.probes import Probe
+from gems_edge.graphs.cost import describe
+from gems_edge.predict.work import TERMS, add_up, work_of_ops
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+from published_networks import COUNTED, NETWORKS, Net, build  # noqa: E402
+
+PIXELS = {"SqueezeNet-1.1": 227, "CaffeNet(AlexNet)": 227, "BlazeFace": 128, "YOLO11n": 640, "YOLO11s": 640}
+
+
+def work(net, end):
+    return describe(net.model(end), {})["work"]
+
+
+def test_terms_by_hand():
+    net = Net(8, 4)
+    x = net.conv("images", 16, 3, act="Relu")  # 16·64·36 MACs
+    x = net.conv(x, 32, 1)  # 32·64·16
+    x = net.depthwise(x, 3, 2)  # 32·16·9
+    x = net.conv(x, 8, 5)  # 8·16·800
+    found = work(net, net.linear(net.mean(x), 10))
+    assert found == {
+        "conv1x1": 32 * 64 * 16,
+        "conv3x3": 16 * 64 * 36,
+        "conv": 8 * 16 * 800,
+        "depthwise": 32 * 16 * 9,
+        "conv_maps": (16 + 32) * 64 + (32 + 8) * 16,
+        "conv_weights": 32 * 16 + 8 * 32 * 25,
+        "conv3x3_maps": (4 + 16) * 64,
+        "conv3x3_weights": 16 * 4 * 9,
+        "gemm_weights": 80,
+        "elementwise": 8 * 16 + 8,
+        "ops": 6,
+        "views": 1,
+    }
+
+
+def test_ops_of_gradient_steps_have_terms_of_their_own():
+    names = {"x": [2, 4, 8, 8], "w": [4, 4, 3, 3], "a": [4, 6], "b": [6, 5]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("MatMul", ["a", "b"], ["m"]),
+        helper.make_node("ReduceMean", ["c"], ["r"]),
+    ]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in names.items()]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("m", "r")]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    found = describe(model, {})["work"]
+    assert found["fed"] == 2 * 4 * 64 * 36 and found["matmul"] == 4 * 6 * 5 and found["sums"] == 1
+    assert found["columns"] == 2 * 4 * 9 * 64 and found["matmul_maps"] == 24 + 30 + 20
+    assert found["elementwise"] == 2 * 4 * 64 + 1 and "conv3x3" not in found
+
+
+def counted(shape, build):
+    probe = Probe("one", shape)
+    build(probe)
+    return probe.work
+
+
+def test_copies_count_the_stretches_they_make():
+    """A Pad copies rows, a Concat whole blocks of channels, a Transpose that moves the last axis single elements."""
+    rows = counted((2, 3, 8, 8), lambda p: p.padded("x"))["rows"]
+    assert rows == 2 * 3 * 10 * 10 / 8
+    assert counted((2, 3, 8, 8), lambda p: p.op("Concat", ["x", "x"], (2, 6, 8, 8), axis=1))["rows"] == 2 * 2
+    turned = counted((3, 3, 4, 5), lambda p: p.op("Transpose", ["x"], (5, 4, 3, 3), perm=[3, 2, 0, 1]))
+    assert turned["rows"] == 180 and counted((4, 5, 3, 3), lambda p: p.flipped("x"))["rows"] == 180
+    kept = counted((2, 3, 8, 8), lambda p: p.op("Transpose", ["x"], (3, 2, 8, 8), perm=[1, 0, 2, 3]))
+    assert kept["rows"] == 6
+    for shape, perm in (((3, 3, 4, 5), [2, 3, 0, 1]), ((9, 4, 5), [0, 2, 1]), ((36, 5), [1, 0])):  # matrices
+        turned = counted(
+            shape, lambda p, to=tuple(shape[i] for i in perm), perm=perm: p.op("Transpose", ["x"], to, perm=perm)
+        )
+        assert turned["rows"] == 180 / 6
+    window = counted((2, 3, 8, 8), lambda p: p.corner(p.same("Relu", "x")))
+    assert "rows" not in window  # too small to be cut
+    columns = counted((1, 2, 8, 8), lambda p: p.columns("x"))["rows"]
+    assert columns == 2 * 100 / 8 + 9 * 2 * 8 + 9
+
+
+def test_pools_of_bytes_and_of_floats_are_told_apart():
+    found = counted((1, 2, 8, 8), lambda p: p.unpooled(p.feed("g", (1, 2, 4, 4)), "x"))
+    assert found["windows"] == found["byte_windows"] == 2 * 64
+    assert found["resized"] == 3 * 2 * 64  # maxima, priorities, gradient
+
+
+def test_what_no_cache_holds_is_far():
+    large = counted((8, 64, 32, 32), lambda p: p.same("Relu", "x"))  # 2 MiB in, 2 MiB out
+    assert large["far"] == (4 * 2**20 - 2**20) / 4
+    assert "far" not in counted((1, 64, 32, 32), lambda p: p.same("Relu", "x"))
+
+
+def test_a_product_reads_a_turned_matrix_as_it_lies():
+    """MatmulTransposeFusion: no copy, no op of its own."""
+    probe = Probe("product", (2, 6, 4))
+    end = probe.product("x", probe.feed("y", (2, 5, 4)))
+    cost = describe(onnx.load_from_string(probe.model(end)), {})
+    assert [op["kind"] for op in cost["ops"]] == ["MatMul"] and cost["work"]["matmul"] == 2 * 6 * 5 * 4
+
+
+def test_every_trip_of_a_scan_counts():
+    alone = counted((1, 3, 16, 16), lambda p: p.conv("x", 4, 3, fed=True))
+    each = counted((7, 3, 16, 16), lambda p: p.each_image("x", lambda body, x: body.conv(x, 4, 3, fed=True)))
+    assert each == {t: 7 * amount for t, amount in alone.items()} | {"ops": 7 * (alone["ops"] + 1), "views": 1}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 24), st.integers(1, 8), st.integers(1, 6), st.booleans(), st.data())
+def test_a_smaller_gradient_step_is_never_more_work(width, quarters, images, each, data):
+    """In channels, pixels and images, in every term."""
+    less = [data.draw(st.integers(1, most)) for most in (width, quarters, images)]
+    whole = gradient_step(width, 8 * quarters, images, each)[0].work
+    smaller = gradient_step(less[0], 8 * less[1], less[2], each)[0].work
+    assert all(smaller.get(term, 0) <= whole.get(term, 0) for term in TERMS)
+
+
+@pytest.mark.parametrize("name", sorted(COUNTED))
+def test_published_networks_are_the_ones_that_were_measured(name):
+    """MACs and weights of ncnn's own files."""
+    model = build(name, PIXELS.get(name, 224))
+    macs, weights = COUNTED[name]
+    stored = sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT)
+    assert describe(model, {})["macs"] / 1e6 == pytest.approx(macs, rel=1e-3)
+    assert stored / 1e6 == pytest.approx(weights, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", ["MobileNetV3-Small-1.0", "YOLO11n", "ResNeXt-101-32x8d"])
+def test_every_network_is_counted_whole(name):
+    assert name in NETWORKS and not describe(build(name, 64), {}).get("unknown")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.integers(1, 40),
+    outputs=st.integers(1, 40),
+    side=st.integers(2, 24),
+    kernel=st.sampled_from([1, 3, 5]),
+    stride=st.sampled_from([1, 2]),
+    less=st.integers(0, 39),
+)
+def test_fewer_channels_are_never_more_work(channels, outputs, side, kernel, stride, less):
+    """In no term: so no board, whatever its rates, is predicted to be slower after pruning."""
+
+    def of(inputs, made):
+        probe = Probe("pruned", (1, inputs, side, side))
+        probe.pool(probe.conv("x", made, kernel, stride)) if side > 3 else probe.conv("x", made, kernel, stride)
+        return probe.work
+
+    whole = of(channels, outputs)
+    for pruned in (of(max(1, channels - less), outputs), of(channels, max(1, outputs - less))):
+        assert all(pruned.get(term, 0) <= whole.get(term, 0) for term in TERMS)
+
+
+def test_probes_are_counted_as_their_graphs_are():
+    """Probes write their own bytes and count their own work; onnx and describe must find the same in them."""
+    for probe, end in one_op_probes() + whole_networks():
+        model = onnx.load_from_string(probe.model(end))
+        onnx.checker.check_model(model, full_check=True)
+        counted = describe(model, {})["work"]
+        assert {t: pytest.approx(v, rel=0.01) for t, v in probe.work.items()} == counted, probe.name
+
+
+def test_older_bundles_tell_work_by_ops():
+    net = Net(16, 3)
+    cost = describe(net.model(net.linear(net.pool(net.conv("images", 8, 3, act="Relu"), 2, 2), 5)), {})
+    guessed = work_of_ops(cost["ops"])
+    assert guessed["ops"] == cost["work"]["ops"]
+    assert guessed["conv"] + guessed["conv1x1"] == cost["macs"]
+
+
+def test_add_up_leaves_out_what_is_not_there():
+    assert add_up([{"conv": 2, "ops": 1}, {"conv": 3, "ops": 1, "fed": 0}]) == {"conv": 5, "ops": 2}
