@@ -1,0 +1,1 @@
+"""One TOML file per board, every fact with its source."""

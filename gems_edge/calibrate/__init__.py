@@ -1,1 +1,1 @@
-"""Rates of the machine this runs on, from small graphs that are timed on onnxruntime."""
+"""A profile of this machine, from small graphs that are timed on onnxruntime."""

@@ -1,0 +1,1 @@
+"""The commands: options in, text or JSON out, one line for every error."""

@@ -1,4 +1,4 @@
-"""What runs on the board: numpy, onnxruntime, pillow, click and safetensors, nothing of the workstation."""
+"""What runs on the board: numpy, onnxruntime, pillow, click and safetensors, nothing else."""
 
 from gems_edge.device.learner import Adaptation, Learner
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import HEAD, Bundle, read_bundle
 from gems_edge.device.onnxfile import initializers, with_values
 from gems_edge.device.quantised import FILE as INT8_FILE
@@ -18,7 +19,6 @@ from gems_edge.device.runtime import Session, check_threads
 from gems_edge.device.state import State, as_delta, load_state, restored, save_state
 from gems_edge.errors import UserError
 from gems_edge.images import decode_image, to_input
-from gems_edge.predict.memory import images_per_call
 
 PRECISIONS = ("fp32", "int8")
 

@@ -1,1 +1,1 @@
-"""Everything that reads ONNX graphs: shapes, what a run costs, and what it asks of memory."""
+"""What an ONNX graph costs: shapes, MACs, bytes, memory over time."""

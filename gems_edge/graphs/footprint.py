@@ -5,9 +5,9 @@ from typing import Any
 
 import onnx
 
+from gems_edge.device.batching import images_per_call
 from gems_edge.graphs.arena import Arena
 from gems_edge.graphs.cost import describe, run_requests
-from gems_edge.predict.memory import images_per_call
 
 # Gradient steps after which the arena grows no more (ResNet-12 at 84×84 reaches its last size in the fourth).
 STEPS = 5

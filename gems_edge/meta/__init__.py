@@ -1,0 +1,1 @@
+"""Meta-learning: the inner step, the outer loop, runs and their evaluation."""

@@ -1,0 +1,1 @@
+"""Networks and their weights: layers, backbones, widths, masks."""

@@ -1,1 +1,1 @@
-"""What boards are and what they will take: profiles, work, rates, latency and memory. Plain Python."""
+"""What a bundle takes on a board: profiles, rates, latency, memory. Plain Python."""

@@ -7,6 +7,7 @@ device/runtime.py sets them up, by `python tools/check_memory.py --grid`.
 from collections.abc import Sequence
 from typing import Any
 
+from gems_edge.device.batching import images_per_call
 from gems_edge.errors import UserError
 
 # A fresh process with python, numpy, onnxruntime, pillow and a small graph loaded, code and data, in MB (10⁶ bytes): 54.5
@@ -34,16 +35,6 @@ SOURCE = (
     "a process measured on x86-64 ({process:g} MB with python, numpy, onnxruntime and pillow), the weights, and "
     "onnxruntime's arena {arena}; on x86-64 within {error:.0%} of what was measured; not calibrated on the board"
 )
-
-# Images per call of the predict graph: as many as keep its activations in a small board's cache. More brings nothing:
-# on one core 84×84 images take 0.54 ms each singly and 0.61 ms in sixteens, 28×28 images 0.11 ms and 0.09 ms.
-_BATCH_BYTES = 1 << 20
-_BATCH_MOST = 16
-
-
-def images_per_call(peak_bytes: int) -> int:
-    """Images per call of a predict graph whose activations take `peak_bytes` for one."""
-    return max(1, min(_BATCH_MOST, _BATCH_BYTES // max(1, peak_bytes)))
 
 
 def predict_memory(manifest_cost: dict[str, Any], images: int, what: str) -> dict[str, Any]:

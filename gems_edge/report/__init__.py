@@ -1,1 +1,1 @@
-"""The HTML report: sections made from runs, bundles, episodes and measurements, rendered as one page."""
+"""HTML pages about runs and bundles."""

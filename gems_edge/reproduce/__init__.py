@@ -1,1 +1,1 @@
-"""Reproducing a paper: one engine (grid of trainings, pooled results, verdicts, page) and a folder for each paper."""
+"""A paper's tables from one command: one engine, a folder for each paper."""

@@ -1,1 +1,1 @@
-"""Masks and criteria, meta winning tickets and their baselines, channel tickets, mask analysis."""
+"""Meta winning tickets: criteria, finding, channel tickets, analyses, FLOP books."""

@@ -2,10 +2,11 @@
 
 import pytest
 
+from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.measure import fresh_memory
 from gems_edge.errors import UserError
-from gems_edge.predict.memory import GROWTH, images_per_call, interpolated, predict_memory
+from gems_edge.predict.memory import GROWTH, interpolated, predict_memory
 
 OLD = {
     "predict": {"dims": {"images": 1}, "peak_bytes": 2_000_000, "constant_bytes": 1_000_000},

@@ -1,0 +1,35 @@
+"""The plan of the house: which room may import which, and how long a function may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LONGEST_FUNCTION = 50
+
+
+def product_files() -> list[Path]:
+    return [file for room in ("gems_edge", "export") for file in sorted((ROOT / room).rglob("*.py"))]
+
+
+def test_arrows_run_downward_and_in_no_circle():
+    """The contracts are in pyproject.toml: [tool.importlinter]."""
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_function_fits_a_screen():
+    too_long = [
+        f"{file.relative_to(ROOT)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for file in product_files()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert not too_long
+
+
+def test_rooms_at_the_top_are_linked_into_the_package():
+    for name in ("export", "device_profiles"):
+        assert (ROOT / "gems_edge" / name).resolve() == ROOT / name
