@@ -62,6 +62,6 @@ def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Rep
 def _continues(inner: Run, wanted: TrainConfig, start: bytes) -> bool:
     """Whether the compact run in `inner` is the same recovery, begun or finished."""
     try:
-        return replace(inner.config(), device=wanted.device) == wanted and inner.initial_path.read_bytes() == start
+        return replace(inner.config(), compute=wanted.compute) == wanted and inner.initial_path.read_bytes() == start
     except (UserError, OSError):
         return False

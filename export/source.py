@@ -27,7 +27,7 @@ class ExportOptions:
     round_to: int
     episodes: int  # for the accuracies in the manifest
     seed: int
-    device: str = "auto"  # for recovery and evaluation
+    compute: str = "auto"  # for recovery and evaluation
     root: Path | None = None
     for_data: str | None = None  # the distribution to freeze a GEMS run's choices for
     tasks: int = 100  # validation tasks that decide what is frozen
@@ -72,10 +72,10 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
     if options.for_data:
         options = replace(options, for_data=own_specs(options.for_data, run.config().data))
     run = _own_run(run, options, reports)
-    config = replace(board_config(run.config()), device=options.device)
+    config = replace(board_config(run.config()), compute=options.compute)
     if options.steps is not None:
         config = replace(config, steps=options.steps)
-    place = start_processes(options.device).device
+    place = start_processes(options.compute).device
     model, weights = run.model(config)
     images = load_mixture(
         options.for_data or config.data, image_size=config.image_size, channels=config.channels, root=options.root

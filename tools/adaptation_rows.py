@@ -29,7 +29,14 @@ INNER_LR = 0.05
 # The default of `gems-edge export --round-to`; finer where the ratio cannot be met.
 ROUND_TO = 16
 # What decides a graph: bundles that were made by other sources are made again.
-_SOURCES = ("models", "meta/inner.py", "meta/rules/base.py", "tickets/channels.py", "device/runtime.py", "device/learner.py")
+_SOURCES = (
+    "models",
+    "meta/inner.py",
+    "meta/rules/base.py",
+    "tickets/channels.py",
+    "device/runtime.py",
+    "device/learner.py",
+)
 
 
 @dataclass(frozen=True)

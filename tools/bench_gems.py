@@ -51,7 +51,7 @@ def main(data, data_root, image_size, widths, steps, rounds, block):
     keep_freed_memory()
     config = TrainConfig(
         data=data, image_size=image_size, widths=widths, steps=steps, inner_lr=0.1, head="per-class",
-        normalization="transductive", queries=5, device="cpu", iterations=10_000,
+        normalization="transductive", queries=5, compute="cpu", iterations=10_000,
     )  # fmt: skip
     config, images = resolve(config, data_root)
     trainers = {

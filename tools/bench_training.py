@@ -119,7 +119,7 @@ def worker(name: str, setting: Setting, files: dict[str, str], options: SimpleNa
             raise WorkerEnded(f"{name}'s process ended with exit code {process.wait()}")
         return json.loads(line)
 
-    first = {"setting": asdict(setting), "subject": name, "device": options.device, "threads": options.threads}
+    first = {"setting": asdict(setting), "subject": name, "device": options.compute, "threads": options.threads}
     try:
         send(first | {"tf32": options.tf32} | files)
         yield ask
@@ -225,7 +225,7 @@ def measure(row: Row, options: SimpleNamespace) -> dict[str, Any]:
             # Its peak is known; the peers' memory is free again.
             data = ask("data", count=DATA_ITERATIONS)
             roof = ask("demand") | ask("peaks")
-            if options.device != "cpu":
+            if options.compute != "cpu":
                 roof["gpu_percent"] = ask("utilisation", seconds=3.0)["percent"]
     for what in ("flops", "bytes"):
         roof[f"{what}_share"] = roof[what] / roof[f"{what}_per_second"] / seconds
@@ -278,7 +278,7 @@ def rows_of(backbones, width, sizes, methods, everything: bool) -> list[Row]:
 @click.option(
     "--threads", type=click.IntRange(min=1), default=len(os.sched_getaffinity(0)), show_default="one per core"
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--compute", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--tf32", is_flag=True, help="TF32 on a GPU, for all; without, float32 for all.")
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True)
 @click.option("--block-seconds", default=2.0, show_default=True, help="Of one contestant in one round.")
@@ -288,10 +288,10 @@ def rows_of(backbones, width, sizes, methods, everything: bool) -> list[Row]:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 def main(backbone, everything, width, size, method, peers_environment, without_peers, output, **given):
     options = SimpleNamespace(**given)
-    if options.device == "cuda" and not torch.cuda.is_available():
+    if options.compute == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("torch finds no GPU here")
     options.peers = ["plain"] if without_peers else list(PEERS)
-    compared = ("ways", "shots", "queries", "steps", "meta_batch", "threads", "device", "tf32", "peers")
+    compared = ("ways", "shots", "queries", "steps", "meta_batch", "threads", "compute", "tf32", "peers")
     settings = {name: getattr(options, name) for name in compared}
     document = read_json(output, "-o") if output.exists() else {"settings": settings, "rows": {}}
     if document["settings"] != settings:
@@ -300,7 +300,7 @@ def main(backbone, everything, width, size, method, peers_environment, without_p
     if without_peers:
         click.echo("without learn2learn, higher and torchopt: the fastest peer is plain torch, the only one", err=True)
     document["host"] = {**host_facts(), "torch": torch.__version__}
-    if options.device == "cuda":
+    if options.compute == "cuda":
         document["host"]["gpu"] = torch.cuda.get_device_name()
     for row in rows_of(backbone, width, size, method, everything):
         made_by, there = sources(), document["rows"].get(row.name)

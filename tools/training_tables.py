@@ -34,7 +34,7 @@ def _about(document: dict[str, Any]) -> str:
 
 def _speed(document: dict[str, Any]) -> Iterator[str]:
     peers = document["settings"]["peers"]
-    on_gpu = document["settings"]["device"] != "cpu"
+    on_gpu = document["settings"]["compute"] != "cpu"
     full = [f"minutes of {FULL_RUN} iterations"] if on_gpu else []
     columns = ["row", OURS, *peers, "fastest peer", "times as fast", "processor seconds", "difference", *full]
     yield from _header("Seconds per meta-iteration", columns)
@@ -71,7 +71,7 @@ def _why(row: dict[str, Any], name: str) -> str:
 def _memory(document: dict[str, Any]) -> Iterator[str]:
     names = [OURS, *document["settings"]["peers"]]
     title = "Peak MB of the process, in brackets above its imports (target at 28×28, maml: no more than learn2learn's)"
-    if document["settings"]["device"] != "cpu":
+    if document["settings"]["compute"] != "cpu":
         title += "; then of torch's allocator on the GPU"
     yield from _header(title, ["row", *names])
     for name, row in document["rows"].items():
@@ -113,7 +113,7 @@ def _roofline(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _data(document: dict[str, Any]) -> Iterator[str]:
-    on_gpu = document["settings"]["device"] != "cpu"
+    on_gpu = document["settings"]["compute"] != "cpu"
     yield from _header(
         f"Drawing and cutting episodes of glyphs (targets: on a CPU ≤ {DATA_SHARE:.0%} of an iteration; on a GPU at 84×84 "
         f"≥ {EPISODES} episodes of {EPISODE_IMAGES} images a second)",

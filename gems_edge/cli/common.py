@@ -1,13 +1,33 @@
 """What the commands share: --json, lines for people, tables."""
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+# What click's decorators take and return: a function that becomes a command.
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else there."
 )
+
+
+def compute_option(help: str) -> Callable[[Command], Command]:
+    """--compute: where torch runs, in every command that runs it."""
+    choices = click.Choice(["auto", "cpu", "cuda"])
+    return click.option("--compute", type=choices, default="auto", show_default=True, help=help)
+
+
+def refuse_device(command: Command) -> Command:
+    """For commands that know no boards: --device is refused with the option that is meant."""
+    return click.option("--device", hidden=True, expose_value=False, callback=_refuse_device)(command)
+
+
+def _refuse_device(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.NoSuchOption("--device", "--device names a board; --compute says where torch runs", ctx=context)
 
 
 def emit(document: Any) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gems_edge.cli.common import emit, json_option, table
+from gems_edge.cli.common import compute_option, emit, json_option, refuse_device, table
 
 
 @click.command()
@@ -26,13 +26,8 @@ from gems_edge.cli.common import emit, json_option, table
     "--normalization", help="The mode of the headline figure; default: as trained. All modes are in the table."
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which episodes.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="For runs; a bundle runs on the CPU.",
-)
+@compute_option("Where torch runs; a bundle runs on the CPU, without torch.")
+@refuse_device
 @json_option
 def command(
     subject,
@@ -47,7 +42,7 @@ def command(
     per_step,
     normalization,
     seed,
-    device,
+    compute,
     as_json,
 ):
     """Accuracy with its 95 % interval, per normalisation mode and step count.
@@ -69,7 +64,7 @@ def command(
         result = (
             evaluate_bundle(subject, protocol, progress)
             if is_bundle
-            else evaluate_run(subject, protocol, device, progress)
+            else evaluate_run(subject, protocol, compute, progress)
         )
     if as_json:
         emit(result)

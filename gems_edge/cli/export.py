@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gems_edge.cli.common import emit, json_option, say, table
+from gems_edge.cli.common import compute_option, emit, json_option, say, table
 from gems_edge.errors import UserError
 
 
@@ -72,13 +72,7 @@ from gems_edge.errors import UserError
 )
 @click.option("--int8", is_flag=True, help="Also write predict.int8.onnx, with its accuracy beside float32's.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
-@click.option(
-    "--compute",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to recover and evaluate.",
-)
+@compute_option("Where torch runs, to recover and to evaluate.")
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path),

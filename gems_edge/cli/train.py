@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gems_edge.cli.common import emit, json_option, say
+from gems_edge.cli.common import emit, json_option, refuse_device, say
 from gems_edge.cli.options import config_options, given_config
 from gems_edge.errors import UserError
 
@@ -27,6 +27,7 @@ from gems_edge.errors import UserError
     "--ticket-file", type=click.Path(path_type=Path), help="Train the ticket in this file instead of finding one."
 )
 @config_options
+@refuse_device
 @json_option
 def command(output, resume, config_file, data_root, ticket_file, as_json, **options):
     """Meta-train a few-shot model; with --ticket, find a sparse network in it and train that.

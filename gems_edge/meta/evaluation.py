@@ -57,7 +57,7 @@ class EvaluationProtocol:
 
 
 def evaluate_run(
-    directory: Path, protocol: EvaluationProtocol, device: str = "auto", progress: Progress | None = None
+    directory: Path, protocol: EvaluationProtocol, compute: str = "auto", progress: Progress | None = None
 ) -> dict[str, Any]:
     """The document of `evaluate --json` for a run.
 
@@ -86,7 +86,7 @@ def evaluate_run(
             f"{directory} has not trained every distribution yet; go on with gems-edge train --resume -o {directory}"
         )
     subjects = {name: (part.config(), *part.model()) for name, part in (run.distributions() or {"": run}).items()}
-    place = start_processes(device).device
+    place = start_processes(compute).device
     if place.type == "cpu":
         keep_freed_memory()
     data = own_specs(protocol.data, config.data) if protocol.data else config.data

@@ -28,7 +28,7 @@ def train_multi(
             "name more, or use --method maml"
         )
     check_directory(run, resume)
-    started = processes or start_processes(config.device)
+    started = processes or start_processes(config.compute)
     config, images = started.first_of_node(lambda: resolve(config, root, say if started.first else lambda line: None))
     if started.first:
         prepare(run, config)

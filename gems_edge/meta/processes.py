@@ -55,12 +55,12 @@ class Processes:
             dist.destroy_process_group()
 
 
-def start_processes(device: str) -> Processes:
+def start_processes(compute: str) -> Processes:
     """This process's place; joins the group when torchrun started it (nccl on GPUs, gloo on CPUs)."""
     cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise UserError("--device cuda: no CUDA GPU is visible here; use --device cpu or auto")
-    use_cuda = cuda and device != "cpu"
+    if compute == "cuda" and not cuda:
+        raise UserError("--compute cuda: no CUDA GPU is visible here; use --compute cpu or auto")
+    use_cuda = cuda and compute != "cpu"
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if use_cuda and local >= torch.cuda.device_count():

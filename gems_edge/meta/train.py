@@ -77,7 +77,7 @@ def train(
     (with it); MachineError when training diverges.
     """
     check_directory(run, resume)
-    started = processes or start_processes(config.device)
+    started = processes or start_processes(config.compute)
     if images is None:
         config, images = started.first_of_node(
             lambda: resolve(config, root, say if started.first else lambda line: None)
@@ -113,7 +113,7 @@ def check_directory(run: Run, resume: bool) -> None:
 def prepare(run: Run, config: TrainConfig) -> None:
     """Write the config of a new run; UserError if the run was started with another one."""
     if run.config_path.exists():
-        stored = replace(run.config(), device=config.device)  # where it runs does not define a run
+        stored = replace(run.config(), compute=config.compute)  # where it runs does not define a run
         if stored != config:
             name, there, wanted = _first_difference(as_values(stored), as_values(config))
             raise UserError(

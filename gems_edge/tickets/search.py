@@ -177,7 +177,7 @@ def dense_run(config: TrainConfig) -> Run:
     """The finished dense run that --dense-run names; UserError if it is another model's, sparse or unfinished."""
     run = Run(config.ticket.dense_run)
     stored = run.config()
-    free = {name: getattr(config, name) for name in ("device", "keep", "precision", "ticket", "checkpoint_every")}
+    free = {name: getattr(config, name) for name in ("compute", "keep", "precision", "ticket", "checkpoint_every")}
     if stored.ticket.method != "none":
         raise UserError(f"{run.directory} trained a ticket; --dense-run wants a dense run")
     if (same := replace(stored, **free)) != config:

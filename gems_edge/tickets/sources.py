@@ -86,7 +86,7 @@ def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None
     from_trained = replace(settings, dense_run=str(place.absolute())) if settings.needs_trained else settings
     config = replace(config, ticket=from_trained)
     images = load_mixture(config.data, image_size=config.image_size, channels=config.channels, root=root)
-    search = Search(run, config, start_processes(config.device), images)
+    search = Search(run, config, start_processes(config.compute), images)
     ticket, _ = find_ticket(search)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     save_ticket(output, ticket)

@@ -30,7 +30,7 @@ def train_ticket(
     if config.ticket.method == "none":
         raise UserError("there is no ticket in these settings; add --ticket mwt, pmt, …")
     check_directory(run, resume)
-    started = processes or start_processes(config.device)
+    started = processes or start_processes(config.compute)
     if images is None:
         config, images = started.first_of_node(
             lambda: resolve(config, root, say if started.first else lambda line: None)

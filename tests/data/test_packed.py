@@ -93,7 +93,10 @@ def arrays(**changes):
             {"images": None, "data": np.zeros(9, np.uint8), "offset": np.array([0, 3, 4, 5, 10])},
             "data and offset do not hold 4 images",
         ),
-        ({"images": None, "data": np.zeros(9, np.uint8), "offset": np.array([0, 3, 4, 5, 9])}, "image 0 is not an image"),
+        (
+            {"images": None, "data": np.zeros(9, np.uint8), "offset": np.array([0, 3, 4, 5, 9])},
+            "image 0 is not an image",
+        ),
         ({"meta": np.array("[]")}, "meta is not a JSON object"),
         ({"meta": np.array("{")}, "meta is not JSON"),
         ({"meta": np.array('{"group_kind": "track"}')}, "group must hold 4 whole numbers"),

@@ -182,7 +182,7 @@ def trainer(image_sets, environment, monkeypatch, tmp_path):
     def make(sparsity, head="shared"):
         config = TrainConfig(
             data="ink,tint", widths="8", method="mmsup", head=head, steps=2, inner_lr=0.1, meta_batch=4, queries=3, clip=0.0,
-            device="cpu", adapter=AdapterConfig(sparsity=sparsity),
+            compute="cpu", adapter=AdapterConfig(sparsity=sparsity),
         )  # fmt: skip
         config, images = resolve(config, image_sets)
         weights = seeded_weights(config)

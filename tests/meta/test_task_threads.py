@@ -31,7 +31,7 @@ def two_threads():
 def config(**changes):
     return TrainConfig(**{
         "backbone": "conv4", "widths": WIDTHS["conv4"], "image_size": 22, "channels": 3, "ways": WAYS, "shots": SHOTS,
-        "queries": QUERIES, "steps": 2, "meta_batch": 5, "head": "per-class", "device": "cpu", **changes,
+        "queries": QUERIES, "steps": 2, "meta_batch": 5, "head": "per-class", "compute": "cpu", **changes,
     })  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_a_meta_gradient_is_that_of_one_thread(method, two_threads):
 
 def test_a_training_ends_with_the_same_bits_again(two_threads, tmp_path):
     settings = TrainConfig(
-        data="glyphs", widths="8", steps=1, queries=3, iterations=3, validation_episodes=4, device="cpu"
+        data="glyphs", widths="8", steps=1, queries=3, iterations=3, validation_episodes=4, compute="cpu"
     )
     for name in "ab":
         train(Run(tmp_path / name), settings)

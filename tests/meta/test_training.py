@@ -95,11 +95,11 @@ def test_two_processes_compute_what_one_does(environment, cli, tmp_path):
         (("--method", "mmsup", "--sparsity", "0.1,0.2"), "blocks.0"),
         (("--keep-share", "0.5"), "mmsup"),
         (("--data-weights", "1,2"), "--data-weights"),
-        (("--device", "cuda"), "cuda"),
+        (("--compute", "cuda"), "cuda"),
     ],
 )
 def test_bad_input_is_one_line(cli, tmp_path, options, message):
-    if options == ("--device", "cuda") and torch.cuda.is_available():
+    if options == ("--compute", "cuda") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     result = cli("train", *options, "-o", tmp_path / "run", code=2)
     assert message in result.stderr

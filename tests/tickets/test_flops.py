@@ -173,5 +173,7 @@ def test_what_is_wrong_is_named(call, words):
 
 
 def test_torch_is_not_imported():
-    code = "import sys, gems_edge.tickets.flops; assert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules), 'heavy'"
+    code = (
+        "import sys, gems_edge.tickets.flops; assert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules), 'heavy'"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

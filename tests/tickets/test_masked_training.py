@@ -168,7 +168,7 @@ def test_removed_weights_are_zero_after_every_outer_step(method, head, environme
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
     config = settings(
         method, head, image_size=28, ways=5, shots=1, meta_batch=2, iterations=5, lr=0.01, validate_every=99, validation_episodes=2,
-        device="cpu", ticket=TicketConfig(method="rm", ratio=0.6),
+        compute="cpu", ticket=TicketConfig(method="rm", ratio=0.6),
     )  # fmt: skip
     config, _ = resolve(config)
     run = Run(tmp_path / "run")

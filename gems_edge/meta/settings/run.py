@@ -15,7 +15,7 @@ from gems_edge.models.spec import BACKBONES, HEADS, NORMALIZATIONS, ModelSpec
 # The nested tables of config.toml.
 TABLES = {"ticket": TicketConfig, "adapter": AdapterConfig}
 METHODS = ("maml", "anil", "boil", "bmp", "mmsup", "multi-maml")
-DEVICES = ("auto", "cpu", "cuda")
+COMPUTE = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCHEDULES = ("cosine", "constant")
 
@@ -55,7 +55,7 @@ class TrainConfig:
     validation_episodes: int = setting(100, "Episodes per validation.", least=2)
     checkpoint_every: int = setting(100, "Iterations between checkpoints for --resume.", least=1)
     keep: str = setting("", "Iterations whose weights are kept: numbers and every:N, with commas (500,every:1000).")
-    device: str = setting("auto", "Where to train.", DEVICES)
+    compute: str = setting("auto", "Where torch runs; auto takes a GPU where there is one.", COMPUTE)
     precision: str = setting("fp32", "fp32; tf32 or bf16 (autocast) on GPUs that have them.", PRECISIONS)
 
     ticket: TicketConfig = field(default=TicketConfig())

@@ -27,7 +27,7 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
     """
     task = read_json(directory / "cell.json", "cell")
     config = from_values(task["config"], str(directory / "cell.json"))
-    run, processes = Run(directory / RUN), start_processes(config.device)
+    run, processes = Run(directory / RUN), start_processes(config.compute)
     best = train(run, config, resume=True, progress=progress if processes.first else None, processes=processes)
     processes.wait()
     processes.leave()
@@ -46,7 +46,7 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
         "name": task["name"],
         "normalization": config.normalization,
         "training": {"iterations": config.iterations, "best": best, **run.spent()},
-        **tested(evaluate_run(run.directory, protocol, config.device), task["test"]),
+        **tested(evaluate_run(run.directory, protocol, config.compute), task["test"]),
     }
 
 

@@ -35,7 +35,7 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
     if task["dense"]:
         root = directory.parents[task["name"].count("/")]
         config = replace(config, ticket=replace(config.ticket, dense_run=str(root / task["dense"] / RUN)))
-    run, processes = Run(directory / RUN), start_processes(config.device)
+    run, processes = Run(directory / RUN), start_processes(config.compute)
     config, images = processes.first_of_node(lambda: resolve(config))
     best = train_run(run, config, processes, images, progress if processes.first else None)
     accuracy = (
