@@ -2,23 +2,19 @@
 result stops it."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import click
 import pytest
 import torch
+from adaptation_peers import features, step_call
+from adaptation_rows import INNER_LR, WAYS, Row
+from alternating import alternate, times_faster
+from bench_adaptation import differences, main
 from click.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-from adaptation_peers import features, step_call  # noqa: E402
-from adaptation_rows import INNER_LR, WAYS, Row  # noqa: E402
-from alternating import alternate, times_faster  # noqa: E402
-from bench_adaptation import differences, main  # noqa: E402
-
-from gems_edge.meta.inner import Support, detached, inner_step, one_hot  # noqa: E402
-from gems_edge.models.fewshot import forward  # noqa: E402
+from gems_edge.meta.inner import Support, detached, inner_step, one_hot
+from gems_edge.models.fewshot import forward
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.6])

@@ -3,19 +3,17 @@ gradient stops it."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import bench_training
 import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from training_roofline import demand
+from training_tables import target
 
 TOOLS = Path(__file__).parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
-import bench_training  # noqa: E402
-from training_roofline import demand  # noqa: E402
-from training_tables import target  # noqa: E402
 
 ROW = ["--size", "16", "--width", "4", "--method", "maml", "--ways", "2", "--queries", "2", "--steps", "1"]
 QUICK = ["--meta-batch", "2", "--threads", "1", "--rounds", "2", "--block-seconds", "0.01", "--without-peers"]

@@ -3,16 +3,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
+import handmade
 import pytest
 from boards import BOARDS, write_board
 from debian import Unavailable
 from sshd import loopback_sshd
 from userland import forced_command
-
-sys.path.append(str(Path(__file__).parents[1] / "device"))
-import handmade
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,11 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
+import handmade  # noqa: F401
 import pytest
 
 from gems_edge.cli.main import main
-
-sys.path.append(str(Path(__file__).parents[1] / "device"))
-import handmade  # noqa: F401
 
 
 @dataclass(frozen=True)

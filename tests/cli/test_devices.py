@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from importlib import resources
-from pathlib import Path
 
 import pytest
 
@@ -55,7 +54,6 @@ def test_memory_only_boards_say_so():
 @pytest.fixture
 def network(tmp_path):
     """A file as a user would bring: a dynamic batch, and an op that nobody knows."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
     import onnx
     from published_networks import build
 

@@ -3,12 +3,9 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
+import making
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-import making  # noqa: E402
 
 
 def run(*arguments, cwd):

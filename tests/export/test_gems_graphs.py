@@ -1,25 +1,21 @@
 """adapt.onnx of BMP, MMSUP and their frozen forms: whole inner loops on onnxruntime against torch in float64."""
 
 import copy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_graphs import as_float64, made, pictures
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_graphs import as_float64, made, pictures  # noqa: E402
-
-from gems_edge.device.runtime import Session  # noqa: E402
-from gems_edge.errors import UserError  # noqa: E402
-from gems_edge.export.graphs import RULE, adapt_graph, carried_names  # noqa: E402
-from gems_edge.export.specialise import specialise  # noqa: E402
-from gems_edge.meta.inner import Support, adapt, one_hot  # noqa: E402
-from gems_edge.meta.rules.bmp import BMP  # noqa: E402
-from gems_edge.meta.rules.frozen import Frozen  # noqa: E402
-from gems_edge.meta.rules.mmsup import MMSUP  # noqa: E402
-from gems_edge.models.fewshot import layers_of  # noqa: E402
+from gems_edge.device.runtime import Session
+from gems_edge.errors import UserError
+from gems_edge.export.graphs import RULE, adapt_graph, carried_names
+from gems_edge.export.specialise import specialise
+from gems_edge.meta.inner import Support, adapt, one_hot
+from gems_edge.meta.rules.bmp import BMP
+from gems_edge.meta.rules.frozen import Frozen
+from gems_edge.meta.rules.mmsup import MMSUP
+from gems_edge.models.fewshot import layers_of
 
 STEPS = 3
 RULES = {

@@ -1,9 +1,8 @@
 """The check of a bundle feeds what a step hands to the next, from the bundle's start on."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import handmade as hm
 import numpy as np
 import pytest
 import torch
@@ -11,9 +10,6 @@ import torch
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.learner import adapt_session
 from gems_edge.export.verify import update_errors
-
-sys.path.append(str(Path(__file__).parents[1] / "device"))
-import handmade as hm  # noqa: E402
 
 
 @pytest.mark.parametrize("decay", [None, 0.25])

@@ -1,21 +1,17 @@
 """Meta-gradients of BMP and MMSUP in float64, θ and φ, against the plain loop of gems_reference.py."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import gems_reference
 import pytest
 import torch
+from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode
 
-sys.path.insert(0, str(Path(__file__).parent))
-import gems_reference  # noqa: E402
-from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode  # noqa: E402
-
-from gems_edge.meta.outer import meta_loss  # noqa: E402
-from gems_edge.meta.rules.registry import rule_of  # noqa: E402
-from gems_edge.meta.settings.adapter import AdapterConfig  # noqa: E402
-from gems_edge.meta.settings.run import TrainConfig  # noqa: E402
-from gems_edge.models.fewshot import FewShotModel  # noqa: E402
+from gems_edge.meta.outer import meta_loss
+from gems_edge.meta.rules.registry import rule_of
+from gems_edge.meta.settings.adapter import AdapterConfig
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.models.fewshot import FewShotModel
 
 LR, STEPS = 0.1, 3
 PLAIN = AdapterConfig()

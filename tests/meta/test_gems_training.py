@@ -6,25 +6,22 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import gems_reference
 import pytest
 import torch
 from gems_runs import LAYERS, OPTIONS, TWO_SETS, stirred, stirred_run
 from safetensors.torch import load_file, save_file
 from small_settings import TORCHRUN
+from test_training import records
 
-sys.path.insert(0, str(Path(__file__).parent))
-import gems_reference  # noqa: E402
-from test_training import records  # noqa: E402
-
-from gems_edge.meta.outer import meta_loss  # noqa: E402
-from gems_edge.meta.processes import start_processes  # noqa: E402
-from gems_edge.meta.run import Run, seeded_weights  # noqa: E402
-from gems_edge.meta.settings.adapter import AdapterConfig  # noqa: E402
-from gems_edge.meta.settings.run import TrainConfig, read_config  # noqa: E402
-from gems_edge.meta.train import Trainer, resolve, train  # noqa: E402
-from gems_edge.models.ticket import load_ticket  # noqa: E402
+from gems_edge.meta.outer import meta_loss
+from gems_edge.meta.processes import start_processes
+from gems_edge.meta.run import Run, seeded_weights
+from gems_edge.meta.settings.adapter import AdapterConfig
+from gems_edge.meta.settings.run import TrainConfig, read_config
+from gems_edge.meta.train import Trainer, resolve, train
+from gems_edge.models.ticket import load_ticket
 
 NAMES = ["ink", "tint"]
 

@@ -1,19 +1,14 @@
 """Meta-gradients in float64 against the plain loop of reference.py."""
 
-import sys
-from pathlib import Path
-
 import pytest
+import reference
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import reference  # noqa: E402
-
-from gems_edge.data.tensors import Episode  # noqa: E402
-from gems_edge.meta.outer import meta_loss  # noqa: E402
-from gems_edge.meta.rules.base import UpdateRule  # noqa: E402
-from gems_edge.meta.settings.run import TrainConfig  # noqa: E402
-from gems_edge.models.fewshot import FewShotModel  # noqa: E402
+from gems_edge.data.tensors import Episode
+from gems_edge.meta.outer import meta_loss
+from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.models.fewshot import FewShotModel
 
 WAYS, SHOTS, QUERIES = 3, 2, 4
 WIDTHS = {"conv4": "8,6,8,5", "resnet12": ",".join(["4", "6", "8"] * 4)}

@@ -1,23 +1,19 @@
 """Tasks side by side give what they give one after the other."""
 
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
+from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode  # noqa: E402
-
-from gems_edge.meta import task_threads  # noqa: E402
-from gems_edge.meta.outer import meta_gradient  # noqa: E402
-from gems_edge.meta.rules.registry import rule_of  # noqa: E402
-from gems_edge.meta.run import Run  # noqa: E402
-from gems_edge.meta.settings.run import TrainConfig  # noqa: E402
-from gems_edge.meta.task_threads import TaskThreads  # noqa: E402
-from gems_edge.meta.train import train  # noqa: E402
-from gems_edge.models.fewshot import FewShotModel  # noqa: E402
+from gems_edge.meta import task_threads
+from gems_edge.meta.outer import meta_gradient
+from gems_edge.meta.rules.registry import rule_of
+from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.meta.task_threads import TaskThreads
+from gems_edge.meta.train import train
+from gems_edge.models.fewshot import FewShotModel
 
 
 @pytest.fixture

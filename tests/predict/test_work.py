@@ -1,22 +1,17 @@
 """Work by term: counted by hand, equal however a graph is built, and never larger after pruning."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from published_networks import COUNTED, NETWORKS, Net, build
 
 from gems_edge.calibrate.probe_sets import gradient_step, one_op_probes, whole_networks
 from gems_edge.calibrate.probes import Probe
 from gems_edge.graphs.cost import describe
 from gems_edge.predict.work import TERMS, add_up, work_of_ops
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-from published_networks import COUNTED, NETWORKS, Net, build  # noqa: E402
 
 PIXELS = {"SqueezeNet-1.1": 227, "CaffeNet(AlexNet)": 227, "BlazeFace": 128, "YOLO11n": 640, "YOLO11s": 640}
 

@@ -5,11 +5,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "device"))
 import handmade
+import pytest
 from on_board import running_sshd
 from sshd import Server
 

@@ -5,29 +5,26 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from small_settings import SMALL
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "meta"))
-import reference  # noqa: E402
-
-from gems_edge.data.tensors import Episode  # noqa: E402
-from gems_edge.meta.evaluate import support_of  # noqa: E402
-from gems_edge.meta.inner import adapt  # noqa: E402
-from gems_edge.meta.outer import meta_loss  # noqa: E402
-from gems_edge.meta.rules.base import UpdateRule  # noqa: E402
-from gems_edge.meta.run import Run  # noqa: E402
-from gems_edge.meta.settings.run import TrainConfig  # noqa: E402
-from gems_edge.meta.settings.ticket import TicketConfig  # noqa: E402
-from gems_edge.meta.train import prepare, resolve, train  # noqa: E402
-from gems_edge.models.fewshot import FewShotModel  # noqa: E402
-from gems_edge.models.ticket import Ticket, load_ticket, maskable, model_of, save_ticket  # noqa: E402
+from gems_edge.data.tensors import Episode
+from gems_edge.meta.evaluate import support_of
+from gems_edge.meta.inner import adapt
+from gems_edge.meta.outer import meta_loss
+from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.meta.settings.ticket import TicketConfig
+from gems_edge.meta.train import prepare, resolve, train
+from gems_edge.models.fewshot import FewShotModel
+from gems_edge.models.ticket import Ticket, load_ticket, maskable, model_of, save_ticket
 
 WAYS, SHOTS, QUERIES, STEPS, LR = 3, 2, 3, 3, 0.1
 WIDTHS = {"conv4": "6,5,6,4", "resnet12": ",".join(["4", "5", "4"] * 4)}

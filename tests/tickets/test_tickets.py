@@ -1,11 +1,10 @@
 """Every weight ticket on tiny runs: what it keeps, and what it starts from."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 from safetensors.torch import load_file
 from ticket_runs import (
@@ -23,9 +22,6 @@ from ticket_runs import (
     same,
     ticket_of,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "meta"))
-import reference
 
 from gems_edge.data.episodes import make_sampler
 from gems_edge.data.sources import load_images
