@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gems_edge import __version__
-from gems_edge.data.mixture import Mixture, split_specs
+from gems_edge.data.mixture import Mixture
 from gems_edge.export.graphs import carried_names
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.rules.frozen import Frozen
@@ -50,7 +50,7 @@ def provenance(run: Run, config: TrainConfig) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "torch-pruning")}
     trained = run.config()
     # A packed file or a folder is named, not located: no local paths in a bundle.
-    data = ",".join(map(_named, split_specs(config.data)))
+    data = ",".join(map(_named, config.data))
     return {
         "gems_edge": __version__, **versions, "data": data, "run": run.directory.resolve().name, "trained_as": trained.normalization,
         "iterations": trained.iterations, "seed": trained.seed, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

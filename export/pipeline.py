@@ -8,10 +8,7 @@ from typing import Any
 import torch
 
 from gems_edge.data.episodes import EpisodeSampler
-from gems_edge.data.mixture import (
-    distribution_name,
-    split_specs,
-)
+from gems_edge.data.specs import distribution_name, specs_text
 from gems_edge.data.tensors import Episode, EpisodeTensors
 from gems_edge.export.bundle import check_target, write_bundle
 from gems_edge.export.graphs import CLASSES, IMAGES, RULE, adapt_graph, predict_graph
@@ -143,9 +140,10 @@ def _specialised(
     options: ExportOptions, reports: Reports,
 ) -> Specialised:  # fmt: skip
     """What the run decides for --for-data, frozen; as it is where its method decides nothing."""
-    seen = name in map(distribution_name, split_specs(config.data))
+    seen = name in map(distribution_name, config.data)
     if not seen:
-        reports.say(f"{name} is none of the run's image sets ({config.data}): frozen for a distribution it never saw")
+        trained = specs_text(config.data)
+        reports.say(f"{name} is none of the run's image sets ({trained}): frozen for a distribution it never saw")
     if not whole.rule.decisions(whole.weights):
         reports.say(
             f"{config.method} adapts the same for every task: --for-data freezes nothing, it names the test set"

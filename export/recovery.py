@@ -9,6 +9,7 @@ from gems_edge.errors import UserError
 from gems_edge.export.source import ExportOptions, Reports, Source
 from gems_edge.files import write_atomic
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import TrainConfig, write_config
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.meta.train import train
@@ -36,9 +37,14 @@ def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Rep
     iterations = config.iterations // 4 if options.recover_iterations is None else options.recover_iterations
     if not iterations:
         return pruned, None
-    widths = ",".join(str(width) for width in pruned.spec.widths)
     wanted = replace(
-        config, widths=widths, iterations=iterations, seed=config.seed + 1, init_seed=-1, keep="", ticket=TicketConfig()
+        config,
+        widths=pruned.spec.widths,
+        iterations=iterations,
+        seed=config.seed + 1,
+        init_seed=-1,
+        keep=Kept(),
+        ticket=TicketConfig(),
     )
     name = f"{options.ratio:g}-{options.round_to}-{iterations}"
     name += f"-{config.steps}" if config.steps != run.config().steps else ""

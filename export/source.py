@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gems_edge.data.episodes import EpisodeSampler
-from gems_edge.data.mixture import Mixture, MixtureSampler, distribution_name, load_mixture, mixture_sampler, own_specs
+from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixture_sampler
+from gems_edge.data.specs import distribution_name, own_specs
 from gems_edge.data.tensors import EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.export.quantise import check_quantisable
@@ -70,7 +71,7 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
     single_process("export")
     run = Run(directory)
     if options.for_data:
-        options = replace(options, for_data=own_specs(options.for_data, run.config().data))
+        options = replace(options, for_data=own_specs((options.for_data,), run.config().data)[0])
     run = _own_run(run, options, reports)
     config = replace(board_config(run.config()), compute=options.compute)
     if options.steps is not None:
@@ -78,10 +79,11 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
     place = start_processes(options.compute).device
     model, weights = run.model(config)
     images = load_mixture(
-        options.for_data or config.data, image_size=config.image_size, channels=config.channels, root=options.root
+        (options.for_data,) if options.for_data else config.data,
+        image_size=config.image_size,
+        channels=config.channels,
+        root=options.root,
     )
-    if options.for_data and len(images.names) > 1:
-        raise UserError(f"--for-data {options.for_data}: a bundle is specialised for one image set; give one")
     if options.int8:
         check_quantisable(config.normalization)
     protocol = (config.ways, config.shots, config.queries, options.seed)

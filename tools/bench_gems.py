@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from gems_edge.data.specs import split_specs
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
@@ -28,7 +29,7 @@ METHODS = {
     "bmp": {"method": "bmp"},
     "bmp, rate a layer": {"method": "bmp", "adapter": AdapterConfig(rate="layer")},
     "mmsup": {"method": "mmsup"},
-    "mmsup, everything kept": {"method": "mmsup", "adapter": AdapterConfig(sparsity="0")},
+    "mmsup, everything kept": {"method": "mmsup", "adapter": AdapterConfig(sparsity=(0.0,))},
 }
 
 
@@ -43,14 +44,14 @@ def first_step(trainer: Trainer) -> list[float]:
 @click.option("--data", default="glyphs", show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path))
 @click.option("--image-size", default=28, show_default=True)
-@click.option("--widths", default="32", show_default=True)
+@click.option("--width", default=32, show_default=True, help="Channels of the first layer.")
 @click.option("--steps", default=2, show_default=True)
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--block", default=3, show_default=True, help="Outer steps of a method in a round.")
-def main(data, data_root, image_size, widths, steps, rounds, block):
+def main(data, data_root, image_size, width, steps, rounds, block):
     keep_freed_memory()
     config = TrainConfig(
-        data=data, image_size=image_size, widths=widths, steps=steps, inner_lr=0.1, head="per-class",
+        data=split_specs(data), image_size=image_size, widths=(width,), steps=steps, inner_lr=0.1, head="per-class",
         normalization="transductive", queries=5, compute="cpu", iterations=10_000,
     )  # fmt: skip
     config, images = resolve(config, data_root)
@@ -74,7 +75,7 @@ def main(data, data_root, image_size, widths, steps, rounds, block):
     document = {
         "data": data,
         "image_size": image_size,
-        "widths": widths,
+        "width": width,
         "steps": steps,
         "rounds": rounds,
         "methods": {},

@@ -35,7 +35,7 @@ from training_tables import OURS, tables
 import gems_edge
 from gems_edge.device.host import host_facts
 from gems_edge.files import cache_directory, read_json, sha256_bytes, write_atomic
-from gems_edge.models.spec import BACKBONES, FULL_WIDTHS, parse_widths
+from gems_edge.models.spec import BACKBONES, FULL_WIDTHS, full_widths
 
 # Method → what the inner loop moves, and whether the meta-gradient is of first order.
 METHODS = {"maml": ("maml", False), "maml-first": ("maml", True), "anil": ("anil", False), "boil": ("boil", False)}
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        return parse_widths("full" if self.width is None else str(self.width), self.backbone)
+        return full_widths(() if self.width is None else (self.width,), self.backbone)
 
     @property
     def name(self) -> str:

@@ -38,7 +38,7 @@ def main(bundle, data, test_data, episodes):
 
     def taught(name: str, split: str, count: int):
         """(weights, support, queries, labels) of each adapted episode."""
-        images = load_mixture(name, image_size=spec.image_size, channels=spec.channels)
+        images = load_mixture((name,), image_size=spec.image_size, channels=spec.channels)
         sampler = mixture_sampler(images, split, about["ways"], about["shots"], about["queries"], 1)
         for task in range(count):
             drawn = sampler.draw(0, task, count)[1]

@@ -57,8 +57,8 @@ def train_config(setting: Setting):
     from gems_edge.meta.settings.run import TrainConfig
 
     return TrainConfig(
-        data="glyphs", image_size=setting.image_size, channels=setting.channels, backbone=setting.backbone,
-        widths=",".join(map(str, setting.widths)), method=setting.method, first_order=setting.first_order,
+        data=("glyphs",), image_size=setting.image_size, channels=setting.channels, backbone=setting.backbone,
+        widths=setting.widths, method=setting.method, first_order=setting.first_order,
         head="per-class", normalization="transductive", ways=setting.ways, shots=setting.shots, queries=setting.queries,
         steps=setting.steps, meta_batch=setting.meta_batch, inner_lr=setting.inner_lr,
     )  # fmt: skip

@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from gems_edge.cli.common import compute_option, emit, json_option, refuse_device, table
+from gems_edge.cli.values import IMAGE_SETS
 
 
 @click.command()
 @click.argument("subject", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
-@click.option("--data", help="Images, several sets with commas; default: those of the run.")
+@click.option("--data", type=IMAGE_SETS, help="Images, several sets with commas; default: those of the run.")
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path),
@@ -94,12 +95,13 @@ def command(
 
 def _sets(subject, data, is_bundle):
     """How many image sets are evaluated; a subject that cannot be read is refused later."""
-    from gems_edge.data.mixture import split_specs
     from gems_edge.errors import UserError
     from gems_edge.meta.settings.run import read_config
 
+    if data or is_bundle:
+        return len(data or (subject,))
     try:
-        return len(split_specs(data or ("" if is_bundle else read_config(subject / "config.toml").data)))
+        return len(read_config(subject / "config.toml").data)
     except UserError:
         return 1
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from gems_edge.cli.common import compute_option, emit, json_option, say, table
+from gems_edge.cli.values import ONE_IMAGE_SET
 from gems_edge.errors import UserError
 
 
@@ -55,6 +56,7 @@ from gems_edge.errors import UserError
 )
 @click.option(
     "--for-data",
+    type=ONE_IMAGE_SET,
     help="One image set: freeze what a bmp or mmsup run adapts to its choice for it; of a multi-maml run, its model.",
 )
 @click.option(

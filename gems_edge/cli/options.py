@@ -4,14 +4,25 @@ from dataclasses import replace
 
 import click
 
+from gems_edge.cli import values
+from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.adapter import OWNERS, AdapterConfig
 from gems_edge.meta.settings.base import option_name, settings_of
+from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TicketConfig
 
 # Parameters of the nested tables' options begin with these, so that no two settings share a name.
 TICKET, ADAPTER = "ticket_", "adapter_"
+# How the settings that are no plain number, word or choice are written.
+_TYPES = {
+    "data": values.IMAGE_SETS,
+    "data_weights": values.DATA_WEIGHTS,
+    "widths": values.WIDTHS,
+    "keep": values.KEPT,
+    "sparsity": values.SPARSITY,
+}
 
 
 def config_options(command):
@@ -30,8 +41,10 @@ def _options(command, settings: type, prefix: str):
         if isinstance(item.default, bool):
             kind: dict = {"is_flag": True, "default": None}
         else:
-            kind = {"type": click.Choice(choices) if choices else type(item.default), "default": None}
-        shown = "none" if item.default == "" else item.default
+            plain = click.Choice(choices) if choices else type(item.default)
+            kind = {"type": _TYPES.get(item.name, plain), "default": None}
+        empty = item.default in ("", (), Kept())
+        shown = item.metadata["empty"] if empty else specs_text(item.default) if item.name == "data" else item.default
         command = click.option(
             option_name(item), prefix + item.name, help=f"{item.metadata['help']}  [default: {shown}]", **kind
         )(command)
@@ -57,7 +70,7 @@ def _check_adapter(config: TrainConfig, given: dict) -> None:
         if config.method not in OWNERS[name]:
             owners = " or ".join(OWNERS[name])
             raise UserError(f"{options[name]} belongs to {owners}; add --method {OWNERS[name][0]}, or leave it out")
-        if name in ("keep_share", "lr") and config.adapter.keep():
+        if name in ("keep_share", "lr") and config.adapter.sparsity:
             raise UserError(f"{options[name]} is of no use with a fixed --sparsity; leave one of the two out")
 
 

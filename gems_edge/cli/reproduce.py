@@ -85,7 +85,7 @@ def tickets(
         title = f"Meta winning tickets, preset {preset.name}"
         _write(title, directory, reproduce(Study(preset, directory, parts, cells, results)), as_json)
 
-    specs = [setup.config.data for setup in preset.setups]
+    specs = [spec for setup in preset.setups for spec in setup.config.data]
     _run(directory, cells, GridOptions(jobs, processes, ray), report_only, specs, write)
 
 

@@ -7,6 +7,7 @@ import click
 
 from gems_edge.cli.common import emit, json_option, refuse_device, say
 from gems_edge.cli.options import config_options, given_config
+from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
 
 
@@ -67,7 +68,7 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
         from gems_edge.meta.multi import train_multi as train
     if ticket_file and config.ticket.method == "none":
         raise UserError("--ticket-file needs --ticket: the method that made the file (see gems-edge ticket show)")
-    if config.method == "mmsup" and config.head == "shared" and not config.adapter.keep():
+    if config.method == "mmsup" and config.head == "shared" and not config.adapter.sparsity:
         say(
             "mmsup chooses at the first step, where only the head of --head shared has a gradient: it will choose alike for "
             "every task; --head per-class lets it see them"
@@ -78,7 +79,7 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
     with training_progress() as progress:
         best = train(Run(output), config, resume=resume, progress=progress, root=data_root, say=say)
     if as_json:
-        emit({"run": str(output), "best": best, "normalization": config.normalization, "data": config.data})
+        emit({"run": str(output), "best": best, "normalization": config.normalization, "data": specs_text(config.data)})
     else:
         say(
             f"{output}: best validation {100 * best['accuracy']:.1f} ± {100 * best['ci95']:.1f} % "

@@ -8,7 +8,8 @@ import numpy as np
 
 from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler, make_sampler
 from gems_edge.data.imageset import ImageSet, resized
-from gems_edge.data.sources import absolute, check_format, load_images
+from gems_edge.data.sources import check_format, load_images
+from gems_edge.data.specs import Specs, distribution_name, located
 from gems_edge.errors import UserError
 
 
@@ -74,42 +75,16 @@ class MixtureSampler:
         return source, self.samplers[source].draw(iteration, task)
 
 
-def split_specs(spec: str) -> list[str]:
-    """The image sets that the user named with commas between them. A path with commas that is there stays whole."""
-    kind, _, place = spec.partition(":")
-    if kind not in ("folder", "packed") or not place or not Path(place).expanduser().exists():
-        parts = [part.strip() for part in spec.split(",")]
-        if not all(parts):
-            raise UserError(f"--data {spec!r} names an image set that is empty; write NAME,NAME without gaps")
-        return parts
-    return [spec]
-
-
-def distribution_name(spec: str) -> str:
-    """What logs and tables call it: the set's name, the folder's, or the packed file's without its ending."""
-    kind, _, place = spec.partition(":")
-    return Path(place).expanduser().absolute().name.removesuffix(".npz") if place else kind
-
-
-def located(spec: str, root: Path | None) -> str:
-    """Every set of `spec` so that it means the same from any directory; NAME is ROOT/NAME.npz where that file is."""
-    found = []
-    for one in split_specs(spec):
-        file = None if root is None or ":" in one else Path(root) / f"{one}.npz"
-        found.append(absolute(f"packed:{file}" if file and file.is_file() else one))
-    return ",".join(found)
-
-
 def load_mixture(
-    spec: str, *, image_size: int | None = None, channels: int | None = None, root: Path | None = None,
+    specs: Specs, *, image_size: int | None = None, channels: int | None = None, root: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Mixture:  # fmt: skip
-    """Load the image sets of `spec`, all in one size and number of channels.
+    """Load the image sets of `specs`, all in one size and number of channels.
 
     By default the size is the smallest of theirs (no pixel is made up), and images are in colour if those of any set are;
     `say` is told when sets differ. Raises UserError for the same set twice, and as load_images.
     """
-    specs = split_specs(located(spec, root))
+    specs = located(specs, root)
     names = tuple(distribution_name(one) for one in specs)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -128,15 +103,9 @@ def load_mixture(
     return Mixture(names, tuple(resized(one, None, depth) for one in sets))
 
 
-def own_specs(spec: str, trained: str) -> str:
-    """`spec` where a bare name that one of the image sets `trained` has means that set."""
-    known = {distribution_name(one): one for one in split_specs(trained)}
-    return ",".join(one if ":" in one else known.get(one, one) for one in split_specs(spec))
-
-
 def mixture_sampler(
-    mixture: Mixture, split: str, ways: int, shots: int, queries: int, seed: int, *, weights: str = "",
-    rotate: bool = False,
+    mixture: Mixture, split: str, ways: int, shots: int, queries: int, seed: int, *,
+    weights: Sequence[float] = (), rotate: bool = False,
 ) -> MixtureSampler:  # fmt: skip
     """A sampler over the classes of `split` of every set. UserError as make_sampler, and for weights that do not fit."""
     starts = np.cumsum([0, *(len(one.images) for one in mixture.sets[:-1])])
@@ -147,15 +116,12 @@ def mixture_sampler(
     return MixtureSampler(mixture.names, samplers, _shares(weights, mixture.names), seed)
 
 
-def _shares(weights: str, names: Sequence[str]) -> tuple[float, ...]:
+def _shares(weights: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
     if not weights:
         return (1 / len(names),) * len(names)
-    try:
-        numbers = [float(part) for part in weights.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != len(names) or not all(0 < number < np.inf for number in numbers):
+    if len(weights) != len(names) or not all(0 < weight < np.inf for weight in weights):
+        given = ",".join(f"{weight:g}" for weight in weights)
         raise UserError(
-            f"--data-weights {weights}: give a number above 0 for each of the image sets ({', '.join(names)}), with commas"
+            f"--data-weights {given}: give a number above 0 for each of the image sets ({', '.join(names)}), with commas"
         )
-    return tuple(number / sum(numbers) for number in numbers)
+    return tuple(weight / sum(weights) for weight in weights)

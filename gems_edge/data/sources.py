@@ -14,12 +14,6 @@ from gems_edge.errors import UserError
 MIN_SIZE, MAX_SIZE = 8, 512
 
 
-def absolute(spec: str) -> str:
-    """One image set's `spec` so that it means the same from any directory."""
-    kind, _, place = spec.partition(":")
-    return f"{kind}:{Path(place).expanduser().absolute()}" if place else spec
-
-
 @dataclass(frozen=True)
 class Source:
     """One line of `gems-edge data list`."""

@@ -9,15 +9,8 @@ import numpy as np
 
 from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler
 from gems_edge.data.imageset import ImageSet
-from gems_edge.data.mixture import (
-    Mixture,
-    MixtureSampler,
-    distribution_name,
-    load_mixture,
-    mixture_sampler,
-    own_specs,
-    split_specs,
-)
+from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixture_sampler
+from gems_edge.data.specs import Specs, distribution_name, own_specs, specs_text, split_specs
 from gems_edge.device.learner import Learner
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluate import check_mode, mean_accuracy, mean_over_distributions, modes_for
@@ -33,7 +26,7 @@ Found = dict[tuple[str, int], list[float]]
 class EvaluationProtocol:
     """What to evaluate on; None means as trained. `data` may name several image sets, each of which is evaluated."""
 
-    data: str | None = None
+    data: Specs | None = None
     split: str = "test"
     episodes: int = 600  # of each image set
     ways: int | None = None
@@ -109,7 +102,7 @@ def evaluate_run(
                 ))  # fmt: skip
         found.append({key: np.mean([answer[key] for answer in answers], axis=0).tolist() for key in answers[0]})
     document = report(found, mode, steps[-1], sampler, data)
-    trained = set(map(distribution_name, split_specs(config.data)))
+    trained = set(map(distribution_name, config.data))
     for name, entry in document["distributions"].items():
         entry["seen"] = name in trained
     means = [one.means() for one in choices]
@@ -135,10 +128,10 @@ def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Pro
         )
     ways = protocol.ways or manifest["ways"]
     _check_ways(manifest["head"], manifest["ways"], ways)
-    data = protocol.data or manifest["provenance"]["data"]
-    if data != protocol.data and ":" in data:
+    data = protocol.data or split_specs(manifest["provenance"]["data"])
+    if data != protocol.data and (unlocated := next((spec for spec in data if ":" in spec), "")):
         raise UserError(
-            f"a bundle does not know where its images lie; give them with --data {data.partition(':')[0]}:PATH"
+            f"a bundle does not know where its images lie; give them with --data {unlocated.partition(':')[0]}:PATH"
         )
     shape = manifest["image"]
     images = load_mixture(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
@@ -203,7 +196,7 @@ def compare_precisions(answers: Sequence[Answers]) -> dict[str, Any]:
     }
 
 
-def report(found: Sequence[Found], mode: str, steps: int, sampler: MixtureSampler, data: str) -> dict[str, Any]:
+def report(found: Sequence[Found], mode: str, steps: int, sampler: MixtureSampler, data: Specs) -> dict[str, Any]:
     """Headline figure (`mode` after `steps`) and the table of all modes and step counts; with several distributions means
     over them, whose interval is that of their episodes. Each distribution's own figures are under its name."""
     tables = [{key: mean_accuracy(values) for key, values in one.items()} for one in found]
@@ -217,7 +210,7 @@ def report(found: Sequence[Found], mode: str, steps: int, sampler: MixtureSample
         "seed": first.seed,
     }
     document = means[mode, steps] | protocol
-    document |= {"steps": steps, "normalization": mode, "data": data, "table": _rows(means)}
+    document |= {"steps": steps, "normalization": mode, "data": specs_text(data), "table": _rows(means)}
     return document | {
         "distributions": {
             name: one[mode, steps].as_dict() | {"table": _rows({key: a.as_dict() for key, a in one.items()})}

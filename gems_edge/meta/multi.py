@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gems_edge.data.mixture import split_specs
+from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluate import Accuracy, mean_over_distributions
 from gems_edge.meta.processes import Processes, start_processes
@@ -22,9 +22,9 @@ def train_multi(
     Resumes as they do. Returns the mean of their best validations; "iteration" is that of the last one's. Raises UserError
     for a single image set, and as `train`.
     """
-    if len(split_specs(config.data)) < 2:
+    if len(config.data) < 2:
         raise UserError(
-            f"multi-maml trains one model for each of several image sets, and --data names one ({config.data}); "
+            f"multi-maml trains one model for each of several image sets, and --data names one ({specs_text(config.data)}); "
             "name more, or use --method maml"
         )
     check_directory(run, resume)
@@ -34,7 +34,7 @@ def train_multi(
         prepare(run, config)
     started.wait()
     found = []
-    for number, (name, spec) in enumerate(zip(images.names, split_specs(config.data))):
+    for number, (name, spec) in enumerate(zip(images.names, config.data)):
         alone = as_maml(config, spec)
         shown = None if progress is None else lambda record, name=name: progress(record | {"phase": name})
         found.append(
@@ -50,4 +50,4 @@ def train_multi(
 
 def as_maml(config: TrainConfig, spec: str) -> TrainConfig:
     """The config of one distribution's own run."""
-    return replace(config, method="maml", data=spec, data_weights="")
+    return replace(config, method="maml", data=(spec,), data_weights=())

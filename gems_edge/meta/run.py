@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gems_edge.data.mixture import distribution_name, split_specs
+from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
 from gems_edge.meta.rules.registry import rule_of
@@ -78,7 +78,7 @@ class Run:
         config = self.config()
         if config.method != "multi-maml":
             return {}
-        return {name: self.distribution(name) for name in map(distribution_name, split_specs(config.data))}
+        return {name: self.distribution(name) for name in map(distribution_name, config.data)}
 
     def ticket(self, config: TrainConfig) -> Ticket | None:
         """The ticket that the run trains; None for a dense one."""

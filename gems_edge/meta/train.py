@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gems_edge.data.mixture import Mixture, load_mixture, located, mixture_sampler
+from gems_edge.data.mixture import Mixture, load_mixture, mixture_sampler
+from gems_edge.data.specs import located
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
@@ -22,11 +23,11 @@ from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
-from gems_edge.meta.settings.run import TrainConfig, as_values, kept_iterations, write_config
+from gems_edge.meta.settings.run import TrainConfig, as_values, write_config
 from gems_edge.meta.tally import Tally, details
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import Weights
-from gems_edge.models.spec import parse_widths
+from gems_edge.models.spec import full_widths
 
 # Called with one record per logged iteration or validation, as in metrics.jsonl, plus "iterations" in all.
 Progress = Callable[[dict[str, Any]], None]
@@ -53,7 +54,7 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = lambda lin
         data, image_size=config.image_size or None, channels=config.channels or None, root=root, say=say
     )
     size, channels = images.shape
-    widths = ",".join(str(width) for width in parse_widths(config.widths, config.backbone))
+    widths = full_widths(config.widths, config.backbone)
     dense = config.ticket.dense_run
     ticket = replace(config.ticket, dense_run=str(Path(dense).absolute())) if dense else config.ticket
     resolved = replace(config, data=data, image_size=size, channels=channels, widths=widths, ticket=ticket)
@@ -152,7 +153,6 @@ class Trainer:
         start = self.model.masked({name: weight.detach().to(processes.device) for name, weight in start.items()})
         self.weights = {name: weight.clone().requires_grad_() for name, weight in start.items()}
         self.threads = TaskThreads(self.model, len(processes.tasks(config.meta_batch)))
-        self.kept = kept_iterations(config.keep, config.iterations)
         self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
         self.optimizer = make_optimizer(self.weights, config)
         self.iteration, self.best = 0, {}
@@ -267,7 +267,7 @@ class Trainer:
                 self.progress(record | {"iterations": self.config.iterations})
 
     def _keep(self) -> None:
-        if self.iteration in self.kept and self.processes.first:
+        if self.iteration in self.config.keep and self.processes.first:
             self.run.save_kept(self.iteration, self.weights)
 
     def _save(self) -> None:

@@ -94,21 +94,18 @@ class ModelSpec:
         return sum(layer.macs for layer in self.convolutions()) + self.feature_size * self.ways
 
 
-def parse_widths(text: str, backbone: str) -> tuple[int, ...]:
-    """`full`, one number N (every width scaled so that the first is N), or one number per convolution, comma-separated."""
+def full_widths(widths: tuple[int, ...], backbone: str) -> tuple[int, ...]:
+    """One width per convolution from none (the backbone's own), one N (every width scaled so that the first is N) or all.
+
+    UserError for an unknown backbone and for a width below 1.
+    """
     full = FULL_WIDTHS.get(backbone)
     if full is None:
         raise UserError(f"unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}")
-    if text == "full":
+    if not widths:
         return full
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(
-            f"--widths takes `full`, one number, or {len(full)} numbers with commas; got {text!r}"
-        ) from None
-    if min(numbers) < 1:
-        raise UserError(f"--widths {text}: every width must be 1 or more")
-    if len(numbers) == 1:
-        numbers = tuple(max(1, numbers[0] * width // full[0]) for width in full)
-    return numbers
+    if min(widths) < 1:
+        raise UserError(f"--widths {','.join(map(str, widths))}: every width must be 1 or more")
+    if len(widths) == 1:
+        return tuple(max(1, widths[0] * width // full[0]) for width in full)
+    return widths

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gems_edge.data.mixture import distribution_name, split_specs
+from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
 from gems_edge.models.ticket import load_ticket
 from gems_edge.report import plots
@@ -46,7 +46,7 @@ def run_sections(run: Path | str) -> list[Section]:
     validation = [line for line in lines if line.get("kind") == "validation" and "accuracy" in line]
     figures = [
         KeyFigure("method", _words(config, "method", "backbone")),
-        KeyFigure("data", _data_names(str(config.get("data", "?")))),
+        KeyFigure("data", _data_names(config.get("data", ["?"]))),
     ]
     if lines:
         figures.append(KeyFigure("meta-iterations", f"{max(int(line.get('iteration', 0)) for line in lines):,}"))
@@ -77,11 +77,9 @@ def run_sections(run: Path | str) -> list[Section]:
     ]
 
 
-def _data_names(data: str) -> str:
-    """The image sets of a run, without where they lie."""
-    if "," not in data:
-        return data
-    return ", ".join(map(distribution_name, split_specs(data)))
+def _data_names(specs: Sequence[str]) -> str:
+    """The image sets of a run; several without where they lie."""
+    return specs[0] if len(specs) == 1 else ", ".join(map(distribution_name, specs))
 
 
 @dataclass(frozen=True)

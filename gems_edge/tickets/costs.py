@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from gems_edge.data.mixture import split_specs
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.spec import ModelSpec
@@ -35,7 +34,7 @@ def work_of(config: TrainConfig, iterations: float | None = None) -> Work:
     """BMP and MMSUP compute all of MAML's gradients; what their perceptron adds, some thousands of MACs, is not counted."""
     iterations = config.iterations if iterations is None else iterations
     if config.method == "multi-maml":
-        iterations *= len(split_specs(config.data))
+        iterations *= len(config.data)
     return Work(
         method=COUNTED_AS.get(config.method, config.method), iterations=iterations, steps=config.steps,
         ways=config.ways, shots=config.shots, queries=config.queries, meta_batch=config.meta_batch,

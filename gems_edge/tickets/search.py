@@ -113,7 +113,7 @@ class Search:
             # rr, omt and pm take their masks from MWT's.
             return replace(self.config, ticket=replace(self.ticket, method="mwt", ratio=ratio, rounds=rounds - 1))
         if self.ticket.rewind:
-            keep = ",".join(filter(None, (keep, str(self.ticket.rewind))))
+            keep = keep.also(self.ticket.rewind)
         return replace(self.config, ticket=TicketConfig(), keep=keep)
 
     # Prune

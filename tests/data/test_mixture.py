@@ -1,5 +1,6 @@
 """Several image sets as one: how they are named, what their images become, and which of them a task comes from."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gems_edge.data.episodes import make_sampler
-from gems_edge.data.mixture import (
-    Mixture,
-    MixtureSampler,
-    distribution_name,
-    load_mixture,
-    located,
-    mixture_sampler,
-    split_specs,
-)
+from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixture_sampler
 from gems_edge.data.packed import write_packed
 from gems_edge.data.sources import load_images
+from gems_edge.data.specs import distribution_name, located, split_specs
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
 
@@ -49,7 +43,7 @@ def sets(tmp_path):
 
 
 def specs(place, *names):
-    return ",".join(f"packed:{place / name}.npz" if name != "photos" else f"folder:{place / name}" for name in names)
+    return tuple(f"packed:{place / name}.npz" if name != "photos" else f"folder:{place / name}" for name in names)
 
 
 # What the user names
@@ -57,19 +51,19 @@ def specs(place, *names):
 
 @given(st.lists(st.text("abz09:/._-", min_size=1), min_size=1))
 def test_names_between_commas(names):
-    assert split_specs(",".join(names)) == names
-    assert split_specs(" , ".join(names)) == names
+    assert split_specs(",".join(names)) == tuple(names)
+    assert split_specs(" , ".join(names)) == tuple(names)
 
 
 def test_a_path_with_commas_that_is_there_stays_whole(tmp_path):
     (tmp_path / "red, green").mkdir()
     (tmp_path / "a,b.npz").write_bytes(b"")
     folder, packed = f"folder:{tmp_path}/red, green", f"packed:{tmp_path}/a,b.npz"
-    assert split_specs(folder) == [folder] and distribution_name(folder) == "red, green"
-    assert split_specs(packed) == [packed] and distribution_name(packed) == "a,b"
+    assert split_specs(folder) == (folder,) and distribution_name(folder) == "red, green"
+    assert split_specs(packed) == (packed,) and distribution_name(packed) == "a,b"
     gone = f"folder:{tmp_path}/red, blue"
-    assert split_specs(gone) == [f"folder:{tmp_path}/red", "blue"]
-    assert split_specs(f"glyphs,packed:{tmp_path}/c.npz") == ["glyphs", f"packed:{tmp_path}/c.npz"]
+    assert split_specs(gone) == (f"folder:{tmp_path}/red", "blue")
+    assert split_specs(f"glyphs,packed:{tmp_path}/c.npz") == ("glyphs", f"packed:{tmp_path}/c.npz")
 
 
 @pytest.mark.parametrize("spec", ["", ",", "glyphs,", ",glyphs", "glyphs,,omniglot", "glyphs, "])
@@ -81,11 +75,11 @@ def test_empty_names(spec):
 def test_located_means_the_same_from_anywhere(sets, monkeypatch, tmp_path):
     monkeypatch.chdir(sets)
     there = f"packed:{sets / 'ink.npz'}"
-    assert located("packed:ink.npz,glyphs", None) == f"{there},glyphs"
-    assert located("ink,glyphs", Path(".")) == f"{there},glyphs"  # NAME.npz where the root has it
-    assert located("ink,glyphs", None) == "ink,glyphs"
-    assert located("folder:photos,ink", sets) == f"folder:{sets / 'photos'},{there}"
-    once = located("tint,folder:photos,ink", sets)
+    assert located(("packed:ink.npz", "glyphs"), None) == (there, "glyphs")
+    assert located(("ink", "glyphs"), Path(".")) == (there, "glyphs")  # NAME.npz where the root has it
+    assert located(("ink", "glyphs"), None) == ("ink", "glyphs")
+    assert located(("folder:photos", "ink"), sets) == (f"folder:{sets / 'photos'}", there)
+    once = located(("tint", "folder:photos", "ink"), sets)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert located(once, Path("/nowhere")) == once
@@ -95,9 +89,9 @@ def test_located_means_the_same_from_anywhere(sets, monkeypatch, tmp_path):
 def test_a_name_stands_for_one_set(sets):
     (sets / "other").mkdir()
     write_packed(lines(20, 1, 5), sets / "other" / "ink.npz")
-    for twice in ("ink,ink", f"ink,packed:{sets / 'ink.npz'}", f"ink,packed:{sets}/other/ink.npz"):
+    for other in ("ink", f"packed:{sets / 'ink.npz'}", f"packed:{sets}/other/ink.npz"):
         with pytest.raises(UserError, match="names ink twice"):
-            load_mixture(twice, root=sets)
+            load_mixture(("ink", other), root=sets)
 
 
 # What the images become
@@ -138,9 +132,9 @@ def test_line_art_is_inverted_as_alone(sets):
         sets / "bare.npz", images=paper.images, label=paper.label, split=paper.split, classes=np.array(paper.classes)
     )
     write_tree(sets / "sketches", classes=7, images=9, mode="L", paper=True, size=(20, 20))
-    for spec in (specs(sets, "ink"), specs(sets, "bare"), f"folder:{sets / 'sketches'}"):
+    for spec in (*specs(sets, "ink", "bare"), f"folder:{sets / 'sketches'}"):
         alone = load_images(spec)
-        mixture = load_mixture(f"{spec},{specs(sets, 'tint')}")
+        mixture = load_mixture((spec, *specs(sets, "tint")))
         assert alone.inverted and np.median(alone.images[:, 0]) < 60
         assert np.array_equal(mixture.sets[0].images, np.repeat(alone.images, 3, 3))
         assert mixture.sets[0].inverted and not mixture.inverted  # photos for a board: not of all the sets
@@ -150,7 +144,7 @@ def test_line_art_is_inverted_as_alone(sets):
     spec = f"folder:{sets / 'crayons'}"
     for channels, inverted in ((1, True), (3, False)):
         alone = load_images(spec, image_size=20, channels=channels)
-        (found, _) = load_mixture(f"{spec},{specs(sets, 'ink')}", image_size=20, channels=channels).sets
+        (found, _) = load_mixture((spec, *specs(sets, "ink")), image_size=20, channels=channels).sets
         assert alone.inverted == found.inverted == inverted and np.array_equal(alone.images, found.images)
 
 
@@ -189,7 +183,7 @@ def test_shares_hold_in_the_long_run(weights, meta_batch):
 
 def mixture(sets):
     made = load_mixture(specs(sets, "ink", "tint"))
-    return made, mixture_sampler(made, "train", 3, 2, 4, 7, weights="2,1", rotate=True)
+    return made, mixture_sampler(made, "train", 3, 2, 4, 7, weights=(2.0, 1.0), rotate=True)
 
 
 def test_a_task_is_one_of_its_own_set(sets):
@@ -229,7 +223,7 @@ def test_drawing_is_a_pure_function(sets):
     assert not np.array_equal(first[0, 0][1].query, first[1, 0][1].query)
 
 
-@pytest.mark.parametrize("weights", ["1", "1,2,3", "0,1", "-1,2", "x,1", "nan,1", "inf,1", "1,,2", ","])
+@pytest.mark.parametrize("weights", [(1,), (1, 2, 3), (0, 1), (-1, 2), (math.nan, 1), (math.inf, 1)])
 def test_bad_weights(sets, weights):
     made = load_mixture(specs(sets, "ink", "tint"))
     with pytest.raises(UserError, match=r"--data-weights .*ink, tint"):

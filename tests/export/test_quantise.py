@@ -23,7 +23,7 @@ from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 def glyphs(environment):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
-        return load_mixture("glyphs")
+        return load_mixture(("glyphs",))
 
 
 def made(backbone, seed=0):

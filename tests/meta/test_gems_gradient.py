@@ -97,7 +97,7 @@ def test_an_untrained_bmp_is_maml(backbone):
 
 
 def test_fixed_sparsity_moves_the_largest_weights_alone():
-    config = settings("conv4", "mmsup", adapter=AdapterConfig(sparsity="0.75,0,1,0.5,0.25"))
+    config = settings("conv4", "mmsup", adapter=AdapterConfig(sparsity=(0.75, 0.0, 1.0, 0.5, 0.25)))
     model, weights = start(config)
     assert not any(name.startswith("adapter.") for name in weights)
     result = meta_loss(model, weights, episode(3, 22, seed=3), config, rule_of(config))

@@ -89,7 +89,7 @@ def test_weights_are_the_shares_of_the_meta_batches(cli_here, image_sets, tmp_pa
     said = cli_here("train", *TWO_SETS, *options, "-o", tmp_path / "run").stderr
     assert "ink 28×28×1, tint 32×32×3" in said and "28×28×3" in said
     config = Run(tmp_path / "run").config()
-    assert (config.image_size, config.channels, config.data_weights) == (28, 3, "3,1")
+    assert (config.image_size, config.channels, config.data_weights) == (28, 3, (3.0, 1.0))
     for line in records(tmp_path / "run"):
         if line["kind"] == "train":
             parts = line["distributions"]
@@ -178,12 +178,12 @@ def trainer(image_sets, environment, monkeypatch, tmp_path):
 
     def make(sparsity, head="shared"):
         config = TrainConfig(
-            data="ink,tint", widths="8", method="mmsup", head=head, steps=2, inner_lr=0.1, meta_batch=4, queries=3, clip=0.0,
+            data=("ink", "tint"), widths=(8,), method="mmsup", head=head, steps=2, inner_lr=0.1, meta_batch=4, queries=3, clip=0.0,
             compute="cpu", adapter=AdapterConfig(sparsity=sparsity),
         )  # fmt: skip
         config, images = resolve(config, image_sets)
         weights = seeded_weights(config)
-        weights = stirred(weights) if sparsity == "learned" else weights
+        weights = stirred(weights) if not sparsity else weights
         made = Trainer(Run(tmp_path), config, images, start_processes("cpu"), weights, None, None)
         for number, weight in enumerate(made.weights.values()):
             push = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))

@@ -12,7 +12,7 @@ from gems_edge.meta.evaluate import mean_accuracy
 from gems_edge.meta.inner import Support, adapt, classify, detached, inner_step, one_hot
 from gems_edge.meta.rules.base import UpdateRule
 from gems_edge.models.fewshot import FewShotModel, initial_weights
-from gems_edge.models.spec import FULL_WIDTHS, ModelSpec, parse_widths
+from gems_edge.models.spec import FULL_WIDTHS, ModelSpec, full_widths
 
 
 def small(normalization="support", head="shared", backbone="conv4"):
@@ -94,7 +94,7 @@ def test_interval_is_1_96_standard_errors(values):
 def test_spec_counts_what_the_model_has(backbone, size, channels):
     from torch.utils.flop_counter import FlopCounterMode
 
-    spec = ModelSpec(backbone, parse_widths("24", backbone), size, channels, "group", "per-class", 5)
+    spec = ModelSpec(backbone, full_widths((24,), backbone), size, channels, "group", "per-class", 5)
     model = FewShotModel(spec)
     assert spec.backbone_weights == sum(p.numel() for n, p in model.named_parameters() if p.dim() == 4)
     with FlopCounterMode(display=False) as counter:

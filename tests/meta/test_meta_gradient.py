@@ -11,7 +11,7 @@ from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
 
 WAYS, SHOTS, QUERIES = 3, 2, 4
-WIDTHS = {"conv4": "8,6,8,5", "resnet12": ",".join(["4", "6", "8"] * 4)}
+WIDTHS = {"conv4": (8, 6, 8, 5), "resnet12": (4, 6, 8) * 4}
 
 
 def episode(channels: int, size: int, seed: int) -> Episode:
@@ -61,7 +61,7 @@ def test_second_order_differs_from_first():
     gradients = []
     for first_order in (False, True):
         config = TrainConfig(
-            widths="8,8,8,8",
+            widths=(8,) * 4,
             image_size=16,
             channels=1,
             ways=WAYS,

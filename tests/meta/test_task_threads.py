@@ -55,7 +55,7 @@ def test_a_meta_gradient_is_that_of_one_thread(method, two_threads):
 
 def test_a_training_ends_with_the_same_bits_again(two_threads, tmp_path):
     settings = TrainConfig(
-        data="glyphs", widths="8", steps=1, queries=3, iterations=3, validation_episodes=4, compute="cpu"
+        data=("glyphs",), widths=(8,), steps=1, queries=3, iterations=3, validation_episodes=4, compute="cpu"
     )
     for name in "ab":
         train(Run(tmp_path / name), settings)

@@ -24,7 +24,7 @@ def test_multi_maml_is_made_of_single_trainings_that_mixtures_share():
     assert single == [f"{name}/maml-s1" for name in FOUR]  # grocery and omniglot serve both mixtures
     assert len(found) == 3 * (4 + 2 * (len(gems_plan.METHODS) - 1))
     config = from_values(found["grocery/maml-s2"]["config"], "test")
-    assert (config.data.rpartition("/")[2], config.method, config.seed) == ("grocery.npz", "maml", 2)
+    assert (config.data[0].rpartition("/")[2], config.method, config.seed) == ("grocery.npz", "maml", 2)
 
 
 def test_tables_1_and_2_are_the_same_cells():
@@ -44,8 +44,8 @@ def test_ablations_share_the_plain_cells():
     plain, sparse, steps = tasks(1), tasks(3, 4), tasks(5)
     assert {name for name in sparse if name in plain} == {f"grocery+omniglot/{m}-s{s}" for m in ("maml", "mmsup") for s in (1, 2, 3)}  # fmt: skip
     depth = sparse["grocery+omniglot/mmsup-depth2-s1"]
-    assert depth["config"]["adapter"]["sparsity"] == "0,0.9,0,0,0" and list(depth["test"]) == list(TWO)
-    assert sparse["grocery+omniglot/mmsup-sparsity0.3-s1"]["config"]["adapter"]["sparsity"] == "0.3"
+    assert depth["config"]["adapter"]["sparsity"] == [0, 0.9, 0, 0, 0] and list(depth["test"]) == list(TWO)
+    assert sparse["grocery+omniglot/mmsup-sparsity0.3-s1"]["config"]["adapter"]["sparsity"] == [0.3]
     own = PRESET.config.steps
     assert "grocery+omniglot/bmp-s1" in steps and f"grocery+omniglot/bmp-steps{own}-s1" not in steps
     assert steps["grocery+omniglot/mmsup-steps5-s3"]["config"]["steps"] == 5

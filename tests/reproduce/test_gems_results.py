@@ -45,7 +45,7 @@ def seeded(offsets: dict[tuple[str, int], float]):
 
 def test_multi_maml_is_its_models_together():
     def accuracy(task, name):
-        trained = task["config"]["data"]
+        trained = ",".join(task["config"]["data"])
         return 0.9 if trained.endswith(f"/{name}.npz") else 0.3 if "grocery" in trained else 0.5
 
     found = rows(1, accuracy=accuracy)
@@ -143,8 +143,8 @@ def test_claims_of_the_ablations():
     def steps(task, name):
         config = task["config"]
         gain = {"bmp": 0.01, "mmsup": 0.0}.get(config["method"], 0) * (5 - config["steps"])
-        fixed = config.get("adapter", {}).get("sparsity", "")
-        return by_method(task, name) + gain - (0.1 * float(fixed) if fixed and "," not in fixed else 0)
+        fixed = config.get("adapter", {}).get("sparsity", [])
+        return by_method(task, name) + gain - (0.1 * fixed[0] if len(fixed) == 1 else 0)
 
     found = claims(3, 4, 5, accuracy=steps)
     own = {key: claim.verdict for (key, _), claim in found.items() if key.startswith("s")}

@@ -201,10 +201,10 @@ def test_ratio_zero_keeps_everything():
 @pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
 @pytest.mark.parametrize("ratio", [0.5, 0.8, 0.9, 0.95, 0.98])
 def test_smart_counts_of_the_papers_networks_keep_every_layer(backbone, ratio):
-    config = TrainConfig(backbone=backbone, widths="64,64,64,64", image_size=84, channels=3, head="per-class")
+    config = TrainConfig(backbone=backbone, widths=(64,) * 4, image_size=84, channels=3, head="per-class")
     if backbone == "resnet12":
         config = TrainConfig(
-            backbone=backbone, widths=",".join(["16"] * 3 + ["32"] * 3 + ["64"] * 3 + ["128"] * 3), image_size=84, channels=3,
+            backbone=backbone, widths=(16,) * 3 + (32,) * 3 + (64,) * 3 + (128,) * 3, image_size=84, channels=3,
             head="per-class",
         )  # fmt: skip
     shapes = {name: tuple(tensor.shape) for name, tensor in seeded_weights(config).items()}

@@ -19,7 +19,7 @@ from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 from gems_edge.tickets.flops import ADAPTED, Work, book, densities_of, layer_names
 
 # No two layers cost the same, so that no error hides behind another's.
-SMALL = {"conv4": ("8,9,12,16", 28), "resnet12": ("2,3,4,5,6,7,9,8,10,12,11,13", 32)}
+SMALL = {"conv4": ((8, 9, 12, 16), 28), "resnet12": ((2, 3, 4, 5, 6, 7, 9, 8, 10, 12, 11, 13), 32)}
 # KDD'22, Table 1: method → iterations, inner steps.
 SETTINGS = {"maml": (80_000, 5), "anil": (200_000, 5), "boil": (200_000, 1)}
 

@@ -27,7 +27,7 @@ from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.ticket import Ticket, load_ticket, maskable, model_of, save_ticket
 
 WAYS, SHOTS, QUERIES, STEPS, LR = 3, 2, 3, 3, 0.1
-WIDTHS = {"conv4": "6,5,6,4", "resnet12": ",".join(["4", "5", "4"] * 4)}
+WIDTHS = {"conv4": (6, 5, 6, 4), "resnet12": (4, 5, 4) * 4}
 RULES = [(method, head) for method in ("maml", "anil", "boil") for head in ("per-class", "shared")][
     :-1
 ]  # boil is per-class

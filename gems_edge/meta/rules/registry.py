@@ -12,5 +12,5 @@ def rule_of(config: TrainConfig) -> Rule:
     if config.method == "bmp":
         return BMP(config.inner_lr, not adapter.no_task_feature, adapter.rate == "layer", adapter.mask_logit)
     if config.method == "mmsup":
-        return MMSUP(config.inner_lr, adapter.keep_share, adapter.keep())
+        return MMSUP(config.inner_lr, adapter.keep_share, adapter.keep)
     return UpdateRule(config.method, config.inner_lr)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.base import check_settings, setting
 
-LEARNED = "learned"
 # The methods that a setting belongs to.
 OWNERS = {
     "no_task_feature": ("bmp",), "rate": ("bmp",), "mask_logit": ("bmp",), "keep_share": ("mmsup",), "sparsity": ("mmsup",),
@@ -24,8 +23,10 @@ class AdapterConfig:
     )
     mask_logit: float = setting(1.0, "bmp: logit of every layer's mask at the start; above 0 all layers adapt.")
     keep_share: float = setting(0.5, "mmsup: share of each layer in the subnet at the start.", least=0)
-    sparsity: str = setting(
-        LEARNED, "mmsup: learned, or a fixed share outside the subnet: one for all layers, or one a layer with commas."
+    sparsity: tuple[float, ...] = setting(
+        (),
+        "mmsup: learned, or a fixed share outside the subnet: one for all layers, or one a layer with commas.",
+        empty="learned",
     )
     lr: float = setting(0.0, "Outer learning rate of the adapter; 0 takes --lr.", least=0, name="adapter-lr")
 
@@ -33,16 +34,11 @@ class AdapterConfig:
         check_settings(self)
         if not 0 < self.keep_share < 1:
             raise UserError(f"--keep-share is {self.keep_share:g}; it must be above 0 and below 1")
-        self.keep()
+        if not all(0 <= share <= 1 for share in self.sparsity):
+            shares = ",".join(f"{share:g}" for share in self.sparsity)
+            raise UserError(f"--sparsity {shares}: write learned, or numbers from 0 to 1 with commas")
 
+    @property
     def keep(self) -> tuple[float, ...]:
         """Fixed kept shares, one or one a layer; none if they are learned."""
-        if self.sparsity == LEARNED:
-            return ()
-        try:
-            shares = tuple(1 - float(part) for part in self.sparsity.split(","))
-        except ValueError:
-            shares = (-1.0,)
-        if not all(0 <= share <= 1 for share in shares):
-            raise UserError(f"--sparsity {self.sparsity}: write learned, or numbers from 0 to 1 with commas")
-        return shares
+        return tuple(1 - share for share in self.sparsity)

@@ -1,24 +1,33 @@
-"""Settings as frozen dataclasses whose fields carry their help and limits: the CLI, config.toml and --help derive from them."""
+"""Settings as frozen dataclasses whose fields carry their help and limits: CLI, config.toml and --help come from them."""
 
 import math
-from dataclasses import field, fields
-from typing import Any
+from dataclasses import MISSING, Field, field, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from gems_edge.errors import UserError
 
+T = TypeVar("T")
+
 
 def setting(
-    default: Any, help: str, choices: tuple[str, ...] | None = None, least: float | None = None, name: str = ""
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] | None = None,
+    least: float | None = None,
+    name: str = "",
+    empty: str = "none",
 ) -> Any:
-    """A field. `name`: that of its command-line option where it differs from the field's (without dashes in front)."""
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "option": name})
+    """A field. `name`: that of its command-line option where it differs from the field's (without dashes in front);
+    `empty`: what the command line calls an empty value."""
+    metadata = {"help": help, "choices": choices, "least": least, "option": name, "empty": empty}
+    return field(default=default, metadata=metadata)
 
 
-def option_name(item: Any) -> str:
+def option_name(item: Field[Any]) -> str:
     return "--" + (item.metadata["option"] or item.name.replace("_", "-"))
 
 
-def settings_of(kind: Any) -> list[Any]:
+def settings_of(kind: Any) -> list[Field[Any]]:
     """The fields of a dataclass (or of an instance) that are settings; a nested table of settings is not one itself."""
     return [item for item in fields(kind) if "help" in item.metadata]
 
@@ -30,21 +39,48 @@ def check_settings(values: Any) -> None:
         option = option_name(item)
         if choices and value not in choices:
             raise UserError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{option} is {value}; it must be a finite number")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{option} is {number}; it must be a finite number")
         if least is not None and not value >= least:
             raise UserError(f"{option} is {value}; it must be {least} or more")
 
 
-def from_table(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """`values` as arguments for `kind`; UserError for unknown names and wrong types. A whole number may stand for a float."""
-    known = {item.name: item for item in settings_of(kind)}
-    for name, value in values.items():
-        if name not in known:
-            raise UserError(f"{where}: unknown setting {name!r}; known are {', '.join(known)}")
-        expected = type(known[name].default)
-        if expected is float and type(value) is int:
-            values = values | {name: float(value)}
-        elif type(value) is not expected:
-            raise UserError(f"{where}: {name} is {value!r}; it must be of type {expected.__name__}")
-    return values
+def from_table(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """The dataclass `kind` from a table of TOML or JSON, tables inside it included; what is not named has its default.
+
+    A whole number may stand for a float. UserError for unknown names and wrong types.
+    """
+    types = get_type_hints(kind)
+    for name in values:
+        if name not in types:
+            raise UserError(f"{where}: unknown setting {name!r}; known are {', '.join(types)}")
+    return kind(**{name: _typed(value, types[name], name, where) for name, value in values.items()})
+
+
+def _typed(value: Any, expected: Any, name: str, where: str) -> Any:
+    if isinstance(expected, type) and is_dataclass(expected):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: {name} is {value!r}; it must be a table of settings")
+        return from_table(expected, value, f"{where}, [{name}]")
+    if get_origin(expected) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: {name} is {value!r}; it must be an array")
+        return tuple(_typed(entry, get_args(expected)[0], name, where) for entry in value)
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise UserError(f"{where}: {name} is {value!r}; it must be of type {expected.__name__}")
+    return value
+
+
+def to_table(settings: Any) -> dict[str, Any]:
+    """The inverse of `from_table`, in the types of TOML and JSON; a nested table that is all defaults is left out."""
+    table: dict[str, Any] = {}
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if not is_dataclass(value):
+            table[item.name] = list(value) if isinstance(value, tuple) else value
+        elif item.default is MISSING or value != item.default:
+            table[item.name] = to_table(value)
+    return table

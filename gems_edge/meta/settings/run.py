@@ -1,19 +1,18 @@
 """Everything that defines a training run, as one dataclass: the CLI's options, config.toml and --help derive from it."""
 
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
 from gems_edge.meta.settings.adapter import AdapterConfig
-from gems_edge.meta.settings.base import check_settings, from_table, setting
+from gems_edge.meta.settings.base import check_settings, from_table, setting, to_table
+from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.spec import BACKBONES, HEADS, NORMALIZATIONS, ModelSpec
 
-# The nested tables of config.toml.
-TABLES = {"ticket": TicketConfig, "adapter": AdapterConfig}
 METHODS = ("maml", "anil", "boil", "bmp", "mmsup", "multi-maml")
 COMPUTE = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -24,14 +23,18 @@ SCHEDULES = ("cosine", "constant")
 class TrainConfig:
     """A run, completely: the same config on the same machine gives the same weights."""
 
-    data: str = setting(
-        "glyphs", "Images: a name (`gems-edge data list`), folder:PATH or packed:FILE.npz; several with commas."
+    data: tuple[str, ...] = setting(
+        ("glyphs",), "Images: a name (`gems-edge data list`), folder:PATH or packed:FILE.npz; several with commas."
     )
-    data_weights: str = setting("", "Shares of several image sets in the meta-batches (2,1); none: alike.")
+    data_weights: tuple[float, ...] = setting(
+        (), "Shares of several image sets in the meta-batches (2,1); none: alike."
+    )
     image_size: int = setting(0, "Pixels on a side; 0 takes the data's own.", least=0)
     channels: int = setting(0, "1 grey, 3 colour; 0 takes the data's own.", least=0)
     backbone: str = setting("conv4", "Network.", BACKBONES)
-    widths: str = setting("full", "Channels: full, one number for the first layer, or one a convolution (32,32,48,64).")
+    widths: tuple[int, ...] = setting(
+        (), "Channels: full, one number for the first layer, or one a convolution (32,32,48,64).", empty="full"
+    )
     method: str = setting("maml", "What the inner loop adapts (see README).", METHODS)
     head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one a way.", HEADS)
     normalization: str = setting("support", "Statistics for query images (see README).", NORMALIZATIONS)
@@ -54,7 +57,9 @@ class TrainConfig:
     validate_every: int = setting(250, "Iterations between validations; the best weights are kept.", least=1)
     validation_episodes: int = setting(100, "Episodes per validation.", least=2)
     checkpoint_every: int = setting(100, "Iterations between checkpoints for --resume.", least=1)
-    keep: str = setting("", "Iterations whose weights are kept: numbers and every:N, with commas (500,every:1000).")
+    keep: Kept = setting(
+        Kept(), "Iterations whose weights are kept: numbers and every:N, with commas (500,every:1000)."
+    )
     compute: str = setting("auto", "Where torch runs; auto takes a GPU where there is one.", COMPUTE)
     precision: str = setting("fp32", "fp32; tf32 or bf16 (autocast) on GPUs that have them.", PRECISIONS)
 
@@ -63,7 +68,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        kept_iterations(self.keep, 0)
         if not self.inner_lr > 0 or not self.lr > 0:
             raise UserError("--inner-lr and --lr must be above 0")
         if self.method == "multi-maml" and self.ticket.method != "none":
@@ -73,11 +77,15 @@ class TrainConfig:
         if self.method == "boil" and self.head == "shared":
             raise UserError("boil never moves the head, so a shared row scores every class alike; add --head per-class")
 
+    @property
+    def widths_text(self) -> str:
+        """The widths as on the command line."""
+        return ",".join(map(str, self.widths)) or "full"
+
     def model_spec(self) -> ModelSpec:
         """The model of a resolved config (image size, channels and widths are known)."""
-        widths = tuple(int(width) for width in self.widths.split(","))
         return ModelSpec(
-            self.backbone, widths, self.image_size, self.channels, self.normalization, self.head, self.ways
+            self.backbone, self.widths, self.image_size, self.channels, self.normalization, self.head, self.ways
         )
 
 
@@ -94,34 +102,13 @@ def read_config(path: Path | str) -> TrainConfig:
 
 
 def from_values(values: dict[str, Any], where: str) -> TrainConfig:
-    """A config from a table of settings, with the tables "ticket" and "adapter" in it if there are any."""
-    flat, tables = dict(values), {}
-    for name, kind in TABLES.items():
-        nested = flat.pop(name, {})
-        if not isinstance(nested, dict):
-            raise UserError(f"{where}: {name} is {nested!r}; it must be a table of settings")
-        tables[name] = kind(**from_table(kind, nested, f"{where}, [{name}]"))
-    return TrainConfig(**from_table(TrainConfig, flat, where), **tables)
+    """A config from a table of settings, with the tables "keep", "ticket" and "adapter" in it if there are any."""
+    return from_table(TrainConfig, values, where)
 
 
 def as_values(config: TrainConfig) -> dict[str, Any]:
     """The inverse of `from_values`; a table whose settings are all the defaults is left out."""
-    values = asdict(config)
-    for name, kind in TABLES.items():
-        if getattr(config, name) == kind():
-            del values[name]
-    return values
-
-
-def kept_iterations(keep: str, iterations: int) -> frozenset[int]:
-    """The iterations 0…`iterations` that `--keep` names; UserError if it is not numbers and every:N with commas."""
-    kept: set[int] = set()
-    for part in filter(None, (part.strip() for part in keep.split(","))):
-        number = part.removeprefix("every:")
-        if not number.isascii() or not number.isdigit() or (part != number and int(number) == 0):
-            raise UserError(f"--keep {keep}: give iterations and every:N, with commas (500,every:1000)")
-        kept |= set(range(0, iterations + 1, int(number))) if part != number else {int(number)}
-    return frozenset(kept)
+    return to_table(config)
 
 
 def write_config(path: Path, config: TrainConfig) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gems_edge.data.mixture import distribution_name
+from gems_edge.data.specs import distribution_name
 from gems_edge.files import read_json
 from gems_edge.meta.evaluation import EvaluationProtocol, evaluate_run
 from gems_edge.meta.processes import start_processes
@@ -36,7 +36,7 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
     for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # from here on one process works
         os.environ.pop(variable, None)
     protocol = EvaluationProtocol(
-        data=",".join(task["test"].values()),
+        data=tuple(task["test"].values()),
         episodes=task["episodes"],
         seed=task["seed"],
         modes=(config.normalization,),

@@ -121,7 +121,7 @@ def _settings(preset: Preset, config: TrainConfig) -> dict[str, str]:
     ]
     return {
         "mixtures": "; ".join(" + ".join(mixture) for mixture in preset.mixtures),
-        "network": f"{config.backbone}, widths {config.widths}, head {config.head}",
+        "network": f"{config.backbone}, widths {config.widths_text}, head {config.head}",
         "images": f"{config.image_size} px, {config.channels} channel{'s' * (config.channels > 1)}",
         "episodes": f"{config.ways}-way {config.shots}-shot, {config.queries} queries a class, {config.meta_batch} an iteration",
         "inner loop": f"{preset.config.steps} steps of SGD, {config.inner_lr:g}",

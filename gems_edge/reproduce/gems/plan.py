@@ -77,13 +77,11 @@ def table(preset: Preset, number: int) -> list[Want]:
                 wants += [Want(mixture, method, seed) for mixture in mixtures for method in METHODS]
             case 3:
                 wants += _references(preset, seed)
-                wants += [
-                    _sparse(preset, seed, f"{sparsity:g}", f"sparsity{sparsity:g}") for sparsity in preset.sparsities
-                ]
+                wants += [_sparse(preset, seed, (sparsity,), f"sparsity{sparsity:g}") for sparsity in preset.sparsities]
             case 4:
                 wants += _references(preset, seed)
                 for layer in range(LAYERS):
-                    shares = ",".join(f"{preset.depth_sparsity:g}" if n == layer else "0" for n in range(LAYERS))
+                    shares = tuple(preset.depth_sparsity if n == layer else 0.0 for n in range(LAYERS))
                     wants.append(_sparse(preset, seed, shares, f"depth{layer + 1}"))
             case 5:
                 # The paper's reference is MAML with the most steps.
@@ -98,7 +96,7 @@ def _references(preset: Preset, seed: int) -> list[Want]:
     return [Want(preset.ablation, method, seed) for method in ("maml", "mmsup")]
 
 
-def _sparse(preset: Preset, seed: int, sparsity: str, variant: str) -> Want:
+def _sparse(preset: Preset, seed: int, sparsity: tuple[float, ...], variant: str) -> Want:
     return Want(preset.ablation, "mmsup", seed, variant, (("adapter.sparsity", sparsity),))
 
 
@@ -131,7 +129,7 @@ def _cell(preset: Preset, want: Want) -> Cell:
     inner = {key.removeprefix("adapter."): changes.pop(key) for key in list(changes) if key.startswith("adapter.")}
     config = replace(preset.config, seed=want.seed, **changes)
     config = replace(
-        config, data=",".join(preset.data[name] for name in want.mixture), adapter=replace(config.adapter, **inner)
+        config, data=tuple(preset.data[name] for name in want.mixture), adapter=replace(config.adapter, **inner)
     )
     # Variants are compared on what they were trained on; the plain cells serve Table 2 too.
     tested = want.mixture if want.variant else (*want.mixture, *preset.unseen(want.mixture))

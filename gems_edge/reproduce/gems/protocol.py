@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gems_edge.data.mixture import distribution_name
-from gems_edge.data.sources import absolute
+from gems_edge.data.specs import absolute, distribution_name
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.run import TrainConfig
 
@@ -50,7 +49,7 @@ class Preset:
 
 
 _SMALL = TrainConfig(
-    image_size=28, channels=3, widths="32", head="per-class", normalization="transductive", steps=2, inner_lr=0.3, lr=0.004,
+    image_size=28, channels=3, widths=(32,), head="per-class", normalization="transductive", steps=2, inner_lr=0.3, lr=0.004,
     iterations=200, meta_batch=4, queries=5, validate_every=100, validation_episodes=40, checkpoint_every=100,
 )  # fmt: skip
 
@@ -64,7 +63,7 @@ SMALL = Preset(
 
 # Our decision: 60,000 iterations as MAML's own experiments, everything else as in KDD'22 (Table 1), BOIL's rate from its code.
 _PAPER = TrainConfig(
-    image_size=84, channels=3, widths="full", head="per-class", normalization="transductive", steps=5, inner_lr=0.01, lr=0.001,
+    image_size=84, channels=3, head="per-class", normalization="transductive", steps=5, inner_lr=0.01, lr=0.001,
     schedule="constant", iterations=60_000, meta_batch=4, queries=15, validate_every=2000, validation_episodes=600,
     checkpoint_every=500,
 )  # fmt: skip
@@ -81,7 +80,7 @@ PAPER = Preset(
 
 # Little of everything, on whatever sets there are: to see that it runs.
 _TINY = replace(
-    _SMALL, channels=1, widths="8", iterations=12, meta_batch=2, queries=3, validate_every=12, validation_episodes=4,
+    _SMALL, channels=1, widths=(8,), iterations=12, meta_batch=2, queries=3, validate_every=12, validation_episodes=4,
     checkpoint_every=12,
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gems_edge.data.specs import specs_text
 from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.report import ticket_plots as plots
 from gems_edge.report.page import Block, Note, Picture, Section, Table
@@ -142,8 +143,8 @@ def _resolved(study: Study, setup: Setup) -> TrainConfig:
 def _settings(setup: Setup, config: TrainConfig) -> dict[str, str]:
     ticket = setup.ticket
     return {
-        "data": config.data if config.data != TrainConfig.data or setup.data == TrainConfig.data else setup.data,
-        "network": f"{config.backbone}, widths {config.widths}, head {config.head}",
+        "data": setup.data if config.data == TrainConfig.data else specs_text(config.data),
+        "network": f"{config.backbone}, widths {config.widths_text}, head {config.head}",
         "images": f"{config.image_size} px, {config.channels} channels" if config.image_size else "the data's own size",
         "episodes": f"{config.ways}-way {config.shots}-shot, {config.queries} queries a class, {config.meta_batch} an iteration",
         "method": config.method,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gems_edge.errors import UserError
+from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import as_values
 from gems_edge.meta.settings.ticket import FROM_TRAINED
 from gems_edge.reproduce.grid import Cell
@@ -183,8 +184,8 @@ def _cell(preset: Preset, want: Want, needs: tuple[str, ...] = ()) -> Cell:
     setup = want.setup
     config = replace(setup.config, seed=want.seed, init_seed=SHARED_INIT if want.shared_init else -1)
     if want.method == "dense":
-        rewinds = ",".join(str(k) for k in preset.rewinds if k) if not want.shared_init else setup.looks
-        config = replace(config, keep=rewinds)
+        rewinds = Kept(tuple(k for k in preset.rewinds if k))
+        config = replace(config, keep=setup.looks if want.shared_init else rewinds)
     else:
         settings = {**dict(want.ticket), "method": want.method, "ratio": want.ratio}
         config = replace(config, ticket=replace(setup.ticket, **settings))

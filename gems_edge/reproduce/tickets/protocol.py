@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gems_edge.data.sources import absolute
+from gems_edge.data.specs import absolute
 from gems_edge.errors import UserError
+from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TicketConfig
 
@@ -21,7 +22,7 @@ class Setup:
     config: TrainConfig
     ticket: TicketConfig
     row: str = ""  # the row of Tables 2 and 3 that it stands for
-    looks: str = ""  # iterations whose weights its dense runs keep, for figures 9 to 11 (as --keep)
+    looks: Kept = Kept()  # iterations whose weights its dense runs keep, for figures 9 to 11
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _paper_setups() -> tuple[Setup, ...]:
         for method, data, shots in _ROWS:
             config = replace(_PAPER, backbone=backbone, shots=shots, **_METHODS[method])
             # Conv-4's checkpoints are small; ResNet-12's are kept often only where its mask moves.
-            looks = "every:500" if backbone == "conv4" else f"{','.join(map(str, range(500, 10_001, 500)))},every:5000"
+            looks = Kept(every=(500,)) if backbone == "conv4" else Kept(tuple(range(500, 10_001, 500)), (5000,))
             name = f"{backbone}-{method.lower()}-{data}-{shots}shot"
             setups.append(Setup(name, data, config, TicketConfig(interval=500), f"{method}/{data}/{shots}-shot", looks))
     return tuple(setups)
@@ -76,20 +77,22 @@ PAPER = Preset(
 
 # Half as wide, a three-hundredth of the iterations, and a γ that is the same kind of share of them.
 _SMALL = TrainConfig(
-    widths="32", head="per-class", normalization="transductive", steps=2, inner_lr=0.2, lr=0.002, iterations=240,
+    widths=(32,), head="per-class", normalization="transductive", steps=2, inner_lr=0.2, lr=0.002, iterations=240,
     meta_batch=4, queries=5, validate_every=60, validation_episodes=60, checkpoint_every=60,
 )  # fmt: skip
 _SMALL_TICKET = TicketConfig(interval=6, queue=5, delta=0.98)
-_SMALL_RESNET = replace(_SMALL, backbone="resnet12", widths="8", iterations=120, validate_every=60, checkpoint_every=60)
+_SMALL_RESNET = replace(
+    _SMALL, backbone="resnet12", widths=(8,), iterations=120, validate_every=60, checkpoint_every=60
+)
 
 SMALL = Preset(
     "small",
     (
-        Setup("omniglot", "omniglot", replace(_SMALL, rotate_classes=True), _SMALL_TICKET, "MAML/mini/1-shot", "every:6"),
-        Setup("tinyimagenet32", "tinyimagenet32", replace(_SMALL, inner_lr=0.1), _SMALL_TICKET, "MAML/tiered/1-shot", "every:6"),
+        Setup("omniglot", "omniglot", replace(_SMALL, rotate_classes=True), _SMALL_TICKET, "MAML/mini/1-shot", Kept(every=(6,))),
+        Setup("tinyimagenet32", "tinyimagenet32", replace(_SMALL, inner_lr=0.1), _SMALL_TICKET, "MAML/tiered/1-shot", Kept(every=(6,))),
         Setup(
             "omniglot-resnet12", "omniglot", replace(_SMALL_RESNET, rotate_classes=True, inner_lr=0.1), _SMALL_TICKET,
-            "MAML/mini/1-shot", "every:6",
+            "MAML/mini/1-shot", Kept(every=(6,)),
         ),
     ),
     (0.6, 0.8, 0.9), (0.4, 0.6, 0.8, 0.9, 0.95), seeds=3, tickets=4, rewinds=(0, 6, 24, 120), rounds=3, episodes=300,
@@ -98,14 +101,14 @@ SMALL = Preset(
 )  # fmt: skip
 
 # glyphs alone, and little of it: every command of the paper's reproduction in minutes, to see that it works.
-_TINY = replace(_SMALL, widths="16", iterations=40, validate_every=20, validation_episodes=10, checkpoint_every=20)
+_TINY = replace(_SMALL, widths=(16,), iterations=40, validate_every=20, validation_episodes=10, checkpoint_every=20)
 TINY = Preset(
     "tiny",
     (
-        Setup("glyphs", "glyphs", _TINY, replace(_SMALL_TICKET, interval=4), "MAML/mini/1-shot", "every:4"),
+        Setup("glyphs", "glyphs", _TINY, replace(_SMALL_TICKET, interval=4), "MAML/mini/1-shot", Kept(every=(4,))),
         Setup(
-            "glyphs-resnet12", "glyphs", replace(_TINY, backbone="resnet12", widths="4"), replace(_SMALL_TICKET, interval=4),
-            "MAML/mini/1-shot", "every:4",
+            "glyphs-resnet12", "glyphs", replace(_TINY, backbone="resnet12", widths=(4,)), replace(_SMALL_TICKET, interval=4),
+            "MAML/mini/1-shot", Kept(every=(4,)),
         ),
     ),
     (0.6, 0.8), (0.6, 0.8), seeds=1, tickets=2, rewinds=(0, 4), rounds=2, episodes=20, data={"glyphs": "glyphs"},
@@ -137,7 +140,7 @@ def with_data(preset: Preset, given: Mapping[str, str]) -> Preset:
             raise UserError(f"--data {key}=…: the preset {preset.name} has {', '.join(keys)}")
     data = {key: absolute(spec) for key, spec in {**preset.data, **given}.items()}
     setups = tuple(
-        replace(setup, config=replace(setup.config, data=data[setup.data]))
+        replace(setup, config=replace(setup.config, data=(data[setup.data],)))
         for setup in preset.setups
         if setup.data in data
     )

@@ -1,0 +1,64 @@
+"""Values that an option's text stands for: lists with commas, image sets, iterations to keep."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from gems_edge.data.specs import split_specs
+from gems_edge.errors import UserError
+from gems_edge.meta.settings.kept import Kept
+
+N = TypeVar("N", int, float)
+
+
+class Parsed(click.ParamType):
+    """An option's type whose values come from `parse(text, option)`, which raises UserError for text that is none."""
+
+    name = "text"
+
+    def __init__(self, parse: Callable[[str, str], Any]):
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.parse(value, param.opts[0] if param else "") if isinstance(value, str) else value
+
+
+def numbers(kind: Callable[[str], N], wanted: str, empty: str = "") -> Parsed:
+    """A tuple of numbers with commas; `empty` stands for (). `wanted`: what a message asks for."""
+
+    def parse(text: str, option: str) -> tuple[N, ...]:
+        if text == empty:
+            return ()
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise UserError(f"{option} {text}: {wanted}") from None
+
+    return Parsed(parse)
+
+
+def _kept(text: str, option: str) -> Kept:
+    at: list[int] = []
+    every: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        number = part.removeprefix("every:")
+        if not number.isascii() or not number.isdigit() or (part != number and int(number) == 0):
+            raise UserError(f"{option} {text}: give iterations and every:N, with commas (500,every:1000)")
+        (at if part == number else every).append(int(number))
+    return Kept(tuple(at), tuple(every))
+
+
+def _one_set(text: str, option: str) -> str:
+    specs = split_specs(text)
+    if len(specs) > 1:
+        raise UserError(f"{option} {text}: a bundle is specialised for one image set; give one")
+    return specs[0]
+
+
+IMAGE_SETS = Parsed(lambda text, option: split_specs(text))
+ONE_IMAGE_SET = Parsed(_one_set)
+KEPT = Parsed(_kept)
+DATA_WEIGHTS = numbers(float, "give a number above 0 for each of the image sets, with commas")
+WIDTHS = numbers(int, "give `full`, one number, or one for each convolution with commas", "full")
+SPARSITY = numbers(float, "write learned, or numbers from 0 to 1 with commas", "learned")
