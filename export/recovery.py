@@ -15,6 +15,7 @@ from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.meta.train import train
 from gems_edge.models.spec import ModelSpec
 from gems_edge.tickets.channels import TOLERANCE, Pruned
+from gems_edge.wording import accuracy_text
 
 
 def remaining_ratio(dense: ModelSpec, trained: ModelSpec, ratio: float) -> float:
@@ -61,7 +62,7 @@ def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Rep
         best = train(
             inner, wanted, resume=True, initial=load_file(inner.initial_path), progress=progress, root=options.root
         )
-    reports.say(f"recovered to {100 * best['accuracy']:.1f} ± {100 * best['ci95']:.1f} % on validation")
+    reports.say(f"recovered to {accuracy_text(best)} on validation")
     return replace(pruned, weights=inner.model()[1]), best["accuracy"]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from gems_edge.meta.run import Run
+from gems_edge.wording import percent_text
 
 TICKETS = {"dense": [], "channel-pmt": ["--ticket", "pmt"], "channel-mwt": ["--ticket", "mwt"]}
 
@@ -67,7 +68,7 @@ def main(data, iterations, repeats, ratio, interval, episodes, output, options):
     accuracies = {name: [evaluated(run, episodes) for run in several] for name, several in runs.items()}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in medians.items():
-        means = [f"{100 * a['accuracy']:.2f} ± {100 * a['ci95']:.2f}" for a in accuracies[name]]
+        means = [percent_text(a["accuracy"], a["ci95"], 2) for a in accuracies[name]]
         print(
             f"{name:12} median {values:7.1f} s   {medians['dense'] / values:.2f}× dense   "
             f"{medians['channel-mwt'] / values:.2f}× channel-mwt   test {', '.join(means)} % ({accuracies[name][0]['normalization']})"

@@ -12,6 +12,7 @@ import click
 from gems_edge.cli.common import emit, json_option, say
 from gems_edge.cli.progress import clock
 from gems_edge.errors import MachineError, UserError
+from gems_edge.wording import accuracy_text, percent_text
 
 BOARDS = "rpi-4b,rpi-zero-2w"
 # Classes that the demo teaches, and images of each that it then asks about.
@@ -87,7 +88,7 @@ def command(output, iterations, episodes, ratio, as_json):
         return
     click.echo(
         f"5-way 1-shot on unseen characters, learned and answered by onnxruntime at ratio {export['ratio']:.2f}: "
-        f"{100 * on_board['accuracy']:.1f} ± {100 * on_board['ci95']:.1f} % ({on_board['normalization']})"
+        f"{accuracy_text(on_board)} ({on_board['normalization']})"
     )
     click.echo(f"{clock(seconds)} in all. The page: {page.resolve().as_uri()}")
 
@@ -168,7 +169,7 @@ def _write_page(page, run, bundle, evaluation, export, on_board, episode, adapta
         for paths in episode.values()
     ]
     figures = KeyFigures((
-        KeyFigure("accuracy on the board's runtime", f"{100 * on_board['accuracy']:.1f} %", f"5-way 1-shot, ± {100 * on_board['ci95']:.1f}, mode {on_board['normalization']}, ratio {export['ratio']:.2f}", "measured"),
+        KeyFigure("accuracy on the board's runtime", f"{100 * on_board['accuracy']:.1f} %", f"5-way 1-shot, ± {percent_text(on_board['ci95'])}, mode {on_board['normalization']}, ratio {export['ratio']:.2f}", "measured"),
         KeyFigure("fewer parameters", f"{export['params_before'] / export['params_after']:.1f}×", f"{export['params_after']:,} left", "counted"),
         KeyFigure("predict, one image", f"{bench['predict']['p50']:.2f} ms", "this machine, p50", "measured"),
         KeyFigure("gradient step", f"{bench['adapt']['p50']:.1f} ms", f"this machine, {bench['adapt']['images']} images, p50", "measured"),

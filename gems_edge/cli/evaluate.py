@@ -6,6 +6,7 @@ import click
 
 from gems_edge.cli.common import compute_option, emit, json_option, refuse_device, table
 from gems_edge.cli.values import IMAGE_SETS
+from gems_edge.wording import accuracy_text, percent_text
 
 
 @click.command()
@@ -86,7 +87,7 @@ def command(
     if "int8" in result:
         change = result["int8"]["difference"]
         click.echo(
-            f"int8 on the same episodes: {100 * change['accuracy']:+.2f} ± {100 * change['ci95']:.2f}, "
+            f"int8 on the same episodes: {percent_text(change['accuracy'], change['ci95'], 2, signed=True)}, "
             f"{100 * result['int8']['agreement']:.1f} % of labels agree"
         )
     if "layers" in result:
@@ -130,4 +131,4 @@ def _rows(label, one, several):
 
 
 def _accuracy(row):
-    return f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f} %"
+    return accuracy_text(row, 2)

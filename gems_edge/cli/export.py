@@ -7,6 +7,7 @@ import click
 from gems_edge.cli.common import compute_option, emit, json_option, say, table
 from gems_edge.cli.values import ONE_IMAGE_SET
 from gems_edge.errors import UserError
+from gems_edge.wording import accuracy_text, percent_text
 
 
 @click.command()
@@ -232,10 +233,7 @@ def show(output, manifest):
         *(
             [
                 f"accuracy ({m})",
-                *(
-                    f"{100 * manifest[k][m]['accuracy']:.2f} ± {100 * manifest[k][m]['ci95']:.2f} %"
-                    for k in ("accuracy_before", "accuracy")
-                ),
+                *(accuracy_text(manifest[k][m], 2) for k in ("accuracy_before", "accuracy")),
             ]
             for m in manifest["accuracy"]
         ),
@@ -295,8 +293,8 @@ def about_int8(manifest: dict) -> list[str]:
     for mode, found in manifest["int8"]["accuracy"].items():
         fp32, int8, change = found["fp32"], found["int8"], found["difference"]
         lines.append(
-            f"int8 ({mode}): {100 * int8['accuracy']:.2f} ± {100 * int8['ci95']:.2f} % where fp32 has {100 * fp32['accuracy']:.2f} %, "
-            f"difference {100 * change['accuracy']:+.2f} ± {100 * change['ci95']:.2f}, {100 * found['agreement']:.1f} % of labels agree; "
+            f"int8 ({mode}): {accuracy_text(int8, 2)} where fp32 has {100 * fp32['accuracy']:.2f} %, "
+            f"difference {percent_text(change['accuracy'], change['ci95'], 2, signed=True)}, {100 * found['agreement']:.1f} % of labels agree; "
             f"predict.int8.onnx has {sizes['predict.int8.onnx']:,} bytes, predict.onnx {sizes['predict.onnx']:,}"
         )
         if -change["accuracy"] > fp32["ci95"]:

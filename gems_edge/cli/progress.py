@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import click
 
 from gems_edge.clock import clock
+from gems_edge.wording import accuracy_text
 
 # Seconds between plain lines.
 PLAIN_EVERY = 10.0
@@ -22,7 +23,7 @@ def training_progress(label: str = "train"):
             seen = f"overlap {record['overlap']:.3f}" if "overlap" in record else "first look"
             state["watch"] = f"  first layer's mask: {seen} (stops above {record['delta']:g})"
         elif record["kind"] == "validation":
-            state["best"] = f"  validation {100 * record['accuracy']:.1f} ± {100 * record['ci95']:.1f} %"
+            state["best"] = f"  validation {accuracy_text(record)}"
         else:
             left = (record["iterations"] - record["iteration"]) / max(record["rate"], 1e-9)
             state["loss"] = (

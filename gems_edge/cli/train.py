@@ -9,6 +9,7 @@ from gems_edge.cli.common import emit, json_option, refuse_device, say
 from gems_edge.cli.options import config_options, given_config
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
+from gems_edge.wording import accuracy_text
 
 
 @click.command(context_settings={"show_default": False})
@@ -82,6 +83,6 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
         emit({"run": str(output), "best": best, "normalization": config.normalization, "data": specs_text(config.data)})
     else:
         say(
-            f"{output}: best validation {100 * best['accuracy']:.1f} ± {100 * best['ci95']:.1f} % "
+            f"{output}: best validation {accuracy_text(best)} "
             f"({config.ways}-way {config.shots}-shot, {config.normalization}) at iteration {best['iteration']}"
         )

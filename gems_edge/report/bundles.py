@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from gems_edge.report import plots
-from gems_edge.report.numbers import accuracy_text, interval_text, number_text, protocol_text
 from gems_edge.report.page import KeyFigure, KeyFigures, Note, Picture, Section, Table
+from gems_edge.wording import accuracy_text, interval_text, number_text, protocol_text
 
 
 def bundle_sections(bundle: Path | str, devices: Sequence[str] | None = None) -> list[Section]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gems_edge.report.numbers import accuracy_text, interval_text, number_text
 from gems_edge.report.page import Cell, Note, Picture, Section, Table
 from gems_edge.report.plots import BLUE, GREY, INK, subplots, to_svg
+from gems_edge.wording import accuracy_text, interval_text, number_text
 
 QUANTITIES = {"predict": "predict, 1 image", "adapt": "learn, all steps", "memory": "peak memory"}
 

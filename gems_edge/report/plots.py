@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gems_edge.wording import percent_text
+
 # Both stand out on white and on near-black, and are told apart without colour vision by their lightness.
 BLUE, ORANGE, GREY = "#3b82d6", "#e08a1e", "#8a94a0"
 INK = "#010203"  # stands for the page's text colour
@@ -87,7 +89,12 @@ def accuracy_chart(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             color = _series_color(index, len(series))
             axes.barh(place, value, height * 0.86, xerr=error, color=color, ecolor=INK, capsize=3, label=label)
             axes.text(
-                min(value + error + 1, 100), place, f"{value:.1f} ± {error:.1f}", va="center", color=INK, fontsize=9
+                min(value + error + 1, 100),
+                place,
+                percent_text(entry["accuracy"], error / 100),
+                va="center",
+                color=INK,
+                fontsize=9,
             )
     axes.set(yticks=range(len(modes)), yticklabels=modes, xlim=(0, 118), xlabel="accuracy on new episodes, %")
     axes.set_xticks(range(0, 101, 20))

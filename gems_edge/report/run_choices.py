@@ -7,8 +7,8 @@ import numpy as np
 
 from gems_edge.meta.overlap import overlap
 from gems_edge.report import choice_plots as plots
-from gems_edge.report.numbers import accuracy_text
 from gems_edge.report.page import Block, Picture, Section, Table
+from gems_edge.wording import accuracy_text
 
 _MASK = (
     "Share of the validation tasks in which a layer adapts at an inner step: 1 in every task, 0 in none. What is 0.5 "

@@ -14,7 +14,6 @@ from gems_edge.errors import UserError
 from gems_edge.models.ticket import load_ticket
 from gems_edge.report import plots
 from gems_edge.report.bundles import bundle_sections, manifest_sections
-from gems_edge.report.numbers import accuracy_text, interval_text, number_text
 from gems_edge.report.page import (
     Cell,
     EpisodePicture,
@@ -29,6 +28,7 @@ from gems_edge.report.page import (
 )
 from gems_edge.report.run_choices import choice_section, distribution_table
 from gems_edge.report.ticket_sections import ticket_section
+from gems_edge.wording import accuracy_text, interval_text, number_text
 
 __all__ = ["Query", "bench_section", "bundle_sections", "episode_section", "manifest_sections", "run_sections"]
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from gems_edge.models.ticket import Ticket
 from gems_edge.report import ticket_plots as plots
-from gems_edge.report.numbers import accuracy_text, number_text
 from gems_edge.report.page import KeyFigure, KeyFigures, Note, Picture, Section, Table
 from gems_edge.report.plots import short
+from gems_edge.wording import accuracy_text, number_text, percent_text
 
 _ROWS = 16  # of a table over iterations; the picture shows them all
 _OWN_PLACE = ("iterations", "seconds", "settled", "overlaps", "delta")  # parts of Ticket.found that no plain row shows
@@ -205,7 +205,7 @@ def _watched_blocks(curves: Mapping[str, Sequence[tuple[int, float]]], delta: fl
 def _accuracy_cell(entry: Mapping[str, Any], dense: Mapping[str, Any] | None) -> str:
     """ "48.0 ± 0.8 (−0.7)": accuracy and interval in %, and the points that it is above the dense network's."""
     points = f" ({100 * (entry['accuracy'] - dense['accuracy']):+.1f})".replace("-", "−") if dense else ""
-    return accuracy_text(entry).removesuffix(" %") + points
+    return percent_text(entry["accuracy"], entry.get("ci95")) + points
 
 
 def _layer_row(name: str, kept: int, size: int) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
 """Claims of a paper and whether they hold here: bounds, verdicts and how they are worded. Every number is compared unrounded."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gems_edge.reproduce.pooling import Difference, Spread
+from gems_edge.wording import percent_text
 
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "not decided", "not done"
 
@@ -116,9 +116,7 @@ def difference_figure(
         return Figure(label, NONE, MISSING, {})
     text, reason = f"{points(found.mean)} points", ONE
     if found.trainings > 1:
-        text = (
-            f"{points(found.mean)} ± {100 * found.half:.2f} points (seeds {points(found.low)} … {points(found.high)})"
-        )
+        text = f"{points(found.mean, found.half)} points (seeds {points(found.low)} … {points(found.high)})"
         reason = INSIDE
     verdict = bound(found) if found.trainings == wanted else MISSING
     return Figure(label, text + note + part(found.trainings, wanted), verdict, found.as_dict() | {"mode": mode}, reason)
@@ -134,15 +132,13 @@ def percent(ratio: float) -> str:
     return f"{100 * ratio:g} %"
 
 
-def points(share: float, digits: int = 2) -> str:
-    return f"{100 * share:+.{digits}f}".replace("-", "−")
+def points(share: float, half: float | None = None, digits: int = 2) -> str:
+    return percent_text(share, half, digits, signed=True).replace("-", "−")
 
 
 def points_text(found: Difference | None) -> str:
     """For a cell of a table: "+1.2 ± 0.8"."""
-    if found is None:
-        return NONE
-    return points(found.mean, 1) + (f" ± {100 * found.half:.1f}" if math.isfinite(found.half) else "")
+    return NONE if found is None else points(found.mean, found.half, 1)
 
 
 def part(done: int, wanted: int) -> str:

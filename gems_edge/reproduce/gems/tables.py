@@ -6,7 +6,6 @@ A number that is not there yet, or that the paper does not give, is "–".
 from collections.abc import Callable, Mapping, Sequence
 
 from gems_edge.report import choice_plots as plots
-from gems_edge.report.numbers import number_text
 from gems_edge.report.page import Note, Picture, Section, Table
 from gems_edge.reproduce.gems import paper as paper
 from gems_edge.reproduce.gems.plan import LAYERS, MULTI, steps_of
@@ -14,6 +13,7 @@ from gems_edge.reproduce.gems.protocol import Mixture, Preset
 from gems_edge.reproduce.gems.results import Row, Rows, difference, factor
 from gems_edge.reproduce.pooling import Spread
 from gems_edge.reproduce.verdicts import NONE, points_text
+from gems_edge.wording import number_text, percent_text
 
 NAMES = {
     "maml": "MAML", MULTI: "Multi-MAML", "bmp": "BMP", "mmsup": "MMSUP", "anil": "ANIL", "boil": "BOIL",
@@ -98,7 +98,7 @@ def _theirs(printed: Mapping[str, paper.Printed], tested: Sequence[str] | None, 
         return NONE
     if len(found) > 1:
         return f"{100 * sum(one.accuracy for one in found) / len(found):.1f}"
-    return f"{100 * found[0].accuracy:.1f}" + (f" ± {100 * found[0].spread:.1f}" if found[0].spread else "")
+    return percent_text(found[0].accuracy, found[0].spread or None)
 
 
 def _source(number: int, trained: paper.Trained | None, exact: bool) -> str:
@@ -239,7 +239,7 @@ def _modes(rows: Sequence[Row]) -> list[str]:
 
 def _accuracy(row: Row, sets: Sequence[str], mode: str) -> str:
     found = row.accuracy(sets, mode)
-    return f"{100 * found.mean:.1f} ± {100 * found.ci95:.1f}" if found else NONE
+    return percent_text(found.mean, found.ci95) if found else NONE
 
 
 def _range(row: Row, sets: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ A number that is not there yet is "–".
 from collections.abc import Callable
 
 from gems_edge.report import ticket_plots as plots
-from gems_edge.report.numbers import number_text
 from gems_edge.report.page import Note, Picture, Section, Table
 from gems_edge.report.plots import short
 from gems_edge.reproduce.pooling import Spread
@@ -15,6 +14,7 @@ from gems_edge.reproduce.tickets.plan import BACKBONES
 from gems_edge.reproduce.tickets.protocol import Setup
 from gems_edge.reproduce.tickets.results import Row, Rows, difference, factor
 from gems_edge.reproduce.verdicts import NONE, percent, points_text
+from gems_edge.wording import number_text, percent_text
 
 NAMES = {"conv4": "Conv-4", "resnet12": "ResNet-12"}
 Label = Callable[[Row], str]
@@ -98,7 +98,7 @@ def accuracy_picture(rows: Rows, label: Label = method_name) -> Picture | None:
 
 def _accuracy(row: Row, mode: str) -> str:
     found = row.accuracy(mode)
-    return f"{100 * found.mean:.1f} ± {100 * found.ci95:.1f}" if found else NONE
+    return percent_text(found.mean, found.ci95) if found else NONE
 
 
 def _against(rows: Rows, row: Row) -> str:

@@ -1,0 +1,28 @@
+"""How numbers are written for people: accuracies with their intervals, predictions with theirs. Plain Python."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def percent_text(share: float, half: float | None = None, digits: int = 1, signed: bool = False) -> str:
+    """A share and the half-width of its interval in %: "81.2 ± 0.9"; without an interval, or with an infinite one, "81.2"."""
+    text = f"{100 * share:{'+' if signed else ''}.{digits}f}"
+    return text if half is None or not math.isfinite(half) else f"{text} ± {100 * half:.{digits}f}"
+
+
+def accuracy_text(entry: Mapping[str, Any], digits: int = 1) -> str:
+    """`entry` {accuracy, ci95} in words: "81.2 ± 0.9 %"."""
+    return f"{percent_text(entry['accuracy'], entry.get('ci95'), digits)} %"
+
+
+def protocol_text(entry: Mapping[str, Any]) -> str:
+    return f"{entry['ways']}-way {entry['shots']}-shot" if "ways" in entry and "shots" in entry else ""
+
+
+def interval_text(low: float, high: float) -> str:
+    return f"{number_text(low)} … {number_text(high)}"
+
+
+def number_text(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
