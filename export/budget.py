@@ -6,7 +6,7 @@ time, and how many gradient steps are taken.
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from gems_edge.graphs.footprint import memory_cost
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.predict.latency import latency
 from gems_edge.predict.memory import predict_memory
+from gems_edge.predict.prediction import Prediction
 from gems_edge.predict.profiles import DeviceProfile
 from gems_edge.tickets.channels import Pruned, check_ratio, prune
 
@@ -38,23 +39,7 @@ class Limit:
 
     what: str
     option: str
-    unit: str
     most: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    value: float
-    low: float
-    high: float
-    source: str
-
-    def times(self, factor: float) -> "Prediction":
-        return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
-
-    def as_dict(self, unit: str) -> dict[str, Any]:
-        numbers = {"value": round(self.value, 3), "interval": [round(self.low, 3), round(self.high, 3)]}
-        return {**numbers, "unit": unit, "tag": "predicted", "source": self.source}
 
 
 @dataclass(frozen=True)
@@ -253,15 +238,12 @@ def predictions(
 ) -> dict[str, Prediction]:
     """Of a bundle on a board, from its manifest's "cost": "predict" (ms, one image), "step" (ms of one gradient step) and
     "memory" (MB, the larger peak of the two)."""
-    peaks = [predict_memory(costs, 1, "predict"), predict_memory(costs, ways * shots, "adapt")]
-    peak = max(peaks, key=lambda peak: peak["high_mb"])
-
-    def time(graph: str) -> Prediction:
-        made = latency(costs[graph], board, threads)
-        return Prediction(made.ms, made.low_ms, made.high_ms, made.source)
-
-    memory = Prediction(peak["mb"], peak["low_mb"], peak["high_mb"], peak["source"])
-    return {"predict": time("predict"), "step": time("adapt_step"), "memory": memory}
+    peaks = (predict_memory(costs, 1, "predict"), predict_memory(costs, ways * shots, "adapt"))
+    return {
+        "predict": latency(costs["predict"], board, threads),
+        "step": latency(costs["adapt_step"], board, threads),
+        "memory": max(peaks, key=lambda peak: peak.high),
+    }
 
 
 def _possible(dense, trained, ratio: float) -> bool:
@@ -283,7 +265,7 @@ def _binding(networks: _Networks, candidate: Candidate) -> list[str]:
 
 
 def _about(board: str, limit: Limit, found: Prediction) -> str:
-    return f"{limit.option} {limit.most:g} on {board} ({found.value:.3g} {limit.unit}, up to {found.high:.3g})"
+    return f"{limit.option} {limit.most:g} on {board} ({found.value_text('.3g')}, up to {found.high:.3g})"
 
 
 def _nothing_fits(nearest: Candidate, budget: Budget) -> str:

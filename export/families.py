@@ -38,9 +38,9 @@ def export_within(
             "binds": list(found.binds),
             "predicted": {
                 board: {
-                    "predict": values["predict"].as_dict("ms"),
-                    "adapt": {"steps": chosen.steps, **values["adapt"].as_dict("ms")},
-                    "memory": values["memory"].as_dict("MB"),
+                    "predict": values["predict"].as_dict(),
+                    "adapt": {"steps": chosen.steps, **values["adapt"].as_dict()},
+                    "memory": values["memory"].as_dict(),
                 }
                 for board, values in chosen.predicted.items()
             },
@@ -82,9 +82,9 @@ def front_points(
                 "accuracy": manifest["accuracy"][manifest["normalization"]],
                 "boards": {
                     board: {
-                        "predict": values["predict"].as_dict("ms"),
-                        "adapt": values["step"].times(manifest["rule"]["steps"]).as_dict("ms"),
-                        "memory": values["memory"].as_dict("MB"),
+                        "predict": values["predict"].as_dict(),
+                        "adapt": values["step"].times(manifest["rule"]["steps"]).as_dict(),
+                        "memory": values["memory"].as_dict(),
                     }
                     for board, values in made.items()
                 },

@@ -48,11 +48,11 @@ def main() -> None:
         dims = {"images": 1 if what == "predict" else bundle.ways * bundle.shots, "classes": bundle.ways}
         made = latency(describe(bundle.path / GRAPHS[what], dims, blocked=what == "predict"), profile, 1)
         measured = float(np.median(times))
-        row = {"bundle": name, "what": what, "measured_ms": measured, **made.as_dict(), "error": made.ms / measured - 1,
-               "inside": made.low_ms <= measured <= made.high_ms}  # fmt: skip
+        row = {"bundle": name, "what": what, "measured_ms": measured, **made.as_dict("ms", digits=4), "error": made.value / measured - 1,
+               "inside": made.low <= measured <= made.high}  # fmt: skip
         rows.append(row)
-        interval = f"{made.low_ms:.3g} … {made.high_ms:.3g}"
-        print(f"{name:32}{what:12}{measured:12.3f}{made.ms:11.3f}{interval:>20}{row['error']:+8.0%}  "
+        interval = f"{made.low:.3g} … {made.high:.3g}"
+        print(f"{name:32}{what:12}{measured:12.3f}{made.value:11.3f}{interval:>20}{row['error']:+8.0%}  "
               f"{'yes' if row['inside'] else 'NO'}")  # fmt: skip
     for what in GRAPHS:
         errors = np.array([abs(row["error"]) for row in rows if row["what"] == what])

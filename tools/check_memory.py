@@ -50,13 +50,13 @@ def main(bundles, grid, networks, images, threads, repeats, tolerance, as_json):
             made = predict_memory(bundle.manifest["cost"], count, what)
             measured = runs[len(runs) // 2]
             row = {"bundle": path.name, "what": what, "images": count, "threads": threads, "measured_mb": measured}
-            row |= {"predicted_mb": made["mb"], "interval_mb": [made["low_mb"], made["high_mb"]]}
-            row["error_percent"] = 100 * (made["mb"] / measured - 1)
+            row |= {"predicted_mb": made.value, "interval_mb": [made.low, made.high]}
+            row["error_percent"] = 100 * (made.value / measured - 1)
             rows.append(row)
             if not as_json:
                 print(
-                    f"{path.name:32} {what:8} {count:6}  {measured:11.1f}  {made['mb']:12.1f}  {row['error_percent']:+5.1f} %  "
-                    f"{made['low_mb']:.0f} … {made['high_mb']:.0f}",
+                    f"{path.name:32} {what:8} {count:6}  {measured:11.1f}  {made.value:12.1f}  {row['error_percent']:+5.1f} %  "
+                    f"{made.low:.0f} … {made.high:.0f}",
                     flush=True,
                 )
     if as_json:

@@ -177,7 +177,7 @@ def onnxruntime(fitted: dict, published: list[Published], work: dict) -> dict:
     cases = []
     profile = load_profile(LIKE_VIM3[0])
     for network, ratio in RATIOS:
-        ncnn = latency({"work": work[network]}, profile, LIKE_VIM3[1], runtime="ncnn", given=fitted).ms
+        ncnn = latency({"work": work[network]}, profile, LIKE_VIM3[1], runtime="ncnn", given=fitted).value
         cases.append((f"VIM3 {network}", work[network], profile, LIKE_VIM3[1], ratio * ncnn))
     for entry in published:
         if entry.runtime.startswith("onnxruntime") and entry.row.precision == "fp32" and entry.row.board in PROFILES:
@@ -194,7 +194,7 @@ def onnxruntime(fitted: dict, published: list[Published], work: dict) -> dict:
     best = None
     for over in np.linspace(1.0, 1.6, 7):
         given = fitted | {"families": {"onnxruntime": neutral | {"conv3x3_over_conv1x1": float(over)}}}
-        ratios = np.array([np.log(ms / latency({"work": w}, p, t, given=given).ms) for _, w, p, t, ms in cases])
+        ratios = np.array([np.log(ms / latency({"work": w}, p, t, given=given).value) for _, w, p, t, ms in cases])
         if best is None or ratios.std() < best[1].std() - 1e-3:
             best = over, ratios
     over, ratios = best
@@ -216,7 +216,7 @@ def other_family(fitted: dict, rows: list[Row], work: dict) -> dict:
     rows = [row for row in rows if row.board in PROFILES]
     ratios = [
         np.log(row.ms / latency({"work": work[row.network]}, stand_in(row), row.threads, runtime="ncnn",
-                                precision=row.precision, given=fitted).ms)
+                                precision=row.precision, given=fitted).value)
         for row in rows
     ]  # fmt: skip
     low, typical, high = (round(float(np.exp(f(ratios))), 3) for f in (np.min, np.mean, np.max))
@@ -251,12 +251,12 @@ def check(table: Path, given: dict) -> None:
         chosen = [
             (row, made) for found, row, made in results if found == runtime and group in (row.precision, row.board)
         ]
-        errors = np.array([abs(made.ms / row.ms - 1) for row, made in chosen])
-        inside = np.mean([made.low_ms <= row.ms <= made.high_ms for row, made in chosen])
+        errors = np.array([abs(made.value / row.ms - 1) for row, made in chosen])
+        inside = np.mean([made.low <= row.ms <= made.high for row, made in chosen])
         print(f"  {runtime:12}{group:28}{len(chosen):4} rows  mean {errors.mean():6.1%}  median {np.median(errors):6.1%}  "
               f"inside the interval {inside:6.1%}")  # fmt: skip
     for runtime in sorted({found for found, *_ in results}):
-        inside = np.mean([made.low_ms <= row.ms <= made.high_ms for found, row, made in results if found == runtime])
+        inside = np.mean([made.low <= row.ms <= made.high for found, row, made in results if found == runtime])
         print(f"  {runtime}: {inside:.1%} of all rows inside their intervals")
 
 

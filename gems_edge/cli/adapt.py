@@ -62,11 +62,11 @@ def command(bundle, support, steps, threads, state, as_json):
             "loss": list(adaptation.losses),
             "ms_per_step": {name: round(value, 3) for name, value in times.items()},
             "peak_rss_mb": measured and round(measured, 1),
-            "predicted_peak_mb": round(predicted["mb"], 1),
+            "predicted_peak_mb": round(predicted.value, 1),
             "state_bytes": state_bytes(state),
         })  # fmt: skip
         return
-    memory = f"{predicted['mb']:.0f} MB predicted ({predicted['low_mb']:.0f} … {predicted['high_mb']:.0f})"
+    memory = f"{predicted.value_text('.0f')} predicted ({predicted.interval_text('.0f')})"
     if measured:
         memory = f"{measured:.0f} MB measured, {memory}"
     click.echo(f"{state}: generation {saved.generation}, {state_bytes(state)} bytes")

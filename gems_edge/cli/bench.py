@@ -67,38 +67,29 @@ def command(bundle, devices, threads, host, config, wheels, keep, patience, as_j
 
 def _predict(bundle, devices, threads):
     """For each board: latency of a prediction and of a gradient step, and memory of both."""
-    if not devices:
-        return {}
-    from gems_edge.predict.latency import predict_latency
+    from gems_edge.predict.latency import latency
     from gems_edge.predict.memory import predict_memory
     from gems_edge.predict.profiles import find_profile
 
-    cost = bundle.manifest["cost"]
-    images = bundle.ways * bundle.shots
+    cost, images = bundle.manifest["cost"], bundle.ways * bundle.shots
 
-    def latency(graph, profile, precision="fp32"):
-        made = predict_latency(cost[graph], profile, threads, precision=precision)
-        return _predicted({"p50": made["ms"]}, "ms", {"p50": (made["low_ms"], made["high_ms"])}, made["source"])
+    def times(profile):
+        def figures(count, graph, precision="fp32"):
+            predicted = latency(cost[graph], profile, threads, precision=precision)
+            return {"images": count, **predicted.as_figure("p50")}
+
+        int8 = {"int8": {"predict": figures(1, "predict", "int8")}} if "predict_int8" in cost else {}
+        return {"predict": figures(1, "predict"), **int8, "adapt": figures(images, "adapt_step")}
 
     def memory(count, what):
-        made = predict_memory(cost, count, what)
-        return _predicted({"peak": made["mb"]}, "MB", {"peak": (made["low_mb"], made["high_mb"])}, made["source"])
+        return {"images": count, **predict_memory(cost, count, what).as_figure("peak")}
 
     predictions = {}
-    for device in dict.fromkeys(part.strip() for part in devices.split(",") if part.strip()):
+    for device in dict.fromkeys(part.strip() for part in (devices or "").split(",") if part.strip()):
         profile = find_profile(device)
-        times = {}
-        if not profile.memory_only:
-            times["predict"] = {"images": 1, **latency("predict", profile)}
-            if "predict_int8" in cost:
-                times["int8"] = {"predict": {"images": 1, **latency("predict", profile, "int8")}}
-            times["adapt"] = {"images": images, **latency("adapt_step", profile)}
         predictions[device] = {
-            **times,
-            "memory": {
-                "predict": {"images": 1, **memory(1, "predict")},
-                "adapt": {"images": images, **memory(images, "adapt")},
-            },
+            **({} if profile.memory_only else times(profile)),
+            "memory": {"predict": memory(1, "predict"), "adapt": memory(images, "adapt")},
         }
     return predictions
 
@@ -108,9 +99,7 @@ def _add_predicted_memory(bundle, document):
     from gems_edge.predict.memory import predict_memory
 
     for what, section in document["memory"].items():
-        made = predict_memory(bundle.manifest["cost"], section["images"], what)
-        interval = {"peak": (made["low_mb"], made["high_mb"])}
-        section["predicted"] = _predicted({"peak": made["mb"]}, "MB", interval, made["source"])
+        section["predicted"] = predict_memory(bundle.manifest["cost"], section["images"], what).as_figure("peak")
 
 
 def _compare(measured, predicted):
@@ -134,12 +123,6 @@ def _compare(measured, predicted):
             "inside_interval": low <= seen <= high,
         }  # fmt: skip
     return compared
-
-
-def _predicted(values, unit, intervals, source):
-    rounded = {name: [round(low, 4), round(high, 4)] for name, (low, high) in intervals.items()}
-    values = {name: round(value, 4) for name, value in values.items()}
-    return {**values, "unit": unit, "interval": rounded, "tag": "predicted", "source": source}
 
 
 def _text(document):

@@ -215,23 +215,12 @@ def predict_command(model, devices, threads, dims, runtime, precision, as_json):
     cost = describe(graph, _dims(dims), strict=False)
     made = {profile.id: latency(cost, profile, threads, runtime=runtime, precision=precision) for profile in profiles}
     if as_json:
-        predictions = {
-            device: {
-                "ms": round(each.ms, 4),
-                "interval": [round(each.low_ms, 4), round(each.high_ms, 4)],
-                "tag": "predicted",
-                "source": each.source,
-            }
-            for device, each in made.items()
-        }
+        predictions = {device: each.as_dict("ms", digits=4, with_unit=False) for device, each in made.items()}
         shown = {key: cost[key] for key in ("dims", "macs", "bytes", "peak_bytes", "constant_bytes", "work")}
         unknown = cost.get("unknown", {})
         emit({"model": model, "precision": precision, "cost": shown, "unknown": unknown, "devices": predictions})
         return
-    rows = [
-        [device, f"{each.ms:.4g} ms", f"{each.low_ms:.4g} … {each.high_ms:.4g}", each.source]
-        for device, each in made.items()
-    ]
+    rows = [[device, each.value_text(), each.interval_text(), each.source] for device, each in made.items()]
     click.echo(f"{model}: {cost['macs']:,} MACs, {precision}")
     click.echo(table(rows, ["board", "predicted", "interval", "how known"]))
 

@@ -116,7 +116,7 @@ def command(run, output, ratios, boards, as_json, **options):
         emit(documents[0] if len(documents) == 1 else {"family": documents, "front": str(front_of(output))})
 
 
-LIMITS = {"max_latency_ms": ("predict", "ms"), "max_adapt_ms": ("adapt", "ms"), "max_memory_mb": ("memory", "MB")}
+LIMITS = {"max_latency_ms": "predict", "max_adapt_ms": "adapt", "max_memory_mb": "memory"}
 
 
 def option_of(name):
@@ -163,7 +163,7 @@ def within_limits(run, output, shares, profiles, limited, options, as_json):
 
     budget = Budget(
         profiles,
-        tuple(Limit(LIMITS[name][0], option_of(name), LIMITS[name][1], most) for name, most in limited),
+        tuple(Limit(LIMITS[name], option_of(name), most) for name, most in limited),
         options["threads"],
         options["limits_hold"] == "surely",
         shares or RATIOS,
@@ -238,8 +238,12 @@ def show(output, manifest):
             for m in manifest["accuracy"]
         ),
         *(
-            [f"memory of {what}, {count_of(found['images'], 'image')}, predicted", "", memory_text(found)]
-            for what, found in document["predicted_memory_mb"].items()
+            [
+                f"memory of {what}, {count_of(images, 'image')}, predicted",
+                "",
+                f"{peak.value_text('.0f')} ({peak.interval_text('.0f')})",
+            ]
+            for what, (images, peak) in predicted_memory(manifest).items()
         ),
     ]
     click.echo(
@@ -255,20 +259,11 @@ def show(output, manifest):
 
 
 def predicted_memory(manifest: dict) -> dict:
-    """Peak memory of predict and adapt on a board: images, peak, interval (MB), tag and source."""
+    """Peak memory of predict and adapt on a board: what → (images, Prediction)."""
     from gems_edge.predict.memory import predict_memory
 
-    found = {}
-    for what, images in (("predict", 1), ("adapt", manifest["ways"] * manifest["shots"])):
-        made = predict_memory(manifest["cost"], images, what)
-        interval = [round(made["low_mb"], 1), round(made["high_mb"], 1)]
-        found[what] = {"images": images, "peak": round(made["mb"], 1), "interval": interval, "tag": "predicted"}
-        found[what]["source"] = made["source"]
-    return found
-
-
-def memory_text(found: dict) -> str:
-    return "{:.0f} MB ({:.0f} … {:.0f})".format(found["peak"], *found["interval"])
+    counts = {"predict": 1, "adapt": manifest["ways"] * manifest["shots"]}
+    return {what: (images, predict_memory(manifest["cost"], images, what)) for what, images in counts.items()}
 
 
 def count_of(number: int, what: str) -> str:
@@ -317,7 +312,10 @@ def summary(output: Path, manifest: dict) -> dict:
         "ticket": manifest["ticket"],
         "specialised": manifest["specialised"],
         "verification": manifest["verification"],
-        "predicted_memory_mb": predicted_memory(manifest),
+        "predicted_memory_mb": {
+            what: {"images": images, **peak.as_dict("peak", digits=1, with_unit=False)}
+            for what, (images, peak) in predicted_memory(manifest).items()
+        },
         "int8": manifest.get("int8", {}).get("accuracy"),
         "memory": manifest["memory"],
         "steps": manifest["rule"]["steps"],

@@ -8,10 +8,10 @@ have no Winograd, so a 3×3 convolution costs what its multiplications cost in a
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gems_edge.errors import UserError
+from gems_edge.predict.prediction import Prediction
 from gems_edge.predict.profiles import DeviceProfile
 from gems_edge.predict.rates import Rates, constants, published_rates
 from gems_edge.predict.work import TERMS, work_of_ops
@@ -51,20 +51,6 @@ UNKNOWN = 5.0
 OLD = 1.5
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one run."""
-
-    ms: float
-    low_ms: float
-    high_ms: float
-    source: str
-    calibrated: bool  # whether the board itself was measured, with any runtime
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"ms": self.ms, "low_ms": self.low_ms, "high_ms": self.high_ms, "source": self.source}
-
-
 def latency(
     graph_cost: Mapping[str, Any],
     profile: DeviceProfile,
@@ -73,7 +59,7 @@ def latency(
     runtime: str = "onnxruntime",
     precision: str = "fp32",
     given: dict[str, Any] | None = None,
-) -> Latency:
+) -> Prediction:
     """Time of one run of a graph (a GRAPHCOST) on a board; `threads` defaults to all its (big) cores.
 
     `precision` int8 is for a quantised graph, given its own cost or that of the fp32 graph that it was made from: both
@@ -98,7 +84,7 @@ def latency(
         count = sum(unknown.values())
         high += UNKNOWN * count * ms / max(1.0, work.get("ops", 1.0))
         notes.append(f"{count} ops unknown and not counted ({', '.join(unknown)}), hence a high upper end")
-    return Latency(ms, low, high, "; ".join(notes), rates.calibrated)
+    return Prediction(ms, low, high, "ms", "; ".join(notes))
 
 
 def _with_threads(
@@ -134,13 +120,6 @@ def _with_threads(
         rates,
         derived / total if total else 0.0,
     )
-
-
-def predict_latency(
-    graph_cost: Mapping[str, Any], profile: DeviceProfile, threads: int | None = None, **options: Any
-) -> dict[str, Any]:
-    """`latency` as a dictionary: {"ms", "low_ms", "high_ms", "source"}."""
-    return latency(graph_cost, profile, threads, **options).as_dict()
 
 
 def _checked(profile: DeviceProfile, threads: int | None, runtime: str, precision: str) -> int:

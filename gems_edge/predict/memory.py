@@ -9,6 +9,7 @@ from typing import Any
 
 from gems_edge.device.batching import images_per_call
 from gems_edge.errors import UserError
+from gems_edge.predict.prediction import Prediction
 
 # A fresh process with python, numpy, onnxruntime, pillow and a small graph loaded, code and data, in MB (10⁶ bytes): 54.5
 # after the imports, the rest is onnxruntime's own of a session. A gradient step runs more of it than a prediction.
@@ -37,8 +38,8 @@ SOURCE = (
 )
 
 
-def predict_memory(manifest_cost: dict[str, Any], images: int, what: str) -> dict[str, Any]:
-    """{"mb", "low_mb", "high_mb", "source"}: peak resident memory in MB (10⁶ bytes) of a process.
+def predict_memory(manifest_cost: dict[str, Any], images: int, what: str) -> Prediction:
+    """Peak resident memory of a process, in MB (10⁶ bytes).
 
     `manifest_cost` is the manifest's "cost"; `what` is "predict" (on `images` images, untaught or taught) or "adapt" (to a
     support set of `images` images). The middle of "predict" is that of an untaught bundle, a taught one's own weights
@@ -66,12 +67,13 @@ def predict_memory(manifest_cost: dict[str, Any], images: int, what: str) -> dic
     process = PROCESS_MB[what]
     middle = process + heap / 1e6
     how = "simulated over the graph's operations" if known else "estimated from the activations' liveness"
-    return {
-        "mb": middle,
-        "low_mb": (1 - error) * middle - PROCESS_LESS_MB,
-        "high_mb": (1 + error) * middle + PROCESS_MORE_MB + taught / 1e6,
-        "source": SOURCE.format(process=process, arena=how, error=error),
-    }
+    return Prediction(
+        middle,
+        (1 - error) * middle - PROCESS_LESS_MB,
+        (1 + error) * middle + PROCESS_MORE_MB + taught / 1e6,
+        "MB",
+        SOURCE.format(process=process, arena=how, error=error),
+    )
 
 
 def interpolated(places: Sequence[int], values: Sequence[float], at: float) -> float:

@@ -53,7 +53,7 @@ def bench_on(
         board = look(connection)
         check(board, host)
         support = bundle.ways * bundle.shots
-        check_memory(board, host, 1e6 * predict_memory(bundle.manifest["cost"], support, "adapt")["low_mb"])
+        check_memory(board, host, 1e6 * predict_memory(bundle.manifest["cost"], support, "adapt").low)
         on_stage("adapting and predicting here, to compare")
         _write_pictures(bundle, place)
         expected = _answers(bundle, place, threads)

@@ -163,7 +163,7 @@ def _size_section(manifest: Mapping[str, Any]) -> Section | None:
 
 
 def _board_section(manifest: Mapping[str, Any], devices: Sequence[str] | None) -> Section:
-    from gems_edge.predict.latency import predict_latency
+    from gems_edge.predict.latency import latency
     from gems_edge.predict.memory import predict_memory
     from gems_edge.predict.profiles import find_profile, list_profiles, load_profile
 
@@ -172,23 +172,16 @@ def _board_section(manifest: Mapping[str, Any], devices: Sequence[str] | None) -
     for device in known if devices is None else devices:
         profile = find_profile(device)
         for what, graph in (("predict, 1 image", "predict"), (f"adapt step, {images} images", "adapt_step")):
-            made = predict_latency(cost[graph], profile)
-            rows.append(
-                (
-                    profile.name,
-                    what,
-                    f"{number_text(made['ms'])} ms",
-                    interval_text(made["low_ms"], made["high_ms"]),
-                    "predicted",
-                )
-            )
-            sources[f"Time: {made['source']}."] = None
+            time = latency(cost[graph], profile)
+            value = f"{number_text(time.value)} {time.unit}"
+            rows.append((profile.name, what, value, interval_text(time.low, time.high), "predicted"))
+            sources[f"Time: {time.source}."] = None
         for what, count in (("predict", 1), ("adapt", images)):
-            made = predict_memory(cost, count, what)
-            value = f"{number_text(made['mb'])} of {number_text(profile['ram_usable'] * 2**20 / 1e6)} MB"
+            peak = predict_memory(cost, count, what)
+            value = f"{number_text(peak.value)} of {number_text(profile['ram_usable'] * 2**20 / 1e6)} {peak.unit}"
             label = f"memory, {what}, {count} image{'s' if count > 1 else ''}"
-            rows.append((profile.name, label, value, interval_text(made["low_mb"], made["high_mb"]), "predicted"))
-            sources[f"Memory: {made['source']}."] = None
+            rows.append((profile.name, label, value, interval_text(peak.low, peak.high), "predicted"))
+            sources[f"Memory: {peak.source}."] = None
     table = Table(("board", "what", "value", "interval", "known how"), tuple(rows), numeric=frozenset({2, 3}))
     return Section(f"Cost on boards: {manifest['name']}", (table, *(Note(source) for source in sources)))
 

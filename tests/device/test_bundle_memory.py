@@ -21,10 +21,10 @@ def path(tmp_path):
 
 def test_with_and_without(path):
     before = predict_memory(read_bundle(path).manifest["cost"], 3, "adapt")
-    assert "estimated" in before["source"]
+    assert "estimated" in before.source
     hm.edit_manifest(path, lambda m: m["cost"].update(memory=MEMORY))
     after = predict_memory(read_bundle(path).manifest["cost"], 3, "adapt")
-    assert "simulated" in after["source"] and after["mb"] > before["mb"]
+    assert "simulated" in after.source and after.value > before.value
 
 
 @pytest.mark.parametrize(

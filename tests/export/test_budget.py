@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gems_edge.errors import UserError
-from gems_edge.export.budget import Budget, Candidate, Limit, Prediction, predictions, search, spread
+from gems_edge.export.budget import Budget, Candidate, Limit, predictions, search, spread
 from gems_edge.export.source import ExportOptions, Reports, open_source
+from gems_edge.predict.prediction import Prediction
 from gems_edge.predict.profiles import load_profile
 from gems_edge.report.front import on_front
 
@@ -17,7 +18,7 @@ BOARD = "rpi-zero-2w"
 
 
 def prediction(value):
-    return Prediction(value, value / 2, 2 * value, "test")
+    return Prediction(value, value / 2, 2 * value, "ms", "test")
 
 
 def silent(_):
@@ -32,12 +33,8 @@ def source(small_run, environment):
 
 
 def budget(surely=True, **most):
-    names = {
-        "predict": ("--max-latency-ms", "ms"),
-        "adapt": ("--max-adapt-ms", "ms"),
-        "memory": ("--max-memory-mb", "MB"),
-    }
-    limits = tuple(Limit(what, *names[what], value) for what, value in most.items())
+    options = {"predict": "--max-latency-ms", "adapt": "--max-adapt-ms", "memory": "--max-memory-mb"}
+    limits = tuple(Limit(what, options[what], value) for what, value in most.items())
     return Budget((load_profile(BOARD),), limits, surely=surely, roundings=(8, 4))
 
 

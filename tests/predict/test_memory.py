@@ -28,36 +28,36 @@ def test_a_real_bundle_takes_what_was_predicted(small_bundle):
     for what, count in (("predict", 1), ("adapt", images), ("adapt", 4 * images)):
         measured = [run["peak_mb"] for run in fresh_memory(small_bundle, what, count, threads=1, repeats=2)]
         made = predict_memory(opened.manifest["cost"], count, what)
-        assert made["mb"] == pytest.approx(min(measured), rel=0.1), (what, count)
-        assert made["low_mb"] < min(measured) and max(measured) < made["high_mb"]
+        assert made.value == pytest.approx(min(measured), rel=0.1), (what, count)
+        assert made.low < min(measured) and max(measured) < made.high
 
 
 def test_memory_grows_with_images():
     one, five = predict_memory(OLD, 1, "adapt"), predict_memory(OLD, 5, "adapt")
-    assert five["mb"] - one["mb"] == pytest.approx(4 * 8 * GROWTH["adapt"])
-    made = [predict_memory(NEW, count, "adapt")["mb"] for count in (1, 5, 15, 25, 30, 50, 100)]
+    assert five.value - one.value == pytest.approx(4 * 8 * GROWTH["adapt"])
+    made = [predict_memory(NEW, count, "adapt").value for count in (1, 5, 15, 25, 30, 50, 100)]
     assert made == sorted(made)
     # 20 images more: 160 MB of the arena, and the images as pixels and as the network's input.
     assert made[3] - made[1] == pytest.approx(160 + 20 * 1.25 * 0.04)
     for cost in (OLD, NEW):
         for what, images in (("predict", 1), ("predict", 100), ("adapt", 7)):
             made = predict_memory(cost, images, what)
-            assert 0 < made["low_mb"] < made["mb"] < made["high_mb"]
-            assert "x86-64" in made["source"] and "not calibrated" in made["source"]
+            assert 0 < made.low < made.value < made.high
+            assert "x86-64" in made.source and "not calibrated" in made.source
 
 
 def test_a_call_takes_no_more_than_a_batch():
     assert images_per_call(2_000_000) == 1 and images_per_call(300_000) == 3 and images_per_call(0) == 16
     one, hundred = predict_memory(NEW, 1, "predict"), predict_memory(NEW, 100, "predict")
-    assert hundred["mb"] - one["mb"] == pytest.approx(99 * 1.25 * 0.04)
+    assert hundred.value - one.value == pytest.approx(99 * 1.25 * 0.04)
 
 
 def test_a_large_networks_weights_count_while_they_load():
     large = OLD | {"predict": OLD["predict"] | {"constant_bytes": 32_000_000}}
     less = predict_memory(OLD, 1, "predict")
-    assert predict_memory(large, 1, "predict")["mb"] - less["mb"] > 4 * 31 - 2
+    assert predict_memory(large, 1, "predict").value - less.value > 4 * 31 - 2
     frozen = large | {"adapt_step": {"constant_bytes": 32_000_000}}
-    assert predict_memory(frozen, 1, "adapt")["mb"] > predict_memory(large, 1, "adapt")["mb"]
+    assert predict_memory(frozen, 1, "adapt").value > predict_memory(large, 1, "adapt").value
 
 
 def test_interpolation():
@@ -80,8 +80,8 @@ def test_an_export_tells_it(small_bundle, capsys):
     told = summary(small_bundle, opened.manifest)["predicted_memory_mb"]
     for what, images in (("predict", 1), ("adapt", opened.ways * opened.shots)):
         made = predict_memory(opened.manifest["cost"], images, what)
-        assert told[what]["images"] == images and told[what]["peak"] == pytest.approx(made["mb"], abs=0.1)
-        assert told[what]["interval"] == pytest.approx([made["low_mb"], made["high_mb"]], abs=0.1)
+        assert told[what]["images"] == images and told[what]["peak"] == pytest.approx(made.value, abs=0.1)
+        assert told[what]["interval"] == pytest.approx([made.low, made.high], abs=0.1)
         assert told[what]["tag"] == "predicted" and "x86-64" in told[what]["source"]
     show(small_bundle, opened.manifest)
     (row,) = (line for line in capsys.readouterr().out.splitlines() if "memory of adapt" in line)
