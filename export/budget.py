@@ -14,12 +14,11 @@ import onnx
 import torch
 
 from gems_edge.errors import UserError
-from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
+from gems_edge.export.graphs import adapt_graph, predict_graph
+from gems_edge.export.manifest import costs
 from gems_edge.export.recovery import remaining_ratio
 from gems_edge.export.source import Source
 from gems_edge.export.streaming import MEMORY, stream
-from gems_edge.graphs.cost import adapt_peak, describe
-from gems_edge.graphs.footprint import memory_cost
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.predict.latency import latency
 from gems_edge.predict.memory import predict_memory
@@ -143,19 +142,12 @@ class _Network:
 
     @cached_property
     def _step(self) -> onnx.ModelProto:
-        return adapt_graph(self.model, self.pruned.weights, self.source.rule, exact=False)
+        return adapt_graph(self.model, self.pruned.weights, self.source.trained.rule, exact=False)
 
     def costs(self, memory: str) -> dict[str, Any]:
         """The manifest's "cost" of a bundle of this network."""
-        config = self.source.config
-        sizes = {IMAGES: config.ways * config.shots, CLASSES: config.ways}
-        step = stream(self._step, MEMORY[memory], sizes)
-        return {
-            "predict": describe(self._predict, {IMAGES: 1, CLASSES: config.ways}),
-            "adapt_step": describe(step, sizes, blocked=False),
-            "adapt_peak": adapt_peak(step, sizes),
-            "memory": memory_cost(self._predict, step, sizes),
-        }
+        sizes = self.source.sizes
+        return costs(self._predict, stream(self._step, MEMORY[memory], sizes), sizes)
 
 
 @dataclass
@@ -169,7 +161,7 @@ class _Networks:
     known: dict[tuple[float, int, str], dict[str, dict[str, Prediction]]] = field(default_factory=dict)
 
     def __post_init__(self):
-        dense, trained = self.source.dense.spec, self.source.model.spec
+        dense, trained = self.source.dense.spec, self.source.trained.model.spec
         self.ratios = sorted(ratio for ratio in self.budget.ratios if _possible(dense, trained, ratio))
         if not self.ratios:
             check_ratio(trained, remaining_ratio(dense, trained, min(self.budget.ratios)))
@@ -224,8 +216,9 @@ class _Networks:
     def _network(self, ratio: float, round_to: int) -> _Network:
         key = (ratio, round_to)
         if key not in self.built:
-            left = remaining_ratio(self.source.dense.spec, self.source.model.spec, ratio)
-            pruned = prune(self.source.model, self.source.weights, left, round_to)
+            trained = self.source.trained
+            left = remaining_ratio(self.source.dense.spec, trained.model.spec, ratio)
+            pruned = prune(trained.model, trained.weights, left, round_to)
             alike = [network for network in self.built.values() if network.pruned.spec == pruned.spec]
             if not alike and ratio != self.ratios[-1]:
                 self.say(f"search: ratio {ratio:g}, widths {', '.join(map(str, pruned.spec.widths))}")

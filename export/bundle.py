@@ -5,14 +5,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save
-
-from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION, INT8_FILE, PLAIN_VERSION
+from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION, PLAIN_VERSION
+from gems_edge.device.quantised import FILE as INT8_FILE
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
 
@@ -38,15 +36,13 @@ def _is_bundle(path: Path) -> bool:
 
 
 def write_bundle(
-    path: Path, predict: bytes, adapt: bytes, weights: dict[str, np.ndarray], manifest: dict[str, Any],
-    check: Callable[[Path], dict[str, Any]], int8: bytes | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Write the files beside `path`, let `check` run on them, and only then put them in the place of `path`.
+    path: Path, contents: Mapping[str, bytes], manifest: dict[str, Any], check: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Write the files (name → bytes) beside `path`, let `check` run on them, and only then put them in the place of `path`.
 
     `check` returns entries to add to the manifest; what it raises leaves `path` as it was.
     """
     check_target(path)
-    contents = dict(zip(FILES, (predict, adapt, save(weights)))) | ({INT8_FILE: int8} if int8 else {})
     files = {name: {"bytes": len(content), "sha256": sha256_bytes(content)} for name, content in contents.items()}
     version = FORMAT_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
     manifest = {"format": FORMAT, "format_version": version, **manifest, "files": files}
@@ -80,11 +76,12 @@ def _replace(staging: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(first: Path, second: Path) -> bool:
     """Swap two directories in one step (Linux's renameat2); False where that is not to be had."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    status: int = renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange)
+    return status == 0

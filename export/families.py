@@ -11,8 +11,7 @@ from gems_edge.export.budget import Budget, Candidate, Found, predictions, searc
 from gems_edge.export.bundle import check_target
 from gems_edge.export.pipeline import accuracies, export_source
 from gems_edge.export.recovery import recover, remaining_ratio
-from gems_edge.export.source import ExportOptions, Reports, Source, open_source
-from gems_edge.export.specialise import Specialised
+from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source, open_source
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.tickets.channels import prune
 
@@ -103,20 +102,22 @@ def _most_accurate(
     reports.say(f"{len(candidates)} ways to keep the budget: each is trained, the best on validation is taken")
     config = source.config
     sampler = mixture_sampler(source.images, "val", config.ways, config.shots, config.queries, options.seed)
-    found = []
+    results: list[float] = []
     for candidate in candidates:
-        chosen, of = _applied(candidate, source, options)
-        left = remaining_ratio(source.dense.spec, source.model.spec, chosen.ratio)
-        subject = Specialised(source.model, source.weights, source.rule, {})
+        chosen, shortened = _applied(candidate, source, options)
+        learned = trained = source.trained
+        left = remaining_ratio(source.dense.spec, trained.model.spec, chosen.ratio)
         if left:
-            pruned, _ = recover(of, prune(source.model, source.weights, left, chosen.round_to), chosen, reports)
-            subject = Specialised(FewShotModel(pruned.spec), pruned.weights, source.rule, {})
+            pruned, _ = recover(
+                shortened, prune(trained.model, trained.weights, left, chosen.round_to), chosen, reports
+            )
+            learned = MetaModel(FewShotModel(pruned.spec), pruned.weights, trained.rule)
         label = f"validate ratio {chosen.ratio:g}, {chosen.steps} steps"
         with reports.evaluation(label, options.episodes) as progress:
-            modes = accuracies(subject, replace(of, sampler=sampler), options.episodes, progress)
-        found.append(modes[config.normalization]["accuracy"])
-        reports.say(f"ratio {chosen.ratio:g}, {chosen.steps} steps: {100 * found[-1]:.1f} % on validation")
-    return candidates[max(range(len(candidates)), key=found.__getitem__)]
+            modes = accuracies(learned, shortened, sampler, options.episodes, progress)
+        results.append(modes[config.normalization]["accuracy"])
+        reports.say(f"ratio {chosen.ratio:g}, {chosen.steps} steps: {100 * results[-1]:.1f} % on validation")
+    return candidates[results.index(max(results))]
 
 
 def _applied(candidate: Candidate, source: Source, options: ExportOptions) -> tuple[ExportOptions, Source]:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from gems_edge.device.bundle import HEAD
 from gems_edge.export.builder import GraphBuilder, Value
 from gems_edge.export.lowering import Lowering
 from gems_edge.meta.inner import Support, inner_step
 from gems_edge.meta.rules.base import Rule
-from gems_edge.models.fewshot import HEAD, FewShotModel, Weights, forward, initial_weights, network_weights
+from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
 from gems_edge.models.layers import Statistics
 
 IMAGES, CLASSES = "images", "classes"

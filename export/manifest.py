@@ -5,28 +5,47 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from gems_edge import __version__
 from gems_edge.data.mixture import Mixture
-from gems_edge.export.graphs import carried_names
+from gems_edge.export.graphs import IMAGES, carried_names
+from gems_edge.export.source import MetaModel
+from gems_edge.graphs.cost import adapt_peak, describe
+from gems_edge.graphs.footprint import memory_cost
 from gems_edge.meta.rules.base import Rule
-from gems_edge.meta.rules.frozen import Frozen
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.fewshot import FewShotModel
+from gems_edge.models.spec import ModelSpec
 
 
-def tensor_names(model: FewShotModel, weights: Weights, rule: Rule) -> dict[str, list[str]]:
-    names = list(weights)
-    adapted = list(rule.adapted(names))
+def tensor_names(learned: MetaModel) -> dict[str, list[str]]:
+    names = list(learned.weights)
+    adapted = list(learned.rule.adapted(names))
     return {
         "adapted": adapted,
         "constant": [name for name in names if name not in adapted],
-        "statistics": list(model.statistics_names()),
-        "carried": list(carried_names(rule)),
+        "statistics": list(learned.model.statistics_names()),
+        "carried": list(carried_names(learned.rule)),
     }
 
 
-def identity(output: Path, config: TrainConfig, spec, images: Mixture, rule: Rule) -> dict[str, Any]:
+def costs(
+    predict: onnx.ModelProto, adapt: onnx.ModelProto, sizes: dict[str, int], int8: onnx.ModelProto | None = None
+) -> dict[str, Any]:
+    """The manifest's "cost": what latency and memory on a board are predicted from. `sizes`: of the support set."""
+    one_image = sizes | {IMAGES: 1}
+    return {
+        "predict": describe(predict, one_image),
+        **({"predict_int8": describe(int8, one_image)} if int8 else {}),
+        "adapt_step": describe(adapt, sizes, channel_blocks=False),
+        "adapt_peak": adapt_peak(adapt, sizes),
+        "memory": memory_cost(predict, adapt, sizes),
+    }
+
+
+def identity(output: Path, config: TrainConfig, spec: ModelSpec, images: Mixture, rule: Rule) -> dict[str, Any]:
     return {
         "name": output.name.removesuffix(".gems"),
         "ways": config.ways,
@@ -41,7 +60,7 @@ def identity(output: Path, config: TrainConfig, spec, images: Mixture, rule: Rul
             "inner_lr": config.inner_lr,
             "steps": config.steps,
             "first_order": config.first_order,
-            "adapter": _about_adapter(config, rule),
+            "adapter": rule.adapter,
         },
     }
 
@@ -57,16 +76,9 @@ def provenance(run: Run, config: TrainConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _about_adapter(config: TrainConfig, rule: Rule) -> str | None:
-    """Where a GEMS bundle's masks, rates and kept shares come from; None for other methods."""
-    if config.method not in ("bmp", "mmsup"):
-        return None
-    return "frozen" if isinstance(rule, Frozen) else "in the graph"
-
-
 def _named(spec: str) -> str:
-    kind, _, place = spec.partition(":")
-    return f"{kind}:{Path(place).name}" if place else kind
+    kind, _, location = spec.partition(":")
+    return f"{kind}:{Path(location).name}" if location else kind
 
 
 def parameters(model: FewShotModel) -> int:

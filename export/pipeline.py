@@ -1,37 +1,57 @@
-"""From a run to a bundle: prune, recover, trace, verify, write."""
+"""From a run to a bundle, stage by stage: prune and recover, specialise, trace and lower, passes over the graphs, write,
+verify."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from safetensors.numpy import save
 
-from gems_edge.data.episodes import EpisodeSampler
+from gems_edge.data.episodes import EpisodeIndices
+from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.specs import distribution_name, specs_text
-from gems_edge.data.tensors import Episode, EpisodeTensors
+from gems_edge.data.tensors import Episode
+from gems_edge.device.bundle import FILES
+from gems_edge.device.quantised import FILE as INT8_FILE
 from gems_edge.export.bundle import check_target, write_bundle
-from gems_edge.export.graphs import CLASSES, IMAGES, RULE, adapt_graph, predict_graph
-from gems_edge.export.manifest import identity, parameters, provenance, tensor_names
-from gems_edge.export.quantise import EPISODES, quantise
+from gems_edge.export.graphs import RULE, adapt_graph, predict_graph
+from gems_edge.export.manifest import costs, identity, parameters, provenance, tensor_names
+from gems_edge.export.quantise import EPISODES, Quantised, quantise
 from gems_edge.export.recovery import recover, remaining_ratio
-from gems_edge.export.source import ExportOptions, Reports, Source, open_source
+from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source, open_source
 from gems_edge.export.specialise import Specialised, specialise
 from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.export.verify import int8_accuracy, verify_bundle
-from gems_edge.graphs.cost import adapt_peak, describe
-from gems_edge.graphs.footprint import memory_cost
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions, modes_for
 from gems_edge.meta.precision import matrix_precision
-from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.task_threads import TaskThreads
-from gems_edge.models.fewshot import FewShotModel, Weights, forward
+from gems_edge.models.fewshot import FewShotModel, forward
 from gems_edge.models.layers import Statistics
 from gems_edge.models.ticket import Ticket
 from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channels
 
 VERIFIED_EPISODES = 5
+
+
+@dataclass(frozen=True)
+class Compact:
+    """The network that is left after pruning and recovery."""
+
+    learned: MetaModel
+    pruned: Pruned  # `reached` counted from the dense network
+    ticket_kept: float | None  # share of the ticket's weights that is left; None without a ticket
+
+
+@dataclass(frozen=True)
+class Graphs:
+    adapt: onnx.ModelProto
+    predict: onnx.ModelProto
+    int8: Quantised | None
+    statistics: Statistics  # normalisation statistics of an untaught bundle
 
 
 def export_run(directory: Path, output: Path, options: ExportOptions, reports: Reports) -> dict[str, Any]:
@@ -48,136 +68,54 @@ def export_source(
     source: Source, output: Path, options: ExportOptions, reports: Reports, about: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """As export_run, of a run that is open; `about` goes into the manifest."""
-    run, config = source.run, source.config
-    model, weights, dense, ticket = source.model, source.weights, source.dense, source.ticket
-    images, tensors, sampler, rule = source.images, source.tensors, source.sampler, source.rule
-    ratio = remaining_ratio(dense.spec, model.spec, options.ratio)
-    check_ratio(model.spec, ratio)
+    ratio = remaining_ratio(source.dense.spec, source.trained.model.spec, options.ratio)
+    check_ratio(source.trained.model.spec, ratio)
     check_target(output)
     keep_freed_memory()
-    pruned = prune(model, weights, ratio, options.round_to)
-    kept = None if ticket is None else ticket_kept(model, ticket, pruned)
-    pruned = replace(pruned, reached=1 - pruned.spec.backbone_weights / dense.spec.backbone_weights)
-    if pruned.reached:
-        reports.say(
-            f"widths {list(dense.spec.widths)} → {list(pruned.spec.widths)}: {100 * pruned.reached:.1f} % of the backbone's weights gone"
-        )
-    if ticket is not None:
-        reports.say(_about_ticket(ticket, kept, ratio))
-    # What is not pruned keeps its masks; a network whose channels went is small and dense, and learns with all it has.
-    compact = model
-    if ratio:
-        pruned, _ = recover(source, pruned, options, reports)
-        compact = FewShotModel(pruned.spec)
-
-    def tested(name: str, subject: Specialised) -> dict[str, Any]:
-        with reports.evaluation(f"evaluate {name}", options.episodes) as progress:
-            return accuracies(subject, source, options.episodes, progress)
-
-    exported = whole = Specialised(compact, pruned.weights, rule, {})
-    if source.choosing is not None:
-        exported = _specialised(whole, config, tensors, images.names[0], source.choosing, options, reports)
-    reports.say(f"accuracy over {options.episodes} test episodes of {', '.join(images.names)} …")
-    before = tested("the run", Specialised(model, weights, rule, {}))
-    after = tested("what is exported", exported) if ratio or exported.about else before
-    compact, learned, rule = exported.model, exported.weights, exported.rule
-    episodes = [sampler.draw(0, task, VERIFIED_EPISODES)[1] for task in range(VERIFIED_EPISODES)]
-    statistics = _start_statistics(compact, learned, tensors.episode(episodes[0]))
-    sizes = {IMAGES: config.ways * config.shots, CLASSES: config.ways}
-    adapt = stream(adapt_graph(compact, learned, rule), MEMORY[options.memory], sizes)
-    predict = predict_graph(compact, learned, statistics)
-    int8 = None
-    if source.calibrating is not None:
-        with reports.evaluation("calibrate int8", EPISODES) as progress, matrix_precision("fp32"):
-            int8 = quantise(compact, learned, rule, config.steps, statistics, tensors, source.calibrating, progress)
+    compact = _compacted(source, ratio, options, reports)
+    exported = _specialised(source, compact.learned, options, reports)
+    before = after = _accuracy_of_the_run(source, options, reports)
+    if ratio or exported.about:
+        after = _accuracies(exported.learned, "what is exported", source, options, reports)
+    graphs = _graphs(source, exported.learned, options, reports)
     manifest = {
-        **identity(output, config, pruned.spec, images, rule),
-        "tensors": tensor_names(compact, learned, rule),
-        "specialised": exported.about or None,
-        "memory": options.memory,
-        "ratio": {"asked": options.ratio, "reached": round(pruned.reached, 6), "round_to": pruned.round_to},
-        "ticket": None
-        if ticket is None
-        else {
-            "method": ticket.method,
-            "unit": ticket.unit,
-            "ratio": ticket.ratio,
-            "kept": round(kept, 6),
-        },
-        "params": {"before": parameters(dense), "after": parameters(compact)},
-        "macs": {"before": dense.spec.macs, "after": pruned.spec.macs},
+        **_description(source, output, options, compact, exported),
         "accuracy_before": before,
         "accuracy": after,
-        "cost": {
-            "predict": describe(predict, {"images": 1, "classes": config.ways}),
-            **({"predict_int8": describe(int8.graph, {"images": 1, "classes": config.ways})} if int8 else {}),
-            "adapt_step": describe(adapt, sizes, blocked=False),
-            "adapt_peak": adapt_peak(adapt, sizes),
-            "memory": memory_cost(predict, adapt, sizes),
-        },
-        **({"int8": int8.about} if int8 else {}),
-        "provenance": provenance(run, config),
+        "cost": costs(graphs.predict, graphs.adapt, source.sizes, graphs.int8.graph if graphs.int8 else None),
+        **({"int8": graphs.int8.about} if graphs.int8 else {}),
+        "provenance": provenance(source.run, source.config),
         **(about or {}),
     }
-    carried = {f"{RULE}{name}": rule.begin(learned)[name] for name in rule.carried}
-    stored = {name: tensor.detach().float().numpy() for name, tensor in (learned | statistics | carried).items()}
 
     def check(staging: Path) -> dict[str, Any]:
-        result = verify_bundle(staging, compact, learned, rule, config.steps, images, episodes)
-        verified = {"verification": result.as_dict()}
-        if int8 is None:
-            return verified
-        with reports.evaluation("evaluate int8", options.episodes) as progress:
-            found = int8_accuracy(staging, config.steps, images, sampler, options.episodes, progress)
-        return verified | {"int8": int8.about | {"accuracy": {config.normalization: found}}}
+        return _verified(staging, source, exported.learned, graphs.int8, options, reports)
 
-    files = predict.SerializeToString(), adapt.SerializeToString()
-    return write_bundle(output, *files, stored, manifest, check, int8 and int8.graph.SerializeToString())
+    return write_bundle(output, _contents(exported.learned, graphs), manifest, check)
 
 
-def _specialised(
-    whole: Specialised, config: TrainConfig, tensors: EpisodeTensors, name: str, sampler: EpisodeSampler,
-    options: ExportOptions, reports: Reports,
-) -> Specialised:  # fmt: skip
-    """What the run decides for --for-data, frozen; as it is where its method decides nothing."""
-    seen = name in map(distribution_name, config.data)
-    if not seen:
-        trained = specs_text(config.data)
-        reports.say(f"{name} is none of the run's image sets ({trained}): frozen for a distribution it never saw")
-    if not whole.rule.decisions(whole.weights):
-        reports.say(
-            f"{config.method} adapts the same for every task: --for-data freezes nothing, it names the test set"
-        )
-        return whole
-    with reports.evaluation(f"choices on {name}", options.tasks) as progress, matrix_precision("fp32"):
-        found = specialise(
-            whole.model, whole.weights, whole.rule, config.steps, tensors, sampler, range(options.tasks), progress
-        )
-    return replace(found, about={"data": name, "seen": seen, "tasks": options.tasks, **found.about})
+# Prune and recover
 
 
-def accuracies(
-    subject: Specialised, source: Source, episodes: int, progress: Callable[[int], None] | None
-) -> dict[str, Any]:
-    """Mode → accuracy over `episodes` of the source's sampler, spread evenly over the distributions, and each's own."""
-    config, sampler = source.config, source.sampler
-    each, found = max(2, -(-episodes // len(sampler.samplers))), {}
-    with matrix_precision("fp32"):
-        for number, (name, one) in enumerate(zip(sampler.names, sampler.samplers)):
-            found[name] = evaluate(
-                TaskThreads(subject.model.to(source.place), each), subject.weights, source.tensors, one, subject.rule,
-                steps=[config.steps], modes=modes_for(config.normalization), tasks=range(each),
-                progress=progress and (lambda done, number=number: progress(number * each + done)),
-            )  # fmt: skip
-    subject.model.cpu()
-    protocol = {"ways": config.ways, "shots": config.shots, "steps": config.steps}
-    result = {}
-    for key in next(iter(found.values())):
-        parts = {name: mean_accuracy(values[key]) for name, values in found.items()}
-        result[key[0]] = mean_over_distributions(list(parts.values())).as_dict() | protocol
-        if len(parts) > 1:
-            result[key[0]]["distributions"] = {name: part.as_dict() for name, part in parts.items()}
-    return result
+def _compacted(source: Source, ratio: float, options: ExportOptions, reports: Reports) -> Compact:
+    """The trained network without `ratio` of its weights, trained on where any went.
+
+    What is not pruned keeps its masks; a network whose channels went is small and dense, and learns with all it has.
+    """
+    trained, dense, ticket = source.trained, source.dense.spec, source.ticket
+    pruned = prune(trained.model, trained.weights, ratio, options.round_to)
+    kept = None
+    pruned = replace(pruned, reached=1 - pruned.spec.backbone_weights / dense.backbone_weights)
+    if pruned.reached:
+        gone = f"{100 * pruned.reached:.1f} % of the backbone's weights gone"
+        reports.say(f"widths {list(dense.widths)} → {list(pruned.spec.widths)}: {gone}")
+    if ticket is not None:
+        kept = ticket_kept(trained.model, ticket, pruned)
+        reports.say(_about_ticket(ticket, kept, ratio))
+    if not ratio:
+        return Compact(replace(trained, weights=pruned.weights), pruned, kept)
+    pruned, _ = recover(source, pruned, options, reports)
+    return Compact(MetaModel(FewShotModel(pruned.spec), pruned.weights, trained.rule), pruned, kept)
 
 
 def ticket_kept(model: FewShotModel, ticket: Ticket, pruned: Pruned) -> float:
@@ -192,14 +130,158 @@ def ticket_kept(model: FewShotModel, ticket: Ticket, pruned: Pruned) -> float:
 
 def _about_ticket(ticket: Ticket, kept: float, ratio: float) -> str:
     about = f"the run's {ticket.method} {ticket.unit} ticket: {100 * kept:.1f} % of it kept"
-    if not ratio:
-        return about + (
-            "; its channels are gone already, nothing to recover" if ticket.unit == "channel" else ", as a mask"
+    if ratio:
+        return about
+    channels_gone = "; its channels are gone already, nothing to recover"
+    return about + (channels_gone if ticket.unit == "channel" else ", as a mask")
+
+
+# Specialise
+
+
+def _specialised(source: Source, compact: MetaModel, options: ExportOptions, reports: Reports) -> Specialised:
+    """With --for-data what the run decides for that image set, frozen; otherwise, and where its method decides nothing,
+    the model as it is."""
+    config = source.config
+    if source.choosing is None:
+        return Specialised(compact, {})
+    name = source.images.names[0]
+    seen = name in map(distribution_name, config.data)
+    if not seen:
+        trained = specs_text(config.data)
+        reports.say(f"{name} is none of the run's image sets ({trained}): frozen for a distribution it never saw")
+    if not compact.rule.decisions(compact.weights):
+        reports.say(
+            f"{config.method} adapts the same for every task: --for-data freezes nothing, it names the test set"
         )
-    return about
+        return Specialised(compact, {})
+    with reports.evaluation(f"choices on {name}", options.tasks) as progress, matrix_precision("fp32"):
+        frozen = specialise(compact, config.steps, source.tensors, source.choosing, range(options.tasks), progress)
+    return replace(frozen, about={"data": name, "seen": seen, "tasks": options.tasks, **frozen.about})
 
 
-def _start_statistics(model: FewShotModel, weights: Weights, episode: Episode) -> Statistics:
+# Accuracy
+
+
+def _accuracy_of_the_run(source: Source, options: ExportOptions, reports: Reports) -> dict[str, Any]:
+    reports.say(f"accuracy over {options.episodes} test episodes of {', '.join(source.images.names)} …")
+    return _accuracies(source.trained, "the run", source, options, reports)
+
+
+def _accuracies(
+    learned: MetaModel, name: str, source: Source, options: ExportOptions, reports: Reports
+) -> dict[str, Any]:
+    with reports.evaluation(f"evaluate {name}", options.episodes) as progress:
+        return accuracies(learned, source, source.sampler, options.episodes, progress)
+
+
+def accuracies(
+    learned: MetaModel,
+    source: Source,
+    sampler: MixtureSampler,
+    episodes: int,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    """Mode → accuracy over `episodes` of the sampler, spread evenly over the distributions, and each's own."""
+    config, each = source.config, max(2, -(-episodes // len(sampler.samplers)))
+    threads = TaskThreads(learned.model.to(source.device), each)
+    results = {}
+    with matrix_precision("fp32"):
+        for number, (name, tasks) in enumerate(zip(sampler.names, sampler.samplers)):
+            results[name] = evaluate(
+                threads, learned.weights, source.tensors, tasks, learned.rule, steps=[config.steps],
+                modes=modes_for(config.normalization), tasks=range(each), progress=_shifted(progress, number * each),
+            )  # fmt: skip
+    learned.model.cpu()
+    protocol = {"ways": config.ways, "shots": config.shots, "steps": config.steps}
+    by_mode: dict[str, Any] = {}
+    for mode, steps in next(iter(results.values())):
+        parts = {name: mean_accuracy(values[mode, steps]) for name, values in results.items()}
+        by_mode[mode] = mean_over_distributions(list(parts.values())).as_dict() | protocol
+        if len(parts) > 1:
+            by_mode[mode]["distributions"] = {name: part.as_dict() for name, part in parts.items()}
+    return by_mode
+
+
+def _shifted(progress: Callable[[int], None] | None, start: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(start + done)
+
+
+# Trace, lower, passes
+
+
+def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports: Reports) -> Graphs:
+    """The bundle's graphs: traced, lowered, adapt.onnx streamed as --memory asks, and predict.onnx quantised for --int8."""
+    statistics = _start_statistics(learned, source.tensors.episode(_verified_episodes(source)[0]))
+    adapt = adapt_graph(learned.model, learned.weights, learned.rule)
+    adapt = stream(adapt, MEMORY[options.memory], source.sizes)
+    predict = predict_graph(learned.model, learned.weights, statistics)
+    int8 = None
+    if source.calibrating is not None:
+        with reports.evaluation("calibrate int8", EPISODES) as progress, matrix_precision("fp32"):
+            int8 = quantise(learned, source.config.steps, statistics, source.tensors, source.calibrating, progress)
+    return Graphs(adapt, predict, int8, statistics)
+
+
+def _start_statistics(learned: MetaModel, episode: Episode) -> Statistics:
     """Normalisation statistics of an untaught bundle: those of one episode's support set. Teaching replaces them."""
     with torch.no_grad():
-        return forward(model, weights, episode.support_images.cpu())[1]
+        statistics: Statistics = forward(learned.model, learned.weights, episode.support_images.cpu()).statistics
+    return statistics
+
+
+# Bundle
+
+
+def _contents(learned: MetaModel, graphs: Graphs) -> dict[str, bytes]:
+    """The bundle's files but for the manifest."""
+    rule = learned.rule
+    carried = {f"{RULE}{name}": rule.begin(learned.weights)[name] for name in rule.carried}
+    tensors = learned.weights | graphs.statistics | carried
+    weights = save({name: tensor.detach().float().numpy() for name, tensor in tensors.items()})
+    contents = dict(zip(FILES, (graphs.predict.SerializeToString(), graphs.adapt.SerializeToString(), weights)))
+    return contents | ({INT8_FILE: graphs.int8.graph.SerializeToString()} if graphs.int8 else {})
+
+
+def _description(
+    source: Source, output: Path, options: ExportOptions, compact: Compact, exported: Specialised
+) -> dict[str, Any]:
+    """The manifest's entries on what was exported and how."""
+    pruned, learned = compact.pruned, exported.learned
+    return {
+        **identity(output, source.config, pruned.spec, source.images, learned.rule),
+        "tensors": tensor_names(learned),
+        "specialised": exported.about or None,
+        "memory": options.memory,
+        "ratio": {"asked": options.ratio, "reached": round(pruned.reached, 6), "round_to": pruned.round_to},
+        "ticket": _ticket_entry(source.ticket, compact.ticket_kept),
+        "params": {"before": parameters(source.dense), "after": parameters(learned.model)},
+        "macs": {"before": source.dense.spec.macs, "after": pruned.spec.macs},
+    }
+
+
+def _ticket_entry(ticket: Ticket | None, kept: float | None) -> dict[str, Any] | None:
+    if ticket is None or kept is None:
+        return None
+    return {"method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio, "kept": round(kept, 6)}
+
+
+# Verify
+
+
+def _verified(
+    staging: Path, source: Source, learned: MetaModel, int8: Quantised | None, options: ExportOptions, reports: Reports
+) -> dict[str, Any]:
+    """The manifest's entries on what onnxruntime makes of the files in `staging`."""
+    config, images = source.config, source.images
+    verification = verify_bundle(staging, learned, config.steps, images, _verified_episodes(source))
+    entries = {"verification": verification.as_dict()}
+    if int8 is None:
+        return entries
+    with reports.evaluation("evaluate int8", options.episodes) as progress:
+        accuracy = int8_accuracy(staging, config.steps, images, source.sampler, options.episodes, progress)
+    return entries | {"int8": int8.about | {"accuracy": {config.normalization: accuracy}}}
+
+
+def _verified_episodes(source: Source) -> list[EpisodeIndices]:
+    return [source.sampler.draw(0, task, VERIFIED_EPISODES)[1] for task in range(VERIFIED_EPISODES)]

@@ -14,16 +14,17 @@ import onnx
 import torch
 
 from gems_edge.data.mixture import MixtureSampler
-from gems_edge.data.tensors import EpisodeTensors
+from gems_edge.data.tensors import Episode, EpisodeTensors
+from gems_edge.device.bundle import HEAD
 from gems_edge.device.quantised import Layer, Quantisation, layer_tensors, map_scale
 from gems_edge.device.runtime import Session
-from gems_edge.errors import MachineError, UserError
+from gems_edge.errors import MachineError
 from gems_edge.export.builder import GraphBuilder
-from gems_edge.export.graphs import CLASSES, HEAD, IMAGES
+from gems_edge.export.graphs import CLASSES, IMAGES
+from gems_edge.export.source import MetaModel, check_quantisable
 from gems_edge.meta.evaluate import support_of
 from gems_edge.meta.inner import adapt, classify, detached
-from gems_edge.meta.rules.base import Rule
-from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
+from gems_edge.models.fewshot import Weights, forward, initial_weights, network_weights
 from gems_edge.models.layers import EPSILON, Statistics
 from gems_edge.models.spec import ModelSpec
 
@@ -44,50 +45,60 @@ class Quantised:
     about: dict[str, Any]  # for the manifest
 
 
-def check_quantisable(normalization: str) -> None:
-    """UserError for a mode whose normalisation cannot be folded into the convolutions."""
-    if normalization == "group":
-        raise UserError(
-            "--int8 needs normalisation that folds into the convolutions: mode group computes it from every image, and between "
-            "quantised convolutions that is slower than float32; export without --int8, or train with --normalization support"
-        )
-
-
 def quantise(
-    model: FewShotModel, weights: Weights, rule: Rule, steps: int, statistics: Statistics, tensors: EpisodeTensors,
-    sampler: MixtureSampler, progress: Callable[[int], None] | None = None,
-) -> Quantised:  # fmt: skip
-    """The int8 graph of `model` at `weights` and `statistics`, its maps' ranges those of EPISODES adapted episodes.
+    learned: MetaModel,
+    steps: int,
+    statistics: Statistics,
+    tensors: EpisodeTensors,
+    sampler: MixtureSampler,
+    progress: Callable[[int], None] | None = None,
+) -> Quantised:
+    """The int8 graph of a model at its start and `statistics`, its maps' ranges those of EPISODES adapted episodes.
 
     The episodes come evenly from the distributions of `sampler`. Raises MachineError if the folded network does not
     reproduce torch.
     """
+    model = learned.model
     check_quantisable(model.spec.normalization)
+    model.to(tensors.images.device)
     ranges: Ranges = {}
     for task in range(EPISODES):
         episode = tensors.episode(sampler.draw(0, task, EPISODES)[1])
-        support = support_of(episode, sampler.ways)
-        model = model.to(tensors.images.device)
-        adapted = adapt(model, detached(_to(weights, tensors), rule), support, rule, steps).adapted
-        with torch.no_grad():
-            own = forward(model, adapted, support.images)[1]
-            logits = classify(model, adapted, episode.query_images, support, "support")
-        found, extremes = map_ranges(model.spec, _numpy(adapted | own), episode.query_images.cpu().numpy())
-        _check_folded(found, logits.cpu().numpy())
-        for name, (low, high) in extremes.items():
-            before = ranges.get(name, (0.0, 1.0 if name == IMAGE else 0.0))
-            ranges[name] = min(before[0], low), max(before[1], high)
+        ranges = _widened(ranges, _ranges_after_adaptation(learned, steps, episode, sampler.ways))
         if progress:
             progress(task + 1)
     model.cpu()
-    start = _numpy(initial_weights(model, network_weights(weights), model.spec.ways) | statistics)
-    graph, layers = integer_graph(model.spec, start, {name: map_scale(*found) for name, found in ranges.items()})
+    start = _numpy(initial_weights(model, network_weights(learned.weights), model.spec.ways) | statistics)
+    graph, layers = integer_graph(model.spec, start, {name: map_scale(*ends) for name, ends in ranges.items()})
     about = {
         "epsilon": EPSILON,
         "layers": [asdict(layer) for layer in layers],
         "calibration": {"split": "val", "episodes": EPISODES, "ranges": {n: list(r) for n, r in ranges.items()}},
     }
     return Quantised(graph, Quantisation(layers, EPSILON), about)
+
+
+def _ranges_after_adaptation(learned: MetaModel, steps: int, episode: Episode, ways: int) -> Ranges:
+    """The ranges of the query images' maps once the model has adapted to the episode's support set."""
+    model, rule, device = learned.model, learned.rule, episode.support_images.device
+    weights = {name: tensor.to(device) for name, tensor in learned.weights.items()}
+    support = support_of(episode, ways)
+    adapted = adapt(model, detached(weights, rule), support, rule, steps).adapted
+    with torch.no_grad():
+        statistics = forward(model, adapted, support.images).statistics
+        expected = classify(model, adapted, episode.query_images, support, "support")
+    logits, ranges = map_ranges(model.spec, _numpy(adapted | statistics), episode.query_images.cpu().numpy())
+    _check_folded(logits, expected.cpu().numpy())
+    return ranges
+
+
+def _widened(ranges: Ranges, others: Ranges) -> Ranges:
+    """The ranges that hold both; each holds 0, and the image's all of 0…1."""
+    result = dict(ranges)
+    for name, (low, high) in others.items():
+        least, most = ranges.get(name, (0.0, 1.0 if name == IMAGE else 0.0))
+        result[name] = min(least, low), max(most, high)
+    return result
 
 
 def map_ranges(spec: ModelSpec, weights: Tensors, images: np.ndarray) -> tuple[np.ndarray, Ranges]:
@@ -160,9 +171,8 @@ class _IntegerWriter(_FloatWriter):
     def parameters(self, layer: Layer) -> tuple[str, ...]:
         if layer.reads is None:
             return super().parameters(layer)
-        scale = float(self.scales[layer.reads][0])
-        weight, *scales, bias_scale = self._stored(layer_tensors(layer, self.weights, EPSILON, scale))
-        scale, bias = scales
+        map_scale = float(self.scales[layer.reads][0])
+        weight, scale, bias, bias_scale = self._stored(layer_tensors(layer, self.weights, EPSILON, map_scale))
         return (
             self.builder.op("DequantizeLinear", weight, scale, axis=0),
             self.builder.op("DequantizeLinear", bias, bias_scale, axis=0),
@@ -175,7 +185,8 @@ class _IntegerWriter(_FloatWriter):
         return super().quantise(value, name)
 
     def pool(self, x: Map) -> Map:
-        return self.quantise(super().pool(x).value, x.name)  # values of the same scale: exact
+        pooled = super().pool(x)
+        return pooled if x.name is None else self.quantise(pooled.value, x.name)  # values of the same scale: exact
 
 
 def _write(writer: _FloatWriter, spec: ModelSpec, show_ranges: bool = False) -> onnx.ModelProto:
@@ -184,7 +195,7 @@ def _write(writer: _FloatWriter, spec: ModelSpec, show_ranges: bool = False) -> 
     images = b.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size])
     features = _BACKBONES[spec.backbone](writer, spec, Map(images.name, None))
     head = [b.overridable(name, writer.weights[name], [CLASSES, *writer.weights[name].shape[1:]]) for name in HEAD]
-    b.output("logits", b.op("Gemm", features, *(one.name for one in head), transB=1), [IMAGES, CLASSES])
+    b.output("logits", b.op("Gemm", features, *(tensor.name for tensor in head), transB=1), [IMAGES, CLASSES])
     for name, value in writer.maps.items() if show_ranges else ():
         b.output(f"low.{name}", b.op("ReduceMin", value, keepdims=0), [])
         b.output(f"high.{name}", b.op("ReduceMax", value, keepdims=0), [])
@@ -210,8 +221,8 @@ def _resnet12(writer: _FloatWriter, spec: ModelSpec, x: Map) -> str:
     for n in range(len(spec.widths) // 3):
         block, y = f"backbone.blocks.{n}", x
         for k in (1, 2):
-            y = writer.convolution(y, f"{block}.conv{k}", f"{block}.norm{k}")
-            y = writer.quantise(writer.builder.op("Relu", y), f"blocks.{n}.{k}")
+            convolved = writer.convolution(y, f"{block}.conv{k}", f"{block}.norm{k}")
+            y = writer.quantise(writer.builder.op("Relu", convolved), f"blocks.{n}.{k}")
         y = writer.quantise(writer.convolution(y, f"{block}.conv3", f"{block}.norm3"), f"blocks.{n}.3")
         skip = writer.quantise(writer.convolution(x, f"{block}.skip"), f"blocks.{n}.skip")
         x = writer.pool(writer.quantise(writer.builder.op("Add", y.value, skip.value), f"blocks.{n}"))
@@ -221,21 +232,17 @@ def _resnet12(writer: _FloatWriter, spec: ModelSpec, x: Map) -> str:
 _BACKBONES = {"conv4": _conv4, "resnet12": _resnet12}
 
 
-def _check_folded(found: np.ndarray, expected: np.ndarray) -> None:
-    error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1.0)
+def _check_folded(logits: np.ndarray, expected: np.ndarray) -> None:
+    error = np.abs(logits - expected).max() / max(np.abs(expected).max(), 1.0)
     if not error <= TOLERANCE:
         raise MachineError(
-            f"the network with its normalisation folded for --int8 does not reproduce torch: logits differ by {error:.1e} of "
-            f"the largest (allowed {TOLERANCE:.0e}); export without --int8, and please report this"
+            f"the network with its normalisation folded for --int8 does not reproduce torch: logits differ by {error:.1e} "
+            f"of the largest (allowed {TOLERANCE:.0e}); export without --int8, and please report this"
         )
 
 
 def _pooled(writer: _FloatWriter, value: str) -> str:
     return writer.builder.op("MaxPool", value, kernel_shape=[2, 2], strides=[2, 2])
-
-
-def _to(weights: Weights, tensors: EpisodeTensors) -> Weights:
-    return {name: tensor.to(tensors.images.device) for name, tensor in weights.items()}
 
 
 def _numpy(tensors: Weights) -> dict[str, np.ndarray]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixture_sampler
 from gems_edge.data.specs import distribution_name, own_specs
 from gems_edge.data.tensors import EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
-from gems_edge.export.quantise import check_quantisable
+from gems_edge.export.graphs import CLASSES, IMAGES
 from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.rules.registry import rule_of
@@ -37,23 +39,34 @@ class ExportOptions:
     steps: int | None = None  # gradient steps on the board; None: the run's own number
 
 
+def _no_display(label: str, total: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Reports:
     """How the pipeline tells what it is doing; a display is open only while its phase runs."""
 
     say: Callable[[str], None]
-    training: Callable[[], AbstractContextManager] = nullcontext
-    evaluation: Callable[[str, int], AbstractContextManager] = lambda label, total: nullcontext()
+    training: Callable[[], AbstractContextManager[Callable[[dict[str, Any]], None] | None]] = nullcontext
+    evaluation: Callable[[str, int], AbstractContextManager[Callable[[int], None] | None]] = _no_display
+
+
+@dataclass(frozen=True)
+class MetaModel:
+    """A network with its meta-learned weights (φ among them) and the rule that adapts them."""
+
+    model: FewShotModel
+    weights: Weights
+    rule: Rule
 
 
 @dataclass(frozen=True)
 class Source:
     run: Run
     config: TrainConfig  # as the board runs it
-    place: Any  # the torch device to recover and evaluate on
-    model: FewShotModel
-    weights: Weights
-    rule: Rule
+    device: torch.device  # to recover and evaluate on
+    trained: MetaModel
     dense: FewShotModel  # the network before any channel went
     ticket: Ticket | None
     images: Mixture
@@ -61,6 +74,11 @@ class Source:
     sampler: MixtureSampler  # test episodes
     choosing: EpisodeSampler | None  # validation episodes that decide what --for-data freezes
     calibrating: MixtureSampler | None  # validation episodes that int8 is calibrated on
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The support set that adapt.onnx is planned for."""
+        return {IMAGES: self.config.ways * self.config.shots, CLASSES: self.config.ways}
 
 
 def open_source(directory: Path, options: ExportOptions, reports: Reports) -> Source:
@@ -76,7 +94,7 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
     config = replace(board_config(run.config()), compute=options.compute)
     if options.steps is not None:
         config = replace(config, steps=options.steps)
-    place = start_processes(options.compute).device
+    device = start_processes(options.compute).device
     model, weights = run.model(config)
     images = load_mixture(
         (options.for_data,) if options.for_data else config.data,
@@ -86,23 +104,34 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
     )
     if options.int8:
         check_quantisable(config.normalization)
-    protocol = (config.ways, config.shots, config.queries, options.seed)
+
+    def sampler(split: str) -> MixtureSampler:
+        return mixture_sampler(images, split, config.ways, config.shots, config.queries, options.seed)
+
     return Source(
-        run,
-        config,
-        place,
-        model,
-        weights,
-        rule_of(config),
-        FewShotModel(config.model_spec()),
-        run.ticket(config),
-        images,
-        episode_tensors(images, place),
-        mixture_sampler(images, "test", *protocol),
+        run=run,
+        config=config,
+        device=device,
+        trained=MetaModel(model, weights, rule_of(config)),
+        dense=FewShotModel(config.model_spec()),
+        ticket=run.ticket(config),
+        images=images,
+        tensors=episode_tensors(images, device),
+        sampler=sampler("test"),
         # Made here, so that images that cannot give them are refused before anything is trained.
-        mixture_sampler(images, "val", *protocol).samplers[0] if options.for_data else None,
-        mixture_sampler(images, "val", *protocol) if options.int8 else None,
+        choosing=sampler("val").samplers[0] if options.for_data else None,
+        calibrating=sampler("val") if options.int8 else None,
     )
+
+
+def check_quantisable(normalization: str) -> None:
+    """UserError for a mode whose normalisation cannot be folded into the convolutions."""
+    if normalization == "group":
+        raise UserError(
+            "--int8 needs normalisation that folds into the convolutions: mode group computes it from every image, and "
+            "between quantised convolutions that is slower than float32; export without --int8, or train with "
+            "--normalization support"
+        )
 
 
 def _own_run(run: Run, options: ExportOptions, reports: Reports) -> Run:
@@ -110,7 +139,7 @@ def _own_run(run: Run, options: ExportOptions, reports: Reports) -> Run:
     parts = run.distributions()
     if not parts:
         return run
-    name = options.for_data and distribution_name(options.for_data)
+    name = distribution_name(options.for_data) if options.for_data else None
     if name not in parts:
         raise UserError(
             f"{run.directory} holds one model for each distribution; choose one with --for-data {'|'.join(parts)}"

@@ -46,7 +46,7 @@ def main() -> None:
     for (name, what), times in taken.items():
         bundle = bundles[name]
         dims = {"images": 1 if what == "predict" else bundle.ways * bundle.shots, "classes": bundle.ways}
-        made = latency(describe(bundle.path / GRAPHS[what], dims, blocked=what == "predict"), profile, 1)
+        made = latency(describe(bundle.path / GRAPHS[what], dims, channel_blocks=what == "predict"), profile, 1)
         measured = float(np.median(times))
         row = {"bundle": name, "what": what, "measured_ms": measured, **made.as_dict("ms", digits=4), "error": made.value / measured - 1,
                "inside": made.low <= measured <= made.high}  # fmt: skip

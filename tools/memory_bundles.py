@@ -5,13 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from safetensors.numpy import save
 
+from gems_edge.device.bundle import FILES
 from gems_edge.export.bundle import write_bundle
 from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
-from gems_edge.export.manifest import identity, tensor_names
+from gems_edge.export.manifest import costs, identity, tensor_names
+from gems_edge.export.source import MetaModel
 from gems_edge.export.streaming import MEMORY, stream
-from gems_edge.graphs.cost import adapt_peak, describe
-from gems_edge.graphs.footprint import memory_cost
 from gems_edge.meta.rules.base import UpdateRule
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
@@ -64,8 +65,7 @@ def write_untrained(
         images = torch.rand(spec.ways, spec.channels, spec.image_size, spec.image_size)
         statistics = forward(model, weights, images)[1]
     whole, predict = adapt_graph(model, weights, rule), predict_graph(model, weights, statistics)
-    single = describe(predict, {IMAGES: 1, CLASSES: spec.ways})
-    stored = {name: tensor.float().numpy() for name, tensor in (weights | statistics).items()}
+    stored = save({name: tensor.float().numpy() for name, tensor in (weights | statistics).items()})
     for (shots, memory), path in paths.items():
         if path.exists():
             continue
@@ -77,13 +77,9 @@ def write_untrained(
         )  # fmt: skip
         manifest = {
             **identity(path, config, spec, SimpleNamespace(inverted=False), rule),
-            "tensors": tensor_names(model, weights, rule),
+            "tensors": tensor_names(MetaModel(model, weights, rule)),
             "memory": memory,
-            "cost": {
-                "predict": single,
-                "adapt_step": describe(adapt, sizes, blocked=False),
-                "adapt_peak": adapt_peak(adapt, sizes),
-                "memory": memory_cost(predict, adapt, sizes),
-            },
+            "cost": costs(predict, adapt, sizes),
         }
-        write_bundle(path, predict.SerializeToString(), adapt.SerializeToString(), stored, manifest, lambda staging: {})
+        contents = dict(zip(FILES, (predict.SerializeToString(), adapt.SerializeToString(), stored)))
+        write_bundle(path, contents, manifest, lambda staging: {})

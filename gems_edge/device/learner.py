@@ -256,7 +256,7 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     what = str(bundle.path / "adapt.onnx")
     model = bundle.model("adapt.onnx")
     initializers(model, what)  # refuses what is no ONNX and what reads other files
-    session = Session(model, what, threads=threads, blocked=False)
+    session = Session(model, what, threads=threads, channel_blocks=False)
     session.require(["images", "targets", *bundle.adapted, *HEAD, *bundle.carried], bundle.step_outputs)
     return session
 

@@ -95,10 +95,10 @@ TRANSPOSE_OPTIMIZERS = frozenset({"TransposeOptimizer", "TransposeOptimizer_CPUE
 class Session:
     """A loaded graph: named arrays in, named arrays out."""
 
-    def __init__(self, model: bytes, what: str, *, threads: int | None = None, blocked: bool = True):
+    def __init__(self, model: bytes, what: str, *, threads: int | None = None, channel_blocks: bool = True):
         """Load `model` on the CPU with `threads` threads (None: one per core).
 
-        `blocked`: maps may be laid out in blocks of channels (on x86), which convolutions with constant weights like.
+        `channel_blocks`: maps may be laid out in blocks of channels (on x86), which convolutions with constant weights like.
         For a graph whose weights are fed it brings copies to and fro around the pools, and no time (`gems-edge adapt`
         of ResNet-12, 84×84, 5 images: 280 MB with it, 273 without). Nor are such a graph's Transposes moved and
         merged: they turn kernels in forms that are fast (export/backward.py).
@@ -108,8 +108,8 @@ class Session:
         options.log_severity_level = 4
         options.enable_mem_pattern = False
         options.enable_mem_reuse = False
-        unwanted = None if blocked else TRANSPOSE_OPTIMIZERS
-        if not blocked:
+        unwanted = None if channel_blocks else TRANSPOSE_OPTIMIZERS
+        if not channel_blocks:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.inter_op_num_threads = 1

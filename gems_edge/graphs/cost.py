@@ -40,7 +40,7 @@ GraphCost = dict[str, Any]
 
 
 def describe(
-    model: onnx.ModelProto | Path | str, dims: dict[str, int], *, strict: bool = True, blocked: bool = True
+    model: onnx.ModelProto | Path | str, dims: dict[str, int], *, strict: bool = True, channel_blocks: bool = True
 ) -> GraphCost:
     """Cost of one run of `model` with its dynamic dimensions as in `dims`, e.g. {"images": 1, "classes": 5}.
 
@@ -52,7 +52,7 @@ def describe(
     A Scan counts as the ops of its body, once for every trip; its peak is that of one trip.
     Kinds are ONNX op types; "Conv.depthwise" and "Conv.grouped" mark groups, "Conv.fed" a convolution whose weight is
     not constant, which onnxruntime cannot pack ahead.
-    `blocked`: as the session that runs it is told (device/runtime.py). Without, a convolution whose weight is constant runs
+    `channel_blocks`: as the session that runs it is told (device/runtime.py). Without, a convolution whose weight is constant runs
     as one whose weight is fed: that of a frozen layer in adapt.onnx.
     Raises UserError for an op whose MACs are not counted, or shapes that cannot be known. With strict=False such ops,
     and ops of other domains, are counted in a further entry `unknown` (op → count), and their work is left out.
@@ -62,7 +62,7 @@ def describe(
     if strict and unknown:
         raise UserError(f"the graph holds the op {next(iter(unknown))}, whose cost is not counted")
     fixed = with_stand_ins(fixed) if unknown else fixed
-    ops, sizes, constants = _operations(fixed, blocked)
+    ops, sizes, constants = _operations(fixed, channel_blocks)
     table: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for op in ops:
         for part in op.parts or (op,):
@@ -112,11 +112,13 @@ def run_requests(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> t
     return list(requests(execution_order(ops), sizes, elsewhere, outputs)), outputs
 
 
-def _operations(fixed: onnx.ModelProto, blocked: bool = True) -> tuple[list[Op], dict[str, TensorSize], set[str]]:
+def _operations(
+    fixed: onnx.ModelProto, channel_blocks: bool = True
+) -> tuple[list[Op], dict[str, TensorSize], set[str]]:
     """The ops that onnxruntime runs, the size of every tensor, and which are constants."""
     sizes = tensor_sizes(fixed)
     constants, nodes = _fold_constants(fixed.graph)
-    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output}, fixed.graph, blocked)
+    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output}, fixed.graph, channel_blocks)
     return ops, sizes, constants
 
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gems_edge.device.bundle import HEAD
 from gems_edge.meta.rules.base import Rule, State
-from gems_edge.models.fewshot import HEAD, Body, FewShotModel, Weights, body, forward, head, initial_weights
+from gems_edge.models.fewshot import Body, FewShotModel, Weights, body, forward, head, initial_weights
 from gems_edge.models.layers import Statistics
 
 

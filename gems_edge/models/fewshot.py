@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gems_edge.device.bundle import HEAD
 from gems_edge.models.backbones import BACKBONE_CLASSES
 from gems_edge.models.layers import Normalization, NormPass, Statistics
 from gems_edge.models.spec import ADAPTER, ModelSpec
@@ -18,7 +19,6 @@ from gems_edge.models.ticket import Masks
 # Every tensor of a model by its name, as state_dict() names them. Meta-parameters of an update rule travel in the same
 # dictionary; their names begin with ADAPTER.
 Weights = dict[str, Tensor]
-HEAD = ("head.weight", "head.bias")
 _BODY = "backbone."
 # blocks.0.conv and blocks.0.norm are one layer, as are blocks.0.conv2 and blocks.0.norm2.
 _KIND = re.compile(r"(conv|norm)(?=\d?$)")

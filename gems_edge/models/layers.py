@@ -121,7 +121,7 @@ class _MomentsGradient(torch.autograd.Function):
         return gradient * slope[..., None, None], -slope * total, total / ctx.count, of_var
 
 
-class _Convolution(torch.autograd.Function):
+class _DoublyDifferentiable(torch.autograd.Function):
     """conv2d of stride 1 in one group, [N, I, H, W] and [O, I, kh, kw] → [N, O, H, W], fast to differentiate twice.
 
     torch's own second derivative computes a weight gradient as a convolution whose kernel is the whole map, with transposed
@@ -186,7 +186,7 @@ def convolved(conv: nn.Conv2d, x: Tensor, factors: Tensor | None = None, bias: T
     plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
     # Where statistics are given (hence a bias) nothing is differentiated twice. Autocast knows no functions of ours.
     if bias is None and plain and not torch.is_autocast_enabled(x.device.type):
-        return _Convolution.apply(x, weight, conv.padding)
+        return _DoublyDifferentiable.apply(x, weight, conv.padding)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

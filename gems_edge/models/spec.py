@@ -14,7 +14,7 @@ BACKBONES = tuple(FULL_WIDTHS)
 
 
 @dataclass(frozen=True)
-class Convolution:
+class ConvolutionShape:
     """Shape of one convolution: channels, kernel side, and the side of its (equal) input and output maps."""
 
     inputs: int
@@ -69,17 +69,19 @@ class ModelSpec:
         side = self.image_size // 16
         return self.widths[-1] * (side * side if self.backbone == "conv4" else 1)
 
-    def convolutions(self) -> list[Convolution]:
+    def convolutions(self) -> list[ConvolutionShape]:
         """Every convolution of the backbone in forward order."""
         if self.backbone == "conv4":
             inputs = (self.channels, *self.widths[:-1])
-            return [Convolution(i, o, 3, self.image_size >> n) for n, (i, o) in enumerate(zip(inputs, self.widths))]
+            return [
+                ConvolutionShape(i, o, 3, self.image_size >> n) for n, (i, o) in enumerate(zip(inputs, self.widths))
+            ]
         layers, inputs = [], self.channels
         for block in range(len(self.widths) // 3):
             first, second, third = self.widths[3 * block : 3 * block + 3]
             side = self.image_size >> block
             shapes = ((inputs, first, 3), (first, second, 3), (second, third, 3), (inputs, third, 1))
-            layers += [Convolution(i, o, kernel, side) for i, o, kernel in shapes]
+            layers += [ConvolutionShape(i, o, kernel, side) for i, o, kernel in shapes]
             inputs = third
         return layers
 

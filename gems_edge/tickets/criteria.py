@@ -12,7 +12,7 @@ import numpy as np
 from gems_edge.errors import UserError
 from gems_edge.models.ticket import Masks, maskable
 
-HEAD = "head.weight"
+HEAD_WEIGHT = "head.weight"
 # Smart ratios keep of the head at most this many times the overall share, and at most half of all that stays, so that it
 # cannot starve the body.
 HEAD_EXCESS = 3.0
@@ -89,8 +89,8 @@ def smart_counts(sizes: Mapping[str, int], ratio: float, head_keep: float = 0.3)
     The head keeps the share `head_keep`.
     """
     budget = kept_count(sum(sizes.values()), ratio)
-    body = {name: size for name, size in sizes.items() if name != HEAD}
-    head = min(min(head_keep, HEAD_EXCESS * (1 - ratio)) * sizes.get(HEAD, 0), budget / 2)
+    body = {name: size for name, size in sizes.items() if name != HEAD_WEIGHT}
+    head = min(min(head_keep, HEAD_EXCESS * (1 - ratio)) * sizes.get(HEAD_WEIGHT, 0), budget / 2)
     head = max(head, budget - sum(body.values()))  # a body that is full leaves the rest to the head
     depth = len(body)
     factors = {name: (depth - n) ** 2 + (depth - n) for n, name in enumerate(body)}
@@ -102,7 +102,9 @@ def smart_counts(sizes: Mapping[str, int], ratio: float, head_keep: float = 0.3)
             keep[name] = 1.0 if full else scale * factors[name]
         left -= sum(body[name] for name in full)
         free = free - full if full else set()
-    wanted = {name: keep[name] * size for name, size in body.items()} | ({HEAD: head} if HEAD in sizes else {})
+    wanted = {name: keep[name] * size for name, size in body.items()} | (
+        {HEAD_WEIGHT: head} if HEAD_WEIGHT in sizes else {}
+    )
     return rounded(wanted, sizes, budget)
 
 

@@ -10,7 +10,8 @@ from test_graphs import as_float64, made, pictures
 from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
 from gems_edge.export.graphs import RULE, adapt_graph, carried_names
-from gems_edge.export.specialise import specialise
+from gems_edge.export.source import MetaModel
+from gems_edge.export.specialise import apply_choice, specialise
 from gems_edge.meta.inner import Support, adapt, one_hot
 from gems_edge.meta.rules.bmp import BMP
 from gems_edge.meta.rules.frozen import Frozen
@@ -125,17 +126,17 @@ def test_freezing_takes_the_majority(name):
     one = ImageSet("noise", images, np.arange(60) // 10, tuple("abcdef"), np.array(["val"] * 6), None, False, "")
     tensors = episode_tensors(one)
     sampler = mixture_sampler(Mixture(("noise",), (one,)), "val", 5, 1, 2, seed=0).samplers[0]
-    found = specialise(model, weights, rule, STEPS, tensors, sampler, range(9))
+    found = specialise(MetaModel(model, weights, rule), STEPS, tensors, sampler, range(9))
     chosen = []
     for task in range(9):
         support = support_of(tensors.episode(sampler.draw(0, task)), 5)
         chosen.append(adapt(model, detached(weights, rule), support, rule, STEPS).steps)
-    assert not any(n.startswith("adapter.") for n in found.weights)
+    assert not any(n.startswith("adapter.") for n in found.learned.weights)
     if name == "mmsup":
         keep = np.array([[float(x) for x in steps[0].choice["keep"]] for steps in chosen])
         assert found.about["keep"] == pytest.approx(np.median(keep, 0), rel=1e-6)
-        masks = found.model.masks
-        for number, key in enumerate(n for n, w in found.weights.items() if w.ndim > 1):
+        masks = found.learned.model.masks
+        for number, key in enumerate(n for n, w in found.learned.weights.items() if w.ndim > 1):
             assert masks[key].mean().item() == pytest.approx(np.median(keep, 0)[number], abs=1.01 / masks[key].numel())
     else:
         masks = np.array([[step.choice["mask"].tolist() for step in steps] for steps in chosen])
@@ -146,7 +147,9 @@ def test_freezing_takes_the_majority(name):
         assert found.about["agreement"] == pytest.approx((masks == majority).mean())
     # A task whose own choices are the frozen ones learns the same.
     support = support_of(tensors.episode(sampler.draw(0, 0)), 5)
-    ends = adapt(found.model, detached(found.weights, found.rule), support, found.rule, STEPS).adapted
+    ends = adapt(
+        found.learned.model, detached(found.learned.weights, found.learned.rule), support, found.learned.rule, STEPS
+    ).adapted
     assert all(torch.isfinite(value).all() for value in ends.values())
 
 
@@ -162,14 +165,12 @@ def test_as_many_steps_as_the_tracer_counts_images():
 
 
 def test_a_shared_head_that_would_never_move_is_refused():
-    from gems_edge.export.specialise import _freeze_layers, check_learns
-
     rule = BMP(0.1)
     model, weights = made("conv4", "shared", "support", 28)
-    found = {"mask": torch.tensor([[[0.0, 1.0, 1.0, 1.0, 0.0]]]), "rate": torch.full((1, 1, 1), 0.1)}
-    frozen = _freeze_layers(model, weights | rule.initial(weights), rule, found)
+    trained = MetaModel(model, weights | rule.initial(weights), rule)
+    choices = {"mask": torch.tensor([[[0.0, 1.0, 1.0, 1.0, 0.0]]]), "rate": torch.full((1, 1, 1), 0.1)}
     with pytest.raises(UserError, match="shared head"):
-        check_learns(frozen)
-    found["mask"][0, 0] = 0
+        apply_choice(trained, rule.frozen(trained.weights, choices))
+    choices["mask"][0, 0] = 0
     with pytest.raises(UserError, match="any layer"):
-        check_learns(_freeze_layers(model, weights | rule.initial(weights), rule, found))
+        apply_choice(trained, rule.frozen(trained.weights, choices))

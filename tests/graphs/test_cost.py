@@ -59,7 +59,7 @@ def test_macs_by_hand():
 
 
 def test_convolutions_of_a_graph_that_is_not_laid_out_in_blocks_cost_what_fed_ones_do():
-    cost = describe(conv_net(), {"images": 2, "classes": 5}, blocked=False)
+    cost = describe(conv_net(), {"images": 2, "classes": 5}, channel_blocks=False)
     assert {op["kind"] for op in cost["ops"] if op["macs"]} == {"Conv.fed", "Conv.depthwise", "Gemm"}
     assert cost["work"]["fed"] == 2 * 8 * 16 * 16 * 3 * 9 + 2 * 8 * 6 * 6 * 9
     assert cost["macs"] == describe(conv_net(), {"images": 2, "classes": 5})["macs"]

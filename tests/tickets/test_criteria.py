@@ -12,11 +12,11 @@ from gems_edge.meta.run import seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.ticket import maskable
 from gems_edge.tickets import criteria
-from gems_edge.tickets.criteria import HEAD
+from gems_edge.tickets.criteria import HEAD_WEIGHT
 
 RATIOS = st.floats(0, 0.99999)
 # Conv-4 with 64 filters, colour images of 84×84, 5 ways: 27 · 64, 576 · 64 three times, 5 · 1600.
-CONV4 = {"conv1": 1728, "conv2": 36864, "conv3": 36864, "conv4": 36864, HEAD: 8000}
+CONV4 = {"conv1": 1728, "conv2": 36864, "conv3": 36864, "conv4": 36864, HEAD_WEIGHT: 8000}
 
 
 @st.composite
@@ -24,7 +24,7 @@ def networks(draw) -> dict[str, tuple[int, ...]]:
     """Shapes of the maskable weights of some network; with a head, mostly."""
     body = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=7))
     shapes = {f"conv{n}": shape for n, shape in enumerate(body)}
-    return shapes | ({HEAD: (draw(st.integers(1, 6)), draw(st.integers(1, 40)))} if draw(st.booleans()) else {})
+    return shapes | ({HEAD_WEIGHT: (draw(st.integers(1, 6)), draw(st.integers(1, 40)))} if draw(st.booleans()) else {})
 
 
 def sizes_of(shapes):
@@ -131,8 +131,8 @@ def test_random_masks_are_uniform():
 def smart_shares(sizes: dict[str, int], ratio: float, head_keep: float) -> dict[str, float]:
     """Smart ratios by bisection for the scale s: a layer keeps min(1, s · ((L − l + 1)² + (L − l + 1)))."""
     total = (1 - ratio) * sum(sizes.values())
-    body = [name for name in sizes if name != HEAD]
-    head = min(min(head_keep, 3 * (1 - ratio)) * sizes.get(HEAD, 0), total / 2)
+    body = [name for name in sizes if name != HEAD_WEIGHT]
+    head = min(min(head_keep, 3 * (1 - ratio)) * sizes.get(HEAD_WEIGHT, 0), total / 2)
     wanted = min(max(total - head, 0), sum(sizes[name] for name in body))
     layers = len(body)
     factor = {name: (layers - n + 1) ** 2 + (layers - n + 1) for n, name in enumerate(body, 1)}
@@ -142,8 +142,8 @@ def smart_shares(sizes: dict[str, int], ratio: float, head_keep: float) -> dict[
         full = sum(min(1, middle * factor[name]) * sizes[name] for name in body) >= wanted
         low, high = (low, middle) if full else (middle, high)
     shares = {name: min(1, high * factor[name]) for name in body}
-    if HEAD in sizes:
-        shares[HEAD] = (total - sum(shares[name] * sizes[name] for name in body)) / sizes[HEAD]
+    if HEAD_WEIGHT in sizes:
+        shares[HEAD_WEIGHT] = (total - sum(shares[name] * sizes[name] for name in body)) / sizes[HEAD_WEIGHT]
     return shares
 
 
@@ -165,7 +165,13 @@ def test_smart_counts_of_conv4():
     20 · 1728 + (12 + 6 + 2) · 36864 = 771840, so the scale is 21664 / 771840 = 0.028068: shares 0.5614, 0.3368, 0.1684
     and 0.0561, none above 1. 970.03, 12416.39, 6208.19 and 2069.40 lack one of 21664 when cut; the largest rest gets it.
     """
-    assert criteria.smart_counts(CONV4, 0.8) == {"conv1": 970, "conv2": 12416, "conv3": 6208, "conv4": 2070, HEAD: 2400}
+    assert criteria.smart_counts(CONV4, 0.8) == {
+        "conv1": 970,
+        "conv2": 12416,
+        "conv3": 6208,
+        "conv4": 2070,
+        HEAD_WEIGHT: 2400,
+    }
 
 
 def test_smart_counts_of_conv4_where_layers_are_full():
@@ -175,7 +181,7 @@ def test_smart_counts_of_conv4_where_layers_are_full():
     divided 6 : 2 over the last two: 31200 / (8 · 36864) = 0.10579, hence 0.6348 and 0.2116.
     """
     counts = criteria.smart_counts(CONV4, 0.4)
-    assert counts == {"conv1": 1728, "conv2": 36864, "conv3": 23400, "conv4": 7800, HEAD: 2400}
+    assert counts == {"conv1": 1728, "conv2": 36864, "conv3": 23400, "conv4": 7800, HEAD_WEIGHT: 2400}
 
 
 def test_surplus_that_fills_another_layer_goes_on():
@@ -191,7 +197,7 @@ def test_surplus_that_fills_another_layer_goes_on():
     "head_keep, ratio, expected", [(0.3, 0.8, 2400), (0.1, 0.8, 800), (0.3, 0.95, 1200), (0, 0.5, 0)]
 )
 def test_the_head_keeps_what_is_asked_but_at_most_three_times_the_overall_share(head_keep, ratio, expected):
-    assert criteria.smart_counts(CONV4, ratio, head_keep)[HEAD] == expected
+    assert criteria.smart_counts(CONV4, ratio, head_keep)[HEAD_WEIGHT] == expected
 
 
 def test_ratio_zero_keeps_everything():
@@ -209,7 +215,7 @@ def test_smart_counts_of_the_papers_networks_keep_every_layer(backbone, ratio):
         )  # fmt: skip
     shapes = {name: tuple(tensor.shape) for name, tensor in seeded_weights(config).items()}
     sizes = {name: math.prod(shapes[name]) for name in maskable(shapes)}
-    assert min(criteria.smart_counts(sizes, ratio).values()) > 0 and list(sizes)[-1] == HEAD
+    assert min(criteria.smart_counts(sizes, ratio).values()) > 0 and list(sizes)[-1] == HEAD_WEIGHT
 
 
 def test_check_layers_names_the_empty_one():

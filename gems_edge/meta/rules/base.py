@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,6 +24,15 @@ class Move:
     choice: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FrozenChoice:
+    """What a rule mostly chose for one distribution, as constants."""
+
+    rule: "Rule"
+    masks: Weights  # of a weight 1 where it adapts, else 0; what is not named adapts everywhere
+    about: dict[str, Any]  # for the manifest: what was frozen, and how often the rule's own choice agrees
+
+
 class Rule:
     """How a step moves the weights. Rules with meta-parameters φ find them in the weights, under names with ADAPTER.
 
@@ -32,6 +42,7 @@ class Rule:
     name: str
     inner_lr: float
     carried: tuple[str, ...] = ()  # the entries of the state that a step changes
+    adapter: ClassVar[str | None] = None  # where its masks, rates or kept shares come from; None: it has none
 
     def initial(self, weights: Weights) -> Weights:
         """φ at the start of meta-training, for a network of these weights; draws from torch's generator."""
@@ -52,6 +63,15 @@ class Rule:
     def decisions(self, weights: Weights) -> dict[str, int]:
         """The names and lengths of what a step's choice holds."""
         return {}
+
+    @property
+    def picks_weights(self) -> bool:
+        """Whether a threshold that is carried picks single weights: rounded differently, it picks a few others."""
+        return False
+
+    def frozen(self, weights: Weights, choices: dict[str, Tensor]) -> FrozenChoice:
+        """The majority of the `choices` of several tasks, each [tasks, steps, its length], as constants."""
+        raise NotImplementedError
 
     def subnet(self, state: State) -> Weights:
         """Weights by name → 1 where the task's meta-gradient may move them, else 0; what is not named moves everywhere."""

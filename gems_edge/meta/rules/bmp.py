@@ -15,7 +15,8 @@ from gems_edge.meta.rules.adapter import (
     input_size,
     perceptron,
 )
-from gems_edge.meta.rules.base import Move, Rule, State
+from gems_edge.meta.rules.base import FrozenChoice, Move, Rule, State
+from gems_edge.meta.rules.frozen import Frozen
 from gems_edge.models.fewshot import Weights, layers_of
 
 # softplus(_ONE) = 1
@@ -35,6 +36,7 @@ class BMP(Rule):
     rate_per_layer: bool = False
     mask_logit: float = 1.0
     name = "bmp"
+    adapter = "in the graph"
 
     def initial(self, weights: Weights) -> Weights:
         layers = len(layers_of(weights))
@@ -55,3 +57,20 @@ class BMP(Rule):
     def decisions(self, weights: Weights) -> dict[str, int]:
         layers = len(layers_of(weights))
         return {"mask": layers, "rate": layers if self.rate_per_layer else 1}
+
+    def frozen(self, weights: Weights, choices: dict[str, Tensor]) -> FrozenChoice:
+        """Of each step and layer the mask that most tasks have, and the geometric mean of the rates (of a layer's own
+        rate over the tasks that adapt it)."""
+        mask, rate = choices["mask"], choices["rate"]
+        majority = (mask.mean(0) > 0.5).to(mask.dtype)
+        on = mask if rate.shape[2] > 1 else torch.ones_like(rate)
+        rates = majority * ((rate.log() * on).sum(0) / on.sum(0).clamp(min=1)).exp()
+        agreed = (mask == majority).to(mask.dtype).mean(0)
+        about = {
+            "layers": list(layers_of(weights)),
+            "masks": majority.int().tolist(),
+            "rates": rates.tolist(),
+            "agreement": float(agreed.mean()),
+            "agreement_per_step": agreed.tolist(),
+        }
+        return FrozenChoice(Frozen(self.name, self.inner_lr, tuple(map(tuple, rates.tolist()))), {}, about)

@@ -25,6 +25,7 @@ class Frozen(Rule):
     inner_lr: float  # that it was trained with
     rates: tuple[tuple[float, ...], ...]  # [steps][layers]; 0: the layer's mask is off
     still: frozenset[str] = frozenset()
+    adapter = "frozen"
 
     @property
     def carried(self) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from gems_edge.errors import UserError
 from gems_edge.meta.rules.adapter import Below, adapter_inputs, by_layer, initial_adapter, input_size, perceptron, ranks
-from gems_edge.meta.rules.base import Move, Rule, State
-from gems_edge.models.fewshot import ADAPTER, Weights, layers_of
+from gems_edge.meta.rules.base import FrozenChoice, Move, Rule, State
+from gems_edge.meta.rules.frozen import Frozen
+from gems_edge.models.fewshot import ADAPTER, Weights, layers_of, network_weights
 
 KEEP, RANK = "keep", "rank."
 
@@ -30,10 +31,15 @@ class MMSUP(Rule):
     keep_share: float = 0.5
     keep: tuple[float, ...] = ()
     name = "mmsup"
+    adapter = "in the graph"
 
     @property
     def carried(self) -> tuple[str, ...]:
         return () if self.keep else (KEEP,)
+
+    @property
+    def picks_weights(self) -> bool:
+        return not self.keep
 
     def initial(self, weights: Weights) -> Weights:
         layers = len(layers_of(weights))
@@ -77,3 +83,25 @@ class MMSUP(Rule):
         layer = by_layer([key.removeprefix(RANK) for key in state if key.startswith(RANK)])
         keep = state[KEEP].detach()
         return {name: (state[RANK + name] < keep[number]).to(keep.dtype) for name, number in layer.items()}
+
+    def frozen(self, weights: Weights, choices: dict[str, Tensor]) -> FrozenChoice:
+        """A weight belongs to the subnet if it belongs to that of most tasks."""
+        keep = choices["keep"][:, 0]  # [tasks, layers]; chosen at the first step for all
+        share = keep.median(0).values  # subnets lie inside each other, so this is the majority of them
+        layer = by_layer(weights)
+        subnet = {
+            n: (ranks(w) < share[layer[n]]).to(w.dtype) for n, w in network_weights(weights).items() if w.ndim >= 2
+        }
+        still = frozenset(name for name, mask in subnet.items() if not mask.any())
+        # Of a layer's positions those between a task's own share and the frozen one are decided otherwise.
+        sizes = torch.tensor([sum(m.numel() for n, m in subnet.items() if layer[n] == at) for at in range(len(share))])
+        agreed = 1 - (keep - share).abs().mean(0)
+        about = {
+            "layers": list(layers_of(weights)),
+            "keep": share.tolist(),
+            "weights_kept": float(sum(mask.sum() for mask in subnet.values()) / sizes.sum()),
+            "agreement": float((agreed * sizes).sum() / sizes.sum()),
+            "agreement_per_layer": agreed.tolist(),
+        }
+        rule = Frozen(self.name, self.inner_lr, ((self.inner_lr,) * len(share),), still)
+        return FrozenChoice(rule, {n: mask for n, mask in subnet.items() if n not in still}, about)
