@@ -28,7 +28,7 @@ def overlap(tickets: Sequence[Masks]) -> dict[str, list[float]]:
     nothing of a layer.
     """
     check_alike(tickets)
-    shares = {}
+    shares: dict[str, list[float]] = {}
     for name, first in tickets[0].items():
         kept = int(first.sum())
         if not kept:
@@ -48,7 +48,7 @@ def primary(tickets: Sequence[Masks], first_layer: str) -> np.ndarray:
     check_alike(tickets)
     if first_layer not in tickets[0]:
         raise UserError(f"the tickets have no layer {first_layer}; they have {', '.join(tickets[0])}")
-    common = np.logical_and.reduce([masks[first_layer] for masks in tickets])
+    common: np.ndarray = np.logical_and.reduce([masks[first_layer] for masks in tickets])
     if not common.any():
         raise UserError(
             f"the primary mask is empty: no position of {first_layer} is kept by all {len(tickets)} tickets; "
@@ -97,9 +97,9 @@ def hamming(checkpoints: Sequence[Masks]) -> np.ndarray:
 
 
 def overlap_of(previous: np.ndarray, current: np.ndarray) -> float:
-    """|previous ∧ current| / ‖current‖0, 0…1: what PMT watches between two masks of the first layer (Algorithm 2, line 10).
+    """|previous ∧ current| / ‖current‖0, 0…1, of two masks of the first layer.
 
-    UserError if the shapes differ or `current` keeps nothing.
+    It is what PMT watches (Algorithm 2, line 10). UserError if the shapes differ or `current` keeps nothing.
     """
     if previous.shape != current.shape:
         raise UserError(f"masks of the shapes {previous.shape} and {current.shape} have no overlap")
@@ -112,19 +112,19 @@ def overlap_of(previous: np.ndarray, current: np.ndarray) -> float:
 def check_alike(tickets: Sequence[Masks], what: str = "ticket", names: Sequence[str] = ()) -> None:
     """UserError that names the first difference in layers or shapes between the first ticket and another, and which.
 
-    `names` say what the tickets are called, such as their paths; "ticket 1", "ticket 2", … without.
+    `names` say what the tickets are called, such as their paths; without them they are "ticket 1", "ticket 2", …
     """
     if not tickets:
         raise UserError(f"there is no {what} to analyse; give at least one")
-    called = list(names) or [f"{what} {number}" for number in range(1, len(tickets) + 1)]
+    labels = list(names) or [f"{what} {number}" for number in range(1, len(tickets) + 1)]
     first = tickets[0]
-    for name, masks in zip(called[1:], tickets[1:], strict=True):
+    for label, masks in zip(labels[1:], tickets[1:], strict=True):
         for layer in (*first, *masks):
             if layer not in masks or layer not in first:
-                has, lacks = (called[0], name) if layer in first else (name, called[0])
+                has, lacks = (labels[0], label) if layer in first else (label, labels[0])
                 raise UserError(f"{lacks} has no layer {layer}, which {has} has; compare tickets of one network")
             if masks[layer].shape != first[layer].shape:
                 raise UserError(
-                    f"{layer} has the shape {masks[layer].shape} in {name} and {first[layer].shape} in {called[0]}; "
+                    f"{layer} has the shape {masks[layer].shape} in {label} and {first[layer].shape} in {labels[0]}; "
                     "compare tickets of one network"
                 )

@@ -1,13 +1,14 @@
 """Removing whole channels until a share of the backbone's weights is gone.
 
-torch-pruning gives the dependency graph (which channels of which tensors go together) and the group importance; its own
-`pruning_ratio` is a share of channels. Here the ratio is a share of weights, so the widths are searched for.
+torch-pruning gives the dependency graph (which channels of which tensors go together) and the group importance. Its own
+`pruning_ratio` is a share of channels; here the ratio is a share of weights, so the widths are searched for.
 """
 
 import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,9 @@ class Pruned:
 class _TracedNorm(nn.BatchNorm2d):
     """Stands in for Normalization, so that the dependency graph sees a layer it knows."""
 
-    def forward(self, conv, x, _statistics, halve=False):
+    def forward(  # type: ignore[override]  # called as Normalization is
+        self, conv: nn.Module, x: Tensor, _statistics: object, halve: bool = False
+    ) -> Tensor:
         y = super().forward(conv(x))
         return F.max_pool2d(y, 2) if halve else y
 
@@ -51,16 +54,16 @@ def check_ratio(spec: ModelSpec, ratio: float) -> None:
     smallest = replace(spec, widths=tuple(map(_least, spec.widths)))
     largest = 1 - smallest.backbone_weights / spec.backbone_weights
     if ratio > largest:
-        raise UserError(
-            f"--ratio {ratio:g} leaves too few channels in a layer; this network allows up to {int(largest * 1000) / 1000:g}"
-        )
+        allowed = int(largest * 1000) / 1000
+        raise UserError(f"--ratio {ratio:g} leaves too few channels in a layer; this network allows up to {allowed:g}")
 
 
 def prune(model: FewShotModel, weights: Weights, ratio: float, round_to: int = 16) -> Pruned:
     """Remove `ratio` of the backbone's weights as whole channels, the least important of each layer first.
 
     Importance of a channel: L2 norm over every weight tied to it (its filter, its normalisation, the slices of the
-    layers that read it). Widths are multiples of `round_to`, or of 8, 4, 2, 1 if that misses the ratio by over 2 points.
+    layers that read it). Widths are multiples of `round_to`, or of 8, 4, 2, 1 if that misses the ratio by more than 2
+    points.
     """
     spec = model.spec
     check_ratio(spec, ratio)
@@ -77,8 +80,10 @@ def prune(model: FewShotModel, weights: Weights, ratio: float, round_to: int = 1
 def channel_widths(
     spec: ModelSpec, importances: Sequence[Tensor], ratio: float, round_to: int
 ) -> tuple[tuple[int, ...], int]:
-    """Widths without `ratio` of the weights, and what they are multiples of: `round_to`, or of 8, 4, 2, 1 if that misses
-    the ratio by over 2 points. UserError if every one of them does."""
+    """Widths without `ratio` of the weights, and what they are multiples of.
+
+    That is `round_to`, or 8, 4, 2, 1 if it misses the ratio by more than 2 points. UserError if every one of them does.
+    """
     steps = [round_to, *(step for step in (8, 4, 2, 1) if step < round_to)]
     for step in steps:
         widths = search_widths(spec, importances, ratio, step)
@@ -86,7 +91,8 @@ def channel_widths(
         if abs(reached - ratio) <= TOLERANCE:
             return widths, step
     raise UserError(
-        f"--ratio {ratio:g} cannot be met within 2 points on {spec.backbone} {list(spec.widths)}; the nearest is {reached:.3f}"
+        f"--ratio {ratio:g} cannot be met within 2 points on {spec.backbone} {list(spec.widths)}; "
+        f"the nearest is {reached:.3f}"
     )
 
 
@@ -107,16 +113,19 @@ def channel_importances(model: FewShotModel, weights: Weights) -> list[Tensor]:
     twin = _twin(model, weights)
     graph = _dependencies(twin, model.spec)
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
-    found = []
+    importances = []
     for layer in _width_layers(twin):
         group = graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, list(range(layer.out_channels)))
-        found.append(importance(group).detach().cpu())
-    return found
+        importances.append(importance(group).detach().cpu())
+    return importances
 
 
 def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.ndarray]) -> tuple[ModelSpec, Weights]:
-    """The network of the kept channels alone, and its slice of `weights` (any tensors of the model's names and shapes; φ of
-    an update rule no longer sees the features that are gone)."""
+    """The network of the kept channels alone, and its slice of `weights`.
+
+    `weights` are any tensors of the model's names and shapes. φ of an update rule no longer sees the features that are
+    gone.
+    """
     import torch_pruning
 
     twin = _twin(model, weights)
@@ -136,9 +145,9 @@ def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.nda
 def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, step: int) -> tuple[int, ...]:
     """Widths, multiples of `step`, that keep 1 − ratio of the weights and much importance in few MACs.
 
-    Local search from uniform widths; a move changes one or two layers by one step. First comes how far the kept share
-    of weights lies outside ±1 point of the wanted one, then the mean over layers of the kept importance less the kept share
-    of MACs: of two networks with as many weights, a board wants the one that is done sooner.
+    A local search from uniform widths, whose moves change one or two layers by one step. What counts first is how far
+    the kept share of weights lies outside ±1 point of the wanted one; then the mean over layers of the kept importance,
+    less the kept share of MACs: of two networks with as many weights, a board wants the one that is done sooner.
     """
     keep, full, full_macs = 1 - ratio, spec.widths, spec.macs
     uniform = _uniform_share(spec, keep)
@@ -156,12 +165,11 @@ def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, 
         return max(0.0, abs(share - keep) - TOLERANCE / 2), compact.macs / full_macs - importance
 
     best = tuple(min(max(_multiple(w * uniform, step, w), least), most) for w, least, most in zip(full, low, high))
-    single = [((i, d),) for i in range(len(full)) for d in (-step, step)]
-    moves = single + [(*a, *b) for a, b in itertools.combinations(single, 2) if a[0][0] != b[0][0]]
+    moves = _moves(len(full), step)
     while True:
-        around = [_moved(best, move) for move in moves]
-        around = [w for w in around if all(least <= x <= most for least, x, most in zip(low, w, high))]
-        candidate = min(around, key=cost, default=best)
+        neighbours = [_moved(best, move) for move in moves]
+        neighbours = [w for w in neighbours if all(least <= x <= most for least, x, most in zip(low, w, high))]
+        candidate = min(neighbours, key=cost, default=best)
         if cost(candidate) >= cost(best):
             return best
         best = candidate
@@ -171,7 +179,17 @@ def _least(width: int) -> int:
     return min(width, max(LEAST_CHANNELS, int(width * LEAST_SHARE)))
 
 
-def _moved(widths: tuple[int, ...], move: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+# (layer, change of its width) of the one or two layers that a move changes.
+Move = tuple[tuple[int, int], ...]
+
+
+def _moves(layers: int, step: int) -> list[Move]:
+    single = [(layer, change) for layer in range(layers) for change in (-step, step)]
+    moves: list[Move] = [(change,) for change in single]
+    return moves + [pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0]]
+
+
+def _moved(widths: tuple[int, ...], move: Move) -> tuple[int, ...]:
     changed = list(widths)
     for layer, change in move:
         changed[layer] += change
@@ -193,7 +211,7 @@ def _uniform_share(spec: ModelSpec, keep: float) -> float:
     return (low + high) / 2
 
 
-def _twin(model: FewShotModel, weights: Weights) -> nn.Module:
+def _twin(model: FewShotModel, weights: Weights) -> FewShotModel:
     """The model out of layers that torch-pruning knows, under the same names."""
     twin = copy.deepcopy(model).cpu()
     twin.load_state_dict(network_weights(weights))
@@ -205,11 +223,11 @@ def _twin(model: FewShotModel, weights: Weights) -> nn.Module:
                 setattr(parent, name, norm)
     head = nn.Linear(model.spec.feature_size, model.head.weight.shape[0])
     head.load_state_dict(twin.head.state_dict())
-    twin.head = head
+    twin.head = head  # type: ignore[assignment]  # for torch-pruning, which does not know Head
     return twin.eval()
 
 
-def _dependencies(twin: nn.Module, spec: ModelSpec):
+def _dependencies(twin: FewShotModel, spec: ModelSpec) -> Any:
     """torch-pruning's graph of which channels of which tensors go together."""
     import torch_pruning
 
@@ -219,7 +237,7 @@ def _dependencies(twin: nn.Module, spec: ModelSpec):
     )
 
 
-def _width_layers(twin: nn.Module) -> list[nn.Conv2d]:
+def _width_layers(twin: FewShotModel) -> list[nn.Conv2d]:
     """The 3×3 convolutions in forward order: one per entry of ModelSpec.widths."""
     return [
         module for module in twin.backbone.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)

@@ -31,7 +31,10 @@ COUNTED_AS = {"bmp": "maml", "mmsup": "maml", "multi-maml": "maml"}
 
 
 def work_of(config: TrainConfig, iterations: float | None = None) -> Work:
-    """BMP and MMSUP compute all of MAML's gradients; what their perceptron adds, some thousands of MACs, is not counted."""
+    """What a training with these settings does.
+
+    BMP and MMSUP compute all of MAML's gradients; what their perceptron adds, some thousands of MACs, is not counted.
+    """
     iterations = config.iterations if iterations is None else iterations
     if config.method == "multi-maml":
         iterations *= len(config.data)
@@ -63,7 +66,7 @@ def _finding(run: Run, name: str, config: TrainConfig, ticket: Ticket) -> float:
     dense = config.model_spec()
     if config.ticket.dense_run:
         return ticket_cost(dense_run(config), name).total
-    if ticket.method == "snip":
+    if "episodes" in ticket.found:  # snip's gradients
         return book(name, dense, work_of(config, ticket.found["episodes"] / config.meta_batch)).total
     if "settled" in ticket.found:
         return book(name, dense, work_of(config, ticket.found["iterations"])).total

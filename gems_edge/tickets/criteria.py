@@ -13,8 +13,8 @@ from gems_edge.errors import UserError
 from gems_edge.models.ticket import Masks, maskable
 
 HEAD_WEIGHT = "head.weight"
-# Smart ratios keep of the head at most this many times the overall share, and at most half of all that stays, so that it
-# cannot starve the body.
+# Smart ratios keep at most this many times the overall share of the head, and at most half of all that stays, so that
+# it cannot starve the body.
 HEAD_EXCESS = 3.0
 
 Scores = Mapping[str, np.ndarray]
@@ -33,8 +33,11 @@ def magnitudes(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def largest(scores: Scores, ratio: float, scope: str = "global") -> Masks:
-    """The weights of the largest scores, ranked over all layers (scope "global", KDD'22's choice) or inside each ("layer",
-    the same share of every layer); of equal ones the earlier stay."""
+    """The weights of the largest scores; of equal ones the earlier stay.
+
+    They are ranked over all layers (scope "global", KDD'22's choice) or inside each ("layer", the same share of every
+    layer).
+    """
     if scope == "layer":
         return largest_in_layers(scores, equal_counts({name: score.size for name, score in scores.items()}, ratio))
     flat = np.concatenate([score.reshape(-1) for score in scores.values()])
@@ -49,6 +52,7 @@ def largest_in_layers(scores: Scores, counts: Mapping[str, int]) -> Masks:
 
 
 def largest_of(score: np.ndarray, count: int) -> np.ndarray:
+    """The mask, in the score's shape, of its `count` largest entries."""
     kept = np.zeros(score.size, bool)
     kept[np.argsort(-score.reshape(-1), kind="stable")[:count]] = True
     return kept.reshape(score.shape)
@@ -63,11 +67,17 @@ def random_over_all(shapes: Shapes, ratio: float, random: np.random.Generator) -
 
 
 def random_in_layers(shapes: Shapes, counts: Mapping[str, int], random: np.random.Generator) -> Masks:
-    """`counts[name]` weights of each layer, drawn at random (SR, and the random parts of OMT and PM)."""
+    """`counts[name]` weights of each layer, drawn at random (SR, and PMT behind its first layer)."""
     return {name: random_of(shape, counts[name], random) for name, shape in shapes.items()}
 
 
+def random_like(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """As many weights as `mask` keeps, drawn at random (OMT and PM)."""
+    return random_of(mask.shape, int(mask.sum()), random)
+
+
 def random_of(shape: tuple[int, ...], count: int, random: np.random.Generator) -> np.ndarray:
+    """A mask of this shape that keeps `count` weights, drawn at random."""
     size = math.prod(shape)
     kept = np.zeros(size, bool)
     kept[random.choice(size, count, replace=False)] = True
@@ -75,18 +85,17 @@ def random_of(shape: tuple[int, ...], count: int, random: np.random.Generator) -
 
 
 def equal_counts(sizes: Mapping[str, int], ratio: float) -> dict[str, int]:
-    """The same share of every layer (layer-wise pruning)."""
-    return rounded(
-        {name: (1 - ratio) * size for name, size in sizes.items()}, sizes, kept_count(sum(sizes.values()), ratio)
-    )
+    """Weights that each layer keeps if every layer keeps the same share (layer-wise pruning)."""
+    wanted = {name: (1 - ratio) * size for name, size in sizes.items()}
+    return rounded(wanted, sizes, kept_count(sum(sizes.values()), ratio))
 
 
 def smart_counts(sizes: Mapping[str, int], ratio: float, head_keep: float = 0.3) -> dict[str, int]:
     """Weights that each layer keeps at the smart ratio (Su et al. 2020; KDD'22, 4.3).
 
-    Of L layers the l-th keeps a share proportional to (L − l + 1)² + (L − l + 1), scaled so that 1 − ratio of all weights
-    stays. No layer keeps more than all: what is over goes to the others in the same proportions, until none is left.
-    The head keeps the share `head_keep`.
+    Of L layers the l-th keeps a share proportional to (L − l + 1)² + (L − l + 1), scaled so that 1 − ratio of all
+    weights stays. A layer cannot keep more than all of itself: the excess goes to the others in the same proportions,
+    until none is left. The head keeps the share `head_keep`.
     """
     budget = kept_count(sum(sizes.values()), ratio)
     body = {name: size for name, size in sizes.items() if name != HEAD_WEIGHT}
@@ -95,16 +104,16 @@ def smart_counts(sizes: Mapping[str, int], ratio: float, head_keep: float = 0.3)
     depth = len(body)
     factors = {name: (depth - n) ** 2 + (depth - n) for n, name in enumerate(body)}
     keep, free, left = dict.fromkeys(body, 0.0), set(body), budget - head
-    while free:
+    while free:  # a round per set of layers that turn out to be full
         scale = left / sum(factors[name] * body[name] for name in free)
         full = {name for name in free if scale * factors[name] >= 1}
         for name in full or free:
             keep[name] = 1.0 if full else scale * factors[name]
         left -= sum(body[name] for name in full)
         free = free - full if full else set()
-    wanted = {name: keep[name] * size for name, size in body.items()} | (
-        {HEAD_WEIGHT: head} if HEAD_WEIGHT in sizes else {}
-    )
+    wanted = {name: keep[name] * size for name, size in body.items()}
+    if HEAD_WEIGHT in sizes:
+        wanted[HEAD_WEIGHT] = head
     return rounded(wanted, sizes, budget)
 
 
@@ -114,8 +123,8 @@ def rounded(wanted: Mapping[str, float], sizes: Mapping[str, int], total: int) -
     order = sorted(wanted, key=lambda name: counts[name] - wanted[name])
     while (missing := total - sum(counts.values())) != 0:
         step = 1 if missing > 0 else -1
-        open_ = [name for name in order if 0 <= counts[name] + step <= sizes[name]]
-        for name in open_[: abs(missing)]:
+        adjustable = [name for name in order if 0 <= counts[name] + step <= sizes[name]]
+        for name in adjustable[: abs(missing)]:
             counts[name] += step
     return counts
 

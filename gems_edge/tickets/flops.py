@@ -1,20 +1,21 @@
 """What a meta-training costs in multiply-accumulates, layer by layer, in two books that are never mixed. No torch here.
 
-paper: the totals of KDD'22, Tables 2 and 3. iterations × inner steps × support images of a meta-batch × forward MACs of the
-backbone, a MAC counted as one FLOP. The paper says that its FLOPs include back-propagation; its totals do not: they are
-this product. Nothing for the head, the queries or any backward pass. Ours are within 0.4 % of its Conv-4 totals and 1.8 %
-below its ResNet-12 ones, which come out to the last digit if every 1×1 skip convolution is counted twice; we count it once.
+paper: the totals of KDD'22, Tables 2 and 3: iterations × inner steps × support images of a meta-batch × forward MACs of
+the backbone, a MAC counted as one FLOP. The paper says that its FLOPs include back-propagation, but its totals are this
+product: nothing for the head, the queries or any backward pass. Ours are within 0.4 % of its Conv-4 totals and 1.8 %
+below its ResNet-12 ones, which come out to the last digit if every 1×1 skip convolution is counted twice; we count it
+once.
 full: what our training step executes, backward passes and second-order terms included.
 
-A convolution or linear layer is bilinear in its weights and inputs, so its forward pass, the gradient of its weights, the
-gradient of its inputs and every derivative of those is one product of the same number of MACs per image: forward MACs.
-A book counts the images that go through such products. With a mask every product loses the same share: the masked weights
-in forward and inputs' gradient, the masked gradients in the weights' own. That is what sparse kernels would save; torch
-multiplies by the zeros all the same. Elementwise work (normalisation, ReLU, pooling, softmax, the update itself) and
-validation count nothing.
+A convolution or linear layer is bilinear in its weights and inputs, so its forward pass, the gradient of its weights,
+the gradient of its inputs and every derivative of those is one product of the same number of MACs per image: forward
+MACs. A book counts the images that go through such products. With a mask every product loses the same share: the masked
+weights in the forward pass and the inputs' gradient, the masked gradients in the weights' own. That is what sparse
+kernels would save; torch multiplies by the zeros all the same. Elementwise work (normalisation, ReLU, pooling, softmax,
+the update itself) and validation count nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Work:
     """What a meta-training does. Sizes are of one episode; `meta_batch` episodes make an iteration."""
 
     method: str  # maml, anil or boil
-    iterations: int
+    iterations: float
     steps: int  # inner steps
     ways: int
     shots: int
@@ -76,7 +77,7 @@ class Book:
         return sum(layer.total for layer in self.layers)
 
     def as_dict(self) -> dict[str, Any]:
-        """{"book", "total", "layers": [{"name", "forward", "backward", "second_order", "backward_inputs", "total"}]}."""
+        """Keys book, total and layers, a list of LayerFlops with their totals."""
         layers = [asdict(layer) | {"total": layer.total} for layer in self.layers]
         return {"book": self.name, "total": self.total, "layers": layers}
 
@@ -101,36 +102,23 @@ def book(name: str, spec: ModelSpec, work: Work, densities: Mapping[str, float] 
     Raises UserError for an unknown book, a weight that the model does not have, a density outside 0…1, or a model that
     cannot do this work.
     """
+    layers, densities = _layers(spec, work.ways), densities or {}
+    _check(name, spec, work, [layer.name for layer in layers], densities)
+    return Book(name, tuple(_flops(name, layer, work, densities.get(layer.name, 1.0)) for layer in layers))
+
+
+def _check(name: str, spec: ModelSpec, work: Work, weights: Sequence[str], densities: Mapping[str, float]) -> None:
     if name not in BOOKS:
         raise UserError(f"unknown book {name!r}; choose one of {', '.join(BOOKS)}")
     if spec.head == "per-class" and work.ways > spec.ways:
         raise UserError(f"a head of {spec.ways} ways cannot learn {work.ways} classes")
     if (spec.normalization == "group") != (work.normalization == "group"):
         raise UserError(f"a model of normalization {spec.normalization} cannot be trained in {work.normalization}")
-    densities, layers = densities or {}, _layers(spec, work.ways)
-    names = [layer.name for layer in layers]
     for weight, density in densities.items():
-        if weight not in names:
-            raise UserError(f"this model has no weight {weight!r}; its weights are {', '.join(names)}")
+        if weight not in weights:
+            raise UserError(f"this model has no weight {weight!r}; its weights are {', '.join(weights)}")
         if not 0 <= density <= 1:
             raise UserError(f"the density of {weight} is {density}; it must be between 0 and 1")
-    counted = []
-    for layer in layers:
-        if name == "paper":
-            images = _Images(0 if layer.head else work.steps * work.ways * work.shots)
-        else:
-            images = _head_images(work) if layer.head else _convolution_images(layer, work)
-        scale = work.iterations * work.meta_batch * layer.macs * densities.get(layer.name, 1.0)
-        counted.append(
-            LayerFlops(
-                layer.name,
-                forward=scale * images.forward,
-                backward=scale * (images.into_weights + images.into_inputs),
-                second_order=0.0 if work.first_order else scale * images.second_order,
-                backward_inputs=scale * images.into_inputs,
-            )
-        )
-    return Book(name, tuple(counted))
 
 
 @dataclass(frozen=True)
@@ -144,15 +132,15 @@ class _Layer:
 
 def _layers(spec: ModelSpec, ways: int) -> list[_Layer]:
     if spec.backbone == "conv4":
-        places = [f"{block}.conv" for block in range(len(spec.widths))]
+        modules = [f"{block}.conv" for block in range(len(spec.widths))]
     else:
         parts = ("conv1", "conv2", "conv3", "skip")
-        places = [f"{block}.{part}" for block in range(len(spec.widths) // 3) for part in parts]
+        modules = [f"{block}.{part}" for block in range(len(spec.widths) // 3) for part in parts]
     layers = []
-    for place, convolution in zip(places, spec.convolutions()):
-        reads_images = place in ("0.conv", "0.conv1", "0.skip")
-        normalized = place != "3.skip"  # it is added behind the last normalisation
-        name = f"backbone.blocks.{place}.weight"
+    for module, convolution in zip(modules, spec.convolutions()):
+        reads_images = module in ("0.conv", "0.conv1", "0.skip")
+        normalized = module != "3.skip"  # it is added behind the last normalisation
+        name = f"backbone.blocks.{module}.weight"
         layers.append(_Layer(name, convolution.macs, reads_images=reads_images, normalized=normalized))
     # A row per class, whether each is learned or all are copies of a shared one.
     return [*layers, _Layer("head.weight", spec.feature_size * ways, head=True)]
@@ -168,9 +156,24 @@ class _Images:
     second_order: int = 0
 
 
-# In both functions below: the outer gradient goes back through every inner step once more, as far as it is second order.
-# Through the step's forward pass: a product for the weights and one for the inputs. Through the step's backward pass: each
-# of its products has two factors, and each factor's gradient is a product.
+def _flops(name: str, layer: _Layer, work: Work, density: float) -> LayerFlops:
+    if name == "paper":
+        images = _Images(0 if layer.head else work.steps * work.ways * work.shots)
+    else:
+        images = _head_images(work) if layer.head else _convolution_images(layer, work)
+    scale = work.iterations * work.meta_batch * layer.macs * density
+    return LayerFlops(
+        layer.name,
+        forward=scale * images.forward,
+        backward=scale * (images.into_weights + images.into_inputs),
+        second_order=0.0 if work.first_order else scale * images.second_order,
+        backward_inputs=scale * images.into_inputs,
+    )
+
+
+# In the functions below: the outer gradient goes back through every inner step once more, as far as it is second order.
+# Through the step's forward pass: a product for the weights and one for the inputs. Through the step's backward pass:
+# each of its products has two factors, and each factor's gradient is a product.
 
 
 def _convolution_images(layer: _Layer, work: Work) -> _Images:
@@ -179,8 +182,8 @@ def _convolution_images(layer: _Layer, work: Work) -> _Images:
     if not body:
         return _constant_body_images(layer, work)
     forward = inner + queries + statistics
-    # Every method meta-trains every weight, so the query loss goes back through all; an inner loss goes back through the
-    # backbone, too.
+    # Every method meta-trains every weight, so the query loss goes back through all; an inner loss goes back through
+    # the backbone, too.
     backward = inner + queries + statistics * layer.normalized
     if layer.reads_images:
         return _Images(forward, backward, 0, inner * 2)  # images need no gradient
@@ -190,8 +193,8 @@ def _convolution_images(layer: _Layer, work: Work) -> _Images:
 def _constant_body_images(layer: _Layer, work: Work) -> _Images:
     """Under ANIL the support set goes through the backbone once for all steps and statistics.
 
-    The head's inner gradients hold its features: the outer gradient goes back through it once, in second order always, in
-    first order where a statistic that normalises the queries depends on the layer.
+    The head's inner gradients hold its features: the outer gradient goes back through it once, in second order always,
+    in first order where a statistic that normalises the queries depends on the layer.
     """
     support, queries, counted = work.ways * work.shots, work.ways * work.queries, _passes(work)[2] > 0
     through = support * (counted and layer.normalized)

@@ -41,15 +41,15 @@ class PrimaryWatch:
 
     def resume(self, iteration: int) -> bool:
         stored = read_primary_masks(self.path) if self.path.exists() else []
-        self.masks = [(seen, mask) for seen, mask in stored if seen <= iteration]
+        self.masks = [(looked, mask) for looked, mask in stored if looked <= iteration]
         return self.settled
 
     def look(self, iteration: int, weights: Weights) -> tuple[bool, dict[str, float]]:
         self.masks.append((iteration, self.mask_of(weights)))
         if self.writes:
             write_primary_masks(self.path, self.masks)
-        seen = {"overlap": self.overlaps[-1][1]} if len(self.masks) > 1 else {}
-        return self.settled, seen | {"delta": self.config.delta}
+        figures = {"overlap": self.overlaps[-1][1]} if len(self.masks) > 1 else {}
+        return self.settled, figures | {"delta": self.config.delta}
 
 
 def write_primary_masks(path: Path, masks: list[tuple[int, np.ndarray]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gems_edge.data.mixture import Mixture, mixture_sampler
 from gems_edge.data.tensors import episode_tensors
@@ -17,7 +18,7 @@ from gems_edge.meta.processes import Processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run, seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.settings.ticket import TicketConfig
+from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
 from gems_edge.meta.train import Progress, train
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import ModelSpec
@@ -28,6 +29,8 @@ from gems_edge.tickets.primary import PrimaryWatch
 SEARCH = "search"  # the training that finds a ticket is a run of its own, in this directory of the ticket's run
 # Streams of random numbers drawn from a run's seed, apart from its episodes and initial weights.
 _RANDOM_MASKS = 0x7C3E
+# Trains a run, dense or with a ticket of its own; training.train_run.
+TrainRun = Callable[[Run, TrainConfig, Processes, Mixture, Progress | None], dict[str, Any]]
 
 
 @dataclass
@@ -38,8 +41,10 @@ class Search:
     config: TrainConfig  # resolved, with the ticket's settings
     processes: Processes
     images: Mixture
+    train: TrainRun  # handed in, for with several rounds a training has a search of its own
     progress: Progress | None = None
-    found: dict[str, Any] = field(default_factory=lambda: {"iterations": 0, "seconds": 0.0, "cpu_seconds": 0.0})
+    # How the ticket was found, as its file keeps it.
+    report: dict[str, Any] = field(default_factory=lambda: {"iterations": 0, "seconds": 0.0, "cpu_seconds": 0.0})
 
     @property
     def ticket(self) -> TicketConfig:
@@ -70,47 +75,47 @@ class Search:
     # Train
 
     def trained(self) -> Weights:
-        """The network trained to the end, best on validation: of a dense run that is there, or of one made for this.
+        """The network trained to the end, best on validation: that of --dense-run, or one trained for this.
 
-        With several rounds, the ticket of one round less at the ratio that it has then: every round removes the same share.
+        With several rounds it is the ticket of one round less, at the ratio that it has then: every round removes the
+        same share.
         """
         if self.ticket.dense_run:
             run = dense_run(self.config)
             spent = run.spent()
         else:
-            # Here, not above: with several rounds this training has a search of its own.
-            from gems_edge.tickets.training import train_run
-
             run = Run(self.run.directory / SEARCH)
-            train_run(run, self._search_config(), self.processes, self.images, self._shown)
+            self.train(run, self._search_config(), self.processes, self.images, self._progress())
             spent = _spent_in_all(run)
-        self.found |= {"iterations": run.config().iterations * self.ticket.rounds, **spent}
+        self.report |= {"iterations": run.config().iterations * self.ticket.rounds, **spent}
         return run.model()[1]
 
     def settled(self, mask_of: Callable[[Weights], np.ndarray]) -> Weights:
-        """The dense network at the moment when its first layer's mask settles; at the last iteration if it never does."""
-        run = Run(self.run.directory / SEARCH)
+        """The dense network when its first layer's mask settles, or at the last iteration if it never does."""
+        run, progress = Run(self.run.directory / SEARCH), self._progress()
         watch = PrimaryWatch(run.directory / "primary.safetensors", self.ticket, mask_of, self.processes.first)
         # Nothing but the weights at the end is wanted, so a validation would only cost.
         config = replace(self._search_config(), validate_every=max(1, self.config.iterations))
-        train(run, config, resume=True, watch=watch, progress=self._shown, processes=self.processes, images=self.images)
+        train(run, config, resume=True, watch=watch, progress=progress, processes=self.processes, images=self.images)
         checkpoint = run.checkpoint()
-        self.found |= {
+        assert checkpoint is not None, "a training leaves its last checkpoint"
+        self.report |= {
             "iterations": checkpoint.iteration, **run.spent(), "settled": watch.settled, "delta": self.ticket.delta,
             "interval": self.ticket.interval, "overlaps": [[i, round(o, 6)] for i, o in watch.overlaps],
         }  # fmt: skip
         return checkpoint.weights
 
-    @property
-    def _shown(self) -> Progress | None:
-        return self.progress and (lambda record: self.progress({"phase": "find ticket"} | record))
+    def _progress(self) -> Progress | None:
+        """`progress` that says which phase it tells of."""
+        progress = self.progress
+        return None if progress is None else lambda record: progress({"phase": "find ticket"} | record)
 
     def _search_config(self) -> TrainConfig:
         """The dense training, or with several rounds that of the ticket before this one."""
         rounds, keep = self.ticket.rounds, self.config.keep
         if rounds > 1:
             ratio = 1 - (1 - self.ticket.ratio) ** ((rounds - 1) / rounds)
-            # rr, omt and pm take their masks from MWT's.
+            # Every method that prunes a trained network takes its masks from MWT's.
             return replace(self.config, ticket=replace(self.ticket, method="mwt", ratio=ratio, rounds=rounds - 1))
         if self.ticket.rewind:
             keep = keep.also(self.ticket.rewind)
@@ -126,9 +131,9 @@ class Search:
         return criteria.smart_counts(self.sizes, self.ticket.ratio, self.ticket.head_keep)
 
     def smart_widths(self) -> tuple[int, ...]:
-        """Widths of a channel ticket that depend on the ratio alone, as smart ratios do: every channel counts alike."""
-        alike = [torch.ones(width) for width in self.spec.widths]
-        return channels.channel_widths(self.spec, alike, self.ticket.ratio, self.ticket.round_to)[0]
+        """Widths of a channel ticket that depend on the ratio alone, as smart ratios do: all channels count alike."""
+        equal = [torch.ones(width) for width in self.spec.widths]
+        return channels.channel_widths(self.spec, equal, self.ticket.ratio, self.ticket.round_to)[0]
 
     def sensitivity(self, weights: Weights) -> dict[str, np.ndarray]:
         """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
@@ -143,10 +148,9 @@ class Search:
         for task in range(self.ticket.snip_episodes):
             _, indices = sampler.draw(task // config.meta_batch, task % config.meta_batch, config.meta_batch)
             loss = meta_loss(model, leaves, tensors.episode(indices), config, rule_of(config)).loss
-            (loss / self.ticket.snip_episodes).backward()
-        self.found["episodes"] = self.ticket.snip_episodes
-        gradients = {n: torch.zeros_like(leaves[n]) if leaves[n].grad is None else leaves[n].grad for n in self.names}
-        return {n: (leaves[n].detach() * gradients[n]).abs().cpu().numpy() for n in self.names}
+            torch.autograd.backward(loss / self.ticket.snip_episodes)
+        self.report["episodes"] = self.ticket.snip_episodes
+        return {name: _sensitivity(leaves[name]) for name in self.names}
 
     # Rewind
 
@@ -161,16 +165,24 @@ class Search:
             directory = directory / SEARCH
         return Run(directory).kept(iteration)
 
-    def start_of(self, ticket: Ticket, weights: Weights) -> Weights:
-        """What training starts from: `weights` of the dense network, sliced to the channels of a channel ticket."""
-        plain = {name: tensor.detach().cpu() for name, tensor in weights.items()}
-        if ticket.unit == "weight":
-            return plain
-        return channels.remove_channels(FewShotModel(self.spec), plain, list(ticket.masks.values()))[1]
+    def start(self, ticket: Ticket) -> Weights:
+        """What training the ticket starts from, before masking: the dense network's fresh, first or rewound weights.
 
-    def reinitialised(self) -> Weights:
-        """Fresh weights from the same distribution as θ0."""
-        return seeded_weights(self.config, other=1)
+        For a channel ticket they are sliced to its channels.
+        """
+        fresh = TICKETS[ticket.method].start == "fresh"  # from the same distribution as θ0
+        weights = seeded_weights(self.config, other=1) if fresh else self.rewound(self.ticket.rewind)
+        on_cpu = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+        if ticket.unit == "weight":
+            return on_cpu
+        return channels.remove_channels(FewShotModel(self.spec), on_cpu, list(ticket.masks.values()))[1]
+
+
+def _sensitivity(weight: Tensor) -> np.ndarray:
+    """|w · ∂L/∂w| of one tensor whose gradient was summed up; zero where the loss does not depend on it."""
+    gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    scores: np.ndarray = (weight.detach() * gradient).abs().cpu().numpy()
+    return scores
 
 
 def dense_run(config: TrainConfig) -> Run:

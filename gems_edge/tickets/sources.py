@@ -1,4 +1,4 @@
-"""Masks from whatever a user names: a ticket file, a run that trained a ticket, or a dense run that a ratio is pruned from."""
+"""Masks from what a user names: a ticket file, a run that trained a ticket, or a dense run, pruned here to a ratio."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,13 +10,14 @@ from gems_edge.data.mixture import load_mixture
 from gems_edge.errors import UserError
 from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.run import Run
-from gems_edge.meta.settings.ticket import TicketConfig
+from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
 from gems_edge.models.ticket import Masks, Ticket, load_ticket, save_ticket
 from gems_edge.tickets import criteria
 from gems_edge.tickets.analysis import check_alike
 from gems_edge.tickets.find import find_ticket
 from gems_edge.tickets.primary import read_primary_masks
 from gems_edge.tickets.search import SEARCH, Search
+from gems_edge.tickets.training import train_run
 
 
 def is_dense(run: Run) -> bool:
@@ -53,24 +54,28 @@ def kept_masks(run: Run, ratio: float, scope: str = "global") -> list[tuple[int,
     iterations = run.kept_iterations()
     if len(iterations) < 2:
         raise UserError(
-            f"{run.directory} kept the weights of {len(iterations)} iterations; train one with --keep every:N to look at several"
+            f"{run.directory} kept the weights of {len(iterations)} iterations and this compares several; "
+            "train it with --keep every:N"
         )
     return [(at, criteria.largest(criteria.magnitudes(run.kept(at)), ratio, scope)) for at in iterations]
 
 
 def first_layer_masks(run: Run, ratio: float, scope: str = "global") -> list[tuple[int, np.ndarray]]:
     """(iteration, mask of the first layer): of the weights that a run kept, or what PMT saw while it searched."""
-    seen = run.directory / SEARCH / "primary.safetensors"
-    if not run.kept_iterations() and seen.exists():
-        return read_primary_masks(seen)
+    watched = run.directory / SEARCH / "primary.safetensors"
+    if not run.kept_iterations() and watched.exists():
+        return read_primary_masks(watched)
     return [(iteration, next(iter(masks.values()))) for iteration, masks in kept_masks(run, ratio, scope)]
 
 
 def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None = None) -> Ticket:
     """Cut a ticket from the finished dense run at `place` and write it to `output`; nothing is trained."""
     single_process("ticket find")
-    if settings.method == "pmt":
-        raise UserError("pmt finds its ticket while it trains: gems-edge train --ticket pmt")
+    method = TICKETS[settings.method]
+    if method.settles:
+        raise UserError(
+            f"{settings.method} finds its ticket while it trains: gems-edge train --ticket {settings.method}"
+        )
     if settings.rounds > 1:
         raise UserError("several rounds train between prunings: gems-edge train --ticket mwt --rounds N")
     if output.is_dir():
@@ -78,16 +83,16 @@ def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None
     run = Run(place)
     config = run.config()
     if config.method == "multi-maml":
-        raise UserError(
-            f"{place} holds a run for each distribution; name one of them: {', '.join(str(p.directory) for p in run.distributions().values())}"
-        )
+        runs = ", ".join(str(part.directory) for part in run.distributions().values())
+        raise UserError(f"{place} holds a run for each distribution; name one of them: {runs}")
     if config.ticket.method != "none":
         raise UserError(f"{place} trained a ticket already; its file is {run.ticket_path}")
-    from_trained = replace(settings, dense_run=str(place.absolute())) if settings.needs_trained else settings
-    config = replace(config, ticket=from_trained)
+    if method.from_trained:
+        settings = replace(settings, dense_run=str(place.absolute()))
+    config = replace(config, ticket=settings)
     images = load_mixture(config.data, image_size=config.image_size, channels=config.channels, root=root)
-    search = Search(run, config, start_processes(config.compute), images)
-    ticket, _ = find_ticket(search)
+    search = Search(run, config, start_processes(config.compute), images, train_run)
+    ticket = find_ticket(search)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     save_ticket(output, ticket)
     return ticket

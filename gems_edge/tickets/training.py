@@ -1,4 +1,7 @@
-"""`train --ticket`: find the ticket, rewind, and meta-train what it keeps; a channel ticket's network is small from then on."""
+"""`train --ticket`: find the ticket, rewind, and meta-train what it keeps.
+
+From then on a channel ticket's network is the small one.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,6 @@ from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.train import Progress, Say, check_directory, prepare, resolve, train
-from gems_edge.models.fewshot import Weights
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket, save_ticket
 from gems_edge.tickets.find import check_search, find_ticket
 from gems_edge.tickets.search import Search
@@ -23,9 +25,9 @@ def train_ticket(
 ) -> dict[str, Any]:  # fmt: skip
     """Find the config's ticket and meta-train it into `run`; returns the best validation.
 
-    `given`: a ticket file to train instead of finding one, from the seed's weights. Both phases resume: a ticket that was
-    found is not found again. Raises as `train` does, and UserError for a ratio that leaves a layer empty, a ticket of
-    another model and a dense run that does not fit.
+    `given`: a ticket file to train instead of finding one, from the seed's weights. Both phases resume: a ticket that
+    was found is not searched for again. Raises as `train` does, and UserError for a ratio that leaves a layer empty, a
+    ticket of another model and a dense run that does not fit.
     """
     if config.ticket.method == "none":
         raise UserError("there is no ticket in these settings; add --ticket mwt, pmt, …")
@@ -35,32 +37,36 @@ def train_ticket(
         config, images = started.first_of_node(
             lambda: resolve(config, root, say if started.first else lambda line: None)
         )
-    search = Search(run, config, started, images, progress)
+    search = Search(run, config, started, images, train_run, progress)
     if given is not None:
         read_given(search, given)
-    elif not run.ticket_path.exists():  # what has been found needs its dense run no more
+    elif not run.ticket_path.exists():  # a ticket that was found needs its dense run no more
         check_search(search)
     if started.device.type == "cpu":
         keep_freed_memory()
     if started.first:
         prepare(run, config)
     started.wait()
-    found_before = run.ticket_path.exists()
-    started.wait()  # nobody writes it before everybody has looked
-    if not found_before:
-        if given is None:
-            ticket, weights = find_ticket(search)
-        else:
-            ticket = read_given(search, given)
-            weights = start_given(search, ticket)
-        if started.first:
-            run.save_initial(weights)
-            save_ticket(run.ticket_path, ticket)  # last: where it is, the weights to start from are too
-        started.wait()
+    _ensure_ticket(search, given)
     best = train(run, config, resume=True, initial=run.initial(), progress=progress, processes=started, images=images)
     if processes is None:
         started.leave()
     return best
+
+
+def _ensure_ticket(search: Search, given: Path | None) -> None:
+    """Where the run has no ticket yet, find one or read `given`, and save it with the weights to start from."""
+    run, processes = search.run, search.processes
+    exists = run.ticket_path.exists()
+    processes.wait()  # nobody writes it before everybody has looked
+    if exists:
+        return
+    ticket = find_ticket(search) if given is None else read_given(search, given)
+    weights = search.start(ticket)
+    if processes.first:
+        run.save_initial(weights)
+        save_ticket(run.ticket_path, ticket)  # last: where it is, the weights to start from are too
+    processes.wait()
 
 
 def train_run(
@@ -79,14 +85,9 @@ def read_given(search: Search, path: Path) -> Ticket:
     """A ticket from a file; UserError if it is one of another model, or not what the run's settings say."""
     ticket = check_fits(load_ticket(path), search.spec, path)
     for name, option in (("method", "--ticket"), ("unit", "--unit"), ("ratio", "--ratio")):
-        there, wanted = getattr(ticket, name), getattr(search.ticket, name)
-        if there != wanted:
-            raise UserError(f"{path} has the {name} {there}, the run {wanted}; add {option} {there}")
+        value, wanted = getattr(ticket, name), getattr(search.ticket, name)
+        if value != wanted:
+            raise UserError(f"{path} has the {name} {value}, the run {wanted}; add {option} {value}")
     if search.ticket.rewind and not search.ticket.dense_run:
         raise UserError("--rewind with --ticket-file needs --dense-run: the run that kept the weights")
     return ticket
-
-
-def start_given(search: Search, ticket: Ticket) -> Weights:
-    weights = search.reinitialised() if ticket.method == "rr" else search.rewound(search.ticket.rewind)
-    return search.start_of(ticket, weights)

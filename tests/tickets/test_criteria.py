@@ -163,7 +163,7 @@ def test_smart_counts_of_conv4():
     """By hand, at 80 %: 24064 of 120320 stay, the head keeps 2400, and 21664 go to the body by 20 : 12 : 6 : 2.
 
     20 · 1728 + (12 + 6 + 2) · 36864 = 771840, so the scale is 21664 / 771840 = 0.028068: shares 0.5614, 0.3368, 0.1684
-    and 0.0561, none above 1. 970.03, 12416.39, 6208.19 and 2069.40 lack one of 21664 when cut; the largest rest gets it.
+    and 0.0561, none above 1. 970.03, 12416.39, 6208.19 and 2069.40 lack one of 21664 when cut; the largest rest has it.
     """
     assert criteria.smart_counts(CONV4, 0.8) == {
         "conv1": 970,
@@ -177,8 +177,8 @@ def test_smart_counts_of_conv4():
 def test_smart_counts_of_conv4_where_layers_are_full():
     """By hand, at 40 %: 72192 stay, the head keeps 2400, 69792 are the body's.
 
-    Scale 69792 / 771840 = 0.0904 would give the first two layers 1.81 and 1.085: both are full (38592). The other 31200 are
-    divided 6 : 2 over the last two: 31200 / (8 · 36864) = 0.10579, hence 0.6348 and 0.2116.
+    Scale 69792 / 771840 = 0.0904 would give the first two layers 1.81 and 1.085: both are full (38592). The other 31200
+    are divided 6 : 2 over the last two: 31200 / (8 · 36864) = 0.10579, hence 0.6348 and 0.2116.
     """
     counts = criteria.smart_counts(CONV4, 0.4)
     assert counts == {"conv1": 1728, "conv2": 36864, "conv3": 23400, "conv4": 7800, HEAD_WEIGHT: 2400}
@@ -187,7 +187,8 @@ def test_smart_counts_of_conv4_where_layers_are_full():
 def test_surplus_that_fills_another_layer_goes_on():
     """Only after the first layer's surplus is handed on does the second exceed its size: one pass is not enough."""
     sizes = {"a": 100, "b": 100, "c": 1000}
-    # Factors 12, 6, 2: 348 of 1200 stay, 348 / 3800 = 0.0916: a would keep 1.099, b 0.549. With a full, 248 / 2600 = 0.0954.
+    # Factors 12, 6, 2: 348 of 1200 stay, 348 / 3800 = 0.0916: a would keep 1.099, b 0.549.
+    # With a full, 248 / 2600 = 0.0954.
     assert criteria.smart_counts(sizes, 0.71) == {"a": 100, "b": 57, "c": 191}
     # 600 stay: scale 0.158, a 1.89, b 0.947. With a full, 500 / 2600 = 0.1923: b is 1.154, full too; c has 400.
     assert criteria.smart_counts(sizes, 0.5) == {"a": 100, "b": 100, "c": 400}

@@ -47,7 +47,8 @@ def paper_work(method, shots):
 
 # KDD'22, Tables 2 and 3, "ticket finding" of MWT: training the dense network once, in 10^15. tiered is mini's size.
 PAPER = [
-    ("conv4", "maml", 1, "0.78"), ("conv4", "anil", 1, "1.94"), ("conv4", "boil", 1, "0.39"), ("conv4", "maml", 5, "3.89"),
+    ("conv4", "maml", 1, "0.78"), ("conv4", "anil", 1, "1.94"), ("conv4", "boil", 1, "0.39"),
+    ("conv4", "maml", 5, "3.89"),
     ("resnet12", "maml", 1, "20.08"), ("resnet12", "anil", 1, "50.19"), ("resnet12", "boil", 1, "10.04"),
     ("resnet12", "maml", 5, "100.38"),
 ]  # fmt: skip

@@ -70,7 +70,7 @@ def episode(seed=1, size=18) -> Episode:
 
 
 def plain_meta_gradient(config, weights, masks, task):
-    """Query loss and its gradient where the network itself is sparse: weight · mask in every forward pass, plain MAML."""
+    """Query loss and its gradient by plain MAML where the network itself is sparse: weight · mask in every pass."""
     meta = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
     rows = {name: WAYS if config.head == "shared" and name.startswith("head") else 1 for name in meta}
     mask = {name: torch.cat([torch.from_numpy(mask).double()] * rows[name]) for name, mask in masks.items()}
@@ -164,8 +164,8 @@ class Zeros:
 def test_removed_weights_are_zero_after_every_outer_step(method, head, environment, monkeypatch, tmp_path):
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
     config = settings(
-        method, head, image_size=28, ways=5, shots=1, meta_batch=2, iterations=5, lr=0.01, validate_every=99, validation_episodes=2,
-        compute="cpu", ticket=TicketConfig(method="rm", ratio=0.6),
+        method, head, image_size=28, ways=5, shots=1, meta_batch=2, iterations=5, lr=0.01, validate_every=99,
+        validation_episodes=2, compute="cpu", ticket=TicketConfig(method="rm", ratio=0.6),
     )  # fmt: skip
     config, _ = resolve(config)
     run = Run(tmp_path / "run")
@@ -174,9 +174,8 @@ def test_removed_weights_are_zero_after_every_outer_step(method, head, environme
     masks = drawn_masks(dense)
     save_ticket(run.ticket_path, Ticket("rm", "weight", 0.6, masks, model_of(config.model_spec())))
     watch = Zeros(masks)
-    train(
-        run, config, resume=True, initial=dict(dense.named_parameters()), watch=watch
-    )  # initial weights: not yet masked
+    unmasked = dict(dense.named_parameters())
+    train(run, config, resume=True, initial=unmasked, watch=watch)
     assert len(watch.seen) == 5
     first, last = watch.seen[0], watch.seen[-1]
     for name, removed in watch.removed.items():

@@ -12,7 +12,6 @@ from ticket_runs import (
     FAST,
     FIRST,
     ITERATIONS,
-    METHODS,
     RATIO,
     SIZES,
     TINY,
@@ -27,11 +26,22 @@ from gems_edge.data.episodes import make_sampler
 from gems_edge.data.sources import load_images
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.meta.run import Run, seeded_weights
+from gems_edge.meta.settings.ticket import TICKETS
 from gems_edge.meta.train import resolve
+from gems_edge.models.ticket import Masks
+from gems_edge.tickets import find
 from gems_edge.tickets.criteria import equal_counts, smart_counts
+from gems_edge.tickets.search import Search
 
 
-@pytest.mark.parametrize("name", [*METHODS, "layer", "rewound", "rounds", "unsettled", "magnitude"])
+def test_every_method_has_a_finder_and_every_finder_is_a_method():
+    """One function in find.py and one row in TICKETS; what they find is tested below, by these names."""
+    wanted = {find.finder(name, unit) for name, method in TICKETS.items() for unit in method.units}
+    takes_search = {"search": Search, "return": Masks}
+    assert wanted == {item for item in vars(find).values() if getattr(item, "__annotations__", None) == takes_search}
+
+
+@pytest.mark.parametrize("name", [*TICKETS, "layer", "rewound", "rounds", "unsettled", "magnitude"])
 def test_the_ratio_is_exact_and_removed_weights_are_zero(trained, name):
     run = trained(name)
     ticket = ticket_of(run)
@@ -47,11 +57,12 @@ def test_the_ratio_is_exact_and_removed_weights_are_zero(trained, name):
     assert not same(run.kept(0), last.weights)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "layer", "rounds"])
+@pytest.mark.parametrize("name", [*TICKETS, "layer", "rounds"])
 def test_training_starts_from_the_masked_first_weights(trained, name):
     run, dense = trained(name), trained("dense")
-    start, masks = run.initial(), ticket_of(run).masks
-    assert same(start, dense.kept(0)) == (name != "rr")
+    start, ticket = run.initial(), ticket_of(run)
+    assert same(start, dense.kept(0)) == (TICKETS[ticket.method].start != "fresh")
+    masks = ticket.masks
     for layer, tensor in run.kept(0).items():
         mask = torch.from_numpy(masks[layer]) if layer in masks else 1
         assert torch.equal(tensor, start[layer] * mask)
@@ -114,7 +125,7 @@ def test_snip_keeps_what_the_meta_objective_is_most_sensitive_to(trained, monkey
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
     run = trained("snip")
     config, masks = run.config(), ticket_of(run).masks
-    images = load_images(config.data, image_size=config.image_size, channels=config.channels)
+    images = load_images(config.data[0], image_size=config.image_size, channels=config.channels)
     sampler = make_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)
     start = {name: weight.double() for name, weight in trained("dense").kept(0).items()}
     score = dict.fromkeys(SIZES, 0.0)

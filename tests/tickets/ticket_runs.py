@@ -5,6 +5,7 @@ import math
 from small_settings import SMALL
 
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.ticket import TICKETS
 from gems_edge.models.ticket import load_ticket
 
 ITERATIONS, RATIO = 12, 0.8
@@ -23,13 +24,15 @@ FIRST = "backbone.blocks.0.conv.weight"
 SIZES = {FIRST: 144, **{f"backbone.blocks.{n}.conv.weight": 2304 for n in (1, 2, 3)}, "head.weight": 80}
 TOTAL = sum(SIZES.values())
 
-# The trainings that the tests share. DENSE stands for the dense run's directory.
+# The trainings that the tests share: one of every method, and variants. DENSE stands for the dense run's directory.
 DENSE = "DENSE"
 OPTIONS = {
     "dense": (),
+    **{
+        name: ("--ticket", name, *(("--dense-run", DENSE) if method.from_trained else ()))
+        for name, method in TICKETS.items()
+    },
     "mwt": ("--ticket", "mwt"),
-    **{name: ("--ticket", name, "--dense-run", DENSE) for name in ("rr", "omt", "pm")},
-    **{name: ("--ticket", name) for name in ("rm", "sr")},
     "snip": ("--ticket", "snip", "--snip-episodes", "5"),
     "pmt": PMT,
     "mwt-dense": ("--ticket", "mwt", "--dense-run", DENSE),
@@ -44,7 +47,6 @@ OPTIONS = {
     "channel-rewound": ("--ticket", "mwt", *CHANNEL, "--rewind", "4", "--dense-run", DENSE),
     "channel-pmt": (*PMT, *CHANNEL, *FAST, "--delta", "0.1"),
 }
-METHODS = ("mwt", "rr", "rm", "sr", "snip", "omt", "pm", "pmt")
 CHANNEL_RUNS = ("channel-mwt", "channel-rewound", "channel-pmt")
 
 
@@ -57,7 +59,7 @@ def counts(masks) -> dict[str, int]:
 
 
 def overlap_is_chance(drawn, mask) -> bool:
-    """Whether `drawn`, of as many positions as `mask`, shares no more with it than six standard deviations over chance."""
+    """Whether `drawn`, of as many positions as `mask`, shares at most six standard deviations over chance with it."""
     kept = mask.mean()
     return drawn[mask].mean() < kept + 6 * math.sqrt(kept * (1 - kept) / mask.sum())
 

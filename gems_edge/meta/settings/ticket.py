@@ -6,10 +6,30 @@ from gems_edge.errors import UserError
 from gems_edge.meta.settings.base import check_settings, setting
 from gems_edge.models.ticket import UNITS
 
-TICKETS = ("mwt", "rr", "rm", "sr", "snip", "omt", "pm", "pmt")
-CHANNEL_TICKETS = ("mwt", "pmt")
-# Tickets whose mask comes from a network that was trained to the end.
-FROM_TRAINED = ("mwt", "rr", "omt", "pm")
+
+@dataclass(frozen=True)
+class TicketMethod:
+    """What a way of finding tickets needs and allows. The function that finds them has its name (tickets/find.py)."""
+
+    from_trained: bool = False  # the masks are cut from a network that was trained to the end
+    settles: bool = False  # the masks are cut when the first layer's mask stops changing in training
+    ranked: bool = False  # weights are ranked by a score, so --scope applies
+    smart_ratios: bool = False  # how much of a layer stays depends on the ratio alone
+    start: str = "first"  # the weights to train: first (θ0), rewound (θ_k of --rewind) or fresh (drawn anew)
+    units: tuple[str, ...] = ("weight",)
+
+
+TICKETS = {
+    "mwt": TicketMethod(from_trained=True, ranked=True, start="rewound", units=UNITS),
+    "rr": TicketMethod(from_trained=True, ranked=True, start="fresh"),
+    "rm": TicketMethod(),
+    "sr": TicketMethod(smart_ratios=True),
+    "snip": TicketMethod(ranked=True),
+    "omt": TicketMethod(from_trained=True, ranked=True),
+    "pm": TicketMethod(from_trained=True, ranked=True),
+    "pmt": TicketMethod(settles=True, smart_ratios=True, units=UNITS),
+}
+FROM_TRAINED = tuple(name for name, method in TICKETS.items() if method.from_trained)
 
 
 @dataclass(frozen=True)
@@ -39,11 +59,6 @@ class TicketConfig:
     snip_episodes: int = setting(40, "Episodes over which snip sums its gradients.", least=1)
     round_to: int = setting(16, "Widths of a channel ticket are multiples of this.", least=1)
 
-    @property
-    def needs_trained(self) -> bool:
-        """Whether the mask is cut from a network that was trained to the end."""
-        return self.method in FROM_TRAINED
-
     def __post_init__(self) -> None:
         check_settings(self)
         if self.ratio >= 1:
@@ -52,13 +67,18 @@ class TicketConfig:
             raise UserError(f"--delta {self.delta:g} can never be exceeded by an overlap; give less than 1")
         if self.head_keep > 1:
             raise UserError(f"--head-keep {self.head_keep:g} is a share; give 1 or less")
-        if self.method == "none":
-            return
-        if self.unit == "channel" and self.method not in CHANNEL_TICKETS:
-            raise UserError(f"--unit channel works with {' and '.join(CHANNEL_TICKETS)}, not with {self.method}")
-        if self.rewind and self.method != "mwt":
-            raise UserError(f"--rewind is for --ticket mwt; {self.method} starts from new or from the first weights")
-        if (self.rounds > 1 or self.dense_run) and not self.needs_trained:
+        if self.method != "none":
+            self._check_method(TICKETS[self.method])
+
+    def _check_method(self, method: TicketMethod) -> None:
+        """UserError for a setting that this method has no use for."""
+        if self.unit not in method.units:
+            names = " and ".join(name for name, other in TICKETS.items() if self.unit in other.units)
+            raise UserError(f"--unit {self.unit} works with {names}, not with {self.method}")
+        if self.rewind and method.start != "rewound":
+            names = " or ".join(name for name, other in TICKETS.items() if other.start == "rewound")
+            raise UserError(f"--rewind is for --ticket {names}; {self.method} starts from {method.start} weights")
+        if (self.rounds > 1 or self.dense_run) and not method.from_trained:
             raise UserError(
                 f"--rounds and --dense-run are for {', '.join(FROM_TRAINED)}: {self.method} trains no dense network"
             )
