@@ -15,7 +15,7 @@ from memory_bundles import untrained, write_untrained
 import gems_edge
 import gems_edge.export
 from gems_edge.device.bundle import Bundle, read_bundle
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 from gems_edge.tickets.channels import prune
@@ -81,8 +81,8 @@ class Row:
         return ModelSpec(self.backbone, widths, self.size, self.channels, "support", "per-class", WAYS)
 
     @cached_property
-    def rule(self) -> UpdateRule:
-        return UpdateRule(self.method, INNER_LR)
+    def rule(self) -> Descent:
+        return Descent(self.method, INNER_LR)
 
     @cached_property
     def start(self) -> tuple[FewShotModel, Weights]:

@@ -13,7 +13,7 @@ from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
 from gems_edge.export.manifest import costs, identity, tensor_names
 from gems_edge.export.source import MetaModel
 from gems_edge.export.streaming import MEMORY, stream
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
@@ -44,7 +44,7 @@ def _write(name: str, paths: dict[tuple[int, str], Path]) -> None:
     widths = tuple(width * full // FULL_WIDTHS[backbone][0] for full in FULL_WIDTHS[backbone])
     model, weights = untrained(ModelSpec(backbone, widths, size, channels, "support", "shared", WAYS))
     # Small steps: an untrained network must not diverge on noise.
-    write_untrained(model, weights, UpdateRule("maml", 0.001), paths)
+    write_untrained(model, weights, Descent("maml", 0.001), paths)
 
 
 def untrained(spec: ModelSpec) -> tuple[FewShotModel, Weights]:
@@ -53,9 +53,7 @@ def untrained(spec: ModelSpec) -> tuple[FewShotModel, Weights]:
     return model, {name: weight.detach() for name, weight in model.named_parameters()}
 
 
-def write_untrained(
-    model: FewShotModel, weights: Weights, rule: UpdateRule, paths: dict[tuple[int, str], Path]
-) -> None:
+def write_untrained(model: FewShotModel, weights: Weights, rule: Descent, paths: dict[tuple[int, str], Path]) -> None:
     """Bundles of `model` with `weights` as an export writes them, unverified: (shots, --memory) → where to.
 
     Those that are there already are kept.

@@ -7,7 +7,8 @@ import click
 from gems_edge.cli import values
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
-from gems_edge.meta.settings.adapter import OWNERS, AdapterConfig
+from gems_edge.meta.rules.registry import owners_of
+from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import option_name, settings_of
 from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import TrainConfig
@@ -67,9 +68,10 @@ def _check_adapter(config: TrainConfig, given: dict) -> None:
     """UserError for an option that this method would not heed."""
     options = {item.name: option_name(item) for item in settings_of(AdapterConfig)}
     for name in given:
-        if config.method not in OWNERS[name]:
-            owners = " or ".join(OWNERS[name])
-            raise UserError(f"{options[name]} belongs to {owners}; add --method {OWNERS[name][0]}, or leave it out")
+        if name not in config.rule.settings:
+            first, *others = owners_of(name)
+            owners = " or ".join((first, *others))
+            raise UserError(f"{options[name]} belongs to {owners}; add --method {first}, or leave it out")
         if name in ("keep_share", "lr") and config.adapter.sparsity:
             raise UserError(f"{options[name]} is of no use with a fixed --sparsity; leave one of the two out")
 

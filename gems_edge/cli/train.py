@@ -65,15 +65,12 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
         from gems_edge.tickets.training import train_ticket
 
         train = partial(train_ticket, given=ticket_file)
-    elif config.method == "multi-maml":
+    elif config.rule.one_model_each:
         from gems_edge.meta.multi import train_multi as train
     if ticket_file and config.ticket.method == "none":
         raise UserError("--ticket-file needs --ticket: the method that made the file (see gems-edge ticket show)")
-    if config.method == "mmsup" and config.head == "shared" and not config.adapter.sparsity:
-        say(
-            "mmsup chooses at the first step, where only the head of --head shared has a gradient: it will choose alike for "
-            "every task; --head per-class lets it see them"
-        )
+    if remark := config.remark():
+        say(remark)
     if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
         train(Run(output), config, resume=resume, root=data_root)
         return

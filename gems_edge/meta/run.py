@@ -76,7 +76,7 @@ class Run:
     def distributions(self) -> dict[str, "Run"]:
         """The runs that a multi-maml run consists of; none for any other run."""
         config = self.config()
-        if config.method != "multi-maml":
+        if not config.rule.one_model_each:
             return {}
         return {name: self.distribution(name) for name in map(distribution_name, config.data)}
 

@@ -36,7 +36,7 @@ def work_of(config: TrainConfig, iterations: float | None = None) -> Work:
     BMP and MMSUP compute all of MAML's gradients; what their perceptron adds, some thousands of MACs, is not counted.
     """
     iterations = config.iterations if iterations is None else iterations
-    if config.method == "multi-maml":
+    if config.rule.one_model_each:
         iterations *= len(config.data)
     return Work(
         method=COUNTED_AS.get(config.method, config.method), iterations=iterations, steps=config.steps,

@@ -22,11 +22,16 @@ from typing import Any
 import numpy as np
 
 from gems_edge.errors import UserError
+from gems_edge.meta.rules.registry import RULES
 from gems_edge.models.spec import NORMALIZATIONS, ModelSpec
 
 BOOKS = ("paper", "full")
-# method → (moves the backbone, moves the head): meta.rules.PARTS, which cannot be had without torch.
-ADAPTED = {"maml": (True, True), "anil": (False, True), "boil": (True, False)}
+# method → (moves the backbone, moves the head)
+ADAPTED = {
+    name: (rule.moves_body, rule.moves_head)
+    for name, rule in RULES.items()
+    if not rule.chooses and not rule.one_model_each
+}
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None
         raise UserError(f"{output} is a directory; give a file to write, such as NAME.ticket")
     run = Run(place)
     config = run.config()
-    if config.method == "multi-maml":
+    if config.rule.one_model_each:
         runs = ", ".join(str(part.directory) for part in run.distributions().values())
         raise UserError(f"{place} holds a run for each distribution; name one of them: {runs}")
     if config.ticket.method != "none":

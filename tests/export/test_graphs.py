@@ -12,7 +12,7 @@ from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
 from gems_edge.export.graphs import adapt_graph, predict_graph
 from gems_edge.meta.inner import Support, detached, inner_step, one_hot
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 
@@ -46,7 +46,7 @@ def pictures(count, channels, size, flat=True):
 @pytest.mark.parametrize("backbone,method,head,normalization,size", CASES)
 def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalization, size):
     model, weights = made(backbone, head, normalization, size)
-    rule = UpdateRule(method, 0.1)
+    rule = Descent(method, 0.1)
     session = Session(adapt_graph(model, weights, rule).SerializeToString(), "adapt.onnx", threads=1)
     exact, errors = copy.deepcopy(model).double(), []
     # Numbers of images and classes other than the traced ones; per-class heads may have fewer classes.
@@ -57,7 +57,7 @@ def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalizatio
         start = initial_weights(model, weights, classes)
         # A step away from the symmetric start of a shared head, which would leave the backbone where it is. The float32
         # values are the start of both; what the rule does not move is inside the graph, at its initial value.
-        moved = inner_step(exact, as_float64(start), support, UpdateRule("maml", 0.05)).weights
+        moved = inner_step(exact, as_float64(start), support, Descent("maml", 0.05)).weights
         fed = {*rule.adapted(start), "head.weight", "head.bias"}
         before = as_float64({name: moved[name].float() if name in fed else start[name] for name in start})
         step = inner_step(exact, before, support, rule)
@@ -78,7 +78,7 @@ def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalizatio
 
 
 def as_float64(weights):
-    return detached({name: tensor.double() for name, tensor in weights.items()}, UpdateRule("maml", 0.0))
+    return detached({name: tensor.double() for name, tensor in weights.items()}, Descent("maml", 0.0))
 
 
 @pytest.mark.parametrize("backbone,size", [("conv4", 28), ("resnet12", 42)])
@@ -122,7 +122,7 @@ def test_predict_is_a_chain_of_plain_layers_for_onnxruntime(tmp_path):
 def test_frozen_parts_have_no_backward_pass():
     def kinds(method, head):
         model, weights = made("conv4", head, "support", 28)
-        return [node.op_type for node in adapt_graph(model, weights, UpdateRule(method, 0.1)).graph.node]
+        return [node.op_type for node in adapt_graph(model, weights, Descent(method, 0.1)).graph.node]
 
     maml, anil = kinds("maml", "per-class"), kinds("anil", "per-class")
     assert "Resize" in maml and "Resize" not in anil  # the pools' backward pass
@@ -130,7 +130,7 @@ def test_frozen_parts_have_no_backward_pass():
     assert maml.count("Conv") == 4 + 3 + 1
     assert anil.count("Conv") == 4
     model, weights = made("conv4", "per-class", "support", 28)
-    inputs = {value.name for value in adapt_graph(model, weights, UpdateRule("anil", 0.1)).graph.input}
+    inputs = {value.name for value in adapt_graph(model, weights, Descent("anil", 0.1)).graph.input}
     assert inputs == {"images", "targets", "head.weight", "head.bias"}
 
 
@@ -141,7 +141,7 @@ def test_models_are_plain_small_and_say_nothing_of_this_machine(backbone, size):
         statistics = forward(model, weights, pictures(2, 3, size))[1]
     held = sum(weight.numel() * 4 for weight in weights.values())
     for graph, constants in (
-        (adapt_graph(model, weights, UpdateRule("maml", 0.1)), 0),
+        (adapt_graph(model, weights, Descent("maml", 0.1)), 0),
         (predict_graph(model, weights, statistics), held),
     ):
         content = graph.SerializeToString()
@@ -158,7 +158,7 @@ def test_an_unsupported_layer_is_refused_by_name():
     model, weights = made("conv4", "shared", "support", 28)
     model.backbone.blocks[1].conv.dilation = model.backbone.blocks[1].conv.padding = (2, 2)
     with pytest.raises(UserError, match=r"dilation \[2, 2\]"):
-        adapt_graph(model, weights, UpdateRule("maml", 0.1))
+        adapt_graph(model, weights, Descent("maml", 0.1))
 
     class Odd(torch.nn.Module):
         def __init__(self, block):
@@ -172,4 +172,4 @@ def test_an_unsupported_layer_is_refused_by_name():
     model.backbone.blocks[0] = Odd(model.backbone.blocks[0])
     renamed = {n.replace("blocks.0.", "blocks.0.block."): w for n, w in weights.items()}
     with pytest.raises(UserError, match="erf"):
-        adapt_graph(model, renamed, UpdateRule("maml", 0.1))
+        adapt_graph(model, renamed, Descent("maml", 0.1))

@@ -15,7 +15,7 @@ from gems_edge.errors import MachineError, UserError
 from gems_edge.export import quantise as subject
 from gems_edge.export.quantise import quantise
 from gems_edge.export.source import MetaModel
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
 
@@ -49,7 +49,7 @@ def quantised(request, glyphs):
     statistics = statistics_of(model, weights, episode)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject, "EPISODES", 2)
-        result = quantise(MetaModel(model, weights, UpdateRule("maml", 0.05)), 1, statistics, tensors, sampler)
+        result = quantise(MetaModel(model, weights, Descent("maml", 0.05)), 1, statistics, tensors, sampler)
     return model, weights, statistics, episode, result
 
 
@@ -125,7 +125,7 @@ def test_a_fold_that_is_wrong_is_refused(glyphs, monkeypatch):
     statistics = statistics_of(model, weights, tensors.episode(sampler.draw(0, 0, 1)[1]))
     monkeypatch.setattr(subject, "EPSILON", 0.1)
     with pytest.raises(MachineError, match="does not reproduce torch"):
-        quantise(MetaModel(model, weights, UpdateRule("maml", 0.05)), 1, statistics, tensors, sampler)
+        quantise(MetaModel(model, weights, Descent("maml", 0.05)), 1, statistics, tensors, sampler)
 
 
 def test_group_normalisation_is_refused():

@@ -16,7 +16,7 @@ from gems_edge.device.runtime import Session
 from gems_edge.export.graphs import adapt_graph
 from gems_edge.export.streaming import MEMORY, Memory, _is_product, stream
 from gems_edge.graphs.cost import adapt_peak, describe
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import initial_weights
 
 PLANNED = {"images": 10, "classes": 5}
@@ -32,7 +32,7 @@ def graph_of(backbone, method, head, normalization, size):
             n: w * (1 - 2 * (torch.arange(len(w)) % 2)) if n.endswith("norm.weight") else w for n, w in weights.items()
         }
         weights = {name: weight.float() for name, weight in weights.items()}
-        GRAPHS[key] = adapt_graph(model, weights, UpdateRule(method, 0.1)), model, weights
+        GRAPHS[key] = adapt_graph(model, weights, Descent(method, 0.1)), model, weights
     return GRAPHS[key]
 
 

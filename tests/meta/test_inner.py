@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gems_edge.meta.evaluate import mean_accuracy
 from gems_edge.meta.inner import Support, adapt, classify, detached, inner_step, one_hot
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import FewShotModel, initial_weights
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec, full_widths
 
@@ -32,7 +32,7 @@ def support_set(classes, shots=2):
 )
 def test_a_rule_moves_its_part_alone(method, head, moving):
     model = small(head=head)
-    rule = UpdateRule(method, 0.5)
+    rule = Descent(method, 0.5)
     before = detached(initial_weights(model, dict(model.named_parameters()), 5), rule)
     after = adapt(model, before, support_set(5), rule, 2).adapted
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -68,14 +68,14 @@ def test_a_transductive_answer_does():
 @settings(max_examples=8, deadline=None)
 def test_a_shared_head_takes_any_number_of_classes(classes):
     model = small()
-    rule = UpdateRule("maml", 0.1)
+    rule = Descent("maml", 0.1)
     start = detached(dict(model.named_parameters()), rule)
     weights = adapt(model, start, support_set(classes), rule, 2).adapted
     assert weights["head.weight"].shape == (classes, model.spec.feature_size)
 
 
 def test_the_loss_falls():
-    model, support, rule = small(), support_set(4), UpdateRule("maml", 0.05)
+    model, support, rule = small(), support_set(4), Descent("maml", 0.05)
     weights, losses = detached(initial_weights(model, dict(model.named_parameters()), 4), rule), []
     for _ in range(6):
         step = inner_step(model, weights, support, rule)

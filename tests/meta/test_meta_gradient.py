@@ -6,7 +6,7 @@ import torch
 
 from gems_edge.data.tensors import Episode
 from gems_edge.meta.outer import meta_loss
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
 
@@ -42,7 +42,7 @@ def test_meta_gradient_equals_plain_loop(backbone, method, head, normalization, 
             if "norm" in name or "bias" in name:
                 weight += 0.3 * torch.randn_like(weight)
     task = episode(3, 22, seed=1)
-    loss = meta_loss(model, weights, task, config, UpdateRule(method, 0.1)).loss
+    loss = meta_loss(model, weights, task, config, Descent(method, 0.1)).loss
     loss.backward()
     expected_loss, expected = reference.meta_gradient(
         backbone, {n: w.detach() for n, w in weights.items()}, normalization, method, 0.1, 3, first_order,
@@ -73,6 +73,6 @@ def test_second_order_differs_from_first():
         )
         torch.manual_seed(0)
         model = FewShotModel(config.model_spec()).double()
-        loss = meta_loss(model, dict(model.named_parameters()), episode(1, 16, 2), config, UpdateRule("maml", 0.1)).loss
+        loss = meta_loss(model, dict(model.named_parameters()), episode(1, 16, 2), config, Descent("maml", 0.1)).loss
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
     assert (gradients[0] - gradients[1]).abs().max() > 1e-3 * gradients[0].abs().max()

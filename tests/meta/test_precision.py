@@ -5,7 +5,7 @@ import torch
 from gems_edge.data.tensors import Episode
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.precision import autocast, matrix_precision
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
 
@@ -20,7 +20,7 @@ def test_bf16_sees_every_update_of_the_weights():
     losses = []
     for _ in range(2):
         with autocast("bf16", torch.device("cpu")):
-            loss = meta_loss(model, dict(model.named_parameters()), episode, config, UpdateRule("anil", 0.1)).loss
+            loss = meta_loss(model, dict(model.named_parameters()), episode, config, Descent("anil", 0.1)).loss
         loss.backward()
         losses.append(loss.item())
         with torch.no_grad():

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gems_edge.data.tensors import Episode
 from gems_edge.errors import UserError
 from gems_edge.meta.outer import meta_loss
-from gems_edge.meta.rules.base import PARTS, UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
@@ -72,7 +72,7 @@ def count(config):
     episode = Episode(torch.rand(len(support), *shape), support, torch.rand(len(queries), *shape), queries)
     weights = dict(model.named_parameters())
     with FlopCounterMode(display=False) as counter:
-        loss = meta_loss(model, weights, episode, config, UpdateRule(config.method, config.inner_lr)).loss
+        loss = meta_loss(model, weights, episode, config, Descent(config.method, config.inner_lr)).loss
         by_op = dict(counter.get_flop_counts()["Global"])  # the inner backward passes run under other names
         loss.backward()
     return by_op[torch.ops.aten.convolution] + by_op[torch.ops.aten.addmm], counter.get_total_flops()
@@ -80,7 +80,7 @@ def count(config):
 
 @pytest.mark.parametrize("backbone", SMALL)
 @pytest.mark.parametrize(
-    "method, head", [(m, h) for m in PARTS for h in ("per-class", "shared") if m + h != "boilshared"]
+    "method, head", [(m, h) for m in ADAPTED for h in ("per-class", "shared") if m + h != "boilshared"]
 )
 @pytest.mark.parametrize("normalization", ["transductive", "support", "group"])
 def test_the_full_book_is_what_torch_executes(backbone, method, head, normalization):
@@ -107,8 +107,8 @@ def test_names_are_the_models(backbone):
         assert [layer.name for layer in book(kind, spec, work_of(small(backbone))).layers] == names
 
 
-def test_parts_are_the_rules():
-    assert ADAPTED == PARTS
+def test_books_are_for_rules_that_choose_nothing():
+    assert ADAPTED == {"maml": (True, True), "anil": (False, True), "boil": (True, False)}
 
 
 def test_the_paper_counts_the_backbones_forward_alone():

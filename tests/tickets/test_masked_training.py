@@ -18,7 +18,7 @@ from gems_edge.data.tensors import Episode
 from gems_edge.meta.evaluate import support_of
 from gems_edge.meta.inner import adapt
 from gems_edge.meta.outer import meta_loss
-from gems_edge.meta.rules.base import UpdateRule
+from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TicketConfig
@@ -98,7 +98,7 @@ def test_the_masked_meta_gradient_is_that_of_the_sparse_network(backbone, method
     config = settings(method, head, backbone, first_order=first_order)
     model, task = masked_model(config), episode()
     weights = dict(model.named_parameters())
-    loss = meta_loss(model, weights, task, config, UpdateRule(method, LR)).loss
+    loss = meta_loss(model, weights, task, config, Descent(method, LR)).loss
     gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     found = {n: torch.zeros_like(weights[n]) if g is None else g for n, g in zip(weights, gradients)}
     found = model.masked(found)
@@ -119,7 +119,7 @@ def test_removed_weights_are_zero_at_every_inner_step(method, head, dtype):
     task = episode()
     task = Episode(task.support_images.to(dtype), task.support_labels, task.query_images.to(dtype), task.query_labels)
     weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
-    trajectory = adapt(model, weights, support_of(task, WAYS), UpdateRule(method, LR), 5, differentiable=True).weights
+    trajectory = adapt(model, weights, support_of(task, WAYS), Descent(method, LR), 5, differentiable=True).weights
     assert len(trajectory) == 6
     moved = set()
     for before, after in zip(trajectory, trajectory[1:]):
@@ -128,7 +128,7 @@ def test_removed_weights_are_zero_at_every_inner_step(method, head, dtype):
             assert removed.any() and not after[name][removed].any(), name
             if (before[name] != after[name])[~removed].any():
                 moved.add(name)
-    assert moved == set(UpdateRule(method, LR).adapted(model.masks))
+    assert moved == set(Descent(method, LR).adapted(model.masks))
 
 
 def test_fewer_classes_than_trained_keep_their_rows_masks():
@@ -137,7 +137,7 @@ def test_fewer_classes_than_trained_keep_their_rows_masks():
     few = task.support_labels < 2
     fewer = Episode(task.support_images[few], task.support_labels[few], task.query_images, task.query_labels)
     weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
-    last = adapt(model, weights, support_of(fewer, 2), UpdateRule("maml", LR), 2).adapted["head.weight"]
+    last = adapt(model, weights, support_of(fewer, 2), Descent("maml", LR), 2).adapted["head.weight"]
     kept = model.masks["head.weight"][:2].bool()
     assert last.shape == kept.shape and torch.equal(last != 0, kept)
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gems_edge.models.fewshot import ADAPTER, Weights, layers_of
+from gems_edge.models.fewshot import Weights, layers_of
+from gems_edge.models.spec import ADAPTER
 
 # A fixed number, so that pruned networks keep their perceptron's hidden layer.
 HIDDEN = 64

@@ -9,9 +9,6 @@ from torch import Tensor
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.spec import ADAPTER
 
-# method → (moves the backbone, moves the head)
-PARTS = {"maml": (True, True), "anil": (False, True), "boil": (True, False)}
-
 # What a rule remembers of one task from step to step, by name. The start values depend on the meta-weights alone.
 State = dict[str, Tensor]
 
@@ -41,8 +38,12 @@ class Rule:
 
     name: str
     inner_lr: float
-    carried: tuple[str, ...] = ()  # the entries of the state that a step changes
     adapter: ClassVar[str | None] = None  # where its masks, rates or kept shares come from; None: it has none
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The entries of the state that a step changes."""
+        return ()
 
     def initial(self, weights: Weights) -> Weights:
         """φ at the start of meta-training, for a network of these weights; draws from torch's generator."""
@@ -76,21 +77,3 @@ class Rule:
     def subnet(self, state: State) -> Weights:
         """Weights by name → 1 where the task's meta-gradient may move them, else 0; what is not named moves everywhere."""
         return {}
-
-
-@dataclass(frozen=True)
-class UpdateRule(Rule):
-    """Gradient descent on the support loss, θ ← θ − α∇L(θ; S), over the part of the network that the method adapts.
-
-    maml: everything (Finn et al. 2017); anil: the head (Raghu et al. 2020); boil: the backbone (Oh et al. 2021).
-    """
-
-    name: str
-    inner_lr: float
-
-    def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        backbone, head = PARTS[self.name]
-        return tuple(n for n in super().adapted(names) if (head if n.startswith("head.") else backbone))
-
-    def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
-        return Move(weights | {name: weights[name].sub(g, alpha=self.inner_lr) for name, g in gradients.items()})

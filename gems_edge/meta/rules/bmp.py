@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from gems_edge.meta.rules.adapter import (
 from gems_edge.meta.rules.base import FrozenChoice, Move, Rule, State
 from gems_edge.meta.rules.frozen import Frozen
 from gems_edge.models.fewshot import Weights, layers_of
+
+if TYPE_CHECKING:
+    from gems_edge.meta.settings.run import TrainConfig
 
 # softplus(_ONE) = 1
 _ONE = math.log(math.e - 1)
@@ -74,3 +78,8 @@ class BMP(Rule):
             "agreement_per_step": agreed.tolist(),
         }
         return FrozenChoice(Frozen(self.name, self.inner_lr, tuple(map(tuple, rates.tolist()))), {}, about)
+
+
+def make(config: "TrainConfig") -> BMP:
+    adapter = config.adapter
+    return BMP(config.inner_lr, not adapter.no_task_feature, adapter.rate == "layer", adapter.mask_logit)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,7 +11,11 @@ from gems_edge.errors import UserError
 from gems_edge.meta.rules.adapter import Below, adapter_inputs, by_layer, initial_adapter, input_size, perceptron, ranks
 from gems_edge.meta.rules.base import FrozenChoice, Move, Rule, State
 from gems_edge.meta.rules.frozen import Frozen
-from gems_edge.models.fewshot import ADAPTER, Weights, layers_of, network_weights
+from gems_edge.models.fewshot import Weights, layers_of, network_weights
+from gems_edge.models.spec import ADAPTER
+
+if TYPE_CHECKING:
+    from gems_edge.meta.settings.run import TrainConfig
 
 KEEP, RANK = "keep", "rank."
 
@@ -105,3 +110,7 @@ class MMSUP(Rule):
         }
         rule = Frozen(self.name, self.inner_lr, ((self.inner_lr,) * len(share),), still)
         return FrozenChoice(rule, {n: mask for n, mask in subnet.items() if n not in still}, about)
+
+
+def make(config: "TrainConfig") -> MMSUP:
+    return MMSUP(config.inner_lr, config.adapter.keep_share, config.adapter.keep)

@@ -5,12 +5,6 @@ from dataclasses import dataclass
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.base import check_settings, setting
 
-# The methods that a setting belongs to.
-OWNERS = {
-    "no_task_feature": ("bmp",), "rate": ("bmp",), "mask_logit": ("bmp",), "keep_share": ("mmsup",), "sparsity": ("mmsup",),
-    "lr": ("bmp", "mmsup"),
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class AdapterConfig:

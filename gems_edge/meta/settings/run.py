@@ -7,13 +7,13 @@ from typing import Any
 
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
+from gems_edge.meta.rules.registry import RULES, SHARES, Facts
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import check_settings, from_table, setting, to_table
 from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.spec import BACKBONES, HEADS, NORMALIZATIONS, ModelSpec
 
-METHODS = ("maml", "anil", "boil", "bmp", "mmsup", "multi-maml")
 COMPUTE = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCHEDULES = ("cosine", "constant")
@@ -35,7 +35,7 @@ class TrainConfig:
     widths: tuple[int, ...] = setting(
         (), "Channels: full, one number for the first layer, or one a convolution (32,32,48,64).", empty="full"
     )
-    method: str = setting("maml", "What the inner loop adapts (see README).", METHODS)
+    method: str = setting("maml", "What the inner loop adapts (see README).", tuple(RULES))
     head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one a way.", HEADS)
     normalization: str = setting("support", "Statistics for query images (see README).", NORMALIZATIONS)
     ways: int = setting(5, "Classes per episode.", least=2)
@@ -70,12 +70,30 @@ class TrainConfig:
         check_settings(self)
         if not self.inner_lr > 0 or not self.lr > 0:
             raise UserError("--inner-lr and --lr must be above 0")
-        if self.method == "multi-maml" and self.ticket.method != "none":
-            raise UserError("--ticket with multi-maml: find a ticket of each distribution's own maml run instead")
-        if self.method == "multi-maml" and self.data_weights:
-            raise UserError("--data-weights with multi-maml: every distribution has a model of its own; leave it out")
-        if self.method == "boil" and self.head == "shared":
-            raise UserError("boil never moves the head, so a shared row scores every class alike; add --head per-class")
+        if self.ticket.method != "none" and not self.rule.takes_tickets:
+            raise UserError(f"--ticket with {self.method}: find a ticket of each distribution's own maml run instead")
+        if self.data_weights and self.rule.one_model_each:
+            raise UserError(
+                f"--data-weights with {self.method}: every distribution has a model of its own; leave it out"
+            )
+        if self.head == "shared" and self.rule.needs_per_class_head:
+            raise UserError(
+                f"{self.method} never moves the head, so a shared row scores every class alike; add --head per-class"
+            )
+
+    @property
+    def rule(self) -> Facts:
+        """What the method decides and needs."""
+        return RULES[self.method]
+
+    def remark(self) -> str:
+        """What the user should know of these settings before training; "" if there is nothing."""
+        if self.rule.chooses == SHARES and self.head == "shared" and not self.adapter.sparsity:
+            return (
+                f"{self.method} chooses at the first step, where only the head of --head shared has a gradient: it will "
+                "choose alike for every task; --head per-class lets it see them"
+            )
+        return ""
 
     @property
     def widths_text(self) -> str:
