@@ -1,11 +1,17 @@
-"""gems-edge ticket: find tickets in dense runs, show them, and analyse what several have in common (KDD'22, section 4)."""
+"""gems-edge ticket: find tickets in dense runs, show them, and analyse what several have in common (KDD'22, part 4)."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gems_edge.cli.common import emit, json_option, say, table
 from gems_edge.cli.options import TICKET, ticket_options
+
+if TYPE_CHECKING:
+    from gems_edge.models.ticket import Masks, Ticket
+    from gems_edge.report.page import Section
 
 places_argument = click.argument(
     "places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN|TICKET…"
@@ -25,7 +31,7 @@ page_option = click.option(
 
 
 @click.group()
-def command():
+def command() -> None:
     """Find, show and compare tickets: which weights or channels a sparse network keeps.
 
     Where a command takes several places, each is a ticket file, a run that trained a ticket, or a dense run (pruned by
@@ -45,7 +51,7 @@ def command():
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie (for snip).")
 @ticket_options
 @json_option
-def find_command(run, output, data_root, as_json, **options):
+def find_command(run: Path, output: Path, data_root: Path | None, as_json: bool, **options: Any) -> None:
     """Cut a ticket from the finished dense run RUN; nothing is trained.
 
     \b
@@ -55,8 +61,8 @@ def find_command(run, output, data_root, as_json, **options):
     from gems_edge.meta.settings.ticket import TicketConfig
     from gems_edge.tickets.sources import find_in
 
-    given = {name.removeprefix(TICKET): value for name, value in options.items() if value is not None}
-    ticket = find_in(run, TicketConfig(**({"method": "mwt"} | given)), output, data_root)
+    settings = {name.removeprefix(TICKET): value for name, value in options.items() if value is not None}
+    ticket = find_in(run, TicketConfig(**({"method": "mwt"} | settings)), output, data_root)
     _show(ticket, output, None, as_json)
 
 
@@ -64,7 +70,7 @@ def find_command(run, output, data_root, as_json, **options):
 @click.argument("place", type=click.Path(path_type=Path), metavar="RUN|TICKET")
 @page_option
 @json_option
-def show_command(place, output, as_json):
+def show_command(place: Path, output: Path | None, as_json: bool) -> None:
     """What the ticket of a file or a run keeps of each layer, and how it was found.
 
     \b
@@ -76,30 +82,25 @@ def show_command(place, output, as_json):
     _show(ticket_of(place), place, output, as_json)
 
 
-def _show(ticket, place, output, as_json):
+def _show(ticket: "Ticket", place: Path, output: Path | None, as_json: bool) -> None:
     from gems_edge.report.ticket_sections import ticket_section
     from gems_edge.tickets.analysis import layer_ratios
 
     _page(output, f"Ticket: {place}", lambda: ticket_section(ticket))
     ratios = layer_ratios(ticket.masks)
     if as_json:
-        about = {"method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio, "kept": ticket.kept}
-        emit(
-            {
-                "ticket": str(place),
-                **about,
-                "widths": list(ticket.widths),
-                "layer_ratios": ratios,
-                "found": ticket.found,
-            }
-        )
+        emit({
+            "ticket": str(place), "method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio,
+            "kept": ticket.kept, "widths": list(ticket.widths), "layer_ratios": ratios, "found": ticket.found,
+        })  # fmt: skip
         return
+    kept = {name: int(mask.sum()) for name, mask in ticket.masks.items()}
     rows = [
-        [name, f"{int(mask.sum()):,}", f"{mask.size:,}", f"{100 * ratios[name]:.1f} %"]
+        [name, f"{kept[name]:,}", f"{mask.size:,}", f"{100 * ratios[name]:.1f} %"]
         for name, mask in ticket.masks.items()
     ]
-    kept, total = (sum(int(of(mask)) for mask in ticket.masks.values()) for of in (lambda m: m.sum(), lambda m: m.size))
-    rows.append(["all", f"{kept:,}", f"{total:,}", f"{100 * (1 - kept / total):.2f} %"])
+    total = sum(mask.size for mask in ticket.masks.values())
+    rows.append(["all", f"{sum(kept.values()):,}", f"{total:,}", f"{100 * (1 - ticket.kept):.2f} %"])
     click.echo(table(rows, [f"{ticket.method}, {ticket.unit}s, ratio {ticket.ratio:g}", "kept", "of", "removed"]))
     for name, value in ticket.found.items():
         say(f"{name}: {value}")
@@ -111,7 +112,9 @@ def _show(ticket, place, output, as_json):
 @scope_option
 @page_option
 @json_option
-def ratios_command(places, ratios, scope, output, as_json):
+def ratios_command(
+    places: tuple[Path, ...], ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool
+) -> None:
     """Share removed per layer, over several tickets (Fig. 6).
 
     \b
@@ -140,7 +143,9 @@ def ratios_command(places, ratios, scope, output, as_json):
 @scope_option
 @page_option
 @json_option
-def overlap_command(places, ratios, scope, output, as_json):
+def overlap_command(
+    places: tuple[Path, ...], ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool
+) -> None:
     """O_g per layer: the share of positions that the first g tickets all keep (Figs. 7 and 15).
 
     \b
@@ -173,7 +178,9 @@ def overlap_command(places, ratios, scope, output, as_json):
 @scope_option
 @page_option
 @json_option
-def emergence_command(run, others, ratios, scope, output, as_json):
+def emergence_command(
+    run: Path, others: tuple[Path, ...], ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool
+) -> None:
     """How much of the primary mask the first layer's mask has, as RUN was trained (Fig. 9).
 
     RUN is a dense run that kept its weights (train --keep every:500).
@@ -191,8 +198,8 @@ def emergence_command(run, others, ratios, scope, output, as_json):
     iterations = source.config().iterations
     for label, masks in _panels((run, *others), ratios, scope).items():
         first = next(iter(masks[0]))
-        seen = first_layer_masks(source, ratios[0] if label == "own" else float(label), scope)
-        curves[label] = emergence(seen, primary(masks, first))
+        looks = first_layer_masks(source, ratios[0] if label == "own" else float(label), scope)
+        curves[label] = emergence(looks, primary(masks, first))
     _page(output, "Emergence of the primary mask", lambda: emergence_section(curves, total=iterations))
     if as_json:
         emit({"run": str(run), "iterations": iterations, "emergence": curves})
@@ -211,7 +218,7 @@ def emergence_command(run, others, ratios, scope, output, as_json):
 @scope_option
 @page_option
 @json_option
-def hamming_command(run, ratios, scope, output, as_json):
+def hamming_command(run: Path, ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool) -> None:
     """Distance between the whole masks of RUN's kept checkpoints, the Early-Bird criterion (Figs. 10 and 11).
 
     \b
@@ -229,12 +236,11 @@ def hamming_command(run, ratios, scope, output, as_json):
         panels[f"{ratio:g}"] = (iterations, hamming(masks))
     _page(output, "Distance of masks in training", lambda: hamming_section(panels))
     if as_json:
-        emit(
-            {
-                "run": str(run),
-                "hamming": {r: {"iterations": i, "distances": d.tolist()} for r, (i, d) in panels.items()},
-            }
-        )
+        documents = {
+            label: {"iterations": iterations, "distances": distances.tolist()}
+            for label, (iterations, distances) in panels.items()
+        }
+        emit({"run": str(run), "hamming": documents})
         return
     rows = [
         [label, f"{iteration:,}", f"{100 * before:.2f} %", f"{100 * last:.2f} %"]
@@ -251,7 +257,7 @@ def hamming_command(run, ratios, scope, output, as_json):
     help="paper: forward MACs of the support sets, as KDD'22 counts; full: all that a training step executes.",
 )  # fmt: skip
 @json_option
-def cost_command(run, book, as_json):
+def cost_command(run: Path, book: str, as_json: bool) -> None:
     """FLOPs (multiply-accumulates) of finding RUN's ticket and of training it, by layer, with the masks' densities.
 
     \b
@@ -274,8 +280,11 @@ def cost_command(run, book, as_json):
     click.echo(table(rows, [f"book {book}", "forward", "backward", "second order", "sum"]))
 
 
-def _panels(places, ratios, scope):
-    """Label of the ratio → masks of every place; one panel, of the tickets' own ratios, where no place is a dense run."""
+def _panels(places: Sequence[Path], ratios: Sequence[float], scope: str) -> "dict[str, list[Masks]]":
+    """Label of the ratio → masks of every place.
+
+    Where no place is a dense run there is one panel, "own", of the tickets' own ratios.
+    """
     from gems_edge.meta.run import Run
     from gems_edge.tickets.sources import is_dense, several_masks
 
@@ -284,7 +293,7 @@ def _panels(places, ratios, scope):
     return {f"{ratio:g}": several_masks(places, ratio, scope) for ratio in ratios}
 
 
-def _page(output, title, section):
+def _page(output: Path | None, title: str, section: "Callable[[], Section]") -> None:
     if output is None:
         return
     from gems_edge.cli.report import write_page

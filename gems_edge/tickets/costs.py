@@ -27,21 +27,18 @@ class TicketCost:
         return {"find": self.find, "train": self.train, "total": self.total}
 
 
-COUNTED_AS = {"bmp": "maml", "mmsup": "maml", "multi-maml": "maml"}
-
-
 def work_of(config: TrainConfig, iterations: float | None = None) -> Work:
     """What a training with these settings does.
 
-    BMP and MMSUP compute all of MAML's gradients; what their perceptron adds, some thousands of MACs, is not counted.
+    The network's own products are counted, not the some thousands of MACs that BMP's and MMSUP's perceptrons add.
     """
     iterations = config.iterations if iterations is None else iterations
     if config.rule.one_model_each:
         iterations *= len(config.data)
     return Work(
-        method=COUNTED_AS.get(config.method, config.method), iterations=iterations, steps=config.steps,
-        ways=config.ways, shots=config.shots, queries=config.queries, meta_batch=config.meta_batch,
-        first_order=config.first_order, normalization=config.normalization,
+        adapts_backbone=config.rule.moves_body, adapts_head=config.rule.moves_head, iterations=iterations,
+        steps=config.steps, ways=config.ways, shots=config.shots, queries=config.queries,
+        meta_batch=config.meta_batch, first_order=config.first_order, normalization=config.normalization,
     )  # fmt: skip
 
 

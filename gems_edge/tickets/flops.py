@@ -22,23 +22,17 @@ from typing import Any
 import numpy as np
 
 from gems_edge.errors import UserError
-from gems_edge.meta.rules.registry import RULES
 from gems_edge.models.spec import NORMALIZATIONS, ModelSpec
 
 BOOKS = ("paper", "full")
-# method → (moves the backbone, moves the head)
-ADAPTED = {
-    name: (rule.moves_body, rule.moves_head)
-    for name, rule in RULES.items()
-    if not rule.chooses and not rule.one_model_each
-}
 
 
 @dataclass(frozen=True)
 class Work:
     """What a meta-training does. Sizes are of one episode; `meta_batch` episodes make an iteration."""
 
-    method: str  # maml, anil or boil
+    adapts_backbone: bool  # inner steps move it
+    adapts_head: bool
     iterations: float
     steps: int  # inner steps
     ways: int
@@ -49,8 +43,6 @@ class Work:
     normalization: str  # transductive, support or group
 
     def __post_init__(self) -> None:
-        if self.method not in ADAPTED:
-            raise UserError(f"unknown method {self.method!r}; choose one of {', '.join(ADAPTED)}")
         if self.normalization not in NORMALIZATIONS:
             raise UserError(f"unknown normalization {self.normalization!r}; choose one of {', '.join(NORMALIZATIONS)}")
 
@@ -182,9 +174,8 @@ def _flops(name: str, layer: _Layer, work: Work, density: float) -> LayerFlops:
 
 
 def _convolution_images(layer: _Layer, work: Work) -> _Images:
-    body, _ = ADAPTED[work.method]
     inner, queries, statistics = _passes(work)
-    if not body:
+    if not work.adapts_backbone:
         return _constant_body_images(layer, work)
     forward = inner + queries + statistics
     # Every method meta-trains every weight, so the query loss goes back through all; an inner loss goes back through
@@ -210,13 +201,12 @@ def _constant_body_images(layer: _Layer, work: Work) -> _Images:
 
 
 def _head_images(work: Work) -> _Images:
-    body, head = ADAPTED[work.method]
     inner, queries, _ = _passes(work)  # the statistics' pass needs no head
     return _Images(
         forward=inner + queries,
-        into_weights=inner * head + queries,
-        into_inputs=inner * body + queries,
-        second_order=inner * (2 + 2 * head + 2 * body),
+        into_weights=inner * work.adapts_head + queries,
+        into_inputs=inner * work.adapts_backbone + queries,
+        second_order=inner * (2 + 2 * work.adapts_head + 2 * work.adapts_backbone),
     )
 
 
