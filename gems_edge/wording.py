@@ -26,3 +26,8 @@ def interval_text(low: float, high: float) -> str:
 
 def number_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def count_text(number: int, noun: str) -> str:
+    """ "1 image", "5 images"."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"

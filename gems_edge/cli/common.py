@@ -1,17 +1,24 @@
-"""What the commands share: --json, lines for people, tables."""
+"""What the commands share: options that several have, --json, lines for people, tables."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 # What click's decorators take and return: a function that becomes a command.
 Command = TypeVar("Command", bound=Callable[..., Any])
+Document = dict[str, Any]  # of --json
+PATH = click.Path(path_type=Path)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else there."
 )
+data_root_option = click.option(
+    "--data-root", "root", type=PATH,
+    help="Where torchvision's data sets lie (or are downloaded to), and NAME.npz for a bare NAME.",
+)  # fmt: skip
 
 
 def compute_option(help: str) -> Callable[[Command], Command]:
@@ -40,9 +47,9 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
-def table(rows: list[list[str]], header: list[str]) -> str:
+def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
     """Left-aligned plain-text columns."""
-    cells = [header] + [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

@@ -1,11 +1,20 @@
 """gems-edge data: which images there are, packing a folder into one file, a look at a set."""
 
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from gems_edge.cli.common import emit, json_option, say, table
+from gems_edge.cli.common import PATH, Document, emit, json_option, say, table
+from gems_edge.errors import UserError
 
+if TYPE_CHECKING:
+    from gems_edge.data.imageset import ImageSet
+
+FILE = click.Path(dir_okay=False, path_type=Path)
 root_option = click.option(
-    "--root", type=click.Path(), help="Where torchvision's sets are or are downloaded to.  [default: the cache]"
+    "--root", type=PATH, help="Where torchvision's sets are or are downloaded to.  [default: the cache]"
 )
 size_option = click.option(
     "--image-size",
@@ -18,7 +27,7 @@ channels_option = click.option(
 
 
 @click.group()
-def command():
+def command() -> None:
     """List, pack and show image data.
 
     \b
@@ -32,7 +41,7 @@ def command():
 @command.command("list")
 @root_option
 @json_option
-def list_command(root, as_json):
+def list_command(root: Path | None, as_json: bool) -> None:
     """What --data can name, and whether it is on this machine.
 
     \b
@@ -45,41 +54,40 @@ def list_command(root, as_json):
     if as_json:
         emit([{"name": source.name, "ready": source.ready, "where": source.where} for source in sources])
         return
-    words = {True: "yes", False: "no: downloaded at the first use", None: "-"}
-    click.echo(
-        table([[source.name, words[source.ready], source.where] for source in sources], ["data", "ready", "where"])
-    )
+    ready = {True: "yes", False: "no: downloaded at the first use", None: "-"}
+    rows = [[source.name, ready[source.ready], source.where] for source in sources]
+    click.echo(table(rows, ["data", "ready", "where"]))
 
 
 @command.command()
 @click.argument("spec")
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write a contact sheet (PNG).")
+@click.option("-o", "--output", type=FILE, help="Write a contact sheet (PNG).")
 @size_option
 @channels_option
 @root_option
 @json_option
-def show(spec, output, image_size, channels, root, as_json):
+def show(
+    spec: str, output: Path | None, image_size: int | None, channels: str | None, root: Path | None, as_json: bool
+) -> None:
     """Classes, images and splits of SPEC, and a picture of it.
 
     \b
     Example:
       gems-edge data show folder:photos -o photos.png
     """
-    import io
-
     from gems_edge.data.imageset import contact_sheet
     from gems_edge.data.sources import load_images
     from gems_edge.files import write_atomic
 
-    if output:
+    if output is not None:
         _check_directory(output)
     image_set = load_images(spec, image_size=image_size, channels=int(channels) if channels else None, root=root)
     facts = _facts(image_set)
-    if output:
+    if output is not None:
         buffer = io.BytesIO()
         contact_sheet(image_set).save(buffer, "PNG")
         write_atomic(output, buffer.getvalue())
-        facts["contact_sheet"] = output
+        facts["contact_sheet"] = str(output)
     if as_json:
         emit(facts)
         return
@@ -87,8 +95,8 @@ def show(spec, output, image_size, channels, root, as_json):
 
 
 @command.command()
-@click.argument("folder", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The packed file (.npz) to write.")
+@click.argument("folder", type=PATH)
+@click.option("-o", "--output", required=True, type=FILE, help="The packed file (.npz) to write.")
 @size_option
 @channels_option
 @click.option(
@@ -99,28 +107,25 @@ def show(spec, output, image_size, channels, root, as_json):
     help="Of the split by class, where FOLDER gives none.",
 )
 @json_option
-def pack(folder, output, image_size, channels, seed, as_json):
+def pack(folder: Path, output: Path, image_size: int | None, channels: str | None, seed: int, as_json: bool) -> None:
     """Put the images of FOLDER (CLASS/image or train|val|test/CLASS/image) into one file for packed:FILE.npz.
 
     \b
     Example:
       gems-edge data pack photos -o photos.npz --image-size 84
     """
-    from pathlib import Path
-
     from gems_edge.data.folder import read_folder
     from gems_edge.data.packed import write_packed
     from gems_edge.data.sources import check_format
-    from gems_edge.errors import UserError
 
-    if not output.endswith(".npz"):
+    if output.suffix != ".npz":
         raise UserError(f"{output} must end in .npz")
     _check_directory(output)
-    channels = int(channels) if channels else None
-    check_format(image_size, channels)
-    image_set = read_folder(folder, image_size, channels, seed)
-    write_packed(image_set, output, source=f"packed from {Path(folder).resolve().name}")
-    facts = {**_facts(image_set), "packed": output, "bytes": Path(output).stat().st_size}
+    depth = int(channels) if channels else None
+    check_format(image_size, depth)
+    image_set = read_folder(folder, image_size, depth, seed)
+    write_packed(image_set, output, source=f"packed from {folder.resolve().name}")
+    facts = {**_facts(image_set), "packed": str(output), "bytes": output.stat().st_size}
     if as_json:
         emit(facts)
         return
@@ -128,8 +133,9 @@ def pack(folder, output, image_size, channels, seed, as_json):
     say(f"use it with --data packed:{output}")
 
 
-def _facts(image_set) -> dict:
+def _facts(image_set: "ImageSet") -> Document:
     sizes = image_set.class_sizes()
+    splits = {split: image_set.of_split(split) for split in ("train", "val", "test")}
     return {
         "data": image_set.name,
         "classes": len(image_set.classes),
@@ -139,16 +145,14 @@ def _facts(image_set) -> dict:
         "inverted": image_set.inverted,
         "images_per_class": {"min": int(sizes.min()), "max": int(sizes.max())},
         "splits": {
-            split: {"classes": len(ids), "images": int(sizes[ids].sum())}
-            for split in ("train", "val", "test")
-            for ids in [image_set.of_split(split)]
+            split: {"classes": len(classes), "images": int(sizes[classes].sum())} for split, classes in splits.items()
         },
         "grouped": image_set.group is not None,
         "source": image_set.source,
     }
 
 
-def _print(facts: dict) -> None:
+def _print(facts: Document) -> None:
     per_class = facts["images_per_class"]
     pixels = f"{facts['image_size']}×{facts['image_size']}, {'greyscale' if facts['channels'] == 1 else 'colour'}"
     ink = ", dark background (read inverted)" if facts["inverted"] else ""
@@ -159,22 +163,14 @@ def _print(facts: dict) -> None:
     click.echo(pixels + ink)
     if facts["grouped"]:
         click.echo("images come in groups of near-duplicates; support and query never share one")
-    click.echo(
-        table(
-            [[name, part["classes"], part["images"]] for name, part in facts["splits"].items()],
-            ["split", "classes", "images"],
-        )
-    )
+    rows = [[name, split["classes"], split["images"]] for name, split in facts["splits"].items()]
+    click.echo(table(rows, ["split", "classes", "images"]))
     click.echo(f"source: {facts['source']}")
     for key in ("contact_sheet", "packed"):
         if key in facts:
             click.echo(f"written: {facts[key]}")
 
 
-def _check_directory(path: str) -> None:
-    from pathlib import Path
-
-    from gems_edge.errors import UserError
-
-    if not Path(path).parent.is_dir():
-        raise UserError(f"{Path(path).parent} does not exist; create it or write elsewhere")
+def _check_directory(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} does not exist; create it or write elsewhere")

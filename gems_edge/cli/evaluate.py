@@ -1,22 +1,33 @@
 """gems-edge evaluate: accuracy over seeded episodes of unseen classes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import compute_option, emit, json_option, refuse_device, table
+from gems_edge.cli.common import (
+    PATH,
+    Document,
+    compute_option,
+    data_root_option,
+    emit,
+    json_option,
+    refuse_device,
+    table,
+)
 from gems_edge.cli.values import IMAGE_SETS
 from gems_edge.wording import accuracy_text, percent_text
 
+if TYPE_CHECKING:
+    from gems_edge.meta.evaluation import EvaluationProtocol
+
+COLUMNS = ("precision", "data", "normalization", "steps", "accuracy")
+
 
 @click.command()
-@click.argument("subject", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.argument("subject", metavar="RUN|BUNDLE", type=PATH)
 @click.option("--data", type=IMAGE_SETS, help="Images, several sets with commas; default: those of the run.")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    help="Where torchvision's data sets lie, and NAME.npz for a bare NAME.",
-)
+@data_root_option
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--episodes", type=click.IntRange(2), default=600, show_default=True)
 @click.option("--ways", type=click.IntRange(2), help="Default: as trained.")
@@ -31,22 +42,7 @@ from gems_edge.wording import accuracy_text, percent_text
 @compute_option("Where torch runs; a bundle runs on the CPU, without torch.")
 @refuse_device
 @json_option
-def command(
-    subject,
-    data,
-    data_root,
-    split,
-    episodes,
-    ways,
-    shots,
-    queries,
-    steps,
-    per_step,
-    normalization,
-    seed,
-    compute,
-    as_json,
-):
+def command(subject: Path, compute: str, as_json: bool, **protocol: Any) -> None:
     """Accuracy with its 95 % interval, per normalisation mode and step count.
 
     A run is evaluated with torch. A bundle is evaluated with onnxruntime, as on the board.
@@ -55,80 +51,92 @@ def command(
     Example:
       gems-edge evaluate runs/glyphs --episodes 600
     """
-    from gems_edge.cli.progress import counting_progress
-    from gems_edge.meta.evaluation import EvaluationProtocol, evaluate_bundle, evaluate_run
+    from gems_edge.meta.evaluation import EvaluationProtocol
 
-    protocol = EvaluationProtocol(
-        data, split, episodes, ways, shots, queries, steps, per_step, normalization, seed, data_root
-    )
-    is_bundle = (subject / "manifest.json").exists()
-    with counting_progress("evaluate", episodes * _sets(subject, data, is_bundle)) as progress:
-        result = (
-            evaluate_bundle(subject, protocol, progress)
-            if is_bundle
-            else evaluate_run(subject, protocol, compute, progress)
-        )
+    result = _evaluate(subject, EvaluationProtocol(**protocol), compute)
     if as_json:
         emit(result)
         return
-    click.echo(
-        f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, {episodes} episodes{' of each' if len(result['distributions']) > 1 else ''}"
-    )
-    several, precisions = len(result["distributions"]) > 1, {"fp32": result}
+    click.echo(_headline(subject, result))
+    click.echo(_accuracy_table(result))
     if "int8" in result:
-        precisions["int8"] = result["int8"]
-    rows = []
-    for precision, of in precisions.items():
-        found = [row for name, one in of["distributions"].items() for row in _rows(_label(name, one), one, several)]
-        found += _rows("mean", of, several) if several else []
-        rows += [[precision, *row] for row in found] if len(precisions) > 1 else found
-    header = [*(["precision"] if len(precisions) > 1 else []), *(["data"] if several else [])]
-    click.echo(table(rows, [*header, "normalization", "steps", "accuracy"]))
-    if "int8" in result:
-        change = result["int8"]["difference"]
-        click.echo(
-            f"int8 on the same episodes: {percent_text(change['accuracy'], change['ci95'], 2, signed=True)}, "
-            f"{100 * result['int8']['agreement']:.1f} % of labels agree"
-        )
+        click.echo(_int8_line(result["int8"]))
     if "layers" in result:
-        click.echo("\n" + _choices(result))
+        click.echo("\n" + _choices_table(result))
 
 
-def _sets(subject, data, is_bundle):
-    """How many image sets are evaluated; a subject that cannot be read is refused later."""
+def _evaluate(subject: Path, protocol: "EvaluationProtocol", compute: str) -> Document:
+    from gems_edge.cli.progress import counting_progress
+    from gems_edge.meta.evaluation import evaluate_bundle, evaluate_run
+
+    is_bundle = (subject / "manifest.json").exists()
+    trained_sets = 1 if is_bundle else _trained_sets(subject)
+    sets = len(protocol.data) if protocol.data else trained_sets
+    with counting_progress("evaluate", protocol.episodes * sets) as progress:
+        if is_bundle:
+            return evaluate_bundle(subject, protocol, progress)
+        return evaluate_run(subject, protocol, compute, progress)
+
+
+def _trained_sets(run: Path) -> int:
+    """How many image sets the run was trained on; a run that cannot be read is refused later."""
     from gems_edge.errors import UserError
     from gems_edge.meta.settings.run import read_config
 
-    if data or is_bundle:
-        return len(data or (subject,))
     try:
-        return len(read_config(subject / "config.toml").data)
+        return len(read_config(run / "config.toml").data)
     except UserError:
         return 1
 
 
-def _choices(result):
+def _headline(subject: Path, result: Document) -> str:
+    each = " of each" if len(result["distributions"]) > 1 else ""
+    return (
+        f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, "
+        f"{result['episodes']} episodes{each}"
+    )
+
+
+def _accuracy_table(result: Document) -> str:
+    """A row for each precision, distribution, mode and step count; without columns that are the same in all rows."""
+    precisions = {"fp32": result} | ({"int8": result["int8"]} if "int8" in result else {})
+    rows = [
+        (precision, name, row["normalization"], row["steps"], accuracy_text(row, 2))
+        for precision, part in precisions.items()
+        for name, entry in _with_mean(part).items()
+        for row in entry["table"]
+    ]
+    shown = {"precision": len(precisions) > 1, "data": len(result["distributions"]) > 1}
+    columns = [index for index, name in enumerate(COLUMNS) if shown.get(name, True)]
+    return table([[row[index] for index in columns] for row in rows], [COLUMNS[index] for index in columns])
+
+
+def _with_mean(part: Document) -> dict[str, Document]:
+    """Label → what was measured on that distribution; of several ones also their mean."""
+    distributions = {
+        name if entry.get("seen", True) else f"{name} (unseen)": entry for name, entry in part["distributions"].items()
+    }
+    return distributions | ({"mean": part} if len(distributions) > 1 else {})
+
+
+def _int8_line(int8: Document) -> str:
+    change = int8["difference"]
+    return (
+        f"int8 on the same episodes: {percent_text(change['accuracy'], change['ci95'], 2, signed=True)}, "
+        f"{100 * int8['agreement']:.1f} % of labels agree"
+    )
+
+
+def _choices_table(result: Document) -> str:
     """What a bmp or mmsup run adapts: of each layer the share of tasks at each step, or of its weights."""
-    chosen = {name: one["choices"] for name, one in result["distributions"].items()}
+    choices = {name: entry["choices"] for name, entry in result["distributions"].items()}
     if "overlap" not in result:
-        rows = [[name, *("/".join(f"{x:.2f}" for x in at) for at in zip(*one["mask"]))] for name, one in chosen.items()]
+        masks = {name: zip(*choice["mask"]) for name, choice in choices.items()}
+        rows = [
+            [name, *("/".join(f"{share:.2f}" for share in layer) for layer in mask)] for name, mask in masks.items()
+        ]
         return table(rows, ["share of tasks, step by step", *result["layers"]])
-    rows = [[name, *(f"{share:.2f}" for share in one["keep"][0])] for name, one in chosen.items()]
-    rows += [
-        [pair.replace("|", " ∩ "), *(f"{share:.2f}" for share in shares)] for pair, shares in result["overlap"].items()
-    ]
+    shares = {name: choice["keep"][0] for name, choice in choices.items()}
+    shares |= {pair.replace("|", " ∩ "): overlap for pair, overlap in result["overlap"].items()}
+    rows = [[name, *(f"{share:.2f}" for share in layers)] for name, layers in shares.items()]
     return table(rows, ["share of weights; overlap", *result["layers"]])
-
-
-def _label(name, one):
-    return name if one.get("seen", True) else f"{name} (unseen)"
-
-
-def _rows(label, one, several):
-    return [
-        [*([label] if several else []), row["normalization"], str(row["steps"]), _accuracy(row)] for row in one["table"]
-    ]
-
-
-def _accuracy(row):
-    return accuracy_text(row, 2)

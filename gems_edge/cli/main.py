@@ -29,27 +29,28 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    def list_commands(self, context):
+    def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, context, name):
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
         try:
-            return importlib.import_module(f"gems_edge.cli.{name}").command
+            command: click.Command = importlib.import_module(f"gems_edge.cli.{name}").command
+            return command
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("gems_edge"):
                 raise
             raise UserError(_missing(error)) from None
 
-    def format_commands(self, context, formatter):
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="gems-edge")
-def group():
+def group() -> None:
     """Few-shot learning on small boards.
 
     \b
@@ -62,7 +63,8 @@ def group():
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    return f"this command needs the package {error.name!r}: install the workstation's part with pip install 'gems-edge[train]'"
+    install = "install the workstation's part with pip install 'gems-edge[train]'"
+    return f"this command needs the package {error.name!r}: {install}"
 
 
 def main() -> None:

@@ -2,51 +2,54 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from gems_edge.clock import clock
 from gems_edge.wording import accuracy_text
 
-# Seconds between plain lines.
-PLAIN_EVERY = 10.0
+# Seconds between plain lines, and between looks at a live one.
+PLAIN_EVERY, LIVE_EVERY = 10.0, 0.2
+
+Record = Mapping[str, Any]  # a line of metrics.jsonl
 
 
-@contextmanager
-def training_progress(label: str = "train"):
-    """A callback for `train`: rate, loss, accuracy, best validation, time left."""
-    state = {"last": 0.0, "best": "", "loss": "", "watch": ""}
+@dataclass
+class _TrainingLine:
+    """What is known of a training, in one line that follows its records."""
 
-    def line(record) -> str:
+    label: str
+    loss: str = ""
+    mask: str = ""
+    validation: str = ""
+
+    def updated(self, record: Record) -> str:
         if record["kind"] == "watch":
             seen = f"overlap {record['overlap']:.3f}" if "overlap" in record else "first look"
-            state["watch"] = f"  first layer's mask: {seen} (stops above {record['delta']:g})"
+            self.mask = f"  first layer's mask: {seen} (stops above {record['delta']:g})"
         elif record["kind"] == "validation":
-            state["best"] = f"  validation {accuracy_text(record)}"
+            self.validation = f"  validation {accuracy_text(record)}"
         else:
             left = (record["iterations"] - record["iteration"]) / max(record["rate"], 1e-9)
-            state["loss"] = (
+            self.loss = (
                 f"loss {record['loss']:.3f}  accuracy {100 * record['accuracy']:.1f} %  "
                 f"{record['rate']:.1f} iterations/s  left {clock(left)}"
             )
-        watch = state["watch"] if "phase" in record else ""
-        what = record.get("phase", label)
-        return f"{what} {record['iteration']}/{record['iterations']}  {state['loss']}{watch}{state['best']}"
+        mask = self.mask if "phase" in record else ""
+        phase = record.get("phase", self.label)
+        return f"{phase} {record['iteration']}/{record['iterations']}  {self.loss}{mask}{self.validation}"
 
+
+@contextmanager
+def training_progress(label: str = "train") -> Iterator[Callable[[Record], None]]:
+    """A callback for `train`: rate, loss, accuracy, best validation, time left."""
+    line = _TrainingLine(label)
     if not sys.stderr.isatty():
-
-        def plain(record):
-            text, now = line(record), time.monotonic()
-            if (
-                record["kind"] != "train"
-                or now - state["last"] >= PLAIN_EVERY
-                or record["iteration"] == record["iterations"]
-            ):
-                state["last"] = now
-                click.echo(text, err=True)
-
-        yield plain
+        yield _plain_lines(line)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -54,24 +57,36 @@ def training_progress(label: str = "train"):
     with Progress(BarColumn(30), TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(label)
         yield lambda record: bar.update(
-            task, description=line(record), completed=record["iteration"], total=record["iterations"]
+            task, description=line.updated(record), completed=record["iteration"], total=record["iterations"]
         )
 
 
+def _plain_lines(line: _TrainingLine) -> Callable[[Record], None]:
+    last = 0.0
+
+    def show(record: Record) -> None:
+        nonlocal last
+        text, now = line.updated(record), time.monotonic()
+        if record["kind"] != "train" or now - last >= PLAIN_EVERY or record["iteration"] == record["iterations"]:
+            last = now
+            click.echo(text, err=True)
+
+    return show
+
+
 @contextmanager
-def counting_progress(label: str, total: int):
+def counting_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A callback that takes the number done."""
-    state = {"last": time.monotonic()}
-    terminal = sys.stderr.isatty()
+    last = time.monotonic()
+    live = sys.stderr.isatty()
 
     def show(done: int) -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - state["last"] >= (0.2 if terminal else PLAIN_EVERY):
-            state["last"] = now
-            click.echo(
-                f"\r{label} {done}/{total}" if terminal else f"{label} {done}/{total}", err=True, nl=not terminal
-            )
+        if now - last >= (LIVE_EVERY if live else PLAIN_EVERY):
+            last = now
+            click.echo(("\r" if live else "") + f"{label} {done}/{total}", err=True, nl=not live)
 
     yield show
-    if terminal:
+    if live:
         click.echo("\r\033[K", err=True, nl=False)

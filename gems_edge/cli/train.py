@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gems_edge.cli.common import emit, json_option, refuse_device, say
+from gems_edge.cli.common import data_root_option, emit, json_option, refuse_device, say
 from gems_edge.cli.options import config_options, given_config
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
@@ -20,18 +20,14 @@ from gems_edge.wording import accuracy_text
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="Start from the config.toml of another run."
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    help="Where torchvision's data sets lie (or are downloaded to), and NAME.npz for a bare NAME.",
-)
+@data_root_option
 @click.option(
     "--ticket-file", type=click.Path(path_type=Path), help="Train the ticket in this file instead of finding one."
 )
 @config_options
 @refuse_device
 @json_option
-def command(output, resume, config_file, data_root, ticket_file, as_json, **options):
+def command(output, resume, config_file, root, ticket_file, as_json, **options):
     """Meta-train a few-shot model; with --ticket, find a sparse network in it and train that.
 
     \b
@@ -72,10 +68,10 @@ def command(output, resume, config_file, data_root, ticket_file, as_json, **opti
     if remark := config.remark():
         say(remark)
     if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
-        train(Run(output), config, resume=resume, root=data_root)
+        train(Run(output), config, resume=resume, root=root)
         return
     with training_progress() as progress:
-        best = train(Run(output), config, resume=resume, progress=progress, root=data_root, say=say)
+        best = train(Run(output), config, resume=resume, progress=progress, root=root, say=say)
     if as_json:
         emit({"run": str(output), "best": best, "normalization": config.normalization, "data": specs_text(config.data)})
     else:

@@ -1,4 +1,4 @@
-"""Values that an option's text stands for: lists with commas, image sets, iterations to keep."""
+"""Values that an option's text stands for: lists with commas, image sets, iterations to keep, boards."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,11 +8,12 @@ import click
 from gems_edge.data.specs import split_specs
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.kept import Kept
+from gems_edge.predict.profiles import DeviceProfile, find_profile
 
 N = TypeVar("N", int, float)
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType[Any]):
     """An option's type whose values come from `parse(text, option)`, which raises UserError for text that is none."""
 
     name = "text"
@@ -56,9 +57,15 @@ def _one_set(text: str, option: str) -> str:
     return specs[0]
 
 
+def _boards(text: str, option: str) -> tuple[DeviceProfile, ...]:
+    return tuple(find_profile(board.strip()) for board in text.split(",") if board.strip())
+
+
 IMAGE_SETS = Parsed(lambda text, option: split_specs(text))
 ONE_IMAGE_SET = Parsed(_one_set)
 KEPT = Parsed(_kept)
 DATA_WEIGHTS = numbers(float, "give a number above 0 for each of the image sets, with commas")
 WIDTHS = numbers(int, "give `full`, one number, or one for each convolution with commas", "full")
 SPARSITY = numbers(float, "write learned, or numbers from 0 to 1 with commas", "learned")
+RATIOS = numbers(float, "give a number, or several with commas")
+BOARDS = Parsed(_boards)

@@ -74,10 +74,10 @@ def test_bad_memory_questions(images, what):
 
 
 def test_an_export_tells_it(small_bundle, capsys):
-    from gems_edge.cli.export import show, summary
+    from gems_edge.cli.exported import document_of, show
 
     opened = read_bundle(small_bundle)
-    told = summary(small_bundle, opened.manifest)["predicted_memory_mb"]
+    told = document_of(small_bundle, opened.manifest)["predicted_memory_mb"]
     for what, images in (("predict", 1), ("adapt", opened.ways * opened.shots)):
         made = predict_memory(opened.manifest["cost"], images, what)
         assert told[what]["images"] == images and told[what]["peak"] == pytest.approx(made.value, abs=0.1)
