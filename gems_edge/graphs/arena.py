@@ -1,10 +1,10 @@
 """How far onnxruntime's arena grows under what a run asks of it. Plain Python, deterministic.
 
-The arena (onnxruntime's BFCArena: "best fit with coalescing") rounds a request up to 256 bytes and takes the smallest free
-piece that is large enough. A piece of at least twice the size is split, a smaller one is given whole. Where none fits, the
-arena gets a new region from the system, as large as the request (device/runtime.py). What is given back joins its free
-neighbours of the same region, regions never join, and none is returned. So the arena ends up larger than what was
-alive at once, by as much as pieces are too large for what is in them and too small for what comes.
+The arena (onnxruntime's BFCArena: "best fit with coalescing") rounds a request up to 256 bytes and takes the smallest
+free piece that is large enough. A piece of at least twice the size is split, a smaller one is given whole. Where none
+fits, the arena gets a new region from the system, as large as the request (device/runtime.py). What is given back joins
+its free neighbours of the same region, regions never join, and none is returned. So the arena ends up larger than what
+was alive at once, by as much as pieces are too large for what is in them and too small for what comes.
 """
 
 from bisect import bisect_left, insort
@@ -46,16 +46,16 @@ class Arena:
         return self.total
 
     def _take(self, size: int) -> _Piece:
-        place = bisect_left(self._free, (size, -1 << 62))
-        if place == len(self._free):
+        best = bisect_left(self._free, (size, -1 << 62))
+        if best == len(self._free):
             self.total += size
             # Of equal pieces the one at the lowest address is taken; the system hands out regions from the top.
             return _Piece(-self.total, size)
-        found, address = self._free.pop(place)
+        available, address = self._free.pop(best)
         piece = self._at.pop(address)
         piece.free = False
-        if found >= 2 * size or found - size >= MOST_UNUSED:
-            rest = _Piece(address + size, found - size)
+        if available >= 2 * size or available - size >= MOST_UNUSED:
+            rest = _Piece(address + size, available - size)
             rest.before, rest.after, piece.after, piece.size = piece, piece.after, rest, size
             if rest.after:
                 rest.after.before = rest
@@ -66,8 +66,8 @@ class Arena:
         if piece.after and piece.after.free:
             self._join(piece, piece.after)
         if piece.before and piece.before.free:
+            self._join(piece.before, piece)
             piece = piece.before
-            self._join(piece, piece.after)
         self._keep(piece)
 
     def _join(self, first: _Piece, second: _Piece) -> None:

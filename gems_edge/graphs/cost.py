@@ -2,13 +2,16 @@
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 
 from gems_edge.errors import UserError
+from gems_edge.graphs.fusion import Group, fused
 from gems_edge.graphs.liveness import ALIASES, Op, Request, TensorSize, execution_order, peak_bytes, requests
+from gems_edge.graphs.nodes import attributes
 from gems_edge.graphs.quantised import DOMAIN as QUANTISED
 from gems_edge.graphs.quantised import float_twin, integer_nodes
 from gems_edge.graphs.scans import scan_body
@@ -16,27 +19,26 @@ from gems_edge.graphs.shapes import fix_dims, tensor_sizes
 from gems_edge.graphs.unknown import unknown_ops, with_stand_ins
 from gems_edge.predict.work import add_up, leaves_blocked, work_of
 
-# What onnxruntime folds into a convolution whose weight is constant (ConvMul, ConvAdd and ConvBN fusion) …
-FOLDED = frozenset({"Mul", "Add", "BatchNormalization"})
-# … and what it appends to any convolution (FusedConv).
-ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh"})
-# … and what makes one op of a sigmoid: x·sigmoid(x) (QuickGeluFusion).
-GATES = frozenset({"Mul"})
-# What is left out where it only renames.
-COPIES = frozenset({"Identity"})
-# What reads a transposed matrix as it lies.
-PRODUCTS = frozenset({"MatMul"})
 # Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
 UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop".split())
 # Ops that read no more than they write, however large their input is.
 READS_ITS_OUTPUT = frozenset({"Slice", "Gather"})
 
-# Elements of the columns that a convolution of larger maps expands at a time (MLAS: stride N × stride K of its matrix product).
+# Elements of the columns that a convolution of larger maps expands at a time (MLAS: stride N × stride K of its matrix
+# product).
 _COLUMNS_BLOCK = 128 * 128
 # Where a convolution's weight stands among its inputs.
 _WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 
 GraphCost = dict[str, Any]
+
+
+class Operations(NamedTuple):
+    """What onnxruntime runs of a graph with fixed dimensions."""
+
+    ops: list[Op]
+    sizes: dict[str, TensorSize]  # of every tensor
+    constants: set[str]
 
 
 def describe(
@@ -52,41 +54,47 @@ def describe(
     A Scan counts as the ops of its body, once for every trip; its peak is that of one trip.
     Kinds are ONNX op types; "Conv.depthwise" and "Conv.grouped" mark groups, "Conv.fed" a convolution whose weight is
     not constant, which onnxruntime cannot pack ahead.
-    `channel_blocks`: as the session that runs it is told (device/runtime.py). Without, a convolution whose weight is constant runs
-    as one whose weight is fed: that of a frozen layer in adapt.onnx.
+    `channel_blocks`: as the session that runs it is told (device/runtime.py). Without, a convolution whose weight is
+    constant runs as one whose weight is fed: that of a frozen layer in adapt.onnx.
     Raises UserError for an op whose MACs are not counted, or shapes that cannot be known. With strict=False such ops,
     and ops of other domains, are counted in a further entry `unknown` (op → count), and their work is left out.
     """
-    fixed = fix_dims(_loaded(model), dims)
+    model = _loaded(model)
+    fixed = fix_dims(model, dims)
     unknown = unknown_ops(fixed, UNCOUNTED)
     if strict and unknown:
         raise UserError(f"the graph holds the op {next(iter(unknown))}, whose cost is not counted")
     fixed = with_stand_ins(fixed) if unknown else fixed
-    ops, sizes, constants = _operations(fixed, channel_blocks)
-    table: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    operations = _operations(fixed, channel_blocks)
+    return {
+        "dims": dict(dims),
+        "macs": sum(op.macs for op in operations.ops),
+        "bytes": sum(op.bytes for op in operations.ops),
+        "peak_bytes": _peak(fixed, operations),
+        "constant_bytes": _constant_bytes(model, fixed, operations),
+        "work": add_up([op.work for op in operations.ops]),
+        **({"unknown": unknown} if unknown else {}),
+        "ops": _by_kind(operations.ops),
+    }
+
+
+def _constant_bytes(model: onnx.ModelProto, fixed: onnx.ModelProto, operations: Operations) -> int:
+    """Bytes of the initialisers that are left after folding, those that may be fed (the head) at their own size."""
+    used = {name for op in operations.ops for name in op.inputs} | {value.name for value in fixed.graph.output}
+    folded = sum(operations.sizes[name].bytes for name in operations.constants & used)
+    fed = {value.name for value in fixed.graph.input}
+    return folded + sum(_stored_bytes(tensor) for tensor in model.graph.initializer if tensor.name in fed)
+
+
+def _by_kind(ops: list[Op]) -> list[dict[str, Any]]:
+    """Count, macs and bytes of each kind of op, those with the most work first."""
+    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for op in ops:
         for part in op.parts or (op,):
             for column, number in enumerate((1, part.macs, part.bytes)):
-                table[part.kind][column] += op.trips * number
-    used = {name for op in ops for name in op.inputs} | {value.name for value in fixed.graph.output}
-    stored = sum(sizes[name].bytes for name in constants & used)
-    given = {value.name for value in fixed.graph.input}
-    stored += sum(_stored_bytes(tensor) for tensor in _loaded(model).graph.initializer if tensor.name in given)
-    return {
-        "dims": dict(dims),
-        "macs": sum(op.macs for op in ops),
-        "bytes": sum(op.bytes for op in ops),
-        "peak_bytes": _peak(fixed, ops, sizes, constants),
-        "constant_bytes": stored,
-        "work": add_up([op.work for op in ops]),
-        **({"unknown": unknown} if unknown else {}),
-        "ops": [
-            {"kind": kind, "count": count, "macs": macs, "bytes": moved}
-            for kind, (count, macs, moved) in sorted(
-                table.items(), key=lambda item: (-item[1][1], -item[1][2], item[0])
-            )
-        ],
-    }
+                totals[part.kind][column] += op.trips * number
+    order = sorted(totals.items(), key=lambda item: (-item[1][1], -item[1][2], item[0]))
+    return [{"kind": kind, "count": count, "macs": macs, "bytes": moved} for kind, (count, macs, moved) in order]
 
 
 def adapt_peak(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> dict[str, int]:
@@ -102,24 +110,25 @@ def adapt_peak(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> dic
     return {"fixed_bytes": max(0, once - slope * images), "bytes_per_image": slope}
 
 
-def run_requests(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> tuple[list[Request], list[str]]:
-    """What one run of `model` asks of onnxruntime's allocator, in order, and the names of the outputs, which are given
-    back last. Fed tensors and constants are not from there."""
+class RunRequests(NamedTuple):
+    requests: list[Request]  # in order
+    outputs: list[str]  # of the graph: given back last
+
+
+def run_requests(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> RunRequests:
+    """What one run of `model` asks of onnxruntime's allocator. Fed tensors and constants are not from there."""
     fixed = fix_dims(_loaded(model), dims)
     ops, sizes, constants = _operations(fixed)
     outputs = [value.name for value in fixed.graph.output]
     elsewhere = frozenset(constants) | {value.name for value in fixed.graph.input}
-    return list(requests(execution_order(ops), sizes, elsewhere, outputs)), outputs
+    return RunRequests(list(requests(execution_order(ops), sizes, elsewhere, outputs)), outputs)
 
 
-def _operations(
-    fixed: onnx.ModelProto, channel_blocks: bool = True
-) -> tuple[list[Op], dict[str, TensorSize], set[str]]:
-    """The ops that onnxruntime runs, the size of every tensor, and which are constants."""
+def _operations(fixed: onnx.ModelProto, channel_blocks: bool = True) -> Operations:
     sizes = tensor_sizes(fixed)
     constants, nodes = _fold_constants(fixed.graph)
-    ops = _fuse(nodes, sizes, constants, {value.name for value in fixed.graph.output}, fixed.graph, channel_blocks)
-    return ops, sizes, constants
+    scope = _Scope(fixed.graph, sizes, constants, channel_blocks)
+    return Operations(_ops(nodes, scope, [value.name for value in fixed.graph.output]), sizes, constants)
 
 
 def _loaded(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
@@ -134,7 +143,8 @@ def _loaded(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
 
 
 def _stored_bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    item_bytes: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * item_bytes
 
 
 def _fold_constants(graph: onnx.GraphProto) -> tuple[set[str], list[onnx.NodeProto]]:
@@ -149,81 +159,46 @@ def _fold_constants(graph: onnx.GraphProto) -> tuple[set[str], list[onnx.NodePro
     return constants, left
 
 
-def _fuse(
-    nodes: list[onnx.NodeProto],
-    sizes: dict[str, TensorSize],
-    constants: set[str],
-    outputs: set[str],
-    graph: onnx.GraphProto,
-    packs: bool,
-) -> list[Op]:
-    consumers = defaultdict(list)
-    for node in nodes:
-        for name in node.input:
-            consumers[name].append(node)
-    gone: set[int] = set()
-    blocked: set[str] = set()
-    read_as: dict[str, str] = {}  # what a product reads transposed (MatmulTransposeFusion) → the tensor itself
+@dataclass(frozen=True)
+class _Scope:
+    """A graph, or the body of a Scan, and what is known of its tensors."""
 
-    def only_consumer(name: str, kinds: frozenset[str]) -> onnx.NodeProto | None:
-        users = consumers[name]
-        return users[0] if len(users) == 1 and name not in outputs and users[0].op_type in kinds else None
+    graph: onnx.GraphProto
+    sizes: dict[str, TensorSize]
+    constants: set[str]
+    channel_blocks: bool  # as of describe
 
-    ops = []
-    for node in nodes:
-        if id(node) in gone:
+
+def _ops(nodes: list[onnx.NodeProto], scope: _Scope, outputs: list[str]) -> list[Op]:
+    ops: list[Op] = []
+    in_blocks: set[str] = set()  # maps that lie in blocks of channels
+    for group in fused(nodes, scope.sizes, scope.constants, outputs):
+        kind = group.node.op_type
+        if kind == "Scan":
+            ops.append(_scan(group.node, scope))
             continue
-        if node.op_type == "Scan":
-            ops.append(_scan(node, sizes, constants, graph, packs))
-            continue
-        if node.op_type == "Transpose" and _swaps_matrices(node) and only_consumer(node.output[0], PRODUCTS):
-            read_as[node.output[0]] = node.input[0]
-            continue
-        inputs, outs = [read_as.get(name, name) for name in node.input], list(node.output)
-        if node.op_type == "Conv":
-            channels = sizes[outs[0]].shape[1]
-            while node.input[1] in constants and (follower := only_consumer(outs[0], FOLDED)):
-                others = [name for name in follower.input if name != outs[0]]
-                if not all(
-                    name in constants and _per_channel(follower, sizes[name].shape, channels) for name in others
-                ):
-                    break
-                if follower.op_type != "Mul" and len(inputs) == 2:
-                    inputs.append(others[-1])  # the bias that the fused convolution gets: one number a channel
-                gone.add(id(follower))
-                outs = [follower.output[0]]
-            if follower := only_consumer(outs[0], ACTIVATIONS):
-                gone.add(id(follower))
-                outs = [follower.output[0]]
-        if (follower := only_consumer(outs[0], COPIES)) and follower.output[0] in outputs and len(outs) == 1:
-            gone.add(id(follower))  # what makes a graph output writes it itself (EliminateIdentity)
-            outs = [follower.output[0]]
-        if node.op_type == "Sigmoid" and (follower := only_consumer(outs[0], GATES)) and inputs[0] in follower.input:
-            gone.add(id(follower))
-            outs = [follower.output[0]]
-        known = constants if packs or node.op_type != "Conv" else constants.difference(inputs[1:2])
-        ops.append(_op(node, tuple(inputs), tuple(outs), sizes, known, blocked))
-        if packs and leaves_blocked(
-            node.op_type, not constants.isdisjoint(inputs[1:2]), not blocked.isdisjoint(inputs)
-        ):
-            blocked.update(outs)
+        packed = scope.constants
+        if kind == "Conv" and not scope.channel_blocks:
+            packed = scope.constants.difference(group.inputs[1:2])
+        reads_blocks = not in_blocks.isdisjoint(group.inputs)
+        ops.append(_op(group, scope.sizes, packed, reads_blocks))
+        constant_weight = not scope.constants.isdisjoint(group.inputs[1:2])
+        if scope.channel_blocks and leaves_blocked(kind, constant_weight, reads_blocks):
+            in_blocks.update(group.outputs)
     return ops
 
 
-def _scan(
-    node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str], graph: onnx.GraphProto, packs: bool
-) -> Op:
+def _scan(node: onnx.NodeProto, scope: _Scope) -> Op:
     """A Scan as one op. What it is fed are views, what it gives is written in place: neither takes room in its body."""
-    body, captured, trips = scan_body(node, sizes, graph)
-    inner = tensor_sizes(body)
-    folded, nodes = _fold_constants(body.graph)
-    folded |= constants & set(captured)
-    given = [value.name for value in body.graph.output]
-    parts = _fuse(nodes, inner, folded, set(given), body.graph, packs)
+    body, captured, trips = scan_body(node, scope.sizes, scope.graph)
+    constants, nodes = _fold_constants(body.graph)
+    constants |= scope.constants & set(captured)
+    inner = _Scope(body.graph, tensor_sizes(body), constants, scope.channel_blocks)
+    outputs = [value.name for value in body.graph.output]
+    parts = _ops(nodes, inner, outputs)
     fed = frozenset(value.name for value in body.graph.input)
-    scanned = next(attribute.i for attribute in node.attribute if attribute.name == "num_scan_inputs")
-    states = sum(sizes[name].bytes for name in node.input[:-scanned])
-    trip = requests(execution_order(parts), inner, fed | folded | set(given), given)
+    states = sum(scope.sizes[name].bytes for name in node.input[: -attributes(node)["num_scan_inputs"]])
+    trip = requests(execution_order(parts), inner.sizes, fed | constants | set(outputs), outputs)
     return Op(
         "Scan",
         (*node.input, *captured),
@@ -238,67 +213,52 @@ def _scan(
     )
 
 
-def _swaps_matrices(node: onnx.NodeProto) -> bool:
-    """Whether a Transpose exchanges the last two axes and no others."""
-    perm = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), [])
-    return len(perm) >= 2 and perm == [*range(len(perm) - 2), len(perm) - 1, len(perm) - 2]
-
-
-def _per_channel(follower: onnx.NodeProto, shape: tuple[int, ...], channels: int) -> bool:
-    """Whether a constant of this shape scales or shifts an [N, C, H, W] map channel by channel."""
-    if follower.op_type == "BatchNormalization":
-        return True
-    aligned = (1,) * (4 - len(shape)) + shape
-    return len(aligned) == 4 and aligned[0] == aligned[2] == aligned[3] == 1 and aligned[1] in (1, channels)
-
-
-def _op(
-    node: onnx.NodeProto,
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    sizes: dict[str, TensorSize],
-    constants: set[str],
-    blocked: set[str],
-) -> Op:
+def _op(group: Group, sizes: dict[str, TensorSize], constants: set[str], reads_blocks: bool) -> Op:
+    node, inputs, outputs = group.node, tuple(group.inputs), tuple(group.outputs)
     written = sum(sizes[name].bytes for name in outputs if name)
-    read = sum(sizes[name].bytes for name in set(inputs) if name)
-    moved = read + written
+    moved = written + sum(sizes[name].bytes for name in set(inputs) if name)
     if node.op_type in ALIASES or node.op_type == "Shape":
         moved = 0
     elif node.op_type in READS_ITS_OUTPUT:
         moved = min(moved, 2 * written)
-    kind, workspace = node.op_type, 0
-    if kind == "Conv":
-        kind = _conv_kind(node, sizes, constants)
-        workspace = _columns_bytes(sizes[inputs[1]].shape, sizes[outputs[0]], node)
-    if kind == "ConvTranspose":
-        # onnxruntime multiplies one image at a time into a [Cout·kh·kw, H·W] column buffer, then scatters it
-        image, weight = sizes[inputs[0]], sizes[inputs[1]]
-        workspace = math.prod(weight.shape[1:]) * math.prod(image.shape[2:]) * image.item_bytes
+    kind = _conv_kind(node, sizes, constants) if node.op_type == "Conv" else node.op_type
     macs = _macs(node, sizes)
-    work = _work(node, inputs, outputs, sizes, constants, macs, moved, not blocked.isdisjoint(inputs))
-    return Op(kind, inputs, outputs, macs, moved, workspace, work)
+    work = _work(group, sizes, constants, macs, moved, reads_blocks)
+    return Op(kind, inputs, outputs, macs, moved, _workspace(group, sizes), work)
 
 
 def _work(
-    node: onnx.NodeProto, inputs, outputs, sizes, constants, macs: int, moved: int, blocked: bool
+    group: Group, sizes: dict[str, TensorSize], constants: set[str], macs: int, moved: int, reads_blocks: bool
 ) -> dict[str, float]:
     """Amounts by term; those of an operation on integers are the float operation's, whose times int8's are told by."""
-    attributes = {item.name: list(item.ints) or item.i for item in node.attribute}
+    node, inputs, outputs = group.node, group.inputs, group.outputs
+    parameters = {item.name: list(item.ints) or item.i for item in node.attribute}
+    kind = node.op_type
     weight = node.input[1] if len(node.input) > 1 else ""
-    if node.domain != QUANTISED or not moved:
-        return work_of(node.op_type, attributes, weight, inputs, outputs, sizes, constants, macs, moved, blocked)
-    kind, tensors = float_twin(node)
-    floats = {name: TensorSize(sizes[name].shape, 4) for name in (*tensors, *outputs)}
-    moved = sum(size.bytes for size in floats.values())
-    weight = tensors[1] if len(tensors) > 1 else ""
-    return work_of(kind, attributes, weight, tensors, outputs, floats, constants, macs, moved, blocked)
+    if node.domain == QUANTISED and moved:
+        kind, inputs = float_twin(node)
+        sizes = {name: TensorSize(sizes[name].shape, 4) for name in (*inputs, *outputs)}
+        moved = sum(size.bytes for size in sizes.values())
+        weight = inputs[1] if len(inputs) > 1 else ""
+    return work_of(kind, parameters, weight, inputs, outputs, sizes, constants, macs, moved, reads_blocks)
+
+
+def _workspace(group: Group, sizes: dict[str, TensorSize]) -> int:
+    """Bytes of scratch memory while a convolution runs."""
+    node = group.node
+    if node.op_type == "Conv":
+        return _columns_bytes(sizes[group.inputs[1]].shape, sizes[group.outputs[0]], node)
+    if node.op_type == "ConvTranspose":
+        # onnxruntime multiplies one image at a time into a [Cout·kh·kw, H·W] column buffer, then scatters it
+        image, weight = sizes[group.inputs[0]], sizes[group.inputs[1]]
+        return math.prod(weight.shape[1:]) * math.prod(image.shape[2:]) * image.item_bytes
+    return 0
 
 
 def _columns_bytes(weight: tuple[int, ...], output: TensorSize, node: onnx.NodeProto) -> int:
-    """The column buffer of a convolution that onnxruntime multiplies out: of all places where there are fewer of them than
-    filters, otherwise of some at a time (a block of MLAS's matrix product, one thread)."""
-    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    """The column buffer of a convolution that onnxruntime multiplies out: of all places where there are fewer of them
+    than filters, otherwise of some at a time (a block of MLAS's matrix product, one thread)."""
+    groups = attributes(node).get("group", 1)
     places, terms = math.prod(output.shape[2:]), math.prod(weight[1:])
     if math.prod(weight[2:]) == 1:  # 1×1 (with stride 1; ours have no other) reads its input as it is
         return 0
@@ -306,7 +266,7 @@ def _columns_bytes(weight: tuple[int, ...], output: TensorSize, node: onnx.NodeP
 
 
 def _conv_kind(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: set[str]) -> str:
-    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    groups = attributes(node).get("group", 1)
     if groups > 1:
         return "Conv.depthwise" if sizes[node.input[1]].shape[1] == 1 else "Conv.grouped"
     return "Conv" if node.input[1] in constants else "Conv.fed"
@@ -318,25 +278,24 @@ def _macs(node: onnx.NodeProto, sizes: dict[str, TensorSize]) -> int:
     Conv: every output element reads Cin/groups·kh·kw weights. ConvTranspose: every input element writes
     Cout/groups·kh·kw products.
     """
-    first = sizes[node.input[0]] if node.input and node.input[0] else None
-    if node.op_type in _WEIGHT_AT:
-        return sizes[node.output[0]].elements * math.prod(sizes[node.input[_WEIGHT_AT[node.op_type]]].shape[1:])
-    if node.op_type == "ConvTranspose":
-        return first.elements * math.prod(sizes[node.input[1]].shape[1:])
-    if node.op_type in ("MatMul", "QLinearMatMul", "MatMulInteger"):
-        return sizes[node.output[0]].elements * first.shape[-1]
-    if node.op_type in ("Gemm", "QGemm"):
-        transposed = next((attribute.i for attribute in node.attribute if attribute.name == "transA"), 0)
-        return sizes[node.output[0]].elements * first.shape[0 if transposed else 1]
+    kind = node.op_type
+    if kind in _WEIGHT_AT:
+        return sizes[node.output[0]].elements * math.prod(sizes[node.input[_WEIGHT_AT[kind]]].shape[1:])
+    if kind == "ConvTranspose":
+        return sizes[node.input[0]].elements * math.prod(sizes[node.input[1]].shape[1:])
+    if kind in ("MatMul", "QLinearMatMul", "MatMulInteger"):
+        return sizes[node.output[0]].elements * sizes[node.input[0]].shape[-1]
+    if kind in ("Gemm", "QGemm"):
+        summed = 0 if attributes(node).get("transA", 0) else 1
+        return sizes[node.output[0]].elements * sizes[node.input[0]].shape[summed]
     return 0
 
 
-def _peak(model: onnx.ModelProto, ops: list[Op], sizes: dict[str, TensorSize], constants: set[str]) -> int:
-    graph = model.graph
+def _peak(model: onnx.ModelProto, operations: Operations) -> int:
     return peak_bytes(
-        execution_order(ops),
-        sizes,
-        [value.name for value in graph.input],
-        [value.name for value in graph.output],
-        frozenset(constants),
+        execution_order(operations.ops),
+        operations.sizes,
+        [value.name for value in model.graph.input],
+        [value.name for value in model.graph.output],
+        frozenset(operations.constants),
     )

@@ -20,12 +20,12 @@ def arena_bytes(model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS)
 
     Outputs are the arena's memory (onnxruntime hands them out as they are), so they are freed a run later.
     """
-    asked, outputs = run_requests(model, dims)
+    requests, outputs = run_requests(model, dims)
     kept, arena = set(outputs), Arena()
     for run in range(runs):
         arena.serve(
             (f"{name}/{run}" if name in kept else name, size)
-            for name, size in asked
+            for name, size in requests
             if size is not None or name not in kept
         )
         arena.serve((f"{name}/{run - 1}", None) for name in outputs)
@@ -44,7 +44,7 @@ def memory_cost(predict: onnx.ModelProto, adapt: onnx.ModelProto, dims: dict[str
         "predict": sorted({1, images_per_call(single)}),
         "adapt": sorted({classes, *(times * images for times in TIMES)}),
     }
-    pictures = next(value for value in predict.graph.input if value.name == "images").type.tensor_type
+    image = next(value for value in predict.graph.input if value.name == "images").type.tensor_type.shape.dim[1:]
     tables = {
         what: {
             "images": counts[what],
@@ -52,4 +52,4 @@ def memory_cost(predict: onnx.ModelProto, adapt: onnx.ModelProto, dims: dict[str
         }
         for what, model in (("predict", predict), ("adapt", adapt))
     }
-    return {"image_bytes": 4 * math.prod(dim.dim_value for dim in pictures.shape.dim[1:]), **tables}
+    return {"image_bytes": 4 * math.prod(dim.dim_value for dim in image), **tables}

@@ -1,4 +1,4 @@
-"""Which bytes of activations are alive when onnxruntime runs a graph op by op, and the most at once. Plain Python, no onnx."""
+"""Which bytes of activations are alive when onnxruntime runs a graph op by op, and the most at once. No onnx here."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -109,32 +109,15 @@ def requests(
     the same once a trip; no more than `trips` of them are given, as another trip finds what the last one left.
     """
     kept = set(outputs)
-    owner: dict[str, str] = {}  # tensor → the tensor whose memory it lives in
-
-    def root(name: str) -> str:
-        while name in owner:
-            name = owner[name]
-        return name
-
-    for op in ops:
-        if op.kind in ALIASES and not kept.intersection(op.outputs):
-            owner[op.outputs[0]] = op.inputs[0]
-    last_use: dict[str, int] = {}
-    for step, op in enumerate(ops):
-        for name in (*op.inputs, *op.outputs):
-            if name:
-                last_use[root(name)] = step
-    for name in kept:
-        last_use[root(name)] = len(ops)
-
+    lifetimes = _Lifetimes(ops, kept)
     held: dict[str, str] = {}  # tensor → the name under which its memory was asked for
     for step, op in enumerate(ops):
         for slot, name in enumerate(op.outputs):
-            if not name or name in owner or name in elsewhere:
+            if not name or name in lifetimes.owner or name in elsewhere:
                 continue
-            reused = None if slot or name in kept else _overwritten(op, name, step, tensors, root, last_use, elsewhere)
-            if reused:
-                held[name] = held.pop(reused)
+            overwritten = lifetimes.overwritten(step, op, tensors) if slot == 0 and name not in kept else None
+            if overwritten and overwritten not in elsewhere:
+                held[name] = held.pop(overwritten)
             else:
                 held[name] = name
                 yield name, tensors[name].bytes
@@ -144,17 +127,42 @@ def requests(
             yield from op.trip
         if op.workspace:
             yield f"{op.outputs[0]}/workspace", None
-        for name in dict.fromkeys(root(name) for name in (*op.inputs, *op.outputs) if name):
-            if last_use[name] == step and name in held:
+        for name in lifetimes.ending(step, op):
+            if name in held:
                 yield held.pop(name), None
     for name in held.values():
         yield name, None
 
 
-def _overwritten(op, output, step, tensors, root, last_use, elsewhere) -> str | None:
-    if op.kind not in IN_PLACE:
-        return None
-    name = root(op.inputs[0])
-    dies = last_use[name] == step and name not in elsewhere
-    given, wanted = tensors[op.inputs[0]], tensors[output]
-    return name if dies and given.shape == wanted.shape and given.item_bytes == wanted.item_bytes else None
+class _Lifetimes:
+    """In whose memory each tensor lives, and the step after which nothing needs it."""
+
+    def __init__(self, ops: Sequence[Op], kept: set[str]):
+        self.owner: dict[str, str] = {}  # view → the tensor whose memory it lives in
+        for op in ops:
+            if op.kind in ALIASES and not kept.intersection(op.outputs):
+                self.owner[op.outputs[0]] = op.inputs[0]
+        self.last_use: dict[str, int] = {}
+        for step, op in enumerate(ops):
+            for name in filter(None, (*op.inputs, *op.outputs)):
+                self.last_use[self.root(name)] = step
+        for name in kept:
+            self.last_use[self.root(name)] = len(ops)
+
+    def root(self, name: str) -> str:
+        while name in self.owner:
+            name = self.owner[name]
+        return name
+
+    def ending(self, step: int, op: Op) -> list[str]:
+        """The tensors that nothing needs after `op`, the one of this step."""
+        roots = dict.fromkeys(self.root(name) for name in (*op.inputs, *op.outputs) if name)
+        return [name for name in roots if self.last_use[name] == step]
+
+    def overwritten(self, step: int, op: Op, tensors: Mapping[str, TensorSize]) -> str | None:
+        """The tensor that `op`, the one of this step, may write its first output over."""
+        if op.kind not in IN_PLACE:
+            return None
+        name = self.root(op.inputs[0])
+        read, written = tensors[op.inputs[0]], tensors[op.outputs[0]]
+        return name if self.last_use[name] == step and read == written else None

@@ -1,8 +1,10 @@
 """What onnxruntime makes of a graph with QuantizeLinear and DequantizeLinear: integer operations on bytes."""
 
-from collections import defaultdict
+from dataclasses import dataclass
 
 import onnx
+
+from gems_edge.graphs.nodes import Links
 
 # An operation between DequantizeLinear and QuantizeLinear runs on the integers themselves: some as another operation …
 INTEGER = {
@@ -23,46 +25,60 @@ _FLOAT = {integer: kind for kind, integer in INTEGER.items()}
 
 def integer_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes of `graph` with every such group as one node; inputs in the order of ONNX's own integer operations."""
-    producer = {name: node for node in graph.node for name in node.output}
-    consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            consumers[name].append(node)
     outputs = {value.name for value in graph.output}
+    links = Links.of(graph.node, outputs)
     constants = {tensor.name for tensor in graph.initializer}
-
-    def made_by(name: str, kind: str) -> onnx.NodeProto | None:
-        node = producer.get(name)
-        return node if node is not None and node.op_type == kind else None
-
-    def only_consumer(name: str) -> onnx.NodeProto | None:
-        return consumers[name][0] if len(consumers[name]) == 1 and name not in outputs else None
-
-    made: dict[int, onnx.NodeProto] = {}
-    gone: set[int] = set()
+    integer: dict[int, onnx.NodeProto] = {}
+    absorbed: set[int] = set()
     for node in graph.node:
-        if node.op_type not in INTEGER and node.op_type not in AS_THEY_ARE:
-            continue
-        given = [made_by(name, "DequantizeLinear") for name in node.input]
-        plain = [name for name, source in zip(node.input, given) if source is None and name]
-        after = only_consumer(node.output[0])
-        absorbed = after if after is not None and after.op_type in ABSORBED else None
-        quantise = only_consumer(absorbed.output[0]) if absorbed is not None else after
-        if given[0] is None or quantise is None or quantise.op_type != "QuantizeLinear":
-            continue
-        if node.op_type in INTEGER and plain or not constants.issuperset(plain):
-            continue
-        fused = onnx.NodeProto()
-        fused.CopyFrom(node)
-        fused.op_type, fused.domain = INTEGER.get(node.op_type, node.op_type), DOMAIN
-        del fused.input[:], fused.output[:]
-        fused.input.extend(_inputs(node, given, quantise))
-        fused.output.extend(quantise.output)
-        made[id(node)] = fused
-        gone |= {id(quantise), *([id(absorbed)] if absorbed is not None else [])}
-    nodes = [made.get(id(node), node) for node in graph.node if id(node) not in gone]
+        group = _group(node, links, constants)
+        if group is not None:
+            integer[id(node)] = _integer_node(group)
+            absorbed |= {id(follower) for follower in group.followers}
+    nodes = [integer.get(id(node), node) for node in graph.node if id(node) not in absorbed]
     used = {name for node in nodes for name in node.input} | outputs
     return [node for node in nodes if node.op_type != "DequantizeLinear" or used.intersection(node.output)]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """An operation between DequantizeLinear and QuantizeLinear."""
+
+    node: onnx.NodeProto
+    sources: list[onnx.NodeProto | None]  # the DequantizeLinear of each input; None where there is none
+    followers: list[onnx.NodeProto]  # an activation perhaps, and the QuantizeLinear
+
+    @property
+    def quantise(self) -> onnx.NodeProto:
+        return self.followers[-1]
+
+
+def _group(node: onnx.NodeProto, links: Links, constants: set[str]) -> _Group | None:
+    if node.op_type not in INTEGER and node.op_type not in AS_THEY_ARE:
+        return None
+    makers = [links.producer.get(name) for name in node.input]
+    sources = [maker if maker is not None and maker.op_type == "DequantizeLinear" else None for maker in makers]
+    followers = []
+    follower = links.only_consumer(node.output[0])
+    if follower is not None and follower.op_type in ABSORBED:
+        followers.append(follower)
+        follower = links.only_consumer(follower.output[0])
+    if sources[0] is None or follower is None or follower.op_type != "QuantizeLinear":
+        return None
+    plain = [name for name, source in zip(node.input, sources) if source is None and name]
+    if plain and (node.op_type in INTEGER or not constants.issuperset(plain)):
+        return None
+    return _Group(node, sources, [*followers, follower])
+
+
+def _integer_node(group: _Group) -> onnx.NodeProto:
+    node = onnx.NodeProto()
+    node.CopyFrom(group.node)
+    node.op_type, node.domain = INTEGER.get(group.node.op_type, group.node.op_type), DOMAIN
+    del node.input[:], node.output[:]
+    node.input.extend(_inputs(group))
+    node.output.extend(group.quantise.output)
+    return node
 
 
 def float_twin(node: onnx.NodeProto) -> tuple[str, list[str]]:
@@ -73,13 +89,15 @@ def float_twin(node: onnx.NodeProto) -> tuple[str, list[str]]:
     return _FLOAT.get(node.op_type, node.op_type), tensors
 
 
-def _inputs(node: onnx.NodeProto, given: list[onnx.NodeProto | None], quantise: onnx.NodeProto) -> list[str]:
-    if node.op_type in INTEGER and len(given) > 1 and node.op_type != "Concat":
-        first, second, *bias = given
-        names = [*_triple(first), *_triple(second), *_triple(quantise)[1:]]
-        return names + [source.input[0] for source in bias if source is not None]
-    return [source.input[0] if source is not None else name for name, source in zip(node.input, given)]
+def _inputs(group: _Group) -> list[str]:
+    kind, sources = group.node.op_type, [source for source in group.sources if source is not None]
+    if kind in INTEGER and len(sources) > 1 and kind != "Concat":
+        first, second, *bias = sources
+        names = [*_triple(first), *_triple(second), *_triple(group.quantise)[1:]]
+        return names + [source.input[0] for source in bias]
+    return [name if source is None else source.input[0] for name, source in zip(group.node.input, group.sources)]
 
 
 def _triple(node: onnx.NodeProto) -> list[str]:
+    """What a (de)quantisation reads: tensor, scale and zero point ("" where it has none)."""
     return [*node.input, ""][:3]

@@ -1,4 +1,4 @@
-"""The body of an ONNX Scan (an adaptation step image by image, export/streaming.py) as a graph of its own. Needs onnx."""
+"""The body of an ONNX Scan (an adaptation step image by image, export/streaming.py) as a graph of its own."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from gems_edge.graphs.liveness import TensorSize
+from gems_edge.graphs.nodes import attributes
 
 # What a captured tensor is taken to be: shape inference needs a type, and these have the right size.
 _TYPE_OF_BYTES = {1: TensorProto.UINT8, 2: TensorProto.FLOAT16, 4: TensorProto.FLOAT, 8: TensorProto.INT64}
@@ -18,13 +19,12 @@ def scan_body(
 
     The model's inputs are those of the body and what it captures; initialisers that it captures are its own.
     """
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    body, count = attributes["body"], attributes["num_scan_inputs"]
-    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-    own |= {name for inner in body.node for name in inner.output}
-    captured = tuple(dict.fromkeys(n for inner in body.node for n in inner.input if n and n not in own))
+    body, count = attributes(node)["body"], attributes(node)["num_scan_inputs"]
+    inside = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+    inside |= {name for inner in body.node for name in inner.output}
+    captured = tuple(dict.fromkeys(n for inner in body.node for n in inner.input if n and n not in inside))
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    given = [
+    fed = [
         helper.make_tensor_value_info(name, _TYPE_OF_BYTES[sizes[name].item_bytes], sizes[name].shape)
         for name in captured
         if name not in stored
@@ -32,7 +32,7 @@ def scan_body(
     alone = helper.make_graph(
         body.node,
         body.name,
-        [*body.input, *given],
+        [*body.input, *fed],
         body.output,
         [*body.initializer, *(stored[name] for name in captured if name in stored)],
     )

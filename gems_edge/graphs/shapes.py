@@ -48,8 +48,8 @@ def tensor_sizes(model: onnx.ModelProto) -> dict[str, TensorSize]:
         size = _declared(value)
         if size is not None:
             sizes[value.name] = size
-    missing = [name for node in model.graph.node for name in node.output if name and name not in sizes]
-    return sizes | _observe(model, missing) if missing else sizes
+    unknown = [name for node in model.graph.node for name in node.output if name and name not in sizes]
+    return sizes | _observe(model, unknown) if unknown else sizes
 
 
 def _declared(value: onnx.ValueInfoProto) -> TensorSize | None:
@@ -75,5 +75,5 @@ def _observe(model: onnx.ModelProto, names: list[str]) -> dict[str, TensorSize]:
     for value in model.graph.input:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         feeds[value.name] = np.zeros([dim.dim_value for dim in value.type.tensor_type.shape.dim], dtype)
-    found = Session(watched.SerializeToString(), "the graph whose cost is asked").run(names, feeds)
-    return {name: TensorSize(tuple(array.shape), array.dtype.itemsize) for name, array in zip(names, found)}
+    arrays = Session(watched.SerializeToString(), "the graph whose cost is asked").run(names, feeds)
+    return {name: TensorSize(tuple(array.shape), array.dtype.itemsize) for name, array in zip(names, arrays)}

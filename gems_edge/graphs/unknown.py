@@ -1,4 +1,4 @@
-"""Ops of a user's graph that the cost model does not know: found, counted and, where onnx cannot infer them, stood in for."""
+"""Ops of a user's graph that the cost model does not know: counted, and stood in for where shapes need it."""
 
 from collections import Counter
 

@@ -49,7 +49,8 @@ LRN_ELEMENTS = 20
 
 
 class Size(Protocol):
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     @property
     def elements(self) -> int: ...
