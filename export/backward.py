@@ -5,13 +5,14 @@ GFLOP/s, as patches and MatMul at 59–64; MaxPool with its Indices output takes
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from onnx import TensorProto
 from torch import fx
 
 from gems_edge.errors import UserError
-from gems_edge.export.builder import Dim, GraphBuilder
+from gems_edge.export.builder import GraphBuilder
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 # So many patches a pixel are picked by a convolution: as many multiplications for each of them.
@@ -20,23 +21,31 @@ FEW_PATCHES = 32
 PATCHES_BYTES = 1 << 20
 
 
-def require_plain(node: fx.Node, stride, dilation, transposed, groups) -> None:
+def require_plain(node: fx.Node, stride: Sequence[int], dilation: Sequence[int], transposed: bool, groups: int) -> None:
     """Refuse convolutions other than stride 1, dilation 1, one group."""
     if list(stride) != [1, 1] or list(dilation) != [1, 1] or transposed or groups != 1:
         raise UserError(
-            f"cannot export the convolution {node.name}: stride {list(stride)}, dilation {list(dilation)}, groups {groups}, "
-            f"transposed {transposed}; only stride 1, dilation 1, one group"
+            f"cannot export the convolution {node.name}: stride {list(stride)}, dilation {list(dilation)}, "
+            f"groups {groups}, transposed {transposed}; only stride 1, dilation 1, one group"
         )
 
 
-def require_halving(node: fx.Node, kernel, stride, rest) -> None:
+def require_halving(
+    node: fx.Node,
+    kernel: Sequence[int],
+    stride: Sequence[int] | None,
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil: bool = False,
+) -> None:
     """Refuse max-pools other than 2×2 with stride 2 and no padding."""
-    padding, dilation, ceil = (*rest, *([0, 0], [1, 1], False)[len(rest) :])
     if list(kernel) != [2, 2] or list(stride or kernel) != [2, 2] or any(padding) or set(dilation) != {1} or ceil:
         raise UserError(f"cannot export the pool {node.name}: only 2×2 max-pool with stride 2 and no padding")
 
 
-def convolution_input(b: GraphBuilder, gradient: str, weight: str, shape: tuple[Dim, ...], padding: list[int]) -> str:
+def convolution_input(
+    b: GraphBuilder, gradient: str, weight: str, shape: tuple[int, ...], padding: Sequence[int]
+) -> str:
     """dL/dx [N, I, H, W]: the gradient [N, O, H, W] convolved with the flipped kernel, in- and outputs exchanged."""
     outputs, inputs, *kernel = shape
     if math.prod(kernel) > 1:
@@ -54,16 +63,16 @@ def convolution_input(b: GraphBuilder, gradient: str, weight: str, shape: tuple[
 
 
 def convolution_weight(
-    b: GraphBuilder, gradient: str, x: str, shape_x: tuple[Dim, ...], shape_w: tuple[Dim, ...], padding: list[int]
+    b: GraphBuilder, gradient: str, x: str, sides: tuple[int, ...], shape: tuple[int, ...], padding: Sequence[int]
 ) -> str:
-    """dL/dW [O, I, kh, kw] = Σ_images G·Pᵀ of the gradient G [O, H·W] and the map's patches P [I·kh·kw, H·W], what each place
-    of the kernel sees of it.
+    """dL/dW [O, I, kh, kw] = Σ_images G·Pᵀ of the gradient G [O, H·W] and the map's patches P [I·kh·kw, H·W], what each
+    place of the kernel sees of it. `sides`: H, W; `shape`: of the weight.
 
     As a product for each image and a sum over the images, which streaming.py can run image by image and products.py can
     make one product of.
     """
-    outputs, inputs, kh, kw = shape_w
-    height, width = shape_x[2:]
+    outputs, inputs, kh, kw = shape
+    height, width = sides
     if (kh, kw) != (2 * padding[0] + 1, 2 * padding[1] + 1):
         raise UserError(f"cannot export a {kh}×{kw} convolution with padding {padding}: only sizes that keep the map")
     first = b.constant([0])
@@ -109,13 +118,14 @@ def _places(height: int, width: int, kh: int, kw: int) -> np.ndarray:
     return windows.reshape(kh * kw, height * width)
 
 
-def max_pool(b: GraphBuilder, gradient: str, x: str, shape: tuple[Dim, ...]) -> str:
-    """The gradient of a 2×2 max-pool at its input x [N, C, H, W]: it goes to the first maximum of each window, as in torch.
+def max_pool(b: GraphBuilder, gradient: str, x: str, sides: tuple[int, ...]) -> str:
+    """The gradient of a 2×2 max-pool at its input x [N, C, H, W], `sides` H, W: it goes to the first maximum of each
+    window, as in torch.
 
     Flat image areas give equal values, so ties are common and must be broken the same way. The places of the maxima
     get priorities 4 3 / 2 1 as bytes; the greatest priority of each window wins.
     """
-    height, width = shape[2], shape[3]
+    height, width = sides
     even_h, even_w = height // 2 * 2, width // 2 * 2
     if (height, width) != (even_h, even_w):  # the last odd row and column are in no window
         x = b.op("Slice", x, b.constant([0, 0]), b.constant([even_h, even_w]), b.constant([2, 3]))

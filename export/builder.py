@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,13 @@ OPSET = 20
 Dim = int | str  # a number, or the name of a dynamic dimension
 
 
+def numbers(shape: Sequence[Dim]) -> tuple[int, ...]:
+    """A shape without dynamic sizes."""
+    if any(isinstance(size, str) for size in shape):
+        raise ValueError(f"the shape {shape} has dynamic sizes")
+    return tuple(int(size) for size in shape)
+
+
 @dataclass(frozen=True)
 class Value:
     """A tensor in the graph and the shape it really has there (an expanded tensor may be kept small, see lowering)."""
@@ -28,8 +36,8 @@ class GraphBuilder:
     def __init__(self, name: str):
         self.name = name
         self._nodes: list[onnx.NodeProto] = []
-        self._written: dict[tuple, tuple[str, ...]] = {}
-        self._constants: dict[tuple, str] = {}
+        self._written: dict[tuple[str, tuple[str, ...], int, str], tuple[str, ...]] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._initializers: dict[str, np.ndarray] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[tuple[str, str, tuple[Dim, ...]]] = []
@@ -48,9 +56,9 @@ class GraphBuilder:
         self._initializers[name] = np.asarray(array, order="C")  # a scalar stays one
         return self.input(name, shape)
 
-    def constant(self, array: np.ndarray | list[int] | float) -> str:
+    def constant(self, values: np.ndarray | np.generic | list[int] | float) -> str:
         """The name of an anonymous constant: int64 for integers, float32 for floats; equal ones are shared."""
-        array = np.asarray(array)
+        array = np.asarray(values)
         array = array.astype(np.float32) if array.dtype.kind == "f" else array
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -58,7 +66,7 @@ class GraphBuilder:
             self._initializers[name] = array
         return self._constants[key]
 
-    def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes) -> tuple[str, ...]:
+    def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> tuple[str, ...]:
         key = (kind, tuple(inputs), outputs, repr(sorted(attributes.items())))
         if key not in self._written:
             base = f"{kind.lower()}.{len(self._nodes)}"
@@ -67,7 +75,7 @@ class GraphBuilder:
             self._written[key] = names
         return self._written[key]
 
-    def op(self, kind: str, *inputs: str, **attributes) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         return self.node(kind, inputs, **attributes)[0]
 
     def output(self, name: str, value: str, shape: Sequence[Dim]) -> None:

@@ -1,7 +1,8 @@
 """The two graphs of a bundle: adapt.onnx (one inner step) and predict.onnx, traced from the functions that trained."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -10,21 +11,31 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from gems_edge.device.bundle import HEAD
 from gems_edge.export.builder import GraphBuilder, Value
-from gems_edge.export.lowering import Lowering
+from gems_edge.export.lowering import lower
+from gems_edge.export.translation import Translation
 from gems_edge.meta.inner import Support, inner_step
 from gems_edge.meta.rules.base import Rule
 from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
 from gems_edge.models.layers import Statistics
 
 IMAGES, CLASSES = "images", "classes"
-RULE = "rule."
+RULE, MASK = "rule.", "mask."
 _PRIMES = tuple(n for n in range(11, 1000) if all(n % d for d in range(2, 32) if d < n))
+
+
+# Names of an ONNX graph's inputs or outputs → tensors.
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Trace:
+    """The ATen operations of a function from named tensors to named tensors."""
+
     graph: torch.fx.Graph
-    dynamic: dict  # symbol of the tracer → "images" or "classes"
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    symbols: dict[Any, str]  # of the tracer → "images" or "classes"
+    sources: dict[str, tuple[str, int]]  # "images" or "classes" → the input and the axis that carry it
 
 
 def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, exact: bool = True) -> onnx.ModelProto:
@@ -39,58 +50,76 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, exact: bool =
     state = rule.begin(weights)
     images, classes = _trace_sizes(model, [*weights.values(), *state.values()])
     defaults = _float32(initial_weights(model, weights, model.spec.ways))
-    weights = defaults | {name: torch.rand(classes, *defaults[name].shape[1:]) for name in HEAD}
-    adapted = rule.adapted(weights)
-    statistics = model.statistics_names()
-    stored = {f"mask.{name}": model.masks[name].float().cpu() for name in adapted if name in model.masks}
-    masks = [name.removeprefix("mask.") for name in stored]
-    stored |= {f"{RULE}{name}": value for name, value in state.items()}
+    adapted = rule.adapted(defaults)
+    masks = {f"{MASK}{name}": model.masks[name].float().cpu() for name in adapted if name in model.masks}
+    stored = masks | {f"{RULE}{name}": value for name, value in state.items()}
     # Of what belongs to a per-class head's weights there is a row a class.
     rows = {n: torch.ones(classes, *v.shape[1:]) for n, v in stored.items() if n.endswith(HEAD) and len(v) > 1}
-
-    def step(images: Tensor, targets: Tensor, *tensors: Tensor) -> list[Tensor]:
-        named, others = dict(zip(weights, tensors)), list(tensors[len(weights) :])
-        masked = model.with_masks(dict(zip(masks, others)))
-        leaves = named | {name: named[name].detach().requires_grad_() for name in adapted}
-        result = inner_step(masked, leaves, Support(images, targets), rule, dict(zip(state, others[len(masks) :])))
-        carried = [result.state[name] for name in rule.carried]
-        return [
-            result.loss, *(result.weights[n] for n in adapted), *carried, *(result.statistics[n] for n in statistics)
-        ]  # fmt: skip
-
-    spec = model.spec
-    example = torch.rand(images, spec.channels, spec.image_size, spec.image_size)
-    others = (stored | rows).values()
-    trace = _trace(
-        step, [example, torch.zeros(images, classes), *weights.values(), *others], classes=(1, 1), exact=exact
-    )
+    examples = _example_images(model, images) | {"targets": torch.zeros(images, classes)}
+    examples |= _with_classes(defaults, classes) | stored | rows
+    sources = {IMAGES: ("images", 0), CLASSES: ("targets", 1)}
+    trace = _trace(_step(model, rule, tuple(defaults), tuple(state)), examples, sources, exact)
     builder = GraphBuilder("adapt")
-    inputs = [
-        builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size]),
-        builder.input("targets", [IMAGES, CLASSES]),
-    ]
-    for name, tensor in defaults.items():
-        shape = [CLASSES, *tensor.shape[1:]] if name in HEAD else list(tensor.shape)
-        if name in adapted:
-            inputs.append(builder.input(name, shape))
-        elif name in HEAD:  # its rows follow the number of classes
-            inputs.append(builder.overridable(name, tensor.numpy(), shape))
-        else:
-            inputs.append(builder.initializer(name, tensor.numpy()))
+    inputs = _image_input(builder, model) | {"targets": builder.input("targets", [IMAGES, CLASSES])}
+    inputs |= _weight_inputs(builder, defaults, adapted)
     carried = carried_names(rule)
     for name, tensor in stored.items():
         if name in carried:
-            inputs.append(builder.input(name, tensor.shape))
-            continue
-        value = builder.initializer(name, tensor.numpy())
-        if name in rows:  # a board may teach fewer classes
-            taught = builder.op("Shape", "targets", start=1, end=2)
-            kept = builder.op("Slice", value.name, builder.constant([0]), taught, builder.constant([0]))
-            value = Value(kept, (CLASSES, *tensor.shape[1:]))
-        inputs.append(value)
-    outputs = ["loss", *(f"updated.{name}" for name in adapted), *(f"next.{name}" for name in carried), *statistics]
-    _write(builder, trace, inputs, outputs, sources={IMAGES: (inputs[0], 0), CLASSES: (inputs[1], 1)})
-    return builder.model()
+            inputs[name] = builder.input(name, tensor.shape)
+        else:
+            inputs[name] = _stored(builder, name, tensor, of_classes=name in rows)
+    return _lowered(builder, trace, inputs)
+
+
+def _step(
+    model: FewShotModel, rule: Rule, weights: tuple[str, ...], state: tuple[str, ...]
+) -> Callable[[Tensors], Tensors]:
+    """One inner step as a function of named tensors, with the model's masks and the rule's state among them."""
+    adapted = rule.adapted(weights)
+    masked = [name for name in adapted if name in model.masks]
+
+    def step(inputs: Tensors) -> Tensors:
+        leaves = {name: inputs[name] for name in weights}
+        leaves |= {name: inputs[name].detach().requires_grad_() for name in adapted}
+        result = inner_step(
+            model.with_masks({name: inputs[f"{MASK}{name}"] for name in masked}),
+            leaves,
+            Support(inputs["images"], inputs["targets"]),
+            rule,
+            {name: inputs[f"{RULE}{name}"] for name in state},
+        )
+        return {
+            "loss": result.loss,
+            **{f"updated.{name}": result.weights[name] for name in adapted},
+            **{f"next.{RULE}{name}": result.state[name] for name in rule.carried},
+            **{name: result.statistics[name] for name in model.statistics_names()},
+        }
+
+    return step
+
+
+def _weight_inputs(builder: GraphBuilder, weights: Weights, fed: Collection[str]) -> dict[str, Value]:
+    """Weights in a graph: inputs where they are `fed`, otherwise stored. A head has a row a class."""
+    inputs = {}
+    for name, tensor in weights.items():
+        shape = [CLASSES, *tensor.shape[1:]] if name in HEAD else list(tensor.shape)
+        if name in fed:
+            inputs[name] = builder.input(name, shape)
+        elif name in HEAD:
+            inputs[name] = builder.overridable(name, tensor.numpy(), shape)
+        else:
+            inputs[name] = builder.initializer(name, tensor.numpy())
+    return inputs
+
+
+def _stored(builder: GraphBuilder, name: str, tensor: Tensor, of_classes: bool) -> Value:
+    """An initialiser; of one with a row a class the rows of those that are taught: a board may teach fewer."""
+    value = builder.initializer(name, tensor.numpy())
+    if not of_classes:
+        return value
+    taught = builder.op("Shape", "targets", start=1, end=2)
+    kept = builder.op("Slice", value.name, builder.constant([0]), taught, builder.constant([0]))
+    return Value(kept, (CLASSES, *tensor.shape[1:]))
 
 
 def carried_names(rule: Rule) -> tuple[str, ...]:
@@ -104,52 +133,73 @@ def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics,
     `exact`: as of adapt_graph.
     """
     images, classes = _trace_sizes(model, weights.values())
-    spec = model.spec
-    defaults = _float32(initial_weights(model, network_weights(weights), spec.ways))
+    defaults = _float32(initial_weights(model, network_weights(weights), model.spec.ways))
     statistics = {name: statistics[name].detach().float() for name in model.statistics_names()}
 
-    def predict(images: Tensor, *tensors: Tensor) -> list[Tensor]:
-        named = dict(zip((*defaults, *statistics), tensors))
-        return [forward(model, {n: named[n] for n in defaults}, images, {n: named[n] for n in statistics} or None)[0]]
+    def predict(inputs: Tensors) -> Tensors:
+        known = {name: inputs[name] for name in statistics}
+        answer = forward(model, {name: inputs[name] for name in defaults}, inputs["images"], known or None)
+        return {"logits": answer.logits}
 
-    example = torch.rand(images, spec.channels, spec.image_size, spec.image_size)
-    weights = defaults | {name: torch.rand(classes, *defaults[name].shape[1:]) for name in HEAD}
-    bias_at = 1 + list(defaults).index("head.bias")
-    trace = _trace(predict, [example, *weights.values(), *statistics.values()], classes=(bias_at, 0), exact=exact)
+    examples = _example_images(model, images) | _with_classes(defaults, classes) | statistics
+    trace = _trace(predict, examples, {IMAGES: ("images", 0), CLASSES: ("head.bias", 0)}, exact)
     builder = GraphBuilder("predict")
-    inputs = [builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size])]
-    for name, tensor in defaults.items():
-        if name in HEAD:
-            inputs.append(builder.overridable(name, tensor.numpy(), [CLASSES, *tensor.shape[1:]]))
-        else:
-            inputs.append(builder.initializer(name, tensor.numpy()))
-    inputs += [builder.initializer(name, tensor.numpy()) for name, tensor in statistics.items()]
-    _write(builder, trace, inputs, ["logits"], sources={IMAGES: (inputs[0], 0), CLASSES: (inputs[bias_at], 0)})
+    inputs = _image_input(builder, model) | _weight_inputs(builder, defaults, fed=())
+    inputs |= {name: builder.initializer(name, tensor.numpy()) for name, tensor in statistics.items()}
+    return _lowered(builder, trace, inputs)
+
+
+def _example_images(model: FewShotModel, images: int) -> Tensors:
+    spec = model.spec
+    return {"images": torch.rand(images, spec.channels, spec.image_size, spec.image_size)}
+
+
+def _image_input(builder: GraphBuilder, model: FewShotModel) -> dict[str, Value]:
+    spec = model.spec
+    return {"images": builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size])}
+
+
+def _with_classes(weights: Weights, classes: int) -> Weights:
+    """`weights` with a head of so many rows."""
+    return weights | {name: torch.rand(classes, *weights[name].shape[1:]) for name in HEAD}
+
+
+def _trace(
+    function: Callable[[Tensors], Tensors], examples: Tensors, sources: dict[str, tuple[str, int]], exact: bool
+) -> Trace:
+    """`function` with symbolic sizes, or with numbers that stand for them; `sources` as of Trace."""
+    outputs: list[str] = []
+
+    def positional(*tensors: Tensor) -> list[Tensor]:
+        results = function(dict(zip(examples, tensors)))
+        outputs[:] = results
+        return list(results.values())
+
+    mode: Literal["symbolic", "fake"] = "symbolic" if exact else "fake"
+    graph = make_fx(positional, tracing_mode=mode)(*(tensor.detach().clone() for tensor in examples.values())).graph
+    graph.eliminate_dead_code()
+    placeholders = dict(zip(examples, (node.meta["val"] for node in graph.nodes if node.op == "placeholder")))
+    symbols = {}
+    for name, (source, axis) in sources.items():
+        size = placeholders[source].shape[axis]
+        symbols[size if isinstance(size, int) else size.node.expr] = name
+    return Trace(graph, tuple(examples), tuple(outputs), symbols, sources)
+
+
+def _lowered(builder: GraphBuilder, trace: Trace, inputs: dict[str, Value]) -> onnx.ModelProto:
+    sources = {name: (inputs[source], axis) for name, (source, axis) in trace.sources.items()}
+    translation = Translation(builder, trace.symbols, sources)
+    results = lower(translation, trace.graph, [inputs[name] for name in trace.inputs])
+    for name, value in zip(trace.outputs, results, strict=True):
+        builder.output(name, value.name, value.shape)
     return builder.model()
 
 
-def _write(builder: GraphBuilder, trace: Trace, inputs: Sequence[Value], outputs: Sequence[str], sources: dict) -> None:
-    results = Lowering(builder, trace.dynamic, sources).run(trace.graph, inputs)
-    for name, value in zip(outputs, results, strict=True):
-        builder.output(name, value.name, value.shape)
-
-
-def _trace(function: Callable, arguments: Sequence[Tensor], classes: tuple[int, int], exact: bool) -> Trace:
-    """The ATen operations of `function` with symbolic sizes, or with numbers that stand for them.
-
-    The first size of argument 0 is the number of images; `classes` names the argument and axis that hold theirs.
-    """
-    mode = "symbolic" if exact else "fake"
-    graph = make_fx(function, tracing_mode=mode)(*(a.detach().clone() for a in arguments)).graph
-    graph.eliminate_dead_code()
-    placeholders = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
-    sizes = placeholders[0].shape[0], placeholders[classes[0]].shape[classes[1]]
-    symbols = [size if isinstance(size, int) else size.node.expr for size in sizes]
-    return Trace(graph, dict(zip(symbols, (IMAGES, CLASSES))))
-
-
 def _trace_sizes(model: FewShotModel, tensors: Iterable[Tensor]) -> tuple[int, int]:
-    """Numbers of images and classes to trace with: the tracer gives equal sizes one symbol, so no other size may equal them."""
+    """Numbers of images and classes to trace with.
+
+    The tracer gives equal sizes one symbol, so no other size may equal them.
+    """
     spec = model.spec
     taken = {spec.image_size, spec.channels, spec.feature_size, spec.ways, *spec.widths}
     taken |= {size for tensor in tensors for size in tensor.shape}

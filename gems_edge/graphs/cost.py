@@ -144,7 +144,8 @@ def _loaded(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
 
 def _stored_bytes(tensor: onnx.TensorProto) -> int:
     item_bytes: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * item_bytes
+    elements: int = math.prod(tensor.dims)
+    return elements * item_bytes
 
 
 def _fold_constants(graph: onnx.GraphProto) -> tuple[set[str], list[onnx.NodeProto]]:
