@@ -63,8 +63,9 @@ def open_image(source: Path | str | bytes, label: str) -> Iterator[Image.Image]:
 def _to_pixels(image: Image.Image, label: str, size: int, channels: int, invert: bool) -> np.ndarray:
     if image.width * image.height > MAX_PIXELS:
         raise UserError(_too_large(label, f"{image.width}×{image.height}"))
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview behind it
-        raise UserError(f"{label} is animated ({image.n_frames} frames); give a still image")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview behind it
+        raise UserError(f"{label} is animated ({frames} frames); give a still image")
     mode = {1: "L", 3: "RGB"}[channels]
     if image.format == "JPEG" and image.mode in ("L", "RGB", "YCbCr"):
         image.draft(None, (2 * size, 2 * size))  # decodes at 1/2, 1/4 or 1/8: a phone photo in a fraction of the time

@@ -52,11 +52,10 @@ def command(bundle, devices, threads, host, config, wheels, keep, patience, as_j
         document = measure_bundle(opened, threads, on_stage=lambda stage: say(f"measuring {stage} …"))
         _add_predicted_memory(opened, document)
     else:
-        from gems_edge.remote.bench import bench_on
+        from gems_edge.remote.bench import Target, bench_on
 
-        patience = 120.0 if patience is None else patience
-        options = {"threads": threads, "config": config, "wheels": wheels, "keep": keep, "patience": patience}
-        document = bench_on(opened, host, **options, on_stage=say)
+        target = Target(host, config, wheels, keep, 120.0 if patience is None else patience)
+        document = bench_on(opened, target, threads, on_stage=say)
         document["comparison"] = {device: _compare(document, part) for device, part in predictions.items()}
     document["devices"] = predictions
     if as_json:

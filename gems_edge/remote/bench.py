@@ -1,10 +1,11 @@
-"""`gems-edge bench BUNDLE --host HOST`: adapt, predict and bench on a board, and what they said there."""
+"""`gems-edge bench BUNDLE --host HOST`: adapt, predict and bench on a board, and what came of it."""
 
 import hashlib
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,108 +19,144 @@ from gems_edge.errors import UserError
 from gems_edge.predict.memory import predict_memory
 from gems_edge.remote import ssh
 from gems_edge.remote.board import Board, check, check_disk, check_memory, look
-from gems_edge.remote.job import Job, alive_seconds
+from gems_edge.remote.job import BoardJob, alive_seconds
 from gems_edge.remote.wheels import build_own_wheel, gather, unpacked_bytes
 
-# Where the board must find the packages itself, how much they are is not known: what they took in 2026, and a reserve.
+# How much the packages are is not known where the board must find them itself: what they took in 2026, and a reserve.
 _PACKAGES_BYTES = 250e6
 _RESERVE_BYTES = 30e6
 _QUERIES = 4
 
 
-def bench_on(
-    bundle: Bundle,
-    host: str,
-    *,
-    threads: int | None,
-    config: str | None,
-    wheels: str | None,
-    keep: bool,
-    patience: float,
-    on_stage: Callable[[str], None],
-) -> dict[str, Any]:
-    """The document of `gems-edge bench` on `host`, with "remote": what adapt and predict said there, and how it went.
+@dataclass(frozen=True)
+class Target:
+    """A board to measure on, and how."""
 
-    `config`: a file for ssh's -F; `wheels`: a directory to install from; `keep`: leave the environment for the next
-    time; `patience`: seconds that a lost connection may take to come back. Raises UserError for a host that cannot be
-    reached or used, MachineError for what fails on the way.
+    host: str
+    config: str | None = None  # a file for ssh's -F
+    wheels: str | None = None  # a directory to install from
+    keep: bool = False  # leave the environment there for the next time
+    patience: float = 120.0  # seconds that a lost connection may take to come back
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What is copied to the board: files in `directory`."""
+
+    directory: Path
+    own: Path  # the wheel of gems-edge
+    wheels: tuple[Path, ...]  # with those that it needs; none if the board has them or has to find them itself
+    environment: str  # the path on the board where the environment is, or will be, kept
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("payload.zip", *(wheel.name for wheel in self.wheels or (self.own,)))
+
+    @property
+    def size(self) -> int:
+        """Bytes to copy."""
+        return sum((self.directory / name).stat().st_size for name in self.names)
+
+
+def bench_on(bundle: Bundle, target: Target, threads: int | None, on_stage: Callable[[str], None]) -> dict[str, Any]:
+    """The document of `gems-edge bench` on a board, with "remote": what adapt and predict answered there.
+
+    Raises UserError for a host that cannot be reached or used, MachineError for what fails on the way.
     """
+    host = target.host
     with (
         tempfile.TemporaryDirectory(prefix="gems-edge-bench-") as staging,
-        ssh.connected(host, config, alive_seconds(patience)) as connection,
+        ssh.connected(host, target.config, alive_seconds(target.patience)) as connection,
     ):
-        place = Path(staging)
+        directory = Path(staging)
         on_stage(f"looking at {host}")
         board = look(connection)
         check(board, host)
-        support = bundle.ways * bundle.shots
-        check_memory(board, host, 1e6 * predict_memory(bundle.manifest["cost"], support, "adapt").low)
+        needed = predict_memory(bundle.manifest["cost"], bundle.ways * bundle.shots, "adapt").low
+        check_memory(board, host, 1e6 * needed)
         on_stage("adapting and predicting here, to compare")
-        _write_pictures(bundle, place)
-        expected = _answers(bundle, place, threads)
-        own = build_own_wheel(place)
-        environment = f"env-{board.tag}-{hashlib.sha256(own.read_bytes()).hexdigest()[:12]}"
-        reused = keep and environment in board.kept
-        sent = [] if reused else _gather(own, board, host, wheels, place, on_stage)
-        _write_payload(bundle, place)
-        names = ["payload.zip", *(wheel.name for wheel in sent or [own])]
-        size = sum((place / name).stat().st_size for name in names)
-        unpacked = 0 if reused else unpacked_bytes(sent) if sent else _PACKAGES_BYTES
-        check_disk(board, host, size + unpacked + 3 * (place / "payload.zip").stat().st_size + _RESERVE_BYTES)
-        plan = {
-            "files": {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in names},
-            "wheels": [wheel.name for wheel in sent],
-            "own": own.name,
-            "keep": keep,
-            "environment": f"{board.base}/{environment}",
-            "commands": _commands(threads),
-        }
-        with Job(connection, board, patience, on_stage) as job:
-            on_stage(f"copying {size / 1e6:.1f} MB to {host}")
-            job.copy(place, names)
-            done = job.run(plan)
-    document = done["results"].pop("bench")
+        _write_pictures(bundle, directory)
+        expected = _probabilities(bundle, directory, threads)
+        delivery = _pack(bundle, board, target, directory, on_stage)
+        with BoardJob(connection, board, target.patience, on_stage) as job:
+            on_stage(f"copying {delivery.size / 1e6:.1f} MB to {host}")
+            job.copy(directory, delivery.names)
+            outcome = job.run(_plan(delivery, target.keep, threads))
+        copied = delivery.size
+    results = outcome["results"]
+    document: dict[str, Any] = results.pop("bench")
     document["bundle"] = str(bundle.path)
-    answers = done["results"]["predict"]
-    for answer in answers:
+    for answer in results["predict"]:
         answer.pop("image")
     document["remote"] = {
         "host": host,
-        **done["versions"],
-        **done["results"],
-        "agreement": _agreement(expected, answers),
-        "seconds": {name: round(value, 2) for name, value in done["seconds"].items()},
-        "copied_bytes": size,
+        **outcome["versions"],
+        **results,
+        "agreement": _agreement(expected, results["predict"]),
+        "seconds": {name: round(value, 2) for name, value in outcome["seconds"].items()},
+        "copied_bytes": copied,
         "reconnections": job.reconnections,
-        "kept": plan["environment"] if keep else None,
+        "kept": delivery.environment if target.keep else None,
     }
     return document
 
 
+def _pack(bundle: Bundle, board: Board, target: Target, directory: Path, on_stage: Callable[[str], None]) -> Delivery:
+    """Everything for the board, in `directory`. UserError if it has no room for that."""
+    own = build_own_wheel(directory)
+    environment = f"env-{board.tag}-{hashlib.sha256(own.read_bytes()).hexdigest()[:12]}"
+    reused = target.keep and environment in board.kept
+    wheels = () if reused else _gather(own, board, target, directory, on_stage)
+    _write_payload(bundle, directory)
+    delivery = Delivery(directory, own, wheels, f"{board.base}/{environment}")
+    if reused:
+        unpacked = 0.0
+    else:
+        unpacked = unpacked_bytes(wheels) if wheels else _PACKAGES_BYTES
+    payload = (directory / "payload.zip").stat().st_size
+    check_disk(board, target.host, delivery.size + unpacked + 3 * payload + _RESERVE_BYTES)
+    return delivery
+
+
 def _gather(
-    own: Path, board: Board, host: str, wheels: str | None, place: Path, on_stage: Callable[[str], None]
-) -> list[Path]:
-    """The wheels for the board, in `place`; none if the board shall find them. UserError if it could not install."""
+    own: Path, board: Board, target: Target, directory: Path, on_stage: Callable[[str], None]
+) -> tuple[Path, ...]:
+    """The wheels for the board; none if it has to find them itself. UserError if it could not install them then."""
     on_stage(f"gathering packages for Python {board.version[0]}.{board.version[1]} on {board.machine}")
-    gathered = place / "wheels"
+    gathered = directory / "wheels"
     gathered.mkdir()
-    found = gather(own, board, host, Path(wheels) if wheels else None, gathered)
-    if found is None:
-        on_stage(f"no packages for it could be fetched here; {host} has to fetch them itself")
+    wheels = gather(own, board, target.host, Path(target.wheels) if target.wheels else None, gathered)
+    if wheels is None:
+        on_stage(f"no packages for it could be fetched here; {target.host} has to fetch them itself")
         if not board.ensurepip:
             raise UserError(
-                f"{host}: its Python cannot make an environment with pip (no ensurepip); install it there: "
+                f"{target.host}: its Python cannot make an environment with pip (no ensurepip); install it there: "
                 "sudo apt install python3-venv, or give --wheels DIR"
             )
-        return []
-    for wheel in found:
+        return ()
+    for wheel in wheels:
         if wheel.name != own.name:
-            shutil.move(wheel, place / wheel.name)
-    return [place / wheel.name for wheel in found]
+            shutil.move(wheel, directory / wheel.name)
+    return tuple(directory / wheel.name for wheel in wheels)
+
+
+def _plan(delivery: Delivery, keep: bool, threads: int | None) -> dict[str, Any]:
+    """What the keeper carries out (keeper.carry_out)."""
+    names = delivery.names
+    return {
+        "files": {name: hashlib.sha256((delivery.directory / name).read_bytes()).hexdigest() for name in names},
+        "wheels": [wheel.name for wheel in delivery.wheels],
+        "own": delivery.own.name,
+        "keep": keep,
+        "environment": delivery.environment,
+        "commands": _commands(threads),
+    }
 
 
 def _commands(threads: int | None) -> dict[str, list[str]]:
-    options = ["--json", *(["--threads", str(threads)] if threads else [])]
+    options = ["--json"]
+    if threads:
+        options += ["--threads", str(threads)]
     return {
         "adapt": ["adapt", "bundle.gems", "--support", "support", "-o", "taught.state", *options],
         "predict": ["predict", "bundle.gems", "--state", "taught.state", "query", *options],
@@ -127,7 +164,7 @@ def _commands(threads: int | None) -> dict[str, list[str]]:
     }
 
 
-def _write_pictures(bundle: Bundle, place: Path) -> None:
+def _write_pictures(bundle: Bundle, directory: Path) -> None:
     """support/CLASS/N.png and query/N.png: each class a coarse pattern of its own, under noise."""
     generator = np.random.default_rng(0)
     patterns = generator.integers(0, 256, (bundle.ways, 4, 4, 3), dtype=np.uint8)
@@ -141,34 +178,34 @@ def _write_pictures(bundle: Bundle, place: Path) -> None:
 
     for number in range(bundle.ways):
         for shot in range(bundle.shots):
-            write(place / "support" / f"class {number:03}" / f"{shot}.png", number)
+            write(directory / "support" / f"class {number:03}" / f"{shot}.png", number)
     for query in range(_QUERIES):
-        write(place / "query" / f"{query}.png", query % bundle.ways)
+        write(directory / "query" / f"{query}.png", query % bundle.ways)
 
 
-def _answers(bundle: Bundle, place: Path, threads: int | None) -> np.ndarray:
+def _probabilities(bundle: Bundle, directory: Path, threads: int | None) -> np.ndarray:
     """Probabilities [_QUERIES, classes] on this machine after the same adaptation."""
     learner = Learner(bundle, threads)
-    shown = read_support(place / "support", bundle)
-    learner.adapt(shown.images, shown.labels)
-    return learner.predict(learner.read_images(sorted((place / "query").iterdir())))
+    support = read_support(directory / "support", bundle)
+    learner.adapt(support.images, support.labels)
+    return learner.predict(learner.read_images(sorted((directory / "query").iterdir())))
 
 
 def _agreement(expected: np.ndarray, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """How far the board's answers are from this machine's, both after their own adaptation."""
-    got = np.array([list(answer["probabilities"].values()) for answer in answers])
+    probabilities = np.array([list(answer["probabilities"].values()) for answer in answers])
     return {
-        "largest_difference": float(np.abs(got - expected).max()),
-        "same_labels": bool((got.argmax(axis=1) == expected.argmax(axis=1)).all()),
+        "largest_difference": float(np.abs(probabilities - expected).max()),
+        "same_labels": bool((probabilities.argmax(axis=1) == expected.argmax(axis=1)).all()),
         "images": len(answers),
     }
 
 
-def _write_payload(bundle: Bundle, place: Path) -> None:
+def _write_payload(bundle: Bundle, directory: Path) -> None:
     """The bundle and the pictures as one file, whose names no shell and no sftp has to quote."""
-    with zipfile.ZipFile(place / "payload.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(directory / "payload.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("manifest.json", *bundle.manifest["files"]):
             archive.write(bundle.path / name, f"bundle.gems/{name}")
         for folder in ("support", "query"):
-            for file in sorted((place / folder).rglob("*.png")):
-                archive.write(file, file.relative_to(place))
+            for file in sorted((directory / folder).rglob("*.png")):
+                archive.write(file, file.relative_to(directory))

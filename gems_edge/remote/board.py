@@ -6,18 +6,19 @@ from importlib.resources import files
 from typing import Any, get_args
 
 from gems_edge.errors import UserError
-from gems_edge.remote.said import not_understood, read_object
 from gems_edge.remote.ssh import Connection, run
+from gems_edge.remote.untrusted import not_understood, read_object
 
-MARK = "gems-edge-board "
+BOARD_MARK = "gems-edge-board "
 OLDEST_PYTHON = (3, 11)
+OLDEST_GLIBC = (2, 27)  # of onnxruntime's, numpy's and Pillow's wheels
 # The processors that onnxruntime has Linux wheels for.
 MACHINES = ("aarch64", "x86_64")
-# The board's own words that go into commands for ssh and sftp: none of these signs means anything to either in quotes.
+# What a board says that goes into commands for ssh and sftp: none of these signs means anything to either in quotes.
 _PATH = re.compile(r"/[\w .,+@~=:/-]*")
 _GLIBC = re.compile(r"2\.[0-9]{1,3}(\.[0-9]+)*")
 _PYTHONS = "python3 python3.14 python3.13 python3.12 python3.11"
-# A login shell may print what it likes and may be no sh: so sh reads its script from stdin, and lines are marked.
+# A login shell may print anything and may not be sh: so sh reads its script from stdin, and lines are marked.
 _SCRIPT = f"""echo "gems-edge-machine $(uname -m)"
 for python in {_PYTHONS}; do
 command -v "$python" >/dev/null 2>&1 && "$python" - <<'END'
@@ -38,7 +39,7 @@ class Board:
     bits: int
     machine: str
     system: str
-    libc: tuple[str, str]
+    libc: tuple[str, str]  # its name and version
     venv: bool
     ensurepip: bool
     base: str
@@ -54,24 +55,30 @@ class Board:
         """The Python in the language of wheels: cp311."""
         return f"cp{self.version[0]}{self.version[1]}"
 
+    @property
+    def glibc(self) -> tuple[int, int]:
+        major, minor = self.libc[1].split(".")[:2]
+        return int(major), int(minor)
+
 
 def look(connection: Connection) -> Board:
-    """The board by the first Python there that can run gems-edge.
+    """What the board is, by the first Python there that can run gems-edge.
 
     Raises UserError, naming the host, if there is none, MachineError for an answer that is not understood.
     """
     script = _SCRIPT.replace("{look}", (files("gems_edge.remote") / "look.py").read_text(encoding="utf-8"))
     lines = run(connection, "sh", script).splitlines()
     host = connection.host
-    found = [_board(read_object(line.removeprefix(MARK), host), host) for line in lines if line.startswith(MARK)]
-    if not found:
+    facts = [read_object(line.removeprefix(BOARD_MARK), host) for line in lines if line.startswith(BOARD_MARK)]
+    boards = [_board(entry, host) for entry in facts]
+    if not boards:
         machine = next((line.split()[-1] for line in lines if line.startswith("gems-edge-machine ")), "unknown")
         if machine != "unknown" and machine not in MACHINES:
             raise UserError(_foreign(connection.host, machine))
         raise UserError(f"{connection.host} has no python3; install it there: sudo apt install python3 python3-venv")
-    able = [board for board in found if board.version >= OLDEST_PYTHON]
+    able = [board for board in boards if board.version >= OLDEST_PYTHON]
     if not able:
-        newest = ".".join(map(str, max(board.version for board in found)))
+        newest = ".".join(map(str, max(board.version for board in boards)))
         raise UserError(
             f"{connection.host} has Python {newest} and gems-edge needs 3.11 or newer; "
             "use a newer system there (Debian 12, Raspberry Pi OS of 2023 or later)"
@@ -114,8 +121,8 @@ def check(board: Board, host: str) -> None:
     if board.bits != 64:
         kernel = ", though its kernel is a 64-bit one" if board.machine in MACHINES else ""
         raise UserError(
-            f"{host} runs a {board.bits}-bit Python on {board.machine}{kernel}; onnxruntime has no wheels for 32-bit Arm: "
-            "put a 64-bit system on it (Raspberry Pi OS 64-bit)"
+            f"{host} runs a {board.bits}-bit Python on {board.machine}{kernel}; "
+            "onnxruntime has no wheels for 32-bit Arm: put a 64-bit system on it (Raspberry Pi OS 64-bit)"
         )
     if board.machine not in MACHINES:
         raise UserError(_foreign(host, board.machine))
@@ -123,6 +130,11 @@ def check(board: Board, host: str) -> None:
         raise UserError(f"{host} runs {board.implementation}; onnxruntime has wheels for CPython only")
     if board.libc[0] != "glibc":
         raise UserError(f"{host} has no glibc, which onnxruntime's wheels need; use Debian or a system made of it")
+    if board.glibc < OLDEST_GLIBC:
+        raise UserError(
+            f"{host} has glibc {board.libc[1]} and onnxruntime's wheels need {'.'.join(map(str, OLDEST_GLIBC))}; "
+            "use a newer system there (Debian 12, Raspberry Pi OS of 2023 or later)"
+        )
     if not board.venv:
         raise UserError(f"{host}: its Python lacks the module venv; install it there: sudo apt install python3-venv")
     if not board.writable:

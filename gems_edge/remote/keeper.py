@@ -19,15 +19,20 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-MARK = "gems-edge-event "
+EVENT_MARK = "gems-edge-event "
 ATTACHED = "gems-edge-attached"
 PROBE = (
     "import json, platform, gems_edge.device.runtime as r, numpy, PIL, safetensors; "
     "print(json.dumps({'python': platform.python_version(), 'onnxruntime': r.VERSION, 'numpy': numpy.__version__}))"
 )
 _POLL = 0.3
+# Runs a command, under a name for messages, and returns what it writes to stdout.
+Call = Callable[[list[str], str], str]
 
 
 class Ended(Exception):
@@ -100,10 +105,10 @@ def attach(directory: Path, seen: int) -> None:
                 while line := events.readline():
                     rest += line
                     if rest.endswith("\n"):
-                        sys.stdout.write(MARK + rest)
+                        sys.stdout.write(EVENT_MARK + rest)
                         rest = ""
                 if gone:
-                    sys.stdout.write(MARK + json.dumps({"gone": True}) + "\n")
+                    sys.stdout.write(EVENT_MARK + json.dumps({"gone": True}) + "\n")
                 sys.stdout.flush()
                 if gone or left.wait(_POLL):
                     return
@@ -111,13 +116,13 @@ def attach(directory: Path, seen: int) -> None:
         return
 
 
-def emit(directory: Path, event: dict) -> None:
+def emit(directory: Path, event: dict[str, Any]) -> None:
     with open(directory / "events", "a") as events:
         events.write(json.dumps(event) + "\n")
 
 
-class Watch:
-    """Looks for orders. Time is the monotonic clock's: a board without a battery sets its clock when it hears of one."""
+class Orders:
+    """Whether to go on, by the monotonic clock: a board without a battery sets its clock when it hears of one."""
 
     def __init__(self, directory: Path, lease: float):
         self.directory, self.lease = directory, lease
@@ -137,7 +142,7 @@ class Watch:
 def keep(directory: Path, lease: float) -> None:
     """Await the plan, carry it out, and keep its result until the order to stop or the end of the lease."""
 
-    def terminated(number, frame):
+    def terminated(number: int, frame: FrameType | None) -> None:
         raise Ended
 
     os.setsid()
@@ -145,13 +150,13 @@ def keep(directory: Path, lease: float) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
-    watch = Watch(directory, lease)
+    orders = Orders(directory, lease)
     try:
         while not (directory / "start").exists():
-            watch.check()
+            orders.check()
             time.sleep(_POLL)
         try:
-            emit(directory, {"result": carry_out(directory, json.loads((directory / "start").read_text()), watch)})
+            emit(directory, {"result": carry_out(directory, json.loads((directory / "start").read_text()), orders)})
         except Ended:
             raise
         except Failed as error:
@@ -161,7 +166,7 @@ def keep(directory: Path, lease: float) -> None:
         except Exception as error:
             emit(directory, {"error": f"unexpected {type(error).__name__}: {error}", "code": 1})
         while True:
-            watch.check()
+            orders.check()
             time.sleep(_POLL)
     except Ended:
         pass
@@ -173,26 +178,13 @@ def keep(directory: Path, lease: float) -> None:
                 empty.rmdir()
 
 
-def carry_out(directory: Path, plan: dict, watch: Watch) -> dict:
+def carry_out(directory: Path, plan: dict[str, Any], orders: Orders) -> dict[str, Any]:
     """The JSON of each of the plan's commands by name, and the probe's versions and the seconds of each stage."""
-    for name, digest in plan["files"].items():
-        with contextlib.suppress(FileNotFoundError), open(directory / name, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == digest:
-                continue
-        raise Failed(f"{name} did not arrive whole; is there room on the board? Try again")
-    with zipfile.ZipFile(directory / "payload.zip") as archive:
-        archive.extractall(directory)
-    variables = os.environ | {
-        "GEMS_EDGE_CACHE": str(directory / "cache"), "TMPDIR": str(directory / "tmp"), "PYTHONNOUSERSITE": "1",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_NO_CACHE_DIR": "1",
-        "PIP_RETRIES": "1",
-    }  # fmt: skip
-    variables.pop("PYTHONPATH", None)
-    variables.pop("PYTHONHOME", None)
-    (directory / "tmp").mkdir()
+    unpack(directory, plan["files"])
+    variables = environment(directory)
 
     def call(command: list[str], what: str) -> str:
-        return run(directory, command, what, variables, watch)
+        return run(directory, command, what, variables, orders)
 
     started = time.monotonic()
     kept = Path(plan["environment"])
@@ -203,7 +195,7 @@ def carry_out(directory: Path, plan: dict, watch: Watch) -> dict:
         python = install(directory, plan, call)
     seconds = {"install": time.monotonic() - started}
     emit(directory, {"stage": "trying its onnxruntime"})
-    versions = json.loads(probe(directory, python, call))
+    versions = json.loads(probe(python, call))
     results = {}
     for name, arguments in plan["commands"].items():
         emit(directory, {"stage": f"running {name}"})
@@ -217,19 +209,43 @@ def carry_out(directory: Path, plan: dict, watch: Watch) -> dict:
     return {"versions": versions, "results": results, "seconds": seconds}
 
 
-def install(directory: Path, plan: dict, call) -> str:
+def unpack(directory: Path, files: dict[str, str]) -> None:
+    """Make use of what was copied; Failed unless every file has the SHA-256 that `files` names."""
+    for name, digest in files.items():
+        with contextlib.suppress(FileNotFoundError), open(directory / name, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                continue
+        raise Failed(f"{name} did not arrive whole; is there room on the board? Try again")
+    with zipfile.ZipFile(directory / "payload.zip") as archive:
+        archive.extractall(directory)
+    (directory / "tmp").mkdir()
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """The environment variables of what runs here: all that it writes goes into `directory`."""
+    variables = os.environ | {
+        "GEMS_EDGE_CACHE": str(directory / "cache"), "TMPDIR": str(directory / "tmp"), "PYTHONNOUSERSITE": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_NO_CACHE_DIR": "1",
+        "PIP_RETRIES": "1",
+    }  # fmt: skip
+    return {name: value for name, value in variables.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+def install(directory: Path, plan: dict[str, Any], call: Call) -> str:
     """A virtual environment with gems-edge in it, from the plan's wheels or, without any, from the package index."""
     emit(directory, {"stage": "creating an environment"})
     python = str(directory / "env" / "bin" / "python")
     pip = next((name for name in plan["wheels"] if name.startswith("pip-")), None)
-    without = ["--without-pip"] if pip else []
-    call([sys.executable, "-m", "venv", *without, str(directory / "env")], "python3 -m venv")
-    # Bytecode is made on first import, of what is imported: less wear and minutes less on a small board.
+    command = [sys.executable, "-m", "venv", str(directory / "env")]
+    if pip:
+        command.insert(3, "--without-pip")
+    call(command, "python3 -m venv")
     source = ["--no-index", "--find-links", "."] if plan["wheels"] else ["--only-binary=:all:"]
-    tool = [f"{pip}/pip"] if pip else ["-m", "pip"]
+    run_pip = [python, f"{pip}/pip"] if pip else [python, "-m", "pip"]
     emit(directory, {"stage": "installing gems-edge and what it needs"})
     try:
-        call([python, *tool, "install", "--quiet", "--no-compile", *source, plan["own"]], "pip install")
+        # Bytecode is made on first import, of what is imported: less wear and minutes less on a small board.
+        call([*run_pip, "install", "--quiet", "--no-compile", *source, plan["own"]], "pip install")
     except Failed as error:
         if plan["wheels"]:
             raise
@@ -239,25 +255,25 @@ def install(directory: Path, plan: dict, call) -> str:
     return python
 
 
-def probe(directory: Path, python: str, call) -> str:
-    """The versions that import; Failed, with the reason, if onnxruntime's machine code does not fit the processor."""
+def probe(python: str, call: Call) -> str:
+    """The versions that are imported; Failed if onnxruntime's machine code does not fit the processor."""
     try:
         return call([python, "-c", PROBE], "import of onnxruntime")
     except Failed as error:
-        signalled = next((name for name in ("SIGILL", "SIGSEGV", "SIGBUS") if name in str(error)), None)
-        if signalled is None:
+        signal_name = next((name for name in ("SIGILL", "SIGSEGV", "SIGBUS") if name in str(error)), None)
+        if signal_name is None:
             raise
         libraries = Path(python).parent.parent.glob("lib/python*/site-packages/onnxruntime-*.dist-info")
         version = next((item.name.split("-")[1].removesuffix(".dist") for item in libraries), "")
         raise Failed(
-            f"import of onnxruntime {version} dies of {signalled}: this build does not fit the board's processor; "
+            f"import of onnxruntime {version} dies of {signal_name}: this build does not fit the board's processor; "
             "give another version with --wheels DIR", 2,
         ) from None  # fmt: skip
 
 
-def run(directory: Path, command: list[str], what: str, variables: dict, watch: Watch) -> str:
-    """What `command` writes to stdout; its lines on stderr become events. Failed if it fails, Ended if it must."""
-    said: list[str] = []
+def run(directory: Path, command: list[str], what: str, variables: dict[str, str], orders: Orders) -> str:
+    """What `command` writes to stdout; its lines on stderr become events. Failed if it fails, Ended if it must stop."""
+    errors: list[str] = []
     over = threading.Event()
     with tempfile.TemporaryFile(dir=directory) as out:
         process = subprocess.Popen(
@@ -266,9 +282,9 @@ def run(directory: Path, command: list[str], what: str, variables: dict, watch: 
         )  # fmt: skip
 
         def listen() -> None:
-            for line in process.stderr:
+            for line in process.stderr or ():
                 if line.strip():
-                    said.append(line.strip())
+                    errors.append(line.strip())
                     with contextlib.suppress(OSError):
                         emit(directory, {"say": line.strip()})
             process.wait()
@@ -277,7 +293,7 @@ def run(directory: Path, command: list[str], what: str, variables: dict, watch: 
         threading.Thread(target=listen, daemon=True).start()
         try:
             while not over.wait(1.0):  # seldom, for what runs is being measured
-                watch.check()
+                orders.check()
         except Ended:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -285,19 +301,24 @@ def run(directory: Path, command: list[str], what: str, variables: dict, watch: 
             raise
         out.seek(0)
         text = out.read().decode(errors="replace")
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        raise Failed(f"{what} died of {name}" + (" (out of memory)" if name == "SIGKILL" else ""))
     if process.returncode:
-        last = next((line for line in reversed(said) if not line.startswith("[notice]")), "it said nothing")
-        for prefix in ("gems-edge: ", "gems_edge.errors.UserError: ", "ERROR: "):
-            last = last.removeprefix(prefix)
-        raise Failed(f"{what}: {last}", 2 if process.returncode == 2 and what not in ("pip install",) else 1)
+        raise failure(what, process.returncode, errors)
     return text
+
+
+def failure(what: str, code: int, errors: list[str]) -> Failed:
+    """Why a command failed, by its exit code and its lines on stderr."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return Failed(f"{what} died of {name}" + (" (out of memory)" if name == "SIGKILL" else ""))
+    last = next((line for line in reversed(errors) if not line.startswith("[notice]")), "it said nothing")
+    for prefix in ("gems-edge: ", "gems_edge.errors.UserError: ", "ERROR: "):
+        last = last.removeprefix(prefix)
+    return Failed(f"{what}: {last}", 2 if code == 2 and what != "pip install" else 1)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "begin":
-        begin(Path(sys.argv[2]), float(sys.argv[3]), SOURCE)  # noqa: F821, set by whoever sends this text
+        begin(Path(sys.argv[2]), float(sys.argv[3]), globals()["SOURCE"])  # this text, from whoever sends it
     else:
         attach(Path(sys.argv[2]), int(sys.argv[3]))

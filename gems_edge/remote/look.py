@@ -7,7 +7,7 @@ import struct
 import sys
 
 
-def has(module):
+def has(module):  # type: (str) -> bool
     try:
         __import__(module)
         return True
@@ -15,7 +15,7 @@ def has(module):
         return False
 
 
-def read(path):
+def read(path):  # type: (str) -> str
     try:
         with open(path) as file:
             return file.read()
@@ -23,7 +23,7 @@ def read(path):
         return ""
 
 
-def existing(path):
+def existing(path):  # type: (str) -> str
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return path

@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from gems_edge.errors import MachineError, UserError
-from gems_edge.remote.said import printable_lines
+from gems_edge.remote.untrusted import printable_lines
 
 # What ssh exits with when it is ssh that failed and not the remote command.
 FAILED = 255
@@ -25,6 +25,16 @@ class Connection:
 
     host: str
     options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RemoteCommand:
+    """A command that runs on the host."""
+
+    process: subprocess.Popen[bytes]
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    errors: IO[bytes]  # a file of what ssh and the command write to stderr
 
 
 class Disconnected(MachineError):
@@ -41,12 +51,12 @@ def connected(host: str, config: str | None = None, alive_seconds: int = 5) -> I
     if not host or host.startswith("-") or any(sign.isspace() for sign in host):
         raise UserError(f"--host {host!r} is not a host; give a name, user@name, or a Host of your ssh configuration")
     # A socket's path has room for some hundred characters, of which ssh wants twenty for itself.
-    place = tempfile.gettempdir() if len(tempfile.gettempdir()) < 50 else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="gems-edge-ssh-", dir=place) as directory:
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 50 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="gems-edge-ssh-", dir=parent) as directory:
         options = {
             "BatchMode": "yes",
             "LogLevel": "ERROR",
-            # What a configuration adds for logins by hand: a command, forwarded ports.
+            # Switched off: what a configuration adds for logins by hand, a command and forwarded ports.
             "RemoteCommand": "none",
             "ClearAllForwardings": "yes",
             "ConnectTimeout": "15",
@@ -56,8 +66,10 @@ def connected(host: str, config: str | None = None, alive_seconds: int = 5) -> I
             "ControlPath": f"{directory}/s",
             "ControlPersist": "20",
         }
-        given = [f"-o{name}={value}" for name, value in options.items()]
-        connection = Connection(host, (*(["-F", config] if config else []), *given))
+        arguments = [f"-o{name}={value}" for name, value in options.items()]
+        if config:
+            arguments = ["-F", config, *arguments]
+        connection = Connection(host, tuple(arguments))
         try:
             yield connection
         finally:
@@ -77,17 +89,17 @@ def run(connection: Connection, command: str, script: str, timeout: float = 120.
 
     Raises UserError for a connection that cannot be made, MachineError for a command that fails or takes too long.
     """
-    with tempfile.TemporaryFile() as said:  # not a pipe: the shared connection's process may hold it open
+    with tempfile.TemporaryFile() as errors:  # not a pipe: the shared connection's process may hold it open
         try:
             done = subprocess.run(
-                _ssh(connection, command), input=script.encode(), stdout=subprocess.PIPE, stderr=said,
+                _ssh(connection, command), input=script.encode(), stdout=subprocess.PIPE, stderr=errors,
                 timeout=timeout, env=_environment(), process_group=0,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise Disconnected(f"{connection.host} did not answer within {timeout:.0f} s; is it busy?") from None
         except FileNotFoundError:
             raise _no_client("ssh") from None
-        message = text(said)
+        message = text(errors)
     if done.returncode == FAILED:
         raise refused(connection.host, message)
     if done.returncode:
@@ -95,36 +107,37 @@ def run(connection: Connection, command: str, script: str, timeout: float = 120.
     return printable_lines(done.stdout)
 
 
-def start(connection: Connection, command: str) -> subprocess.Popen:
-    """`command` on the host, with pipes to its stdin and from its stdout; what ssh says goes into `process.said`.
+def start(connection: Connection, command: str) -> RemoteCommand:
+    """`command` on the host, with pipes to its stdin and from its stdout.
 
-    In a process group of its own: Ctrl-C reaches this program alone, which then ends the command in an orderly way.
+    It is in a process group of its own: Ctrl-C reaches this program alone, which then ends the command in an orderly
+    way.
     """
-    said = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile()
     process = subprocess.Popen(
-        _ssh(connection, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
+        _ssh(connection, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
         env=_environment(), process_group=0,
     )  # fmt: skip
-    process.said = said
-    return process
+    assert process.stdin is not None and process.stdout is not None
+    return RemoteCommand(process, process.stdin, process.stdout, errors)
 
 
 def transfer(connection: Connection, batch: Sequence[str], directory: Path) -> None:
-    """Run sftp's commands in `batch`, with the local `directory` as the place that they start from.
+    """Run sftp's commands in `batch`, started in the local `directory`.
 
     Raises Disconnected when the connection breaks or cannot be made, MachineError with sftp's own words for a command
     that fails, unless it begins with "-".
     """
     command = ["sftp", "-q", *connection.options, "-b", "-", "--", connection.host]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as errors:
         try:
             done = subprocess.run(
-                command, input="\n".join([*batch, ""]).encode(), stdout=subprocess.DEVNULL, stderr=said,
+                command, input="\n".join([*batch, ""]).encode(), stdout=subprocess.DEVNULL, stderr=errors,
                 cwd=directory, env=_environment(), process_group=0,
             )  # fmt: skip
         except FileNotFoundError:
             raise _no_client("sftp") from None
-        message = text(said)
+        message = text(errors)
     if done.returncode == 0:
         return
     if "subsystem request failed" in message:
@@ -142,8 +155,8 @@ def transfer(connection: Connection, batch: Sequence[str], directory: Path) -> N
     raise MachineError(f"copying to {connection.host} failed ({last_line(message)})")
 
 
-def refused(host: str, message: str) -> Exception:
-    """Why ssh could not connect, from what it said, and what to do about it."""
+def refused(host: str, message: str) -> UserError | Disconnected:
+    """Why ssh could not connect, from its message, and what to do about it."""
     name = host.rpartition("@")[2]
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in message:
         return UserError(
@@ -181,10 +194,10 @@ def _no_client(program: str) -> UserError:
     return UserError(f"{program} is not installed on this machine; install an OpenSSH client")
 
 
-def text(said: BinaryIO) -> str:
+def text(errors: IO[bytes]) -> str:
     """What ssh, sftp or the command wrote to stderr, in printable lines."""
-    said.seek(0)
-    return printable_lines(said.read())
+    errors.seek(0)
+    return printable_lines(errors.read())
 
 
 def last_line(message: str) -> str:

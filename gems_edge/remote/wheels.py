@@ -4,22 +4,23 @@ import base64
 import csv
 import hashlib
 import io
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+import gems_edge
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import cache_directory
 from gems_edge.remote.board import Board
 
-# In a source checkout these lie elsewhere than below gems_edge (pyproject.toml: package-dir).
-_ROOMS = ("gems_edge", "gems_edge.export", "gems_edge.device_profiles")
-# The oldest glibc, 2.N, that wheels of today are built for.
-_OLDEST_GLIBC = 17
+# The oldest platform that a needed wheel names, manylinux_2_17 (safetensors); the others' name OLDEST_GLIBC.
+_OLDEST_TAG = 17
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same files give the same wheel
 
 
@@ -32,15 +33,15 @@ def build_own_wheel(directory: Path) -> Path:
         installed = distribution("gems-edge")
     except PackageNotFoundError:
         raise MachineError("gems-edge is on the path but not installed; install it: pip install .") from None
-    information = f"gems_edge-{installed.version}.dist-info"
-    contents = _modules() | {f"{information}/{name}": text for name, text in _metadata(installed).items()}
+    metadata = f"gems_edge-{installed.version}.dist-info"
+    contents = _modules() | {f"{metadata}/{name}": text for name, text in _metadata(installed).items()}
     record = io.StringIO()
     rows = csv.writer(record, lineterminator="\n")
     for name, content in sorted(contents.items()):
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
         rows.writerow([name, f"sha256={digest}", len(content)])
-    rows.writerow([f"{information}/RECORD", "", ""])
-    contents[f"{information}/RECORD"] = record.getvalue().encode()
+    rows.writerow([f"{metadata}/RECORD", "", ""])
+    contents[f"{metadata}/RECORD"] = record.getvalue().encode()
     path = directory / f"gems_edge-{installed.version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in sorted(contents.items()):
@@ -51,13 +52,15 @@ def build_own_wheel(directory: Path) -> Path:
 
 
 def _modules() -> dict[str, bytes]:
-    found = {}
-    for room in _ROOMS:
-        top = Path(find_spec(room).submodule_search_locations[0])
-        for file in sorted(top.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
-                found["/".join([*room.split("."), *file.relative_to(top).parts])] = file.read_bytes()
-    return found
+    """The files of the package by their names in a wheel; in a checkout some of its folders are links."""
+    package = Path(gems_edge.__file__).parent
+    contents = {}
+    for directory, folders, names in os.walk(package, followlinks=True):
+        folders[:] = [folder for folder in folders if folder != "__pycache__"]
+        for file in (Path(directory, name) for name in names):
+            if file.is_file():  # an editor's dangling link is none
+                contents[file.relative_to(package.parent).as_posix()] = file.read_bytes()
+    return contents
 
 
 def _metadata(installed: Distribution) -> dict[str, bytes]:
@@ -69,34 +72,21 @@ def _metadata(installed: Distribution) -> dict[str, bytes]:
     return {name: text.encode() for name, text in texts.items()}
 
 
-def gather(own: Path, board: Board, host: str, given: Path | None, directory: Path) -> list[Path] | None:
+def gather(own: Path, board: Board, host: str, source: Path | None, directory: Path) -> list[Path] | None:
     """What `own` and pip need on `board`, as wheel files in `directory`, resolved by this machine's pip.
 
-    From `given`, a directory of wheels, and nowhere else; or else from the package index that pip is set up for, with
-    what was fetched before kept in the cache. None if neither can be had here: then the board must find them itself.
-    Raises UserError for a `given` that is no directory, or lacks a wheel for the board (named), or without pip.
+    They come from `source`, a directory of wheels, and nowhere else; without it, from the package index that pip is set
+    up for, and what was fetched is kept in the cache. None if that fails: then the board must find them itself.
+    Raises UserError for a `source` that is no directory, or lacks a wheel for the board (named), or without pip.
     """
-    if given is not None:
-        if not given.is_dir():
-            raise UserError(f"--wheels {given} is not a directory; give one that holds wheel files")
-        if find_spec("pip") is None:
-            raise UserError("this Python has no pip, which chooses from --wheels; install it, or leave --wheels out")
-        source = ["--no-index", "--find-links", str(given)]
-        lacking = _resolve(own, board, directory, source)
-        if lacking == "pip" and board.ensurepip:
-            lacking = _resolve(own, board, directory, source, tool=())
-        if lacking:
-            raise UserError(
-                f"{given} holds no wheel for {lacking} that fits {host} (Python {board.version[0]}.{board.version[1]}, "
-                f"{board.machine}, glibc {board.libc[1]}); add it, or leave --wheels out"
-            )
-        return sorted(directory.glob("*.whl"))
+    if source is not None:
+        return _gather_from(source, own, board, host, directory)
     if find_spec("pip") is None:
         return None
     cache = cache_directory() / "wheels"
     cache.mkdir(parents=True, exist_ok=True)
-    for source in (["--retries", "1"], ["--no-index"]):
-        if _resolve(own, board, directory, [*source, "--find-links", str(cache)]) is None:
+    for index in (["--retries", "1"], ["--no-index"]):
+        if _resolve(own, board, directory, [*index, "--find-links", str(cache)]) is None:
             for wheel in directory.glob("*.whl"):
                 if wheel.name != own.name and not (cache / wheel.name).exists():
                     shutil.copy(wheel, cache / f".{wheel.name}")
@@ -105,8 +95,25 @@ def gather(own: Path, board: Board, host: str, given: Path | None, directory: Pa
     return None
 
 
+def _gather_from(source: Path, own: Path, board: Board, host: str, directory: Path) -> list[Path]:
+    if not source.is_dir():
+        raise UserError(f"--wheels {source} is not a directory; give one that holds wheel files")
+    if find_spec("pip") is None:
+        raise UserError("this Python has no pip, which chooses from --wheels; install it, or leave --wheels out")
+    options = ["--no-index", "--find-links", str(source)]
+    missing = _resolve(own, board, directory, options)
+    if missing == "pip" and board.ensurepip:
+        missing = _resolve(own, board, directory, options, tool=())
+    if missing:
+        raise UserError(
+            f"{source} holds no wheel for {missing} that fits {host} (Python {board.version[0]}.{board.version[1]}, "
+            f"{board.machine}, glibc {board.libc[1]}); add it, or leave --wheels out"
+        )
+    return sorted(directory.glob("*.whl"))
+
+
 def _resolve(
-    own: Path, board: Board, directory: Path, source: list[str], tool: tuple[str, ...] = ("pip",)
+    own: Path, board: Board, directory: Path, options: list[str], tool: tuple[str, ...] = ("pip",)
 ) -> str | None:
     """None if `directory` now holds all that is needed; else the requirement that could not be met.
 
@@ -116,7 +123,7 @@ def _resolve(
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*board.version)]
     for platform in _platforms(board):
         command += ["--platform", platform]
-    done = subprocess.run([*command, *source, "-d", str(directory), str(own), *tool], capture_output=True, text=True)
+    done = subprocess.run([*command, *options, "-d", str(directory), str(own), *tool], capture_output=True, text=True)
     if done.returncode == 0:
         return None
     missing = [line for line in done.stderr.splitlines() if "No matching distribution found for" in line]
@@ -128,12 +135,10 @@ def _resolve(
 
 def _platforms(board: Board) -> list[str]:
     """The platform tags of wheels that the board's glibc can load (PEP 600)."""
-    newest = int(board.libc[1].split(".")[1])
-    return [f"manylinux_2_{minor}_{board.machine}" for minor in range(newest, _OLDEST_GLIBC - 1, -1)] + [
-        f"manylinux2014_{board.machine}"
-    ]
+    tags = [f"manylinux_2_{minor}" for minor in range(board.glibc[1], _OLDEST_TAG - 1, -1)]
+    return [f"{tag}_{board.machine}" for tag in (*tags, "manylinux2014")]
 
 
-def unpacked_bytes(wheels: list[Path]) -> int:
+def unpacked_bytes(wheels: Iterable[Path]) -> int:
     """The bytes that the wheels' contents take on a disk."""
     return sum(entry.file_size for wheel in wheels for entry in zipfile.ZipFile(wheel).infolist())

@@ -84,7 +84,7 @@ def gone(server, seconds):
 
 
 def test_a_board_can_measure_another(first, bundle, environment, server):
-    """The environment that was kept: gems-edge from its wheel, without torch or pip. Its own wheel is the same again."""
+    """The environment that was kept: gems-edge from its wheel, without torch or pip. Its wheel is the same again."""
     [kept] = bench_directory(server).iterdir()
     command = [kept / "bin" / "python", "-m", "gems_edge", "bench", bundle, "--host", "board", "-F", server.config]
     process = subprocess.Popen(

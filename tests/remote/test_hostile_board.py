@@ -1,4 +1,4 @@
-"""A board that is another machine than one takes it for: what it says becomes no command here, and no escape sequence."""
+"""A board that is not what one takes it for: what it says becomes no command here, and no escape sequence."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def answer(monkeypatch):
     """`answer(text)`: the board, if it says `text` of itself."""
 
     def give(text: str) -> board.Board:
-        monkeypatch.setattr(board, "run", lambda *_: f"motd\n{board.MARK}{text}\n")
+        monkeypatch.setattr(board, "run", lambda *_: f"motd\n{board.BOARD_MARK}{text}\n")
         return board.look(CONNECTION)
 
     return give
@@ -38,19 +38,20 @@ def answer(monkeypatch):
 def told(answer, monkeypatch):
     """`told(*events)`: a job on a board whose keeper sends them, what it showed, and the commands that it gave ssh."""
 
-    def begin(*events: object) -> tuple[job.Job, list[str], list[str]]:
-        lines = [f"{job.MARK.decode()}{event if isinstance(event, str) else json.dumps(event)}\n" for event in events]
+    def begin(*events: object) -> tuple[job.BoardJob, list[str], list[str]]:
+        lines = [
+            f"{job.EVENT_MARK.decode()}{event if isinstance(event, str) else json.dumps(event)}\n" for event in events
+        ]
         shown, commands = [], []
 
-        def start(_, command: str) -> subprocess.Popen:
+        def start(_, command: str) -> ssh.RemoteCommand:
             commands.append(command)
             program = [sys.executable, "-c", f"print({''.join(lines)!r}, flush=True); input()"]
             process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            process.said = open("/dev/null", "rb")
-            return process
+            return ssh.RemoteCommand(process, process.stdin, process.stdout, open("/dev/null", "rb"))
 
         monkeypatch.setattr(ssh, "start", start)
-        return job.Job(CONNECTION, answer(json.dumps(FACTS)), 2, shown.append), shown, commands
+        return job.BoardJob(CONNECTION, answer(json.dumps(FACTS)), 2, shown.append), shown, commands
 
     return begin
 
@@ -58,10 +59,10 @@ def told(answer, monkeypatch):
 def test_what_an_ordinary_board_says_is_taken_as_it_is(answer):
     script = Path(board.__file__).with_name("look.py")
     said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
-    facts = json.loads(said.removeprefix(board.MARK))
-    found = answer(json.dumps(facts))
+    facts = json.loads(said.removeprefix(board.BOARD_MARK))
+    looked = answer(json.dumps(facts))
     for name, value in facts.items():
-        assert getattr(found, name) == (tuple(value) if isinstance(value, list) else value)
+        assert getattr(looked, name) == (tuple(value) if isinstance(value, list) else value)
 
 
 @pytest.mark.parametrize("place", ["/mnt/My Disk/günther/.cache", "/data//a+b=c,d@e:f~/-_1", "/"])
@@ -173,8 +174,8 @@ def test_a_result_has_no_control_characters_however_deep_they_are(told):
 def enter(
     server, *, facts: dict, environment: dict[str, str], events: str = "", words: str = "", code: int = 0
 ) -> None:
-    """The board answers with `facts`, and with `words` on stderr and `code`; its keeper sends `events`, ends at "start"."""
-    (server.home / "facts").write_text(f"{board.MARK}{json.dumps(facts)}\n")
+    """The board answers with `facts`, `words` on stderr and `code`; its keeper sends `events` and ends at "start"."""
+    (server.home / "facts").write_text(f"{board.BOARD_MARK}{json.dumps(facts)}\n")
     (server.home / "events").write_text(events)
     (server.home / "words").write_text(words)
     # sshd names the sftp server that an installed one has; here it may have been fetched.
@@ -201,7 +202,7 @@ def test_a_directory_that_holds_commands_for_sftp(start_bench, strange, environm
     kept = f"env-cp311-{hashlib.sha256(build_own_wheel(tmp_path).read_bytes()).hexdigest()[:12]}"
     facts = FACTS | {"base": str(strange.home), "kept": [kept]}
     events = [{"say": ESCAPE}, {"directory": directory}]
-    said = "".join(f"{job.MARK.decode()}{json.dumps(event)}\n" for event in events)
+    said = "".join(f"{job.EVENT_MARK.decode()}{json.dumps(event)}\n" for event in events)
     enter(strange, facts=facts, environment=environment, events=said)
     process = start_bench(strange.config, "--keep", "--reconnect", 2)
     out, err = process.communicate(timeout=60)

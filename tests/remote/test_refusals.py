@@ -106,6 +106,7 @@ _BITS_32 = 'struct.calcsize = {"P": 4}.get'
         ((_BITS_32, 'platform.machine = lambda: "aarch64"'), "32-bit Python on aarch64, though its kernel is"),
         (('platform.machine = lambda: "riscv64"',), "is riscv64, and onnxruntime has wheels for aarch64 and x86_64"),
         (('platform.libc_ver = lambda: ("", "")',), "has no glibc"),
+        (('platform.libc_ver = lambda: ("glibc", "2.24")',), "has glibc 2.24 and onnxruntime's wheels need 2.27"),
         (('sys.modules["venv"] = None',), "lacks the module venv; install it there: sudo apt install python3-venv"),
     ],
 )

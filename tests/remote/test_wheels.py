@@ -12,14 +12,27 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_wheel_holds_what_the_project_declares(tmp_path):
+    """Every module and data file once, those of the linked folders too."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     archive = zipfile.ZipFile(build_own_wheel(tmp_path))
-    packed = {name.rpartition("/")[0].replace("/", ".") for name in archive.namelist() if name.endswith("/__init__.py")}
-    assert packed == set(declared["packages"])
-    for package, patterns in declared["package-data"].items():
-        folder = ROOT / declared["package-dir"].get(package, package.replace(".", "/"))
-        for file in (file for pattern in patterns for file in folder.glob(pattern)):
-            assert archive.read(f"{package.replace('.', '/')}/{file.relative_to(folder)}") == file.read_bytes()
+    names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert len(names) == len(set(names))
+    tops = {
+        "gems_edge": ROOT / "gems_edge",
+        **{f"gems_edge/{name}": ROOT / name for name in ("export", "device_profiles")},
+    }
+    modules = {f"{top}/{f.relative_to(folder)}": f for top, folder in tops.items() for f in folder.rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules.keys()
+    data = {
+        f"{package.replace('.', '/')}/{file.relative_to(folder)}": file
+        for package, patterns in declared["package-data"].items()
+        for folder in [ROOT / package.replace(".", "/")]
+        for pattern in patterns
+        for file in folder.glob(pattern)
+    }
+    assert "gems_edge/device_profiles/rpi-4b.toml" in data and "gems_edge/data/splits/omniglot.json" in data
+    for name, file in (modules | data).items():
+        assert archive.read(name) == file.read_bytes()
     [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
     assert b"Requires-Dist: onnxruntime" in archive.read(metadata)
 
