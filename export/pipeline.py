@@ -26,7 +26,8 @@ from gems_edge.export.specialise import Specialised, specialise
 from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
-from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions, modes_for
+from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
+from gems_edge.meta.evaluation.episodes import evaluate, modes_for
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, forward

@@ -22,8 +22,7 @@ from gems_edge.errors import MachineError
 from gems_edge.export.builder import GraphBuilder
 from gems_edge.export.graphs import CLASSES, IMAGES
 from gems_edge.export.source import MetaModel, check_quantisable
-from gems_edge.meta.evaluate import support_of
-from gems_edge.meta.inner import adapt, classify, detached
+from gems_edge.meta.inner import adapt, classify, detached, support_of
 from gems_edge.models.fewshot import Weights, forward, initial_weights, network_weights
 from gems_edge.models.layers import EPSILON, Statistics
 from gems_edge.models.spec import ModelSpec

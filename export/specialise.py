@@ -10,8 +10,7 @@ from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.tensors import EpisodeTensors
 from gems_edge.errors import UserError
 from gems_edge.export.source import MetaModel
-from gems_edge.meta.evaluate import support_of
-from gems_edge.meta.inner import adapt, detached
+from gems_edge.meta.inner import adapt, detached, support_of
 from gems_edge.meta.rules.base import FrozenChoice
 from gems_edge.models.fewshot import FewShotModel, network_weights
 

@@ -18,9 +18,8 @@ from gems_edge.device.runtime import Session
 from gems_edge.errors import MachineError
 from gems_edge.export.graphs import RULE
 from gems_edge.export.source import MetaModel
-from gems_edge.meta.evaluate import support_of
-from gems_edge.meta.evaluation import answer_episode, compare_precisions, learn_episode
-from gems_edge.meta.inner import Support, Trajectory, adapt, classify, detached
+from gems_edge.meta.evaluation.bundle import answer_episode, compare_precisions, learn_episode
+from gems_edge.meta.inner import Support, Trajectory, adapt, classify, detached, support_of
 from gems_edge.meta.rules.base import Rule
 from gems_edge.models.fewshot import Weights
 
@@ -122,7 +121,7 @@ def int8_accuracy(
 ) -> dict[str, Any]:
     """int8 beside fp32 over the same `episodes`, spread evenly over the distributions, learned and answered as on the board.
 
-    See meta.evaluation.compare_precisions.
+    See meta.evaluation.bundle.compare_precisions.
     """
     learner, answers = Learner.load(directory), []
     each = max(2, -(-episodes // len(sampler.samplers)))

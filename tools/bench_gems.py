@@ -22,7 +22,7 @@ from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.train import Trainer, resolve
+from gems_edge.meta.train import Start, Trainer, resolve
 
 METHODS = {
     "maml": {"method": "maml"},
@@ -56,7 +56,7 @@ def main(data, data_root, image_size, width, steps, rounds, block):
     )  # fmt: skip
     config, images = resolve(config, data_root)
     trainers = {
-        name: Trainer(Run(tempfile.mkdtemp()), replace(config, **settings), images, start_processes("cpu"), None, None, None)
+        name: Trainer(Run(tempfile.mkdtemp()), Start(replace(config, **settings), images, start_processes("cpu")))
         for name, settings in METHODS.items()
     }  # fmt: skip
     firsts = {name: first_step(trainer) for name, trainer in trainers.items()}

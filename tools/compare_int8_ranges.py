@@ -19,7 +19,7 @@ from gems_edge.device.quantised import map_scale
 from gems_edge.device.runtime import Session
 from gems_edge.export.quantise import EPISODES, IMAGE, integer_graph, map_ranges
 from gems_edge.images import to_input
-from gems_edge.meta.evaluate import mean_accuracy
+from gems_edge.meta.evaluation.accuracy import mean_accuracy
 from gems_edge.models.spec import ModelSpec
 
 

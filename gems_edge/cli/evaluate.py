@@ -19,7 +19,7 @@ from gems_edge.cli.values import IMAGE_SETS
 from gems_edge.wording import accuracy_text, percent_text
 
 if TYPE_CHECKING:
-    from gems_edge.meta.evaluation import EvaluationProtocol
+    from gems_edge.meta.evaluation.document import EvaluationProtocol
 
 COLUMNS = ("precision", "data", "normalization", "steps", "accuracy")
 
@@ -51,7 +51,7 @@ def command(subject: Path, compute: str, as_json: bool, **protocol: Any) -> None
     Example:
       gems-edge evaluate runs/glyphs --episodes 600
     """
-    from gems_edge.meta.evaluation import EvaluationProtocol
+    from gems_edge.meta.evaluation.document import EvaluationProtocol
 
     result = _evaluate(subject, EvaluationProtocol(**protocol), compute)
     if as_json:
@@ -67,7 +67,8 @@ def command(subject: Path, compute: str, as_json: bool, **protocol: Any) -> None
 
 def _evaluate(subject: Path, protocol: "EvaluationProtocol", compute: str) -> Document:
     from gems_edge.cli.progress import counting_progress
-    from gems_edge.meta.evaluation import evaluate_bundle, evaluate_run
+    from gems_edge.meta.evaluation.bundle import evaluate_bundle
+    from gems_edge.meta.evaluation.run import evaluate_run
 
     is_bundle = (subject / "manifest.json").exists()
     trained_sets = 1 if is_bundle else _trained_sets(subject)

@@ -1,6 +1,6 @@
 """Several image sets as the distributions that the tasks of one training come from (numpy only)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from gems_edge.data.imageset import ImageSet, resized
 from gems_edge.data.sources import check_format, load_images
 from gems_edge.data.specs import Specs, distribution_name, located
 from gems_edge.errors import UserError
+from gems_edge.progress import Say, silent
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class MixtureSampler:
 
 def load_mixture(
     specs: Specs, *, image_size: int | None = None, channels: int | None = None, root: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> Mixture:  # fmt: skip
     """Load the image sets of `specs`, all in one size and number of channels.
 

@@ -6,6 +6,7 @@ import torch
 
 from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.imageset import ImageSet
+from gems_edge.data.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def fast_layout(images: torch.Tensor) -> torch.Tensor:
     return torch.empty(images.shape, dtype=images.dtype, memory_format=torch.channels_last).copy_(images)
 
 
-def episode_tensors(image_set: ImageSet, device: torch.device | str = "cpu") -> EpisodeTensors:
+def episode_tensors(image_set: ImageSet | Mixture, device: torch.device | str = "cpu") -> EpisodeTensors:
     """Put a set on a device, once."""
     channels_first = torch.from_numpy(image_set.images).permute(0, 3, 1, 2)
     # Copied into fresh strides: with one channel the axes' order is ambiguous, `contiguous()` keeps whatever strides numpy

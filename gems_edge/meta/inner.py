@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gems_edge.data.tensors import Episode
 from gems_edge.device.bundle import HEAD
 from gems_edge.meta.rules.base import Rule, State
 from gems_edge.models.fewshot import Body, FewShotModel, Weights, body, forward, head, initial_weights
@@ -18,6 +19,10 @@ class Support:
 
     images: Tensor
     targets: Tensor
+
+
+def support_of(episode: Episode, ways: int) -> Support:
+    return Support(episode.support_images, one_hot(episode.support_labels, ways, episode.support_images.dtype))
 
 
 @dataclass(frozen=True)

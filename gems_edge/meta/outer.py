@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from gems_edge.data.tensors import Episode
-from gems_edge.meta.evaluate import support_of
-from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot
+from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot, support_of
 from gems_edge.meta.precision import autocast
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.settings.run import TrainConfig

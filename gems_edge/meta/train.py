@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,8 @@ from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
-from gems_edge.meta.evaluate import evaluate, mean_accuracy, mean_over_distributions
+from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
+from gems_edge.meta.evaluation.episodes import evaluate
 from gems_edge.meta.logbook import Logbook
 from gems_edge.meta.outer import learning_rate, make_optimizer, meta_gradient
 from gems_edge.meta.precision import matrix_precision
@@ -24,15 +26,11 @@ from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
 from gems_edge.meta.settings.run import TrainConfig, as_values, write_config
-from gems_edge.meta.tally import Tally, details
+from gems_edge.meta.tally import MetaTask, Tally, details
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.spec import full_widths
-
-# Called with one record per logged iteration or validation, as in metrics.jsonl, plus "iterations" in all.
-Progress = Callable[[dict[str, Any]], None]
-# Called with a line for the person who waits.
-Say = Callable[[str], None]
+from gems_edge.progress import Progress, Say, silent
 
 
 class Watch(Protocol):
@@ -47,8 +45,50 @@ class Watch(Protocol):
         """Whether training ends after this iteration, and what to log. What it wants to keep it writes itself."""
 
 
-def resolve(config: TrainConfig, root: Path | None = None, say: Say = lambda line: None) -> tuple[TrainConfig, Mixture]:
-    """The config with image size, channels and widths as numbers, and its images. `say`: as load_mixture."""
+@dataclass(frozen=True)
+class Start:
+    """What trainings begin with: a resolved config, its images, and the processes that train."""
+
+    config: TrainConfig
+    images: Mixture
+    processes: Processes
+
+    def begin(self, run: Run) -> None:
+        """Write the config of a new run, the first thing written; UserError if the run was started with another one."""
+        if self.processes.first:
+            prepare(run, self.config)
+        self.processes.wait()
+
+
+@contextmanager
+def starting(
+    run: Run,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    root: Path | None = None,
+    processes: Processes | None = None,
+    say: Say = silent,
+) -> Iterator[Start]:
+    """Processes (those of the caller, or started and left here) and images for trainings into `run`; writes nothing.
+
+    Raises UserError for a directory that is not empty (without `resume`), and as `resolve`.
+    """
+    check_directory(run, resume)
+    own = processes or start_processes(config.compute)
+    resolved, images = own.first_of_node(lambda: resolve(config, root, say if own.first else silent))
+    if own.device.type == "cpu":
+        keep_freed_memory()
+    yield Start(resolved, images, own)
+    if processes is None:
+        own.leave()
+
+
+def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) -> tuple[TrainConfig, Mixture]:
+    """The config with its image sets' places, image size, channels and all widths, and its images.
+
+    `root` and `say`: as load_mixture.
+    """
     data = located(config.data, root)
     images = load_mixture(
         data, image_size=config.image_size or None, channels=config.channels or None, root=root, say=say
@@ -63,45 +103,53 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = lambda lin
 
 
 def train(
-    run: Run, config: TrainConfig, *, resume: bool = False, initial: Weights | None = None, watch: Watch | None = None,
-    progress: Progress | None = None, root: Path | None = None, processes: Processes | None = None,
-    images: Mixture | None = None, say: Say = lambda line: None,
-) -> dict[str, Any]:  # fmt: skip
+    run: Run,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    initial: Weights | None = None,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+    root: Path | None = None,
+    processes: Processes | None = None,
+    say: Say = silent,
+) -> dict[str, float]:
     """Meta-train into `run`, starting from `initial` weights (default: seeded), and return the best validation.
 
     With a ticket in the config, `run` holds its file: the weights it removes are zero from the first iteration to the
-    last. `watch` may end the training before its last iteration; then nothing is validated at the end. `processes`
-    and `images`: those that a caller started and loaded for the (then resolved) config, for several trainings in a row.
+    last. `watch` may end the training before its last iteration; then nothing is validated at the end. `processes`:
+    those that a caller started.
     With `resume` a run goes on from its last checkpoint and ends with the same bits as one that was never stopped.
     That holds on the same machine with the same numbers of processes and threads, on GPUs as far as their libraries are
     deterministic. Raises UserError for a directory that is not empty (without resume) or whose run has another config
     (with it); MachineError when training diverges.
     """
-    check_directory(run, resume)
-    started = processes or start_processes(config.compute)
-    if images is None:
-        config, images = started.first_of_node(
-            lambda: resolve(config, root, say if started.first else lambda line: None)
-        )
-    if started.device.type == "cpu":
-        keep_freed_memory()
-    trainer = Trainer(run, config, images, started, initial, watch, progress)
-    if started.first:
-        prepare(run, config)  # the first thing written: what was refused above leaves nothing behind
-    started.wait()
-    with matrix_precision(config.precision):
-        best = trainer.train()
-    if processes is None:
-        started.leave()
-    return best
+    with starting(run, config, resume=resume, root=root, processes=processes, say=say) as start:
+        return train_from(start, run, initial=initial, watch=watch, progress=progress)
+
+
+def train_from(
+    start: Start,
+    run: Run,
+    *,
+    initial: Weights | None = None,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """As `train` with `resume`, for one of several trainings that share processes and images."""
+    check_directory(run, resume=True)
+    trainer = Trainer(run, start, initial=initial, watch=watch, progress=progress)
+    start.begin(run)  # after what is refused above, so that it leaves nothing behind
+    with matrix_precision(start.config.precision):
+        return trainer.train()
 
 
 def check_directory(run: Run, resume: bool) -> None:
     """UserError if training into this directory would touch something that is not this run; writes nothing."""
     directory = run.directory
-    for place in (directory, *directory.absolute().parents):
-        if place.exists() and not place.is_dir():
-            raise UserError(f"{place} is a file; choose another directory")
+    for path in (directory, *directory.absolute().parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; choose another directory")
     if run.config_path.exists():
         if not resume:
             raise UserError(
@@ -133,63 +181,77 @@ def _first_difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[s
     return _first_difference(there, here) if isinstance(there, dict) and there and here else (name, there, here)
 
 
+class Stretch:
+    """What was trained since the last log line, and at what rate."""
+
+    def __init__(self, tally: Tally, iteration: int):
+        self.tally = tally
+        self.restart(iteration)
+
+    def restart(self, iteration: int) -> None:
+        """The rate counts from here: what took time before was no training."""
+        self.iteration, self.started = iteration, time.perf_counter()
+
+    def rate(self, iteration: int) -> float:
+        """Iterations a second."""
+        return (iteration - self.iteration) / (time.perf_counter() - self.started)
+
+
 class Trainer:
     """State of one training: model, optimiser, where it stands."""
 
+    book: Logbook
+
     def __init__(
-        self, run: Run, config: TrainConfig, images: Mixture, processes: Processes,
-        initial: Weights | None, watch: Watch | None, progress: Progress | None,
-    ):  # fmt: skip
-        self.run, self.config, self.processes, self.watch, self.progress = run, config, processes, watch, progress
+        self,
+        run: Run,
+        start: Start,
+        *,
+        initial: Weights | None = None,
+        watch: Watch | None = None,
+        progress: Progress | None = None,
+    ):
+        config, images, self.processes = start.config, start.images, start.processes
+        self.run, self.config, self.watch, self.progress = run, config, watch, progress
         episodes = (config.ways, config.shots, config.queries, config.seed)
         self.sampler = mixture_sampler(
             images, "train", *episodes, weights=config.data_weights, rotate=config.rotate_classes
         )
         self.validation = mixture_sampler(images, "val", *episodes)
-        self.tensors = episode_tensors(images, processes.device)
+        self.tensors = episode_tensors(images, self.processes.device)
         self.rule = rule_of(config)
-        self.model = run.empty_model(config).to(processes.device)
-        start = fitting(config, self.model, initial or seeded_weights(config), run.initial_path)
-        start = self.model.masked({name: weight.detach().to(processes.device) for name, weight in start.items()})
-        self.weights = {name: weight.clone().requires_grad_() for name, weight in start.items()}
-        self.threads = TaskThreads(self.model, len(processes.tasks(config.meta_batch)))
+        self.model = run.empty_model(config).to(self.processes.device)
+        weights = fitting(config, self.model, initial or seeded_weights(config), run.initial_path)
+        weights = self.model.masked({name: w.detach().to(self.processes.device) for name, w in weights.items()})
+        self.weights = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
+        self.threads = TaskThreads(self.model, len(self.processes.tasks(config.meta_batch)))
         self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
         self.optimizer = make_optimizer(self.weights, config)
-        self.iteration, self.best = 0, {}
+        self.iteration = 0
+        self.best: dict[str, float] = {}
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> dict[str, float]:
         config = self.config
         self._resume()
         stop = self.watch is not None and self.watch.resume(self.iteration)
         if self.iteration == 0:
             self._keep()
-        started, logged, since = time.perf_counter(), self.iteration, self.tally()
+        stretch = Stretch(self.tally(), self.iteration)
         while self.iteration < config.iterations and not stop:
-            norm = self.step(since)
+            norm = self.step(stretch.tally)
             self.iteration += 1
             self._keep()
-            if self.watch is not None and self.iteration % self.watch.every == 0:
-                stop, seen = self.watch.look(self.iteration, self.weights)
-                self._log("watch", **seen)
+            stop = self._look()
             last = self.iteration == config.iterations
             checkpoint = last or stop or self.iteration % config.checkpoint_every == 0
-            # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed. And at
-            # every checkpoint, so that no mean spans one and a resumed run logs what an unbroken one does.
+            # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed. And
+            # at every checkpoint, so that no mean spans one and a resumed run logs what an unbroken one does.
             if checkpoint or self.iteration % max(1, config.validate_every // 10) == 0:
-                self.processes.sum_(since.tensors())
-                loss, accuracy = since.means()
-                if not math.isfinite(loss + float(norm)):  # before it can reach a checkpoint
-                    raise MachineError(
-                        f"training diverged before iteration {self.iteration} (loss {loss:g}, gradient norm {float(norm):g}); "
-                        "train anew with a lower --inner-lr or --lr"
-                    )
-                seconds = time.perf_counter() - started
-                self._log("train", loss=loss, accuracy=accuracy, lr=learning_rate(config, self.iteration - 1),
-                          rate=(self.iteration - logged) / seconds, **since.details(self.weights))  # fmt: skip
-                started, logged, since = time.perf_counter(), self.iteration, self.tally()
+                self._log_training(stretch, norm)
+                stretch = Stretch(self.tally(), self.iteration)
             if last or self.iteration % config.validate_every == 0:
                 self._validate()
-                started, logged = time.perf_counter(), self.iteration
+                stretch.restart(self.iteration)
             if checkpoint:
                 self._save()
         if not self.best and not stop:  # 0 iterations: the initial weights are the run's
@@ -208,21 +270,24 @@ class Trainer:
         config = self.config
         tasks = self.processes.tasks(config.meta_batch)
         drawn = [self.sampler.draw(self.iteration, task, config.meta_batch) for task in tasks]
-        found, union = meta_gradient(
-            self.threads, self.weights, (self.tensors.episode(indices) for _, indices in drawn), config, self.rule,
-            lambda number, task: tally.add(drawn[number][0], task),
-        )  # fmt: skip
-        for name, gradient in self.model.masked(found).items():
+        episodes = (self.tensors.episode(indices) for _, indices in drawn)
+
+        def seen(number: int, task: MetaTask) -> None:
+            tally.add(drawn[number][0], task)
+
+        gradients, union = meta_gradient(self.threads, self.weights, episodes, config, self.rule, seen)
+        gradients = self.model.masked(gradients)
+        for name, gradient in gradients.items():
             self.weights[name].grad = gradient
-        self.processes.sum_([weight.grad for weight in self.weights.values()])
+        self.processes.sum_(gradients.values())
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), config.clip or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.iteration) * group["share"]
         outside = self._outside(union)
         self.optimizer.step()
         with torch.no_grad():  # equation 7 of GEMS: Adam's momentum would move them too
-            for name, (before, places) in outside.items():
-                self.weights[name].copy_(torch.where(places, before, self.weights[name]))
+            for name, (before, unmoved) in outside.items():
+                self.weights[name].copy_(torch.where(unmoved, before, self.weights[name]))
         return norm
 
     def _outside(self, union: Weights) -> dict[str, tuple[Tensor, Tensor]]:
@@ -231,34 +296,70 @@ class Trainer:
         self.processes.sum_(counts.values())
         return {name: (self.weights[name].detach().clone(), count == 0) for name, count in counts.items()}
 
+    def _look(self) -> bool:
+        """Whether the watch ends the training here."""
+        if self.watch is None or self.iteration % self.watch.every:
+            return False
+        stop, seen = self.watch.look(self.iteration, self.weights)
+        self._log("watch", **seen)
+        return stop
+
+    def _log_training(self, stretch: Stretch, norm: Tensor) -> None:
+        """A log line of what was trained since the last one; MachineError if it has diverged."""
+        self.processes.sum_(stretch.tally.tensors())
+        loss, accuracy = stretch.tally.means()
+        if not math.isfinite(loss + float(norm)):  # before it can reach a checkpoint
+            raise MachineError(
+                f"training diverged before iteration {self.iteration} (loss {loss:g}, gradient norm {float(norm):g}); "
+                "train anew with a lower --inner-lr or --lr"
+            )
+        self._log(
+            "train",
+            loss=loss,
+            accuracy=accuracy,
+            lr=learning_rate(self.config, self.iteration - 1),
+            rate=stretch.rate(self.iteration),
+            **stretch.tally.details(self.weights),
+        )
+
     def _validate(self) -> None:
-        config, sampler = self.config, self.validation
-        mode, key = config.normalization, (config.normalization, config.steps)
-        each = max(2, -(-config.validation_episodes // len(sampler.names)))
-        everyone = torch.zeros(len(sampler.names), each, dtype=torch.float64, device=self.processes.device)
-        choices_of = []
-        for source, one in enumerate(sampler.samplers):
-            tasks = self.processes.tasks(each)
-            choices = Choices(self.rule.decisions(self.weights), config.steps, self.processes.device)
-            found = evaluate(
-                self.threads, self.weights, self.tensors, one, self.rule,
-                steps=[config.steps], modes=[mode], tasks=tasks, seen=choices.add if choices.sums else None,
-            )  # fmt: skip
-            for task, value in zip(tasks, found.get(key, [])):
-                everyone[source, task] = value
-            self.processes.sum_(choices.tensors())
-            choices_of.append(choices.means())
-        self.processes.sum_([everyone])
-        found = {name: mean_accuracy(row) for name, row in zip(sampler.names, everyone.tolist())}
-        result = mean_over_distributions(list(found.values()))
-        values = {name: one.as_dict() for name, one in found.items()}
-        record = {"iteration": self.iteration, "accuracy": result.accuracy, "ci95": result.ci95}
-        chosen = dict(zip(sampler.names, choices_of)) if any(choices_of) else {}
-        self._log("validation", accuracy=result.accuracy, ci95=result.ci95, **details(values, chosen, self.weights))
+        """Log the accuracies on validation classes; the best weights so far are the run's."""
+        accuracies, choices = self._validation()
+        result = mean_over_distributions(list(accuracies.values()))
+        entries = {name: accuracy.as_dict() for name, accuracy in accuracies.items()}
+        parts = details(entries, choices if any(choices.values()) else {}, self.weights)
+        self._log("validation", accuracy=result.accuracy, ci95=result.ci95, **parts)
         if not self.best or result.accuracy > self.best["accuracy"]:
-            self.best = record
+            self.best = {"iteration": self.iteration, "accuracy": result.accuracy, "ci95": result.ci95}
             if self.processes.first:
                 self.run.save_weights(self.weights)
+
+    def _validation(self) -> tuple[dict[str, Accuracy], dict[str, dict[str, Any]]]:
+        """Each distribution's accuracy on its validation classes, and what the rule chose there on average."""
+        config, names = self.config, self.validation.names
+        episodes = max(2, -(-config.validation_episodes // len(names)))
+        tasks = self.processes.tasks(episodes)
+        shares = torch.zeros(len(names), episodes, dtype=torch.float64, device=self.processes.device)
+        means = {}
+        for number, (name, sampler) in enumerate(zip(names, self.validation.samplers)):
+            choices = Choices(self.rule.decisions(self.weights), config.steps, self.processes.device)
+            right = evaluate(
+                self.threads,
+                self.weights,
+                self.tensors,
+                sampler,
+                self.rule,
+                steps=[config.steps],
+                modes=[config.normalization],
+                tasks=tasks,
+                seen=choices.add if choices.sums else None,
+            )
+            for task, share in zip(tasks, right.get((config.normalization, config.steps), [])):
+                shares[number, task] = share
+            self.processes.sum_(choices.tensors())
+            means[name] = choices.means()
+        self.processes.sum_([shares])
+        return {name: mean_accuracy(row) for name, row in zip(names, shares.tolist())}, means
 
     def _log(self, kind: str, **values: Any) -> None:
         if self.processes.first:
@@ -293,6 +394,7 @@ class Trainer:
                 weight.copy_(checkpoint.tensors[f"weights.{name}"])
                 if f"exp_avg.{name}" in checkpoint.tensors:
                     moments = {
-                        k: checkpoint.tensors[f"{k}.{name}"].to(weight.device) for k in ("exp_avg", "exp_avg_sq")
+                        kind: checkpoint.tensors[f"{kind}.{name}"].to(weight.device)
+                        for kind in ("exp_avg", "exp_avg_sq")
                     }
                     self.optimizer.state[weight] = {"step": torch.tensor(float(self.iteration)), **moments}

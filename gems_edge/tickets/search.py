@@ -19,10 +19,11 @@ from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run, seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
-from gems_edge.meta.train import Progress, train
+from gems_edge.meta.train import Start, train_from
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import ModelSpec
 from gems_edge.models.ticket import Masks, Ticket, maskable
+from gems_edge.progress import Progress, in_phase
 from gems_edge.tickets import channels, criteria
 from gems_edge.tickets.primary import PrimaryWatch
 
@@ -92,11 +93,11 @@ class Search:
 
     def settled(self, mask_of: Callable[[Weights], np.ndarray]) -> Weights:
         """The dense network when its first layer's mask settles, or at the last iteration if it never does."""
-        run, progress = Run(self.run.directory / SEARCH), self._progress()
+        run = Run(self.run.directory / SEARCH)
         watch = PrimaryWatch(run.directory / "primary.safetensors", self.ticket, mask_of, self.processes.first)
         # Nothing but the weights at the end is wanted, so a validation would only cost.
         config = replace(self._search_config(), validate_every=max(1, self.config.iterations))
-        train(run, config, resume=True, watch=watch, progress=progress, processes=self.processes, images=self.images)
+        train_from(Start(config, self.images, self.processes), run, watch=watch, progress=self._progress())
         checkpoint = run.checkpoint()
         assert checkpoint is not None, "a training leaves its last checkpoint"
         self.report |= {
@@ -107,8 +108,7 @@ class Search:
 
     def _progress(self) -> Progress | None:
         """`progress` that says which phase it tells of."""
-        progress = self.progress
-        return None if progress is None else lambda record: progress({"phase": "find ticket"} | record)
+        return in_phase(self.progress, "find ticket")
 
     def _search_config(self) -> TrainConfig:
         """The dense training, or with several rounds that of the ticket before this one."""

@@ -8,21 +8,27 @@ from typing import Any
 
 from gems_edge.data.mixture import Mixture
 from gems_edge.errors import UserError
-from gems_edge.meta.allocator import keep_freed_memory
-from gems_edge.meta.processes import Processes, start_processes
+from gems_edge.meta.processes import Processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.train import Progress, Say, check_directory, prepare, resolve, train
+from gems_edge.meta.train import Start, check_directory, starting, train_from
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket, save_ticket
+from gems_edge.progress import Progress, Say, silent
 from gems_edge.tickets.find import check_search, find_ticket
 from gems_edge.tickets.search import Search
 
 
 def train_ticket(
-    run: Run, config: TrainConfig, *, resume: bool = False, given: Path | None = None,
-    progress: Progress | None = None, root: Path | None = None, processes: Processes | None = None,
-    images: Mixture | None = None, say: Say = lambda line: None,
-) -> dict[str, Any]:  # fmt: skip
+    run: Run,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    given: Path | None = None,
+    progress: Progress | None = None,
+    root: Path | None = None,
+    processes: Processes | None = None,
+    say: Say = silent,
+) -> dict[str, float]:
     """Find the config's ticket and meta-train it into `run`; returns the best validation.
 
     `given`: a ticket file to train instead of finding one, from the seed's weights. Both phases resume: a ticket that
@@ -31,27 +37,20 @@ def train_ticket(
     """
     if config.ticket.method == "none":
         raise UserError("there is no ticket in these settings; add --ticket mwt, pmt, …")
-    check_directory(run, resume)
-    started = processes or start_processes(config.compute)
-    if images is None:
-        config, images = started.first_of_node(
-            lambda: resolve(config, root, say if started.first else lambda line: None)
-        )
-    search = Search(run, config, started, images, train_run, progress)
+    with starting(run, config, resume=resume, root=root, processes=processes, say=say) as start:
+        return _train_ticket(start, run, given, progress)
+
+
+def _train_ticket(start: Start, run: Run, given: Path | None, progress: Progress | None) -> dict[str, float]:
+    check_directory(run, resume=True)
+    search = Search(run, start.config, start.processes, start.images, train_run, progress)
     if given is not None:
         read_given(search, given)
     elif not run.ticket_path.exists():  # a ticket that was found needs its dense run no more
         check_search(search)
-    if started.device.type == "cpu":
-        keep_freed_memory()
-    if started.first:
-        prepare(run, config)
-    started.wait()
+    start.begin(run)
     _ensure_ticket(search, given)
-    best = train(run, config, resume=True, initial=run.initial(), progress=progress, processes=started, images=images)
-    if processes is None:
-        started.leave()
-    return best
+    return train_from(start, run, initial=run.initial(), progress=progress)
 
 
 def _ensure_ticket(search: Search, given: Path | None) -> None:
@@ -76,9 +75,10 @@ def train_run(
 
     `config` is resolved and `images` are its own.
     """
+    start = Start(config, images, processes)
     if config.ticket.method == "none":
-        return train(run, config, resume=True, progress=progress, processes=processes, images=images)
-    return train_ticket(run, config, resume=True, progress=progress, processes=processes, images=images)
+        return train_from(start, run, progress=progress)
+    return _train_ticket(start, run, None, progress)
 
 
 def read_given(search: Search, path: Path) -> Ticket:

@@ -116,8 +116,7 @@ def test_freezing_takes_the_majority(name):
     from gems_edge.data.imageset import ImageSet
     from gems_edge.data.mixture import Mixture, mixture_sampler
     from gems_edge.data.tensors import episode_tensors
-    from gems_edge.meta.evaluate import support_of
-    from gems_edge.meta.inner import detached
+    from gems_edge.meta.inner import detached, support_of
 
     rule = RULES[name]
     model, weights = start("conv4", "per-class", "support", 28, rule, seed=6)

@@ -20,7 +20,7 @@ from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run, seeded_weights
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.run import TrainConfig, read_config
-from gems_edge.meta.train import Trainer, resolve, train
+from gems_edge.meta.train import Start, Trainer, resolve, train
 from gems_edge.models.ticket import load_ticket
 
 NAMES = ["ink", "tint"]
@@ -184,7 +184,7 @@ def trainer(image_sets, environment, monkeypatch, tmp_path):
         config, images = resolve(config, image_sets)
         weights = seeded_weights(config)
         weights = stirred(weights) if not sparsity else weights
-        made = Trainer(Run(tmp_path), config, images, start_processes("cpu"), weights, None, None)
+        made = Trainer(Run(tmp_path), Start(config, images, start_processes("cpu")), initial=weights)
         for number, weight in enumerate(made.weights.values()):
             push = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
             moments = {"exp_avg": 0.01 * push, "exp_avg_sq": 1e-4 * torch.ones_like(weight)}

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gems_edge.meta.evaluate import mean_accuracy
+from gems_edge.meta.evaluation.accuracy import mean_accuracy
 from gems_edge.meta.inner import Support, adapt, classify, detached, inner_step, one_hot
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import FewShotModel, initial_weights

@@ -9,8 +9,7 @@ from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode
 
 from gems_edge.data.tensors import Episode
 from gems_edge.errors import UserError
-from gems_edge.meta.evaluate import support_of
-from gems_edge.meta.inner import adapt, detached
+from gems_edge.meta.inner import adapt, detached, support_of
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.registry import LAYERS, RULES, SHARES, owners_of, rule_of
 from gems_edge.meta.settings.adapter import AdapterConfig

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gems_edge.meta.evaluate import mean_accuracy
+from gems_edge.meta.evaluation.accuracy import mean_accuracy
 from gems_edge.reproduce.pooling import Difference, paired, pooled, student, times_less
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, OPEN, above, below, within
 

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from small_settings import SMALL
 
 from gems_edge.data.tensors import Episode
-from gems_edge.meta.evaluate import support_of
-from gems_edge.meta.inner import adapt
+from gems_edge.meta.inner import adapt, support_of
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.run import Run

@@ -11,11 +11,13 @@ from typing import Any
 
 from gems_edge.data.specs import distribution_name
 from gems_edge.files import read_json
-from gems_edge.meta.evaluation import EvaluationProtocol, evaluate_run
+from gems_edge.meta.evaluation.document import EvaluationProtocol
+from gems_edge.meta.evaluation.run import evaluate_run
 from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import from_values
-from gems_edge.meta.train import Progress, train
+from gems_edge.meta.train import train
+from gems_edge.progress import Progress
 
 RUN = "run"
 

@@ -11,13 +11,15 @@ from typing import Any
 from gems_edge.data.mixture import Mixture, mixture_sampler
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.files import read_json
-from gems_edge.meta.evaluate import evaluate, mean_accuracy, modes_for
+from gems_edge.meta.evaluation.accuracy import mean_accuracy
+from gems_edge.meta.evaluation.episodes import evaluate, modes_for
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig, from_values
 from gems_edge.meta.task_threads import TaskThreads
-from gems_edge.meta.train import Progress, resolve
+from gems_edge.meta.train import resolve
+from gems_edge.progress import Progress
 from gems_edge.tickets.analysis import layer_ratios
 from gems_edge.tickets.costs import ticket_cost
 from gems_edge.tickets.training import train_run

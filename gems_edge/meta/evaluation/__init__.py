@@ -1,0 +1,1 @@
+"""Accuracies over episodes: of weights in training, of runs (torch) and of bundles (onnxruntime)."""

@@ -1,0 +1,127 @@
+"""`evaluate` for a bundle: every episode is learned and answered by onnxruntime, as on the board. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gems_edge.data.episodes import EpisodeIndices
+from gems_edge.data.imageset import ImageSet
+from gems_edge.data.mixture import Mixture, load_mixture
+from gems_edge.data.specs import Specs, split_specs
+from gems_edge.device.learner import Learner
+from gems_edge.errors import UserError
+from gems_edge.meta.evaluation.accuracy import mean_accuracy
+from gems_edge.meta.evaluation.document import EvaluationProtocol, document
+from gems_edge.progress import Count
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a bundle answers to the queries of one episode in float32, and in int8 where it has such a graph."""
+
+    right: float  # share of right answers
+    int8: "Int8Answers | None" = None
+
+
+@dataclass(frozen=True)
+class Int8Answers:
+    right: float
+    agreement: float  # share of queries that get the same label as in float32
+    difference: float  # mean absolute difference of a probability
+
+
+def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Count | None = None) -> dict[str, Any]:
+    """The document of `evaluate --json` for a bundle."""
+    learner = Learner.load(directory)
+    manifest = learner.bundle.manifest
+    mode = _check(manifest, protocol)
+    data = _image_sets(manifest, protocol)
+    shape = manifest["image"]
+    images = load_mixture(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
+    sampler = protocol.sampler(images, manifest["ways"], manifest["shots"], manifest["queries"])
+    steps = protocol.step_counts(manifest["rule"]["steps"])[-1]
+    answers: list[list[Answers]] = []
+    for image_set, tasks in zip(images.sets, sampler.samplers):
+        answers.append([])
+        for task in range(protocol.episodes):
+            indices = tasks.draw(0, task).shifted(-tasks.start)
+            answers[-1].append(answer_episode(learner, image_set, indices, steps))
+            if progress:
+                progress(sum(map(len, answers)))
+    result = document([{(mode, steps): [each.right for each in part]} for part in answers], mode, steps, sampler, data)
+    if learner.bundle.quantisation is not None:
+        int8 = [{(mode, steps): [each.right for each in _int8(part)]} for part in answers]
+        compared = compare_precisions([each for part in answers for each in part])
+        result["int8"] = document(int8, mode, steps, sampler, data) | {
+            name: compared[name] for name in ("difference", "agreement", "probability_difference")
+        }
+    return result
+
+
+def _check(manifest: dict[str, Any], protocol: EvaluationProtocol) -> str:
+    """The mode that the bundle answers in; UserError for what a bundle cannot be asked."""
+    if protocol.per_step:
+        raise UserError("--per-step is for runs; a bundle takes --steps")
+    mode: str = manifest["normalization"]
+    if protocol.normalization not in (None, mode):
+        raise UserError(
+            f"a bundle answers in the mode it was exported for, {mode!r}; "
+            f"--normalization {protocol.normalization} needs the run"
+        )
+    protocol.check_ways(manifest["head"], manifest["ways"])
+    return mode
+
+
+def _image_sets(manifest: dict[str, Any], protocol: EvaluationProtocol) -> Specs:
+    """Those that are asked for, else those of the run that was exported; UserError where only that run knows a path."""
+    if protocol.data:
+        return protocol.data
+    data = split_specs(manifest["provenance"]["data"])
+    if unlocated := next((spec for spec in data if ":" in spec), None):
+        raise UserError(
+            f"a bundle does not know where its images lie; give them with --data {unlocated.partition(':')[0]}:PATH"
+        )
+    return data
+
+
+def learn_episode(learner: Learner, images: ImageSet | Mixture, indices: EpisodeIndices, steps: int) -> np.ndarray:
+    """Teach the board's learner one episode; probabilities [queries, ways] of its query images, class by class."""
+    ways, shots = indices.support.shape
+    learner.adapt(images.images[indices.support.reshape(-1)], np.repeat(np.arange(ways), shots).tolist(), steps=steps)
+    return learner.predict(images.images[indices.query.reshape(-1)])
+
+
+def answer_episode(learner: Learner, images: ImageSet | Mixture, indices: EpisodeIndices, steps: int) -> Answers:
+    """Teach the board's learner one episode and ask it in every precision of its bundle."""
+    truth = np.repeat(np.arange(indices.query.shape[0]), indices.query.shape[1])
+    expected = learn_episode(learner, images, indices, steps)
+    right = float((expected.argmax(1) == truth).mean())
+    if learner.bundle.quantisation is None:
+        return Answers(right)
+    quantised = learner.in_precision("int8").predict(images.images[indices.query.reshape(-1)])
+    labels = quantised.argmax(1)
+    agreement = float((labels == expected.argmax(1)).mean())
+    return Answers(
+        right, Int8Answers(float((labels == truth).mean()), agreement, float(np.abs(quantised - expected).mean()))
+    )
+
+
+def _int8(answers: Sequence[Answers]) -> list[Int8Answers]:
+    return [each.int8 for each in answers if each.int8 is not None]
+
+
+def compare_precisions(answers: Sequence[Answers]) -> dict[str, Any]:
+    """int8 beside fp32 on the same episodes: both accuracies, the mean of the paired differences with its 95 % interval,
+    agreement of labels and mean difference of a probability."""
+    int8 = _int8(answers)
+    paired = mean_accuracy([each.right - float32.right for each, float32 in zip(int8, answers, strict=True)])
+    return {
+        "fp32": mean_accuracy([each.right for each in answers]).as_dict(),
+        "int8": mean_accuracy([each.right for each in int8]).as_dict(),
+        "difference": {"accuracy": paired.accuracy, "ci95": paired.ci95},
+        "agreement": float(np.mean([each.agreement for each in int8])),
+        "probability_difference": float(np.mean([each.difference for each in int8])),
+    }

@@ -1,0 +1,83 @@
+"""What `evaluate` is asked, and the document that it answers with: the same for runs and for bundles."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gems_edge.data.mixture import Mixture, MixtureSampler, mixture_sampler
+from gems_edge.data.specs import Specs, specs_text
+from gems_edge.errors import UserError
+from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """What to evaluate on; None means as trained. `data` may name several image sets, each of which is evaluated."""
+
+    data: Specs | None = None
+    split: str = "test"
+    episodes: int = 600  # of each image set
+    ways: int | None = None
+    shots: int | None = None
+    queries: int | None = None
+    steps: int | None = None
+    per_step: bool = False
+    normalization: str | None = None
+    seed: int = 1
+    root: Path | None = None
+    modes: tuple[str, ...] | None = None  # the normalisation modes to compute; None: all that the run has
+
+    def sampler(self, images: Mixture, ways: int, shots: int, queries: int) -> MixtureSampler:
+        return mixture_sampler(
+            images, self.split, self.ways or ways, self.shots or shots, self.queries or queries, self.seed
+        )
+
+    def step_counts(self, trained: int) -> list[int]:
+        steps = trained if self.steps is None else self.steps
+        return list(range(steps + 1)) if self.per_step else [steps]
+
+    def check_ways(self, head: str, trained: int) -> None:
+        """UserError for more classes than a per-class head has rows."""
+        if head == "per-class" and self.ways is not None and self.ways > trained:
+            raise UserError(
+                f"--ways {self.ways}: the head has one learned row per class and {trained} of them; "
+                "train with --head shared for any number"
+            )
+
+
+def document(
+    shares: Sequence[Mapping[tuple[str, int], Sequence[float]]],
+    mode: str,
+    steps: int,
+    sampler: MixtureSampler,
+    data: Specs,
+) -> dict[str, Any]:
+    """Headline figure (`mode` after `steps`) and the table of all modes and step counts.
+
+    `shares`: of each distribution the share of right queries of every episode, by (mode, inner steps). With several
+    distributions the figures are means over them, whose interval is that of their episodes; each distribution's own are
+    under its name.
+    """
+    tables = [{key: mean_accuracy(episodes) for key, episodes in each.items()} for each in shares]
+    means = {key: mean_over_distributions([table[key] for table in tables]) for key in tables[0]}
+    drawn = sampler.samplers[0]
+    return {
+        **means[mode, steps].as_dict(),
+        "ways": drawn.ways,
+        "shots": drawn.shots,
+        "queries": drawn.queries,
+        "split": drawn.split,
+        "seed": drawn.seed,
+        "steps": steps,
+        "normalization": mode,
+        "data": specs_text(data),
+        "table": _rows(means),
+        "distributions": {
+            name: table[mode, steps].as_dict() | {"table": _rows(table)} for name, table in zip(sampler.names, tables)
+        },
+    }
+
+
+def _rows(table: Mapping[tuple[str, int], Accuracy]) -> list[dict[str, Any]]:
+    return [{"normalization": mode, "steps": steps, **accuracy.as_dict()} for (mode, steps), accuracy in table.items()]

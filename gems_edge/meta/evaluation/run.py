@@ -1,0 +1,142 @@
+"""`evaluate` for a run, with torch."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gems_edge.data.episodes import EpisodeSampler
+from gems_edge.data.mixture import load_mixture
+from gems_edge.data.specs import distribution_name, own_specs
+from gems_edge.data.tensors import EpisodeTensors, episode_tensors
+from gems_edge.errors import UserError
+from gems_edge.meta.allocator import keep_freed_memory
+from gems_edge.meta.choices import Choices
+from gems_edge.meta.evaluation.document import EvaluationProtocol, document
+from gems_edge.meta.evaluation.episodes import AllShares, check_mode, evaluate, modes_for
+from gems_edge.meta.overlap import overlap
+from gems_edge.meta.precision import matrix_precision
+from gems_edge.meta.processes import single_process, start_processes
+from gems_edge.meta.rules.base import Rule
+from gems_edge.meta.rules.registry import rule_of
+from gems_edge.meta.run import Run
+from gems_edge.meta.task_threads import TaskThreads
+from gems_edge.models.fewshot import FewShotModel, Weights, layers_of
+from gems_edge.progress import Count, counted_from
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A trained model: of the run, or of one distribution of a multi-maml run."""
+
+    model: FewShotModel
+    weights: Weights
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """One distribution: the share of right queries of every episode, and what the rule chose on average."""
+
+    shares: AllShares
+    choices: dict[str, Any]
+    layers: list[str]
+
+
+def evaluate_run(
+    directory: Path, protocol: EvaluationProtocol, compute: str = "auto", progress: Count | None = None
+) -> dict[str, Any]:
+    """The document of `evaluate --json` for a run.
+
+    A multi-maml run answers for a distribution that it was trained on with that one's own model, and for any other with
+    each of its models: the accuracy is then their mean.
+    """
+    single_process("evaluate")
+    run = Run(directory)
+    config = run.config()
+    mode = check_mode(config.normalization, protocol.normalization or config.normalization)
+    protocol.check_ways(config.head, config.ways)
+    subjects = _subjects(run)
+    device = start_processes(compute).device
+    if device.type == "cpu":
+        keep_freed_memory()
+    data = own_specs(protocol.data, config.data) if protocol.data else config.data
+    images = load_mixture(data, image_size=config.image_size, channels=config.channels, root=protocol.root)
+    sampler = protocol.sampler(images, config.ways, config.shots, config.queries)
+    steps, modes = protocol.step_counts(config.steps), protocol.modes or modes_for(config.normalization)
+    test = _Test(episode_tensors(images, device), steps, modes, protocol.episodes)
+    tested = {
+        name: test.run(
+            [subjects[name]] if name in subjects else subjects.values(),
+            sampler.samplers[number],
+            counted_from(progress, number * protocol.episodes),
+        )
+        for number, name in enumerate(images.names)
+    }
+    result = document([each.shares for each in tested.values()], mode, steps[-1], sampler, data)
+    return _with_choices(result, tested, set(map(distribution_name, config.data)))
+
+
+def _subjects(run: Run) -> dict[str, _Subject]:
+    """Distribution → its model; a run that has one model for all has it under ""."""
+    if not run.complete():
+        raise UserError(
+            f"{run.directory} has not trained every distribution yet; "
+            f"go on with gems-edge train --resume -o {run.directory}"
+        )
+    runs = run.distributions() or {"": run}
+    return {name: _Subject(*part.model(), rule_of(part.config())) for name, part in runs.items()}
+
+
+@dataclass(frozen=True)
+class _Test:
+    """The episodes, inner steps and modes that every model is tested on."""
+
+    tensors: EpisodeTensors
+    steps: list[int]
+    modes: tuple[str, ...]
+    episodes: int
+
+    def run(self, subjects: Collection[_Subject], sampler: EpisodeSampler, progress: Count | None) -> _Tested:
+        """Test on one distribution; of several models every episode counts with their mean."""
+        tested = [self._run(subject, sampler, progress) for subject in subjects]
+        keys = tested[0].shares
+        shares = {key: np.mean([each.shares[key] for each in tested], axis=0).tolist() for key in keys}
+        return _Tested(shares, tested[0].choices, tested[0].layers)
+
+    def _run(self, subject: _Subject, sampler: EpisodeSampler, progress: Count | None) -> _Tested:
+        device: torch.device = self.tensors.images.device
+        choices = Choices(subject.rule.decisions(subject.weights), self.steps[-1], device)
+        with matrix_precision("fp32"):
+            shares = evaluate(
+                TaskThreads(subject.model.to(device), self.episodes),
+                subject.weights,
+                self.tensors,
+                sampler,
+                subject.rule,
+                steps=self.steps,
+                modes=self.modes,
+                tasks=range(self.episodes),
+                seen=choices.add,
+                progress=progress,
+            )
+        return _Tested(shares, choices.means(), list(layers_of(subject.weights)))
+
+
+def _with_choices(result: dict[str, Any], tested: dict[str, _Tested], trained: set[str]) -> dict[str, Any]:
+    """`result` with whether each distribution was trained on, what the rule chose for it, and what subnets share."""
+    for name, entry in result["distributions"].items():
+        entry["seen"] = name in trained
+    choices = {name: each.choices for name, each in tested.items()}
+    if not any(choices.values()):
+        return result
+    first, *_ = tested.values()
+    result["layers"] = first.layers
+    for name, entry in result["distributions"].items():
+        entry["choices"] = choices[name]
+    if "keep" in first.choices:
+        result["overlap"] = overlap({name: means["keep"][0] for name, means in choices.items()})
+    return result
