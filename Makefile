@@ -1,9 +1,9 @@
-# Everything on a bare machine with Python 3.11 or newer: `make demo`, `make test`.
+# Everything on a bare machine with Python 3.11 or newer: `make demo`, `make test`, `make quick`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo lint test clean
+.PHONY: install demo lint test quick clean
 
 install: $(VENV)/.installed
 
@@ -16,8 +16,14 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	$(BIN)/gems-edge demo -o demo
 
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# The inner loop: every room in minutes; what it leaves out is marked slow.
+quick: install
+	$(PYTEST) -m "not slow"
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -11,6 +11,9 @@ SMALL = (
     "--validate-every", "20", "--validation-episodes", "10", "--checkpoint-every", "7", "--compute", "cpu",
 )  # fmt: skip
 
+# And its export.
+EXPORT = ("--ratio", "0.6", "--recover-iterations", "10", "--episodes", "10")
+
 
 def hear_ctrl_c() -> None:
     """In a child before it starts: what a shell runs in the background ignores SIGINT, and so would the child."""

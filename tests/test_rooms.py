@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 LONGEST_FUNCTION = 50
 
@@ -33,3 +35,16 @@ def test_a_function_fits_a_screen():
 def test_rooms_at_the_top_are_linked_into_the_package():
     for name in ("export", "device_profiles"):
         assert (ROOT / "gems_edge" / name).resolve() == ROOT / name
+
+
+def test_every_room_has_tests_and_quick_ones(request):
+    """`make quick` must not lose a room to the marker."""
+    if request.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        pytest.skip("only a part of the tests is run")
+    quick = {
+        item.path.relative_to(ROOT / "tests").parts[0]
+        for item in request.session.items
+        if item.get_closest_marker("slow") is None
+    }
+    rooms = {directory.parent.name for directory in (ROOT / "gems_edge").glob("*/__init__.py")}
+    assert rooms - {"device_profiles"} <= quick

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_graphs import as_float64, made, pictures
+from graph_models import as_float64, made, pictures
 
 from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
@@ -65,9 +65,18 @@ def loop(graph, rule, trajectory, support):
     return errors
 
 
-@pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("head,normalization", [("shared", "support"), ("per-class", "group")])
-@pytest.mark.parametrize("backbone,size", [("conv4", 28), ("resnet12", 42)])
+# Of ResNet-12, whose graphs take long to trace, those that differ in how they go through its layers.
+CASES = (
+    [("conv4", 28, "per-class", "group", name) for name in RULES]
+    + [pytest.param("conv4", 28, "shared", "support", name, marks=pytest.mark.slow(3)) for name in RULES]
+    + [
+        pytest.param("resnet12", 42, *case, marks=pytest.mark.slow(8))
+        for case in (("shared", "support", "mmsup"), ("per-class", "group", "bmp"), ("per-class", "group", "bmp-layer"))
+    ]
+)
+
+
+@pytest.mark.parametrize("backbone,size,head,normalization,name", CASES)
 def test_inner_loops_on_onnxruntime_equal_torch(backbone, size, head, normalization, name):
     rule = RULES[name]
     model, weights = start(backbone, head, normalization, size, rule)

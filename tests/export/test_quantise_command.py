@@ -11,7 +11,8 @@ from PIL import Image
 @pytest.fixture(scope="module")
 def bundle(cli_here, small_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("int8") / "small.gems"
-    told = cli_here("export", small_run, "--ratio", "0", "--episodes", "8", "--int8", "-o", path)
+    run = shutil.copytree(small_run, path.parent / "small")
+    told = cli_here("export", run, "--ratio", "0", "--episodes", "8", "--int8", "-o", path)
     assert "int8 (support):" in told.stderr and "% of labels agree" in told.stderr
     return path
 

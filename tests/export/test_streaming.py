@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graph_models import made, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
-from test_graphs import made, pictures
 
 from gems_edge.device.onnxfile import initializers
 from gems_edge.device.runtime import Session

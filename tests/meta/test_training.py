@@ -27,53 +27,63 @@ def test_it_learns(small_run):
     assert max(validations) > 0.5  # chance is 0.2
 
 
-def test_killed_and_resumed_run_ends_with_the_same_bits(small_run, environment, tmp_path):
+NARROW = (*SMALL, "--widths", "8", "--iterations", "40")
+
+
+@pytest.fixture(scope="module")
+def narrow_run(cli_here, made_once):
+    return made_once("narrow", lambda run: cli_here("train", *NARROW, "-o", run))
+
+
+@pytest.mark.slow(40)
+def test_killed_and_resumed_run_ends_with_the_same_bits(narrow_run, cli_here, environment, tmp_path):
     run = tmp_path / "killed"
-    command = [sys.executable, "-m", "gems_edge", "train", *SMALL, "--iterations", "60", "-o", str(run)]
-    moments = random.Random(3)
-    for attempt in range(30):
-        resume = ["--resume"] if (run / "config.toml").exists() else []
-        process = subprocess.Popen(
-            [*command, *resume], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        seen = run / "metrics.jsonl"
-        while process.poll() is None and not (seen.exists() and seen.stat().st_size):
-            time.sleep(0.02)
-        if attempt < 5:
-            time.sleep(moments.uniform(0.0, 1.2))
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        if process.returncode == 0:
-            break
-    assert process.returncode == 0
-    assert (run / "weights.safetensors").read_bytes() == (small_run / "weights.safetensors").read_bytes()
-    expected, found = (load_file(r / "last" / "checkpoint.safetensors") for r in (small_run, run))
+    command = [sys.executable, "-m", "gems_edge", "train", *NARROW, "-o", str(run)]
+    moments, kills = random.Random(3), 0
+    for _ in range(3):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        lines = logged(run)
+        while process.poll() is None and logged(run) == lines:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        if "--resume" not in command and (run / "config.toml").exists():
+            command.append("--resume")
+    assert kills, "the run ended before it was killed"
+    cli_here("train", "--resume", "-o", run)
+    assert (run / "weights.safetensors").read_bytes() == (narrow_run / "weights.safetensors").read_bytes()
+    expected, found = (load_file(r / "last" / "checkpoint.safetensors") for r in (narrow_run, run))
     assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
-    assert records(run) == records(small_run)
+    assert records(run) == records(narrow_run)
     assert not [path for path in run.rglob("*.tmp")]
 
 
-def test_config_alone_repeats_the_run(small_run, cli, tmp_path):
-    cli("train", "--config", small_run / "config.toml", "-o", tmp_path / "again")
-    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (small_run / "weights.safetensors").read_bytes()
+def logged(run):
+    """Bytes of the log so far."""
+    log = run / "metrics.jsonl"
+    return log.stat().st_size if log.exists() else 0
 
 
-def test_two_processes_compute_what_one_does(environment, cli, tmp_path):
-    def both(iterations, name):
-        options = ["train", *SMALL, "--iterations", str(iterations), "--validate-every", "6", "-o"]
-        cli(*options, tmp_path / f"{name}-one")
-        command = [*TORCHRUN, *options, str(tmp_path / f"{name}-two")]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
-        return tmp_path / f"{name}-one", tmp_path / f"{name}-two"
+def test_config_alone_repeats_the_run(narrow_run, cli_here, tmp_path):
+    cli_here("train", "--config", narrow_run / "config.toml", "-o", tmp_path / "again")
+    again = (tmp_path / "again" / "weights.safetensors").read_bytes()
+    assert again == (narrow_run / "weights.safetensors").read_bytes()
 
-    # After one step Adam's first moment is a tenth of the meta-gradient.
-    one, two = (load_file(run / "last" / "checkpoint.safetensors") for run in both(1, "gradient"))
-    gradients = [torch.cat([t.flatten() for n, t in sorted(c.items()) if n.startswith("exp_avg.")]) for c in (one, two)]
-    assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[0].norm()
-    # Later Adam magnifies rounding, so the runs agree in accuracy, not in bits.
-    accuracies = [[r["accuracy"] for r in records(run) if r["kind"] == "validation"] for run in both(12, "longer")]
-    assert len(accuracies[0]) == 2 and accuracies[0] == pytest.approx(accuracies[1], abs=0.03)
+
+@pytest.mark.slow(30)
+def test_two_processes_compute_what_one_does(environment, cli_here, tmp_path):
+    """Adam magnifies rounding, so they agree in accuracy, not in bits; test_gems_training.py compares the gradients."""
+    options = ["train", *SMALL, "--widths", "8", "--iterations", "12", "--validate-every", "6", "-o"]
+    cli_here(*options, tmp_path / "one")
+    command = [*TORCHRUN, *options, str(tmp_path / "two")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    one, two = (
+        [line["accuracy"] for line in records(tmp_path / name) if line["kind"] == "validation"]
+        for name in ("one", "two")
+    )
+    assert len(one) == 2 and one == pytest.approx(two, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -98,18 +108,18 @@ def test_two_processes_compute_what_one_does(environment, cli, tmp_path):
         (("--compute", "cuda"), "cuda"),
     ],
 )
-def test_bad_input_is_one_line(cli, tmp_path, options, message):
+def test_bad_input_is_one_line(cli_here, tmp_path, options, message):
     if options == ("--compute", "cuda") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    result = cli("train", *options, "-o", tmp_path / "run", code=2)
+    result = cli_here("train", *options, "-o", tmp_path / "run", code=2)
     assert message in result.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_an_existing_run_is_not_overwritten(small_run, cli):
+def test_an_existing_run_is_not_overwritten(small_run, cli_here):
     before = (small_run / "weights.safetensors").read_bytes()
-    assert "--resume" in cli("train", *SMALL, "-o", small_run, code=2).stderr
-    assert "lr" in cli("train", "--resume", "--lr", "0.5", "-o", small_run, code=2).stderr
+    assert "--resume" in cli_here("train", *SMALL, "-o", small_run, code=2).stderr
+    assert "lr" in cli_here("train", "--resume", "--lr", "0.5", "-o", small_run, code=2).stderr
     assert (small_run / "weights.safetensors").read_bytes() == before
 
 
@@ -124,32 +134,35 @@ def test_there_must_be_a_run_to_go_on_with(cli_here, tmp_path, options):
     assert {path.name for path in tmp_path.rglob("*")} == {"empty", "other", "photo.jpg"}
 
 
-def test_resuming_a_finished_run_changes_nothing(small_run, cli):
-    before = {p: p.read_bytes() for p in small_run.rglob("*.safetensors")}
-    cli("train", "--resume", "-o", small_run)
+def test_resuming_a_finished_run_changes_nothing(own_small_run, cli_here):
+    before = {p: p.read_bytes() for p in own_small_run.rglob("*.safetensors")}
+    cli_here("train", "--resume", "-o", own_small_run)
     assert before == {p: p.read_bytes() for p in before}
 
 
-def test_evaluate_reports_every_mode_and_step(small_run, cli):
-    document = json.loads(cli("evaluate", small_run, "--episodes", "10", "--per-step", "--json").stdout)
+def test_evaluate_reports_every_mode_and_step(small_run, cli_here):
+    document = json.loads(cli_here("evaluate", small_run, "--episodes", "10", "--per-step", "--json").stdout)
     assert {"accuracy", "ci95", "episodes", "ways", "shots", "steps", "normalization", "data"} <= document.keys()
     assert {(row["normalization"], row["steps"]) for row in document["table"]} == {
         (m, s) for m in ("support", "transductive") for s in range(3)
     }
     assert document["normalization"] == "support" and document["steps"] == 2 and document["accuracy"] > 0.4
     untaught = next(row for row in document["table"] if row["steps"] == 0)
-    assert untaught["accuracy"] == pytest.approx(0.2)  # a shared head scores every class alike before the first step
+    # A shared head scores every class alike before the first step; rounding, by where tensors lie, breaks the ties.
+    assert untaught["accuracy"] == pytest.approx(0.2, abs=0.1)
     seven = json.loads(
-        cli("evaluate", small_run, "--episodes", "5", "--ways", "7", "--normalization", "transductive", "--json").stdout
+        cli_here(
+            "evaluate", small_run, "--episodes", "5", "--ways", "7", "--normalization", "transductive", "--json"
+        ).stdout
     )
     assert seven["ways"] == 7 and seven["normalization"] == "transductive"
 
 
-def test_evaluate_refuses_what_it_cannot(small_run, cli, tmp_path):
-    assert "group" in cli("evaluate", small_run, "--normalization", "group", code=2).stderr
-    assert "does not exist" in cli("evaluate", tmp_path / "nothing", code=2).stderr
+def test_evaluate_refuses_what_it_cannot(small_run, cli_here, tmp_path):
+    assert "group" in cli_here("evaluate", small_run, "--normalization", "group", code=2).stderr
+    assert "does not exist" in cli_here("evaluate", tmp_path / "nothing", code=2).stderr
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.toml").write_text((small_run / "config.toml").read_text())
     (broken / "weights.safetensors").write_bytes((small_run / "weights.safetensors").read_bytes()[:1000])
-    assert "damaged" in cli("evaluate", broken, code=2).stderr
+    assert "damaged" in cli_here("evaluate", broken, code=2).stderr

@@ -18,15 +18,11 @@ def gems(cli_here):
 
 
 @pytest.fixture(scope="session")
-def trained(gems, tmp_path_factory):
+def trained(gems, made_once):
     """`trained("mwt")`: that run of OPTIONS, trained once."""
-    place = tmp_path_factory.mktemp("tickets")
 
     def run(name: str) -> Run:
-        directory = place / name
-        if not directory.exists():
-            options = [run("dense").directory if option == DENSE else option for option in OPTIONS[name]]
-            gems("train", *TINY, *options, "-o", directory)
-        return Run(directory)
+        options = [run("dense").directory if option == DENSE else option for option in OPTIONS[name]]
+        return Run(made_once(f"tickets/{name}", lambda directory: gems("train", *TINY, *options, "-o", directory)))
 
     return run
