@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gems_edge.errors import UserError
-from gems_edge.export.budget import Budget, Candidate, Limit, predictions, search, spread
+from gems_edge.export.budget import RATIOS, Budget, Candidate, Limit, predictions, search, spread
 from gems_edge.export.source import ExportOptions, Reports, open_source
 from gems_edge.export.streaming import MEMORY
 from gems_edge.predict.prediction import Prediction
@@ -33,11 +33,11 @@ def source(small_run, environment):
         return open_source(small_run, ExportOptions(0.0, 0, 16, 2, 1, "cpu"), Reports(silent))
 
 
-def budget(surely=True, memories=("balanced",), **most):
-    """One way to stream each network, if the ways are not the subject: its costs take most of the time."""
+def budget(surely=True, memories=("balanced",), ratios=(0.0, 0.2, 0.4, 0.6, 0.8, 0.9), **most):
+    """Few networks, and one way to stream each, where they are not the subject: their costs take most of the time."""
     options = {"predict": "--max-latency-ms", "adapt": "--max-adapt-ms", "memory": "--max-memory-mb"}
     limits = tuple(Limit(what, options[what], value) for what, value in most.items())
-    return Budget((load_profile(BOARD),), limits, surely=surely, roundings=(8, 4), memories=memories)
+    return Budget((load_profile(BOARD),), limits, surely=surely, roundings=(8, 4), memories=memories, ratios=ratios)
 
 
 def whole(source):
@@ -53,7 +53,7 @@ def test_roomy_limits_take_the_whole_network_and_say_that_nothing_binds(source):
 def test_a_tight_limit_is_kept_and_the_next_larger_network_would_break_it(source):
     everything = whole(source).predicted[BOARD]
     most = 0.6 * everything["predict"].high
-    found = search(source, budget(memories=tuple(MEMORY), predict=most), silent)
+    found = search(source, budget(memories=tuple(MEMORY), ratios=RATIOS, predict=most), silent)
     (chosen,) = found.candidates
     assert chosen.ratio > 0 and chosen.predicted[BOARD]["predict"].high <= most
     assert len(found.binds) == 1 and "--max-latency-ms" in found.binds[0] and BOARD in found.binds[0]
