@@ -176,9 +176,10 @@ def _write_photos(files: _Files) -> Photos:
 
 def _write_page(files: _Files, results: _Results, photos: Photos, seconds: float) -> None:
     from gems_edge.files import write_atomic
+    from gems_edge.report.bundles import bundle_sections
     from gems_edge.report.page import Picture, Section, render_page
     from gems_edge.report.plots import accuracy_chart
-    from gems_edge.report.sections import bench_section, bundle_sections, run_sections
+    from gems_edge.report.sections import bench_section, run_sections
 
     per_step = [row | {"mode": row["normalization"]} for row in results.evaluate["table"]]
     sections = [

@@ -54,7 +54,8 @@ def write_page(path: Path, title: str, sections: Sequence["Section"]) -> int:
 
 
 def _sections(subject: Path) -> list["Section"]:
-    from gems_edge.report.sections import bundle_sections, run_sections
+    from gems_edge.report.bundles import bundle_sections
+    from gems_edge.report.sections import run_sections
 
     if not subject.is_dir():
         raise UserError(f"{subject} does not exist or is not a directory; name run directories and bundles (NAME.gems)")

@@ -1,18 +1,21 @@
 """The front of a family of bundles: what accuracy costs on each board."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gems_edge.report.page import Cell, Note, Picture, Section, Table
-from gems_edge.report.plots import BLUE, GREY, INK, subplots, to_svg
+from gems_edge.report.plots import BLUE, GREY, INK, accuracies, subplots, to_svg
 from gems_edge.wording import accuracy_text, interval_text, number_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 QUANTITIES = {"predict": "predict, 1 image", "adapt": "learn, all steps", "memory": "peak memory"}
 
 
 def front_sections(points: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """`points`: of each bundle name, ratio, widths, normalization, accuracy {accuracy, ci95} and boards: id → quantity →
-    {value, interval, unit}."""
+    """`points`: of each bundle name, ratio, widths, normalization, accuracy {accuracy, ci95} and boards: id → quantity
+    → {value, interval, unit}."""
     mode = points[0]["normalization"]
     header = ("bundle", "weights gone", "widths", f"accuracy ({mode}), %")
     rows = [
@@ -40,31 +43,36 @@ def on_front(points: Sequence[Mapping[str, Any]], board: str, quantity: str) -> 
 
 
 def _front(points: Sequence[Mapping[str, Any]], board: str) -> str:
-    figure, axes = subplots(1, len(QUANTITIES), width=9.2, height=3.1)
-    for place, (quantity, title) in zip(axes, QUANTITIES.items()):
-        front = on_front(points, board, quantity)
-        chosen = [points[i]["boards"][board][quantity]["value"] for i in front]
-        place.plot(chosen, [100 * points[i]["accuracy"]["accuracy"] for i in front], color=BLUE, linewidth=1.4)
-        for index, point in enumerate(points):
-            found, gain = point["boards"][board][quantity], 100 * point["accuracy"]["accuracy"]
-            low, high = found["interval"]
-            place.errorbar(
-                found["value"], gain, 100 * (point["accuracy"].get("ci95") or 0),
-                [[max(0, found["value"] - low)], [max(0, high - found["value"])]],
-                color=BLUE if index in front else GREY, marker="o", markersize=4, capsize=2, linewidth=0.9,
-            )  # fmt: skip
-            place.annotate(f"{point['ratio']:.2f}", (found["value"], gain), (4, 4), textcoords="offset points", fontsize=8, color=INK)  # fmt: skip
-        unit = points[0]["boards"][board][quantity]["unit"]
-        place.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
-        place.set_xlabel(f"{unit}, predicted")
-        place.set_xlim(left=0)
-    axes[0].set_ylabel("accuracy, %")
+    figure, panels = subplots(1, len(QUANTITIES), width=9.2, height=3.1)
+    for axes, (quantity, title) in zip(panels, QUANTITIES.items()):
+        costs = [point["boards"][board][quantity] for point in points]
+        _draw_front(axes, points, costs, on_front(points, board, quantity))
+        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
+        axes.set_xlabel(f"{costs[0]['unit']}, predicted")
+        axes.set_xlim(left=0)
+    panels[0].set_ylabel("accuracy, %")
     return to_svg(figure)
 
 
+def _draw_front(
+    axes: "Axes", points: Sequence[Mapping[str, Any]], costs: Sequence[Mapping[str, Any]], front: Sequence[int]
+) -> None:
+    """The points with their intervals in both directions, and a line through those on the front."""
+    gains, halves = accuracies([point["accuracy"] for point in points])
+    axes.plot([costs[i]["value"] for i in front], [gains[i] for i in front], color=BLUE, linewidth=1.4)
+    for index, (point, cost) in enumerate(zip(points, costs)):
+        value, (low, high) = cost["value"], cost["interval"]
+        axes.errorbar(
+            value, gains[index], halves[index], [[max(0, value - low)], [max(0, high - value)]],
+            color=BLUE if index in front else GREY, marker="o", markersize=4, capsize=2, linewidth=0.9,
+        )  # fmt: skip
+        text, at = f"{point['ratio']:.2f}", (value, gains[index])
+        axes.annotate(text, at, (4, 4), textcoords="offset points", fontsize=8, color=INK)
+
+
 def _costs(points: Sequence[Mapping[str, Any]], board: str) -> Table:
-    def cell(found: Mapping[str, Any]) -> Cell:
-        return Cell(f"{number_text(found['value'])} {found['unit']}", interval_text(*found["interval"]), "predicted")
+    def cell(cost: Mapping[str, Any]) -> Cell:
+        return Cell(f"{number_text(cost['value'])} {cost['unit']}", interval_text(*cost["interval"]), "predicted")
 
     rows = tuple((p["name"], *(cell(p["boards"][board][quantity]) for quantity in QUANTITIES)) for p in points)
     caption = points[0]["boards"][board]["predict"]["source"]

@@ -101,7 +101,7 @@ def render_page(title: str, sections: Sequence[Section], subtitle: str = "") -> 
         title=title,
         subtitle=subtitle or f"Written by gems-edge {__version__}",
         sections=sections,
-        style=jinja2.utils.markupsafe.Markup(style),
+        style=style,
         tags=TAGS,
     )
     return page + "\n"

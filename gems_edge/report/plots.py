@@ -5,18 +5,29 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gems_edge.wording import percent_text
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Entry = Mapping[str, Any]  # {accuracy, ci95, …} as evaluation and metrics.jsonl write it
+
 # Both stand out on white and on near-black, and are told apart without colour vision by their lightness.
 BLUE, ORANGE, GREY = "#3b82d6", "#e08a1e", "#8a94a0"
 INK = "#010203"  # stands for the page's text colour
+STYLE: dict[Any, Any] = {  # matplotlib's type names every key
+    "font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
+}  # fmt: skip
 
 
-def to_svg(figure) -> str:
+def to_svg(figure: "Figure") -> str:
     """A matplotlib figure, which is closed, as SVG without external references; ids are unique to its content."""
     import matplotlib.pyplot as plt
 
@@ -33,32 +44,18 @@ def to_svg(figure) -> str:
     return markup.replace(INK, "currentColor").replace("<svg ", '<svg role="img" ', 1)
 
 
-def training_curves(lines: Sequence[Mapping[str, Any]]) -> str:
+def training_curves(lines: Sequence[Entry]) -> str:
     """Loss and accuracy over meta-iterations from the lines of metrics.jsonl."""
-    train = [line for line in lines if line.get("kind") == "train" and "iteration" in line]
-    validation = [line for line in lines if line.get("kind") == "validation" and "accuracy" in line]
     figure, (left, right) = subplots(1, 2, width=9.2, height=3.1)
-    for axes, key, scale in ((left, "loss", 1), (right, "accuracy", 100)):
-        points = [(line["iteration"], line[key] * scale) for line in train if _finite(line.get(key))]
-        if points:
-            steps, values = np.array(points, dtype=float).T
-            axes.plot(steps, values, color=GREY, alpha=0.35, linewidth=0.8)
-            axes.plot(steps, _smooth(values), color=BLUE, linewidth=1.6, label="training (query set, smoothed)")
+    _draw_training(left, lines, "loss", 1)
+    _draw_training(right, lines, "accuracy", 100)
+    validation = [line for line in lines if line.get("kind") == "validation" and "accuracy" in line]
     if validation:
-        steps = [line["iteration"] for line in validation]
-        accuracy = [100 * line["accuracy"] for line in validation]
-        error = [100 * (line.get("ci95") or 0) for line in validation]
         right.errorbar(
-            steps,
-            accuracy,
-            error,
-            color=ORANGE,
-            marker="o",
-            markersize=4,
-            capsize=3,
-            linewidth=1.2,
-            label="validation, 95 %",
-        )
+            [line["iteration"] for line in validation],
+            *accuracies(validation),
+            color=ORANGE, marker="o", markersize=4, capsize=3, linewidth=1.2, label="validation, 95 %",
+        )  # fmt: skip
     for axes, title in ((left, "Loss"), (right, "Accuracy, %")):
         axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK)
         axes.set_xlabel("meta-iteration")
@@ -67,35 +64,43 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> str:
     return to_svg(figure)
 
 
-def accuracy_chart(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _draw_training(axes: "Axes", lines: Sequence[Entry], key: str, scale: float) -> None:
+    train = [line for line in lines if line.get("kind") == "train" and "iteration" in line]
+    points = [(line["iteration"], line[key] * scale) for line in train if _finite(line.get(key))]
+    if points:
+        iterations, values = np.array(points, dtype=float).T
+        axes.plot(iterations, values, color=GREY, alpha=0.35, linewidth=0.8)
+        axes.plot(iterations, _smooth(values), color=BLUE, linewidth=1.6, label="training (query set, smoothed)")
+
+
+def accuracies(entries: Sequence[Entry]) -> tuple[list[float], list[float]]:
+    """Accuracies and half-widths of their intervals in %."""
+    return [100 * entry["accuracy"] for entry in entries], [100 * (entry.get("ci95") or 0) for entry in entries]
+
+
+def accuracy_chart(series: Mapping[str, Sequence[Entry]]) -> str:
     """Accuracy with 95 % bars, per mode and per step count. `series`: label → entries {mode, steps, accuracy, ci95}.
 
     Lines over the step count where some mode was evaluated at several; bars otherwise.
     """
-    entries = [entry for rows in series.values() for entry in rows]
-    modes = list(dict.fromkeys(entry["mode"] for entry in entries))
-    if any(
-        len({entry["steps"] for entry in rows if entry["mode"] == mode}) > 1
-        for rows in series.values()
-        for mode in modes
-    ):
-        return _accuracy_over_steps(series, modes)
+    modes = list(dict.fromkeys(entry["mode"] for entries in series.values() for entry in entries))
+    for entries in series.values():
+        if len({(entry["mode"], entry["steps"]) for entry in entries}) > len({entry["mode"] for entry in entries}):
+            return _accuracy_over_steps(series, modes)
+    return _accuracy_bars(series, modes)
+
+
+def _accuracy_bars(series: Mapping[str, Sequence[Entry]], modes: Sequence[str]) -> str:
     figure, axes = subplots(1, 1, width=6.4, height=0.7 + 0.42 * len(modes) * len(series))
     height = 0.8 / len(series)
-    for index, (label, rows) in enumerate(series.items()):
-        for entry in rows:
-            place = modes.index(entry["mode"]) + (index - (len(series) - 1) / 2) * height
-            value, error = 100 * entry["accuracy"], 100 * (entry.get("ci95") or 0)
-            color = _series_color(index, len(series))
-            axes.barh(place, value, height * 0.86, xerr=error, color=color, ecolor=INK, capsize=3, label=label)
-            axes.text(
-                min(value + error + 1, 100),
-                place,
-                percent_text(entry["accuracy"], error / 100),
-                va="center",
-                color=INK,
-                fontsize=9,
-            )
+    for index, (label, entries) in enumerate(series.items()):
+        color = _series_color(index, len(series))
+        for entry in entries:
+            y = modes.index(entry["mode"]) + (index - (len(series) - 1) / 2) * height
+            share, half = entry["accuracy"], entry.get("ci95") or 0
+            axes.barh(y, 100 * share, height * 0.86, xerr=100 * half, color=color, ecolor=INK, capsize=3, label=label)
+            end = min(100 * (share + half) + 1, 100)
+            axes.text(end, y, percent_text(share, half), va="center", color=INK, fontsize=9)
     axes.set(yticks=range(len(modes)), yticklabels=modes, xlim=(0, 118), xlabel="accuracy on new episodes, %")
     axes.set_xticks(range(0, 101, 20))
     axes.invert_yaxis()
@@ -103,16 +108,17 @@ def accuracy_chart(series: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return to_svg(figure)
 
 
-def _accuracy_over_steps(series, modes) -> str:
+def _accuracy_over_steps(series: Mapping[str, Sequence[Entry]], modes: Sequence[str]) -> str:
     figure, axes = subplots(1, 1, width=6.4, height=3.2)
-    for index, (label, rows) in enumerate(series.items()):
+    for index, (label, entries) in enumerate(series.items()):
         for mode, style in zip(modes, ("-", "--", ":", "-.")):
-            points = sorted((entry for entry in rows if entry["mode"] == mode), key=lambda entry: entry["steps"])
+            points = sorted(
+                (entry for entry in entries if entry["mode"] == mode), key=lambda entry: int(entry["steps"])
+            )
             if points:
                 axes.errorbar(
                     [entry["steps"] for entry in points],
-                    [100 * entry["accuracy"] for entry in points],
-                    [100 * (entry.get("ci95") or 0) for entry in points],
+                    *accuracies(points),
                     color=_series_color(index, len(series)), linestyle=style, marker="o", markersize=4, capsize=3,
                     label=f"{label}, {mode}" if label else mode,
                 )  # fmt: skip
@@ -122,16 +128,16 @@ def _accuracy_over_steps(series, modes) -> str:
     return to_svg(figure)
 
 
-def cost_bars(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def size_bars(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Dense against compact, each quantity as a share of the dense network. Keys label the bars, e.g. "weights"."""
     names = [name for name in before if name in after and before[name]]
     figure, axes = subplots(1, 1, width=6.4, height=0.8 + 0.62 * len(names))
-    for place, name in enumerate(names):
-        axes.barh(place - 0.2, 100, 0.36, color=GREY, label="dense")
+    for y, name in enumerate(names):
+        axes.barh(y - 0.2, 100, 0.36, color=GREY, label="dense")
         share = 100 * after[name] / before[name]
-        axes.barh(place + 0.2, share, 0.36, color=BLUE, label="compact")
-        axes.text(101, place - 0.2, short(before[name]), va="center", color=INK, fontsize=9)
-        axes.text(share + 1, place + 0.2, f"{short(after[name])}  ({share:.0f} %)", va="center", color=INK, fontsize=9)
+        axes.barh(y + 0.2, share, 0.36, color=BLUE, label="compact")
+        axes.text(101, y - 0.2, short(before[name]), va="center", color=INK, fontsize=9)
+        axes.text(share + 1, y + 0.2, f"{short(after[name])}  ({share:.0f} %)", va="center", color=INK, fontsize=9)
     axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 118), xlabel="% of the dense network")
     axes.set_xticks(range(0, 101, 20))
     axes.invert_yaxis()
@@ -161,41 +167,36 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def subplots(rows: int, columns: int, width: float, height: float):
-    """A figure of `width` × `height` inches and its axes (as plt.subplots gives them), in the report's style."""
+def subplots(rows: int, columns: int, width: float, height: float) -> tuple["Figure", Any]:
+    """A figure of `width` × `height` inches and its axes (one, or an array of them), in the report's style."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    style = {
-        "font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
-        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
-    }  # fmt: skip
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
-    for one in np.ravel(axes):
-        one.grid(True, color=GREY, alpha=0.25, linewidth=0.6)
-        one.set_axisbelow(True)
+    for panel in np.ravel(axes):
+        panel.grid(True, color=GREY, alpha=0.25, linewidth=0.6)
+        panel.set_axisbelow(True)
     return figure, axes
 
 
 def _series_color(index: int, count: int) -> str:
-    """Of two series the first is the dense network, grey as in `cost_bars`."""
+    """Of two series the first is the dense network, grey as in `size_bars`."""
     return (GREY, BLUE, ORANGE)[index % 3] if count > 1 else BLUE
 
 
-def legend(axes, **options) -> None:
+def legend(axes: "Axes | Figure", **options: Any) -> None:
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, **options)
 
 
-def _legend_once(axes, expected: int) -> None:
+def _legend_once(axes: "Axes", expected: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = {label: handle for handle, label in zip(handles, labels) if label and not label.startswith("_")}
     if expected > 1 and unique:
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(unique)}
-        axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8.5, labelcolor=INK, **place)
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": len(unique)}
+        legend(axes, handles=list(unique.values()), labels=list(unique), **above)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -204,7 +205,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(values)])
     left = np.maximum(np.arange(len(values)) - half, 0)
     right = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    return (total[right] - total[left]) / (right - left)
+    smooth: np.ndarray = (total[right] - total[left]) / (right - left)
+    return smooth
 
 
 def _finite(value: Any) -> bool:

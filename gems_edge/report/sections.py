@@ -1,8 +1,8 @@
-"""What the report says of a run, a bundle, an episode and a measurement, as sections of a page. No torch, no onnx."""
+"""What the report says of a run, an episode and a measurement, as sections of a page. No torch, no onnx."""
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
 from gems_edge.models.ticket import load_ticket
 from gems_edge.report import plots
-from gems_edge.report.bundles import bundle_sections, manifest_sections
 from gems_edge.report.page import (
+    Block,
     Cell,
     EpisodePicture,
     EpisodeQuery,
@@ -26,11 +26,9 @@ from gems_edge.report.page import (
     Section,
     Table,
 )
-from gems_edge.report.run_choices import choice_section, distribution_table
+from gems_edge.report.run_choices import best_validation, choice_section, distribution_table
 from gems_edge.report.ticket_sections import ticket_section
-from gems_edge.wording import accuracy_text, interval_text, number_text
-
-__all__ = ["Query", "bench_section", "bundle_sections", "episode_section", "manifest_sections", "run_sections"]
+from gems_edge.wording import accuracy_text, count_text, interval_text, number_text
 
 
 def run_sections(run: Path | str) -> list[Section]:
@@ -39,42 +37,41 @@ def run_sections(run: Path | str) -> list[Section]:
     Raises UserError if it is not one.
     """
     run = Path(run)
-    if (run / "distributions").is_dir():  # multi-maml: a run for each distribution
+    if (run / "distributions").is_dir():  # a run for each distribution
         return [section for part in sorted((run / "distributions").iterdir()) for section in run_sections(part)]
     config, lines = _read_config(run), _read_metrics(run)
-    train = [line for line in lines if line.get("kind") == "train"]
-    validation = [line for line in lines if line.get("kind") == "validation" and "accuracy" in line]
-    figures = [
-        KeyFigure("method", _words(config, "method", "backbone")),
-        KeyFigure("data", _data_names(config.get("data", ["?"]))),
-    ]
-    if lines:
-        figures.append(KeyFigure("meta-iterations", f"{max(int(line.get('iteration', 0)) for line in lines):,}"))
-    if seconds := _duration(lines):
-        figures.append(KeyFigure("time", f"{seconds / 60:.1f} min", tag="measured"))
-    if validation:
-        best = max(validation, key=lambda line: line["accuracy"])
-        mode = f"validation, iteration {best.get('iteration', '?')}, mode {config.get('normalization', 'unknown')}"
-        figures.append(KeyFigure("best accuracy", accuracy_text(best), mode, "measured"))
-    blocks: list = [KeyFigures(tuple(figures))]
-    if train or validation:
-        blocks.append(
-            Picture(plots.training_curves(lines), "Each dot is a validation on new episodes with its 95 % interval.")
-        )
-    else:
-        blocks.append(Note("No metrics yet: the run has logged nothing."))
-    if table := distribution_table(lines, config.get("normalization", "unknown")):
-        blocks.append(table)
+    sections = [Section(f"Training: {run.name}", tuple(_training_blocks(config, lines)))]
+    if choices := choice_section(lines, run.name):
+        sections.append(choices)
+    if (run / "ticket.safetensors").exists():
+        sections.append(ticket_section(load_ticket(run / "ticket.safetensors")))
     rows = tuple((name, _plain(value)) for name, value in config.items())
-    choices, ticket = choice_section(lines, run.name), run / "ticket.safetensors"
-    return [
-        Section(f"Training: {run.name}", tuple(blocks)),
-        *([choices] if choices else []),
-        *([ticket_section(load_ticket(ticket))] if ticket.exists() else []),
-        Section(
-            f"Configuration: {run.name}", (Table(("setting", "value"), rows, "config.toml; it alone repeats the run."),)
-        ),
-    ]
+    settings = Table(("setting", "value"), rows, "config.toml; it alone repeats the run.")
+    return [*sections, Section(f"Configuration: {run.name}", (settings,))]
+
+
+def _training_blocks(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+    mode = config.get("normalization", "unknown")
+    yield KeyFigures(tuple(_training_figures(config, lines, mode)))
+    if any(line.get("kind") in ("train", "validation") for line in lines):
+        caption = "Each dot is a validation on new episodes with its 95 % interval."
+        yield Picture(plots.training_curves(lines), caption)
+    else:
+        yield Note("No metrics yet: the run has logged nothing.")
+    if table := distribution_table(lines, mode):
+        yield table
+
+
+def _training_figures(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], mode: str) -> Iterator[KeyFigure]:
+    yield KeyFigure("method", _words(config, "method", "backbone"))
+    yield KeyFigure("data", _data_names(config.get("data", ["?"])))
+    if lines:
+        yield KeyFigure("meta-iterations", f"{max(int(line.get('iteration', 0)) for line in lines):,}")
+    if seconds := _duration(lines):
+        yield KeyFigure("time", f"{seconds / 60:.1f} min", tag="measured")
+    if best := best_validation(lines):
+        note = f"validation, iteration {best.get('iteration', '?')}, mode {mode}"
+        yield KeyFigure("best accuracy", accuracy_text(best), note, "measured")
 
 
 def _data_names(specs: Sequence[str]) -> str:
@@ -102,17 +99,19 @@ def episode_section(
 
     `support[i]` and `queries[i]` belong to `classes[i]`; images as Query.image.
     """
-    rows, right, total, pixels = [], 0, 0, 0
-    for name, images, asked in zip(classes, support, queries, strict=True):
-        marked = []
-        for query in asked:
-            hit = query.predicted == name
-            right, total = right + hit, total + 1
-            marked.append(EpisodeQuery(plots.image_uri(query.image), query.predicted, f"{query.probability:.0%}", hit))
-        pixels = max([pixels, *(np.asarray(image).shape[0] for image in images)])
-        rows.append(EpisodeRow(name, tuple(plots.image_uri(image) for image in images), tuple(marked)))
-    summary = f"{right} of {total} new images right. {note}".strip()
-    return Section(title, (EpisodePicture(tuple(rows), fine=pixels > 48), Note(summary)))
+    rows = tuple(_episode_row(*row) for row in zip(classes, support, queries, strict=True))
+    right = [query.right for row in rows for query in row.queries]
+    largest = max((np.asarray(image).shape[0] for images in support for image in images), default=0)
+    summary = f"{sum(right)} of {len(right)} new images right. {note}".strip()
+    return Section(title, (EpisodePicture(rows, fine=largest > 48), Note(summary)))
+
+
+def _episode_row(name: str, support: Sequence[np.ndarray], queries: Sequence[Query]) -> EpisodeRow:
+    marked = tuple(
+        EpisodeQuery(plots.image_uri(query.image), query.predicted, f"{query.probability:.0%}", query.predicted == name)
+        for query in queries
+    )
+    return EpisodeRow(name, tuple(plots.image_uri(image) for image in support), marked)
 
 
 def bench_section(bench: Mapping[str, Any], title: str = "Measured and predicted cost") -> Section:
@@ -120,43 +119,44 @@ def bench_section(bench: Mapping[str, Any], title: str = "Measured and predicted
 
     Parts that are absent are left out.
     """
-    places = {"this machine": bench, **(bench.get("devices") or {})}
-    columns = {where: _figures(part) for where, part in places.items()}
+    machines = {"this machine": bench, **(bench.get("devices") or {})}
+    columns = {name: _figures(part) for name, part in machines.items()}
     labels = dict.fromkeys(label for column in columns.values() for label in column)
     rows = tuple((label, *(column.get(label, "–") for column in columns.values())) for label in labels)
-    host = bench.get("host") or {}
-    machine = ", ".join(str(host[key]) for key in ("board", "cpu", "machine") if host.get(key))
-    about = (
-        f"This machine: {machine}, {bench.get('threads', '?')} threads, onnxruntime {host.get('onnxruntime', '?')}."
-        if machine
-        else ""
-    )
     sources = dict.fromkeys(
         f"{entry['tag'].capitalize()}: {entry['source']}"
-        for part in places.values()
+        for part in machines.values()
         for entry in (part.get("predict"), part.get("adapt"), *(part.get("memory") or {}).values())
         if isinstance(entry, Mapping) and entry.get("source") and entry.get("tag")
     )
-    caption = (
-        f"Below each number its interval: 95 % where measured; where predicted, what its source gives. {about}".strip()
-    )
-    return Section(title, (Table(("", *columns), rows, caption), *(Note(source) for source in sources)))
+    caption = "Below each number its interval: 95 % where measured; where predicted, what its source gives."
+    table = Table(("", *columns), rows, f"{caption} {_this_machine(bench)}".strip())
+    return Section(title, (table, *(Note(source) for source in sources)))
+
+
+def _this_machine(bench: Mapping[str, Any]) -> str:
+    host = bench.get("host") or {}
+    machine = ", ".join(str(host[key]) for key in ("board", "cpu", "machine") if host.get(key))
+    if not machine:
+        return ""
+    threads, runtime = bench.get("threads", "?"), host.get("onnxruntime", "?")
+    return f"This machine: {machine}, {threads} threads, onnxruntime {runtime}."
 
 
 def _figures(part: Mapping[str, Any]) -> dict[str, Cell]:
     """What one machine's part of a bench document says, by label."""
-    entries = [("predict", part.get("predict")), ("adapt step", part.get("adapt"))]
-    entries += [(f"memory, {key}", entry) for key, entry in (part.get("memory") or {}).items()]
-    entries.append(("cold start of predict", part.get("cold_start")))
+    entries = {"predict": part.get("predict"), "adapt step": part.get("adapt")}
+    entries |= {f"memory, {key}": entry for key, entry in (part.get("memory") or {}).items()}
+    entries["cold start of predict"] = part.get("cold_start")
     cells = {}
-    for what, entry in entries:
+    for what, entry in entries.items():
         if not isinstance(entry, Mapping) or not isinstance(entry.get("interval"), Mapping):
             continue
-        count = f", {entry['images']} image{'s' if entry['images'] != 1 else ''}" if entry.get("images") else ""
+        label = f"{what}, {count_text(entry['images'], 'image')}" if entry.get("images") else what
         for name, bounds in entry["interval"].items():
             if isinstance(entry.get(name), int | float):
                 value = f"{number_text(entry[name])} {entry.get('unit', '')}".strip()
-                cells[f"{what}{count}: {name}"] = Cell(value, interval_text(*bounds), str(entry.get("tag", "")))
+                cells[f"{label}: {name}"] = Cell(value, interval_text(*bounds), str(entry.get("tag", "")))
     return cells
 
 

@@ -4,15 +4,21 @@ Shares come as 0…1 and are drawn in %. Several panels share their axes; their 
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gems_edge.report.plots import BLUE, GREY, INK, ORANGE, legend, short, subplots, to_svg
+from gems_edge.report.plots import BLUE, GREY, INK, ORANGE, accuracies, legend, short, subplots, to_svg
 
-# Each stands out on white and on near-black and stays apart from the others for colour-blind eyes (Machado et al. 2009);
-# marker and line style repeat the distinction.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Looks = Sequence[tuple[int, float]]  # (meta-iteration, share 0…1)
+
+# Each stands out on white and on near-black and stays apart from the others for colour-blind eyes (Machado et al.
+# 2009); marker and line style repeat the distinction.
 COLORS = (BLUE, ORANGE, "#c42f74", "#8f7400", "#8f4dff", GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
@@ -24,18 +30,18 @@ def layer_label(name: str) -> str:
 
 
 def layer_ratios(groups: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Share removed per layer (KDD'22, Fig. 6). `groups`: label, such as a ratio → analysis.layer_ratios of each ticket.
+    """Share removed per layer (KDD'22, Fig. 6). `groups`: label (a ratio, say) → analysis.layer_ratios of each ticket.
 
     A line through the tickets' means, and at each layer a bar from the least to the most.
     """
-    layers = _keys(groups.values())
+    layers = _keys(shares for tickets in groups.values() for shares in tickets)
     figure, axes = subplots(1, 1, width=min(9.2, 4.2 + 0.32 * len(layers)), height=3.4)
     for index, (label, tickets) in enumerate(groups.items()):
-        places = np.arange(len(layers)) + _dodge(index, len(groups))
+        x = np.arange(len(layers)) + _dodge(index, len(groups))
         values = 100 * np.array([[ticket[layer] for layer in layers] for ticket in tickets])
         mean = values.mean(0)
         spread = None if len(tickets) == 1 else (mean - values.min(0), values.max(0) - mean)
-        axes.errorbar(places, mean, spread, label=label, markersize=4, capsize=4, linewidth=1.1, **_style(index))
+        axes.errorbar(x, mean, spread, label=label, markersize=4, capsize=4, linewidth=1.1, **_style(index))
     _layer_ticks(axes, layers)
     axes.set(ylabel="removed, %", ylim=(-4, 104))
     _legend_beside(figure, axes, len(groups))
@@ -62,13 +68,16 @@ def overlap_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     return to_svg(figure)
 
 
-def emergence_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """The share of the primary mask that is there, over iterations (KDD'22, Fig. 9). `curves`: label → analysis.emergence."""
+def emergence_curves(curves: Mapping[str, Looks]) -> str:
+    """The share of the primary mask that is present, over iterations (KDD'22, Fig. 9).
+
+    `curves`: label → analysis.emergence.
+    """
     figure, axes = subplots(1, 1, width=6.4, height=3.2)
     lowest = min(share for points in curves.values() for _, share in points)
     for index, (label, points) in enumerate(curves.items()):
-        steps, shares = np.array(sorted(points), dtype=float).T
-        axes.plot(steps, 100 * shares, label=label, markevery=_few_markers(len(steps)), markersize=5, **_style(index))
+        at, shares = np.array(sorted(points), dtype=float).T
+        axes.plot(at, 100 * shares, label=label, markevery=_few_markers(len(at)), markersize=5, **_style(index))
     axes.set(ylabel="primary mask present, %", ylim=(min(70, 100 * lowest - 5), 102))
     _iteration_axis(axes)
     _legend_beside(figure, axes, len(curves))
@@ -76,9 +85,9 @@ def emergence_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 
 
 def hamming_maps(panels: Mapping[str, tuple[Sequence[int], np.ndarray]]) -> str:
-    """Distances between masks of checkpoints (KDD'22, Figs. 10 and 11). `panels`: label → (iterations, analysis.hamming).
+    """Distances between masks of checkpoints (KDD'22, Figs. 10 and 11), on one colour scale.
 
-    One colour scale for all panels.
+    `panels`: label → (iterations, analysis.hamming).
     """
     columns, rows = _grid(len(panels))
     figure, grid = _panels(panels, width=1.2 + 2.9 * columns, height=0.5 + 2.7 * rows)
@@ -89,10 +98,10 @@ def hamming_maps(panels: Mapping[str, tuple[Sequence[int], np.ndarray]]) -> str:
         picture = axes.imshow(
             100 * distances, cmap="viridis", vmin=0, vmax=highest, origin="lower", interpolation="none"
         )
-        places = np.unique(np.linspace(0, len(iterations) - 1, min(4, len(iterations))).round().astype(int))
-        names = [_iteration(iterations[place]) for place in places]
-        axes.set_xticks(places, names)
-        axes.set_yticks(places, names)
+        ticks = np.unique(np.linspace(0, len(iterations) - 1, min(4, len(iterations))).round().astype(int))
+        names = [_iteration(iterations[tick]) for tick in ticks]
+        axes.set_xticks(ticks, names)
+        axes.set_yticks(ticks, names)
     _outer_labels(grid, "meta-iteration", "meta-iteration")
     bar = figure.colorbar(picture, ax=grid.tolist(), shrink=0.9, aspect=25 * rows)
     bar.set_label("positions that differ, %", color=INK)
@@ -104,8 +113,8 @@ def hamming_maps(panels: Mapping[str, tuple[Sequence[int], np.ndarray]]) -> str:
 def ratio_curves(series: Mapping[str, Sequence[Mapping[str, Any]]], dense: Mapping[str, Any] | None = None) -> str:
     """Accuracy over the share removed, with 95 % bars (KDD'22, Figs. 3, 4, 12 and 13).
 
-    `series`: method → entries {ratio, accuracy, ci95}; `dense`: {accuracy, ci95} of the network without a ticket, a dotted
-    line with its interval. The ratios stand at equal distances, and the methods side by side at each.
+    `series`: method → entries {ratio, accuracy, ci95}; `dense`: {accuracy, ci95} of the network without a ticket, a
+    dotted line with its interval. The ratios stand at equal distances, and the methods side by side at each.
     """
     ratios = sorted({entry["ratio"] for entries in series.values() for entry in entries})
     figure, axes = subplots(1, 1, width=6.9, height=3.6)
@@ -113,8 +122,7 @@ def ratio_curves(series: Mapping[str, Sequence[Mapping[str, Any]]], dense: Mappi
         entries = sorted(entries, key=lambda entry: entry["ratio"])
         axes.errorbar(
             [ratios.index(entry["ratio"]) + _dodge(index, len(series)) for entry in entries],
-            [100 * entry["accuracy"] for entry in entries],
-            [100 * (entry.get("ci95") or 0) for entry in entries],
+            *accuracies(entries),
             label=label, markersize=5, capsize=2.5, linewidth=1.2, elinewidth=1, **_style(index),
         )  # fmt: skip
     if dense:
@@ -128,30 +136,29 @@ def ratio_curves(series: Mapping[str, Sequence[Mapping[str, Any]]], dense: Mappi
 
 
 def cost_bars(costs: Mapping[str, Mapping[str, float]], unit: str = "", log: bool = False) -> str:
-    """Cost of each method, grouped by ratio (KDD'22, Tables 2 and 3). `costs`: method → label of the ratio → cost in `unit`.
+    """Cost of each method, grouped by ratio (KDD'22, Tables 2 and 3).
 
-    Each bar names its method, its cost and how many times less that is than the first method's.
+    `costs`: method → label of the ratio → cost in `unit`. Each bar names its method, its cost and how many times less
+    that is than the first method's.
     """
     groups = _keys(costs.values())
     reference = next(iter(costs))
     bars = sum(len(row) for row in costs.values())
     figure, axes = subplots(1, 1, width=6.4, height=0.8 + 0.3 * bars + 0.15 * len(groups))
-    place, ticks = 0.0, []
+    y, ticks = 0.0, []
     for group in groups:
-        start = place
+        start = y
         for index, (method, row) in enumerate(costs.items()):
             if group not in row:
                 continue
-            axes.barh(place, row[group], 0.84, color=COLORS[index % len(COLORS)])
+            axes.barh(y, row[group], 0.84, color=COLORS[index % len(COLORS)])
             text = f"{method}  {short(row[group])} {unit}".rstrip()
             if method != reference and group in costs[reference] and row[group]:
                 text += f"  ({times(costs[reference][group] / row[group])})"
-            axes.annotate(
-                text, (row[group], place), (4, 0), textcoords="offset points", va="center", color=INK, fontsize=9
-            )
-            place += 1
-        ticks.append((start + place - 1) / 2)
-        place += 0.6
+            axes.annotate(text, (row[group], y), (4, 0), textcoords="offset points", va="center", color=INK, fontsize=9)
+            y += 1
+        ticks.append((start + y - 1) / 2)
+        y += 0.6
     values = [value for row in costs.values() for value in row.values()]
     if log:
         axes.set_xscale("log")
@@ -168,17 +175,17 @@ def cost_bars(costs: Mapping[str, Mapping[str, float]], unit: str = "", log: boo
     return to_svg(figure)
 
 
-def watched_overlap(curves: Mapping[str, Sequence[tuple[int, float]]], delta: float | None = None) -> str:
+def watched_overlap(curves: Mapping[str, Looks], delta: float | None = None) -> str:
     """The overlap of successive first-layer masks over iterations, and PMT's threshold δ (KDD'22, Algorithm 2).
 
     `curves`: label, may be "" → (iteration, overlap 0…1); not in % because δ is not.
     """
     figure, axes = subplots(1, 1, width=6.4, height=3.0)
     for index, (label, points) in enumerate(curves.items()):
-        steps, overlaps = np.array(sorted(points), dtype=float).T
-        markers = _few_markers(len(steps), 40)
+        at, overlaps = np.array(sorted(points), dtype=float).T
+        markers = _few_markers(len(at), 40)
         axes.plot(
-            steps, overlaps, label=label or "overlap with the mask before", markevery=markers, markersize=5,
+            at, overlaps, label=label or "overlap with the mask before", markevery=markers, markersize=5,
             linewidth=1.2, **_style(index),
         )  # fmt: skip
     if delta is not None:
@@ -197,10 +204,9 @@ def times(factor: float) -> str:
     return f"{factor:.3g}× less" if factor > 1 else f"{1 / factor:.3g}× more"
 
 
-def _keys(mappings) -> list[str]:
-    """The keys of all mappings (or of the mappings in sequences), each once, in order."""
-    flat = [one for item in mappings for one in (item if not isinstance(item, Mapping) else [item])]
-    return list(dict.fromkeys(key for mapping in flat for key in mapping))
+def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of all mappings, each once, in order."""
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -220,8 +226,10 @@ def _layer_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         return {name: _style(index) for index, name in enumerate(names)}
     styles = {}
     for index, layers in enumerate(members.values()):
-        for place, name in enumerate(layers):
-            styles[name] = _style(index) | ({"marker": MARKERS[place % len(MARKERS)]} if len(layers) > 1 else {})
+        for number, name in enumerate(layers):
+            styles[name] = _style(index)
+            if len(layers) > 1:
+                styles[name]["marker"] = MARKERS[number % len(MARKERS)]
     return styles
 
 
@@ -231,7 +239,7 @@ def _grid(panels: int) -> tuple[int, int]:
     return columns, math.ceil(panels / columns)
 
 
-def _panels(panels: Mapping[str, Any], width: float, height: float):
+def _panels(panels: Mapping[str, Any], width: float, height: float) -> tuple["Figure", Any]:
     """A figure and as many axes as `panels`, each with its title."""
     columns, rows = _grid(len(panels))
     figure, grid = subplots(rows, columns, width, height)
@@ -243,7 +251,7 @@ def _panels(panels: Mapping[str, Any], width: float, height: float):
     return figure, grid[: len(panels)]
 
 
-def _outer_labels(grid, below: str, beside: str) -> None:
+def _outer_labels(grid: Sequence["Axes"], below: str, beside: str) -> None:
     """Axis labels on the lowest panel of each column and the first of each row."""
     columns, _ = _grid(len(grid))
     for index, axes in enumerate(grid):
@@ -253,16 +261,18 @@ def _outer_labels(grid, below: str, beside: str) -> None:
             axes.set_ylabel(beside)
 
 
-def _layer_ticks(axes, layers: Sequence[str]) -> None:
+def _layer_ticks(axes: "Axes", layers: Sequence[str]) -> None:
     """The layers' names below the axis, slanted where they would touch."""
     labels = [layer_label(name) for name in layers]
-    slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len("".join(labels)) > 40 else {}
-    axes.set_xticks(range(len(layers)), labels, **slanted)
+    axes.set_xticks(range(len(layers)), labels)
+    if len("".join(labels)) > 40:
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
 
 
-def _iteration_axis(axes) -> None:
+def _iteration_axis(axes: "Axes") -> None:
     axes.set_xlabel("meta-iteration")
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.xaxis.set_major_formatter(lambda value, _: _iteration(value))
 
 
@@ -279,7 +289,7 @@ def _few_markers(points: int, most: int = 20) -> int:
     return max(1, math.ceil(points / most))
 
 
-def _legend_beside(figure, axes, entries: int) -> None:
+def _legend_beside(figure: "Figure", axes: "Axes", entries: int) -> None:
     """To the right of everything, where it hides no data; none for a single series."""
     if entries > 1:
         handles, labels = axes.get_legend_handles_labels()

@@ -1,57 +1,61 @@
-"""What the report says of tickets: one of them, what several have in common, their accuracy and their cost.
+"""What the report says of tickets: one of them, and what several have in common.
 
 Each section is a picture of ticket_plots.py and the table of its numbers, from the same arguments. No torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gems_edge.models.ticket import Ticket
 from gems_edge.report import ticket_plots as plots
-from gems_edge.report.page import KeyFigure, KeyFigures, Note, Picture, Section, Table
-from gems_edge.report.plots import short
-from gems_edge.wording import accuracy_text, number_text, percent_text
+from gems_edge.report.page import Block, KeyFigure, KeyFigures, Picture, Section, Table
+from gems_edge.wording import count_text, number_text
 
 _ROWS = 16  # of a table over iterations; the picture shows them all
-_OWN_PLACE = ("iterations", "seconds", "settled", "overlaps", "delta")  # parts of Ticket.found that no plain row shows
+_SHOWN = ("iterations", "seconds", "settled", "overlaps", "delta")  # parts of Ticket.found that no plain row shows
 
 
 def ticket_section(ticket: Ticket, title: str = "") -> Section:
     """How a ticket was found and what it keeps of each layer.
 
-    Of `ticket.found` these have their own place, all other parts are listed: iterations, seconds, settled (bool), overlaps
-    (pairs of iteration and overlap 0…1) and delta, the overlap that they had to exceed.
+    Of `ticket.found` these are shown in a form of their own, all other parts are listed: iterations, seconds, settled
+    (bool), overlaps (pairs of iteration and overlap 0…1) and delta, the overlap that they had to exceed.
     """
-    found = ticket.found
-    kept = sum(int(mask.sum()) for mask in ticket.masks.values())
+    kept = {name: int(mask.sum()) for name, mask in ticket.masks.items()}
+    rows = [_layer_row(plots.layer_label(name), kept[name], mask.size) for name, mask in ticket.masks.items()]
     total = sum(mask.size for mask in ticket.masks.values())
-    figures = [
+    rows.append(_layer_row("all", sum(kept.values()), total))
+    removed = {name: 1 - kept[name] / mask.size for name, mask in ticket.masks.items()}
+    blocks: list[Block] = [
+        KeyFigures((*_kept_figures(ticket, sum(kept.values()), total), *_search_figures(ticket.found))),
+        Picture(plots.layer_ratios({ticket.method: [removed]}), f"Share of the {ticket.unit}s removed in each layer."),
+        Table(("layer", "kept", "of", "removed"), tuple(rows), "Counted from the masks.", frozenset({1, 2, 3})),
+    ]
+    if ticket.found.get("overlaps"):
+        blocks += _watched_blocks(ticket.found["overlaps"], ticket.found.get("delta"))
+    if others := tuple((name, str(value)) for name, value in ticket.found.items() if name not in _SHOWN):
+        blocks.append(Table(("found with", "value"), others))
+    return Section(title or f"Ticket: {ticket.method}, {ticket.ratio:.0%} removed", tuple(blocks))
+
+
+def _kept_figures(ticket: Ticket, kept: int, total: int) -> tuple[KeyFigure, ...]:
+    return (
         KeyFigure("method", ticket.method, f"{ticket.unit} ticket of {ticket.model.get('backbone', 'a network')}"),
         KeyFigure("weights to remove", f"{ticket.ratio:.1%}", "asked"),
         KeyFigure(f"{ticket.unit}s kept", f"{kept:,}", f"of {total:,}: {1 - kept / total:.1%} removed", "counted"),
-    ]
+    )
+
+
+def _search_figures(found: Mapping[str, Any]) -> Iterator[KeyFigure]:
     if "iterations" in found:
-        figures.append(KeyFigure("found after", f"{found['iterations']:,}", "meta-iterations", "counted"))
+        yield KeyFigure("found after", f"{found['iterations']:,}", "meta-iterations", "counted")
     if "seconds" in found:
-        figures.append(KeyFigure("time", f"{number_text(found['seconds'])} s", "to find it", "measured"))
+        yield KeyFigure("time", f"{number_text(found['seconds'])} s", "to find it", "measured")
     if "settled" in found:
         note = "the first layer's mask" if found["settled"] else "training ended before the first layer's mask settled"
-        figures.append(KeyFigure("settled", "yes" if found["settled"] else "no", note))
-    rows = [_layer_row(plots.layer_label(name), int(mask.sum()), mask.size) for name, mask in ticket.masks.items()]
-    rows.append(_layer_row("all", kept, total))
-    ratios = {name: 1 - int(mask.sum()) / mask.size for name, mask in ticket.masks.items()}
-    blocks: list = [
-        KeyFigures(tuple(figures)),
-        Picture(plots.layer_ratios({ticket.method: [ratios]}), f"Share of the {ticket.unit}s removed in each layer."),
-        Table(("layer", "kept", "of", "removed"), tuple(rows), "Counted from the masks.", frozenset({1, 2, 3})),
-    ]
-    if found.get("overlaps"):
-        blocks += _watched_blocks({"": found["overlaps"]}, found.get("delta"))
-    if others := tuple((name, str(value)) for name, value in found.items() if name not in _OWN_PLACE):
-        blocks.append(Table(("found with", "value"), others))
-    return Section(title or f"Ticket: {ticket.method}, {ticket.ratio:.0%} removed", tuple(blocks))
+        yield KeyFigure("settled", "yes" if found["settled"] else "no", note)
 
 
 def ratios_section(
@@ -63,7 +67,7 @@ def ratios_section(
         (plots.layer_label(layer), *(_spread([ticket[layer] for ticket in tickets]) for tickets in groups.values()))
         for layer in layers
     )
-    header = [f"{label} ({_count(len(tickets), 'ticket')})" for label, tickets in groups.items()]
+    header = [f"{label} ({count_text(len(tickets), 'ticket')})" for label, tickets in groups.items()]
     caption = "Mean of the tickets, and from the least to the most where there are several."
     table = Table(("layer", *header), rows, caption, frozenset(range(1, len(header) + 1)))
     return Section(title, (Picture(plots.layer_ratios(groups), "Bars reach from the least to the most."), table))
@@ -112,100 +116,30 @@ def emergence_section(
 def hamming_section(
     panels: Mapping[str, tuple[Sequence[int], np.ndarray]], title: str = "How far the masks move in training"
 ) -> Section:
-    """Distances between the masks of checkpoints (KDD'22, Figs. 10 and 11). `panels`: label → (iterations, analysis.hamming)."""
+    """Distances between the masks of checkpoints (KDD'22, Figs. 10 and 11).
+
+    `panels`: label → (iterations, analysis.hamming).
+    """
     rows = []
     for label, (iterations, distances) in panels.items():
-        for place in _picked(len(iterations)):
-            before = f"{distances[place, place - 1]:.2%}" if place else "–"
-            rows.append((label, f"{iterations[place]:,}", before, f"{distances[place, -1]:.2%}"))
+        for index in _picked(len(iterations)):
+            before = f"{distances[index, index - 1]:.2%}" if index else "–"
+            rows.append((label, f"{iterations[index]:,}", before, f"{distances[index, -1]:.2%}"))
     header = ("tickets", "meta-iteration", "differs from the checkpoint before", "from the last")
     caption = f"Share of all positions. At most {_ROWS} checkpoints each; the picture has all."
     table = Table(header, tuple(rows), caption, frozenset({1, 2, 3}))
     return Section(title, (Picture(plots.hamming_maps(panels)), table))
 
 
-def accuracy_section(
-    series: Mapping[str, Sequence[Mapping[str, Any]]],
-    dense: Mapping[str, Any] | None,
-    mode: str,
-    task: str = "",
-    title: str = "Accuracy of the tickets",
-) -> Section:
-    """Accuracy over the share removed (KDD'22, Figs. 3, 4, 12 and 13), all in one normalisation mode.
-
-    `series`: method → entries {ratio, accuracy, ci95}, one a ratio; `dense`: {accuracy, ci95} without a ticket; `task`: such
-    as "5-way 1-shot, Conv-4".
-    """
-    ratios = sorted({entry["ratio"] for entries in series.values() for entry in entries})
-    rows = []
-    for method, entries in series.items():
-        by_ratio = {entry["ratio"]: _accuracy_cell(entry, dense) for entry in entries}
-        rows.append((method, *(by_ratio.get(ratio, "–") for ratio in ratios)))
-    about = f"Accuracy in % by share removed; ± is a 95 % interval. Mode {mode}{', ' + task if task else ''}."
-    if dense:
-        about += f" Dense: {accuracy_text(dense)}; in parentheses: points against dense."
-    header = ("method", *(f"{100 * ratio:g} %" for ratio in ratios))
-    table = Table(header, tuple(rows), about, frozenset(range(1, len(header))))
-    return Section(title, (Picture(plots.ratio_curves(series, dense)), table))
-
-
-def cost_section(
-    costs: Mapping[str, Mapping[str, float]],
-    unit: str,
-    known: str,
-    log: bool = False,
-    title: str = "Cost of finding and training the tickets",
-    note: str = "",
-) -> Section:
-    """Cost by method and ratio (KDD'22, Tables 2 and 3). `costs`: method → label of the ratio → cost; `known`: one of page.TAGS.
-
-    Factors are against the first method.
-    """
-    reference = next(iter(costs))
-    rows = []
-    for group in dict.fromkeys(group for row in costs.values() for group in row):
-        for method, row in costs.items():
-            if group not in row:
-                continue
-            base = costs[reference].get(group)
-            factor = plots.times(base / row[group]) if method != reference and base and row[group] else ""
-            rows.append((group, method, short(row[group]), factor, known))
-    header = ("ratio", "method", unit or "cost", f"against {reference}", "known how")
-    table = Table(header, tuple(rows), note, frozenset({2, 3}))
-    return Section(title, (Picture(plots.cost_bars(costs, unit, log)), table))
-
-
-def watched_section(
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    delta: float | None = None,
-    title: str = "The first layer's mask settles",
-) -> Section:
-    """The overlaps that PMT watches (KDD'22, Algorithm 2). `curves`: label → (iteration, overlap 0…1)."""
-    return Section(title, tuple(_watched_blocks(curves, delta)))
-
-
-def _watched_blocks(curves: Mapping[str, Sequence[tuple[int, float]]], delta: float | None) -> list:
-    curves = {label: sorted(map(tuple, points)) for label, points in curves.items() if points}
-    if not curves:
-        return [Note("No overlap yet: the first layer was looked at less than twice.")]
-    rows = tuple(
-        (label, f"{points[place][0]:,}", f"{points[place][1]:.4f}")
-        for label, points in curves.items()
-        for place in _picked(len(points))
-    )
-    columns = slice(None) if any(curves) else slice(1, None)
+def _watched_blocks(overlaps: Sequence[tuple[int, float]], delta: float | None) -> list[Block]:
+    """The overlaps that PMT watches (KDD'22, Algorithm 2): (iteration, overlap 0…1)."""
+    points = sorted((iteration, overlap) for iteration, overlap in overlaps)
+    rows = tuple((f"{points[index][0]:,}", f"{points[index][1]:.4f}") for index in _picked(len(points)))
     caption = "Share of the first layer's mask that the mask before had too."
-    if any(len(points) > _ROWS for points in curves.values()):
+    if len(points) > _ROWS:
         caption += f" {_ROWS} of the looks; the picture has all."
-    header, cells = ("ticket", "meta-iteration", "overlap")[columns], tuple(row[columns] for row in rows)
-    table = Table(header, cells, caption, frozenset(range(len(header) - 2, len(header))))
-    return [Picture(plots.watched_overlap(curves, delta)), table]
-
-
-def _accuracy_cell(entry: Mapping[str, Any], dense: Mapping[str, Any] | None) -> str:
-    """ "48.0 ± 0.8 (−0.7)": accuracy and interval in %, and the points that it is above the dense network's."""
-    points = f" ({100 * (entry['accuracy'] - dense['accuracy']):+.1f})".replace("-", "−") if dense else ""
-    return percent_text(entry["accuracy"], entry.get("ci95")) + points
+    table = Table(("meta-iteration", "overlap"), rows, caption, frozenset({0, 1}))
+    return [Picture(plots.watched_overlap({"": points}, delta)), table]
 
 
 def _layer_row(name: str, kept: int, size: int) -> tuple[str, ...]:
@@ -217,13 +151,9 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f} … {100 * max(values):.1f})"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("s" if number != 1 else "")
-
-
 def _since(points: Sequence[tuple[int, float]], level: float, total: int | None) -> str:
     """The iteration from which the share never falls below `level` again."""
-    below = [place for place, (_, share) in enumerate(points) if share < level]
+    below = [index for index, (_, share) in enumerate(points) if share < level]
     first = below[-1] + 1 if below else 0
     if first == len(points):
         return "never"
@@ -232,5 +162,5 @@ def _since(points: Sequence[tuple[int, float]], level: float, total: int | None)
 
 
 def _picked(count: int) -> list[int]:
-    """At most _ROWS of `count` places, evenly spread, first and last included."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, _ROWS))})
+    """At most _ROWS of `count` indices, evenly spread, first and last included."""
+    return sorted({round(index) for index in np.linspace(0, count - 1, min(count, _ROWS))})

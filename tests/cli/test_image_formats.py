@@ -45,7 +45,8 @@ def test_a_photo_that_is_eps_starts_no_program(gems_edge, ghostscript, tmp_path,
     (tmp_path / "photos" / "kind 0" / "photo.jpg").write_bytes(EPS)
     classes = np.array([f"c{i}" for i in range(6)])
     data, offset = np.frombuffer(6 * EPS, np.uint8), np.arange(7) * len(EPS)
-    np.savez(tmp_path / "eps.npz", classes=classes, label=np.arange(6), split=["train", "val", "test"] * 2, data=data, offset=offset)  # fmt: skip
+    label, split = np.arange(6), ["train", "val", "test"] * 2
+    np.savez(tmp_path / "eps.npz", classes=classes, label=label, split=split, data=data, offset=offset)
     result = gems_edge(*arguments)
     assert_refused(result, named)
     assert ", ".join(FORMATS) in result.err.splitlines()[-1]
@@ -77,4 +78,5 @@ def test_a_phones_jpeg_with_a_preview_is_opened(tmp_path):
 def test_other_formats_are_refused(gems_edge, tmp_path, kind):  # noqa: F811
     handmade.write_bundle(tmp_path / "h.gems")
     Image.new("L" if kind == "PCX" else "RGB", (32, 32)).save(tmp_path / "photo.png", kind)
-    assert_refused(gems_edge("predict", "h.gems", "photo.png"), f"photo.png is not an image that can be read; use {', '.join(FORMATS)}")  # fmt: skip
+    message = f"photo.png is not an image that can be read; use {', '.join(FORMATS)}"
+    assert_refused(gems_edge("predict", "h.gems", "photo.png"), message)

@@ -9,15 +9,9 @@ import pytest
 
 from gems_edge.errors import UserError
 from gems_edge.report import plots
+from gems_edge.report.bundles import bundle_sections, manifest_sections
 from gems_edge.report.page import KeyFigure, KeyFigures, Note, Section, Table, render_page
-from gems_edge.report.sections import (
-    Query,
-    bench_section,
-    bundle_sections,
-    episode_section,
-    manifest_sections,
-    run_sections,
-)
+from gems_edge.report.sections import Query, bench_section, episode_section, run_sections
 
 
 class Checker(HTMLParser):
