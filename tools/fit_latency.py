@@ -177,7 +177,7 @@ def onnxruntime(fitted: dict, published: list[Published], work: dict) -> dict:
     cases = []
     profile = load_profile(LIKE_VIM3[0])
     for network, ratio in RATIOS:
-        ncnn = latency({"work": work[network]}, profile, LIKE_VIM3[1], runtime="ncnn", given=fitted).value
+        ncnn = latency({"work": work[network]}, profile, LIKE_VIM3[1], runtime="ncnn", fitted=fitted).value
         cases.append((f"VIM3 {network}", work[network], profile, LIKE_VIM3[1], ratio * ncnn))
     for entry in published:
         if entry.runtime.startswith("onnxruntime") and entry.row.precision == "fp32" and entry.row.board in PROFILES:
@@ -194,7 +194,7 @@ def onnxruntime(fitted: dict, published: list[Published], work: dict) -> dict:
     best = None
     for over in np.linspace(1.0, 1.6, 7):
         given = fitted | {"families": {"onnxruntime": neutral | {"conv3x3_over_conv1x1": float(over)}}}
-        ratios = np.array([np.log(ms / latency({"work": w}, p, t, given=given).value) for _, w, p, t, ms in cases])
+        ratios = np.array([np.log(ms / latency({"work": w}, p, t, fitted=given).value) for _, w, p, t, ms in cases])
         if best is None or ratios.std() < best[1].std() - 1e-3:
             best = over, ratios
     over, ratios = best
@@ -216,7 +216,7 @@ def other_family(fitted: dict, rows: list[Row], work: dict) -> dict:
     rows = [row for row in rows if row.board in PROFILES]
     ratios = [
         np.log(row.ms / latency({"work": work[row.network]}, stand_in(row), row.threads, runtime="ncnn",
-                                precision=row.precision, given=fitted).value)
+                                precision=row.precision, fitted=fitted).value)
         for row in rows
     ]  # fmt: skip
     low, typical, high = (round(float(np.exp(f(ratios))), 3) for f in (np.min, np.mean, np.max))
@@ -241,7 +241,7 @@ def check(table: Path, given: dict) -> None:
             row.threads,
             runtime=runtime,
             precision=row.precision,
-            given=given,
+            fitted=given,
         )
         results.append((runtime, row, made))
     print(f"{table}: {len(results)} rows predicted from the constants; left out: {dropped | dict(refused)}")

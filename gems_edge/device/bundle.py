@@ -1,6 +1,7 @@
 """Reading a bundle: every byte is checked against the manifest before anything of it runs."""
 
 import hashlib
+import math
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,14 @@ FORMAT = "gems-edge-bundle"
 # Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Bundles without them stay version 1.
 FORMAT_VERSION, PLAIN_VERSION = 2, 1
 FILES = ("predict.onnx", "adapt.onnx", "weights.safetensors")
-# What memory and latency are predicted from.
+# What memory is predicted from, beside cost.memory.
 COSTS = (
     "predict.macs",
+    "predict.constant_bytes",
     "adapt_step.macs",
     "adapt_step.constant_bytes",
-    "adapt_peak.fixed_bytes",
-    "adapt_peak.bytes_per_image",
+    "adapt_step.dims.images",
+    "memory.image_bytes",
 )
 HEAD = ("head.weight", "head.bias")
 
@@ -177,11 +179,7 @@ def _read_weights(path: Path, fields: "_Fields") -> dict[str, np.ndarray]:
 def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
     if bundle.channels not in (1, 3):
         raise fields.error("image.channels", "1 or 3")
-    for key in COSTS:
-        if fields.get(f"cost.{key}", int | float, "a number") < 0:
-            raise fields.error(f"cost.{key}", "a number that is not negative")
-    if fields.get("cost.memory", dict | None, "an object"):
-        _check_memory(fields)
+    _check_costs(fields)
     for layer in bundle.quantisation.layers if bundle.quantisation else ():
         shapes = [bundle.weights[name].shape for name in layer.tensors if name in bundle.weights]
         if len(shapes) < len(layer.tensors) or len(shapes[0]) != 4 or set(shapes[1:]) - {shapes[0][:1]}:
@@ -194,15 +192,25 @@ def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
         )
 
 
-def _check_memory(fields: "_Fields") -> None:
-    """Of bundles from before it was simulated it is not there."""
-    fields.get("cost.memory.image_bytes", int | float, "a number")
+def _check_costs(fields: "_Fields") -> None:
+    """What memory and latency are predicted from."""
+    for key in COSTS:
+        if fields.get(f"cost.{key}", int | float, "a number") < 0:
+            raise fields.error(f"cost.{key}", "a number that is not negative")
+    for graph in ("predict", "adapt_step"):
+        amounts = fields.get(f"cost.{graph}.work", dict, "amounts of work by term").values()
+        if not all(_is_amount(amount) for amount in amounts):
+            raise fields.error(f"cost.{graph}.work", "amounts of work by term")
     for what in ("predict", "adapt"):
         key, expected = f"cost.memory.{what}", "sizes of the arena for ascending numbers of images"
         images, sizes = (fields.get(f"{key}.{part}", list, expected) for part in ("images", "arena_bytes"))
-        numbers = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*images, *sizes))
-        if not numbers or not images or len(images) != len(sizes) or [*images] != sorted({*images} - {0}):
+        whole = all(_is_amount(number) and isinstance(number, int) for number in (*images, *sizes))
+        if not whole or not images or len(images) != len(sizes) or images != sorted({*images} - {0}):
             raise fields.error(key, expected)
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _quantisation(fields: "_Fields") -> Quantisation | None:

@@ -5,27 +5,11 @@ import ctypes
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from gems_edge.errors import MachineError, UserError
-
-
-def _refuse_crashing_wheel() -> None:
-    """onnxruntime 1.21.0's aarch64 wheel dies of SIGILL on import on ARMv8.0 cores (Pi 4 and before; its issue 23957).
-
-    Nothing in Python can catch that, and importing in a child process first would double the start-up time of every
-    command, so the one release known to crash is recognised by its file.
-    """
-    if platform.machine() != "aarch64" or "asimddp" in _text("/proc/cpuinfo"):
-        return
-    spec = find_spec("onnxruntime")
-    if spec and spec.origin and '__version__ = "1.21.0"' in _text(spec.origin):
-        raise UserError(
-            "onnxruntime 1.21.0 crashes on this processor; install another: pip install 'onnxruntime>=1.22'"
-        )
 
 
 def _text(path: str) -> str:
@@ -35,7 +19,6 @@ def _text(path: str) -> str:
         return ""
 
 
-_refuse_crashing_wheel()
 # From 1.29 on the wheels write device ids below $HOME and send usage data unless this is set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # noqa: E402
@@ -83,8 +66,8 @@ def _return_freed_memory() -> None:
 _return_freed_memory()
 
 
-# x86 processors without VNNI saturate sums of uint8 × int8 products. onnxruntime avoids that where it is told to, at twice the
-# time of a quantised graph, whether the processor needs it or not.
+# x86 processors without VNNI saturate sums of uint8 × int8 products. onnxruntime avoids that where it is told to, at
+# twice the time of a quantised graph, whether the processor needs it or not.
 _SATURATES = platform.machine() in ("x86_64", "AMD64") and "vnni" not in _text("/proc/cpuinfo")
 
 

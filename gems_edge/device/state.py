@@ -5,7 +5,7 @@ valid generation, through a temporary file and a rename, so a power cut at any i
 
 Of a tensor that differs from the bundle's start in few places a slot holds only the change: NAME.changed (uint8,
 numpy.packbits in C order: the places whose bits differ) and NAME.values (float32, the values there). The metadata lists
-these names as `delta`, and the format is then 2; a slot that holds every tensor in full is of format 1.
+these names as `delta`.
 """
 
 import contextlib
@@ -26,7 +26,6 @@ from gems_edge.files import sync_directory, write_atomic
 
 FORMAT = "gems-edge-state"
 FORMAT_VERSION = 2
-FULL_VERSION = 1  # without a delta, as every gems-edge reads it
 SLOTS = ("a.safetensors", "b.safetensors")
 ClassName = str | int | float
 # What a delta takes in the header of the file: one more name, type, shape and place, and the name in `delta`.
@@ -204,7 +203,7 @@ def _encode(state: State) -> bytes:
     tensors = {name: np.asarray(value, order="C") for name, value in state.tensors.items()}
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION if state.delta else FULL_VERSION),
+        "format_version": str(FORMAT_VERSION),
         "generation": str(state.generation),
         "bundle": state.bundle,
         "classes": json.dumps(list(state.classes), ensure_ascii=False),
@@ -231,7 +230,7 @@ def _decode(content: bytes, path: Path) -> State:
                 f"{path} has state format {version}, newer than this gems-edge reads; install a newer gems-edge"
             )
         delta = json.loads(metadata.get("delta", "[]"))
-        if metadata["format"] != FORMAT or version < FULL_VERSION or not all(isinstance(name, str) for name in delta):
+        if metadata["format"] != FORMAT or version != FORMAT_VERSION or not all(isinstance(name, str) for name in delta):
             raise _Damaged("not a gems-edge state")
         return State(
             bundle=metadata["bundle"],

@@ -17,7 +17,7 @@ from gems_edge.graphs.quantised import float_twin, integer_nodes
 from gems_edge.graphs.scans import scan_body
 from gems_edge.graphs.shapes import fix_dims, tensor_sizes
 from gems_edge.graphs.unknown import unknown_ops, with_stand_ins
-from gems_edge.predict.work import add_up, leaves_blocked, work_of
+from gems_edge.predict.work import FusedOp, add_up, leaves_channel_blocks, work_of
 
 # Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
 UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop".split())
@@ -184,7 +184,7 @@ def _ops(nodes: list[onnx.NodeProto], scope: _Scope, outputs: list[str]) -> list
         reads_blocks = not in_blocks.isdisjoint(group.inputs)
         ops.append(_op(group, scope.sizes, packed, reads_blocks))
         constant_weight = not scope.constants.isdisjoint(group.inputs[1:2])
-        if scope.channel_blocks and leaves_blocked(kind, constant_weight, reads_blocks):
+        if scope.channel_blocks and leaves_channel_blocks(kind, constant_weight, reads_blocks):
             in_blocks.update(group.outputs)
     return ops
 
@@ -241,7 +241,8 @@ def _work(
         sizes = {name: TensorSize(sizes[name].shape, 4) for name in (*inputs, *outputs)}
         moved = sum(size.bytes for size in sizes.values())
         weight = inputs[1] if len(inputs) > 1 else ""
-    return work_of(kind, parameters, weight, inputs, outputs, sizes, constants, macs, moved, reads_blocks)
+    op = FusedOp(kind, parameters, weight, inputs, outputs, macs, moved, reads_blocks)
+    return work_of(op, sizes, constants)
 
 
 def _workspace(group: Group, sizes: dict[str, TensorSize]) -> int:

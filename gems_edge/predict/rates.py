@@ -17,13 +17,16 @@ from gems_edge.predict.work import MEASURED_TERMS, TERMS
 FILE = "latency.toml"
 
 
+# latency.toml as it was read.
+Constants = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Rates:
     """Time per unit of one board's setting, and how far a prediction from it may be off."""
 
     ns: dict[str, float]  # per unit, by term; MEASURED_TERMS, and further ones where they were measured
-    spread: float  # a published latency lies within a factor of exp(±spread), 9 times of 10
-    calibrated: bool  # rows or measurements of this very board stand behind it
+    spread: float  # a latency lies within a factor of exp(±spread), 9 times of 10
     source: str
     measured: bool = False  # by `devices calibrate`, with onnxruntime
 
@@ -41,46 +44,56 @@ class Measured:
 
         No term is slower with more threads: onnxruntime runs what does not gain from them on one.
         """
-        known = sorted(self.ns)
-        below = max((t for t in known if t <= threads), default=known[0])
-        above = min((t for t in known if t >= threads), default=known[-1])
-        low, high = (
-            {term: min(self.ns[t][term] for t in known if t <= count) for term in self.ns[count]}
-            for count in (below, above)
-        )
+        counts = sorted(self.ns)
+        below = max((count for count in counts if count <= threads), default=counts[0])
+        above = min((count for count in counts if count >= threads), default=counts[-1])
+        fewer, more = self._fastest(below), self._fastest(above)
         share = 0.0 if above == below else math.log(threads / below) / math.log(above / below)
         ns = {
-            term: low[term] ** (1 - share) * high[term] ** share if low[term] and high[term] else low[term]
-            for term in low
+            term: fewer[term] ** (1 - share) * more[term] ** share if fewer[term] and more[term] else fewer[term]
+            for term in fewer
         }
-        return Rates(ns, max(self.spread[below], self.spread[above]), True, self.source, True)
+        return Rates(ns, max(self.spread[below], self.spread[above]), self.source, measured=True)
+
+    def _fastest(self, threads: int) -> dict[str, float]:
+        """The least time of each term on so many threads or fewer."""
+        counts = [count for count in sorted(self.ns) if count <= threads]
+        return {term: min(self.ns[count][term] for count in counts) for term in self.ns[threads]}
 
 
 def measured_of(where: str, table: Any) -> Measured:
-    """The [measured] table of a profile: source, spread by N and [measured.threads.N] with ns per unit of every term."""
+    """The [measured] table of a profile: source, spread by N, and [measured.threads.N] with ns per unit of every term.
+
+    UserError, naming `where`, for a table that is not whole.
+    """
     if not isinstance(table, dict) or not isinstance(table.get("source"), str) or not table["source"].strip():
         raise UserError(f"{where}: [measured] needs a source: what was measured, with what, when")
     spread, threads = table.get("spread"), table.get("threads")
     if not isinstance(threads, dict) or "1" not in threads or not all(count.isdigit() for count in threads):
         raise UserError(f"{where}: [measured.threads.N] is missing; N are numbers of threads, 1 among them")
+    spreads = spread if isinstance(spread, dict) else {}
     for count, rates in threads.items():
-        width = spread.get(count) if isinstance(spread, dict) else None
-        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 3:
+        if not _is_number(spreads.get(count)) or not 0 < spreads[count] < 3:
             raise UserError(
-                f"{where}: [measured] spread must have a number between 0 and 3 for {count} threads, not {width!r}"
+                f"{where}: [measured] spread must have a number between 0 and 3 for {count} threads, "
+                f"not {spreads.get(count)!r}"
             )
         if set(rates) != set(TERMS):
-            odd = sorted(set(rates) ^ set(TERMS))[0]
-            raise UserError(f"{where}: [measured.threads.{count}] must hold every term of work once; see {odd!r}")
+            term = sorted(set(rates) ^ set(TERMS))[0]
+            raise UserError(f"{where}: [measured.threads.{count}] must hold every term of work once; see {term!r}")
         for term, value in rates.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+            if not _is_number(value) or not 0 <= value < 1e9:
                 raise UserError(f"{where}: [measured.threads.{count}] {term} must be ns per unit, not {value!r}")
     ns = {int(count): dict(rates) for count, rates in threads.items()}
-    return Measured(ns, {int(count): float(spread[count]) for count in threads}, table["source"])
+    return Measured(ns, {int(count): float(spreads[count]) for count in threads}, table["source"])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @cache
-def constants() -> dict[str, Any]:
+def constants() -> Constants:
     text = (resources.files("gems_edge.device_profiles") / FILE).read_text(encoding="utf-8")
     return tomllib.loads(text)
 
@@ -90,41 +103,42 @@ def known_cores() -> tuple[str, ...]:
 
 
 def published_rates(
-    board: str, core: str, clock: float, precision: str, threads: int, given: dict | None = None
+    board: str, core: str, clock: float, precision: str, threads: int, fitted: Constants | None = None
 ) -> Rates:
     """Rates of ncnn on a board with `core` (e.g. Cortex-A72) at `clock` GHz.
 
     A board whose id or core has no rows gets the average core's, with the interval of boards that were left out.
-    `given`: constants to use instead of the file's (tools/fit_latency.py tries its own before it writes them).
+    `fitted`: constants to use instead of the file's.
     """
-    known = constants() if given is None else given
-    own = known["boards"].get(board, {})
+    fitted = constants() if fitted is None else fitted
+    board_fit = fitted["boards"].get(board, {})
     name = core.replace("Cortex-", "").split()[0].rstrip(",")
-    cores = known["cores"]
-    base = cores.get(name) or {term: _middle(cores, term) for term in MEASURED_TERMS}
-    many, kind = math.log(threads), known["precision"].get(precision, {})
-    setting = own.get("settings", {}).get(f"{precision}-{threads}", 1.0)
+    cores = fitted["cores"]
+    base = cores.get(name) or {term: _mean(cores, term) for term in MEASURED_TERMS}
+    log_threads, of_precision = math.log(threads), fitted["precision"].get(precision, {})
+    setting = board_fit.get("settings", {}).get(f"{precision}-{threads}", 1.0)
     ns = {}
     for term in MEASURED_TERMS:
-        exponent = known["threads"][term] + own.get("threads", 0.0)
-        cycles = base[term] * kind.get(term, 1.0) * own.get("factor", {}).get(term, 1.0) * setting
-        ns[term] = cycles * math.exp(exponent * many) / clock
-    seen = precision in own.get("precisions", ())
-    where = "board" if seen else "core" if name in cores else "no"
-    spread = known["spread"][f"{where}_int8" if precision == "int8" else f"{where}"]
-    if seen:
-        source = f"fitted to {own['rows']} published ncnn rows of this board ({known['provenance']['date']})"
-    elif own:
-        others = " or ".join(own["precisions"])
-        source = f"not calibrated at {precision}: this board's {own['rows']} published ncnn rows are all {others}"
-    elif name in cores:
+        exponent = fitted["threads"][term] + board_fit.get("threads", 0.0)
+        cycles = base[term] * of_precision.get(term, 1.0) * board_fit.get("factor", {}).get(term, 1.0) * setting
+        ns[term] = cycles * math.exp(exponent * log_threads) / clock
+    by_board, by_core = precision in board_fit.get("precisions", ()), name in cores
+    left_out = "board" if by_board else "core" if by_core else "no"
+    spread = fitted["spread"][f"{left_out}_int8" if precision == "int8" else left_out]
+    if by_board:
+        source = f"fitted to {board_fit['rows']} published ncnn rows of this board ({fitted['provenance']['date']})"
+    elif board_fit:
+        others = " or ".join(board_fit["precisions"])
+        source = f"not calibrated at {precision}: this board's {board_fit['rows']} published ncnn rows are all {others}"
+    elif by_core:
         source = (
             f"not calibrated on the board: published ncnn rows of other boards with {core}, scaled to {clock:g} GHz"
         )
     else:
         source = f"not calibrated: no published row of a {core}; the average of {', '.join(cores)} at {clock:g} GHz"
-    return Rates(ns, spread, seen, source)
+    return Rates(ns, spread, source)
 
 
-def _middle(cores: dict[str, dict[str, float]], term: str) -> float:
+def _mean(cores: dict[str, dict[str, float]], term: str) -> float:
+    """The geometric mean of all cores."""
     return math.exp(sum(math.log(core[term]) for core in cores.values()) / len(cores))

@@ -20,6 +20,11 @@ SIZE, PATCH, FEATURES, RATE, EPSILON = 16, 4, 8, 0.5, 1e-5
 CONV, MEAN, VAR = "backbone.conv.weight", "backbone.norm.mean", "backbone.norm.var"
 CARRIED = "rule.rate"
 HEAD = ("head.weight", "head.bias")
+MEMORY = {
+    "image_bytes": 1024,
+    "predict": {"images": [1, 16], "arena_bytes": [5_000, 80_000]},
+    "adapt": {"images": [3], "arena_bytes": [300_000]},
+}
 PARTS = {"maml": (CONV, *HEAD), "anil": HEAD, "boil": (CONV,)}
 
 
@@ -58,6 +63,7 @@ def write_bundle(
         "bytes": 40_000,
         "peak_bytes": 9_000,
         "constant_bytes": 1_000,
+        "work": {"conv": SIZE * SIZE * channels * FEATURES, "ops": 4},
         "ops": [],
     }
     manifest = {
@@ -74,6 +80,7 @@ def write_bundle(
             "predict": cost | {"dims": {"images": 1, "classes": ways}},
             "adapt_step": cost | {"dims": {"images": ways, "classes": ways}},
             "adapt_peak": {"fixed_bytes": 10_000, "bytes_per_image": 20_000},
+            "memory": MEMORY,
         },
         "macs": {"before": 4 * cost["macs"], "after": cost["macs"]}, "params": {"before": 900, "after": 200},
     }  # fmt: skip

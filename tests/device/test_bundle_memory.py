@@ -1,4 +1,4 @@
-"""What a manifest says of memory: bundles from before go without, damaged ones are refused."""
+"""What a manifest says of memory and work: manifests without or with damaged figures are refused."""
 
 import handmade as hm
 import pytest
@@ -7,24 +7,23 @@ from gems_edge.device.bundle import read_bundle
 from gems_edge.errors import UserError
 from gems_edge.predict.memory import predict_memory
 
-MEMORY = {
-    "image_bytes": 1024,
-    "predict": {"images": [1, 16], "arena_bytes": [5_000, 80_000]},
-    "adapt": {"images": [3], "arena_bytes": [300_000]},
-}
-
-
 @pytest.fixture
 def path(tmp_path):
     return hm.write_bundle(tmp_path / "h.gems")
 
 
-def test_with_and_without(path):
-    before = predict_memory(read_bundle(path).manifest["cost"], 3, "adapt")
-    assert "estimated" in before.source
-    hm.edit_manifest(path, lambda m: m["cost"].update(memory=MEMORY))
-    after = predict_memory(read_bundle(path).manifest["cost"], 3, "adapt")
-    assert "simulated" in after.source and after.value > before.value
+def test_it_is_asked_for(path):
+    assert predict_memory(read_bundle(path).manifest["cost"], 3, "adapt").low > 0
+    hm.edit_manifest(path, lambda m: m["cost"].pop("memory"))
+    with pytest.raises(UserError, match="cost.memory"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize("work", [None, {"ops": "many"}, {"ops": -1}, {"ops": True}, [1]])
+def test_so_is_the_work(path, work):
+    hm.edit_manifest(path, lambda m: m["cost"]["adapt_step"].update(work=work))
+    with pytest.raises(UserError, match="cost.adapt_step.work"):
+        read_bundle(path)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,7 @@ def test_with_and_without(path):
     ],
 )
 def test_damaged(path, change):
-    memory = {name: dict(part) if isinstance(part, dict) else part for name, part in MEMORY.items()}
+    memory = {name: dict(part) if isinstance(part, dict) else part for name, part in hm.MEMORY.items()}
     change(memory)
     hm.edit_manifest(path, lambda m: m["cost"].update(memory=memory))
     with pytest.raises(UserError, match="cost.memory"):

@@ -98,13 +98,6 @@ def test_unknown_ops_widen_upwards_and_are_named():
     assert "2 ops unknown" in odd.source and "Einsum" in odd.source
 
 
-def test_an_older_bundle_is_predicted_with_less_certainty():
-    ops = [{"kind": "Conv", "count": 1, "macs": 10**8, "bytes": 10**6}]
-    old = latency({"ops": ops}, load_profile("rpi-4b"))
-    new = latency({"work": {"conv": 10**8, "conv_maps": 250_000, "ops": 1}}, load_profile("rpi-4b"))
-    assert old.value == pytest.approx(new.value) and old.high > new.high and "export again" in old.source
-
-
 def test_a_measured_profile_is_taken_at_its_word():
     ns = {threads: dict.fromkeys(TERMS, 8.0 / threads) for threads in (1, 4)}
     profile = replace(load_profile("rpi-4b"), measured=Measured(ns, {1: 0.1, 4: 0.1}, "measured here"))
@@ -197,7 +190,7 @@ def test_published_rows():
 
 def test_nothing_of_the_workstation_is_imported():
     code = (
-        "import sys, gems_edge.predict.latency, gems_edge.predict.profiles, gems_edge.predict.rates, gems_edge.predict.work\n"
+        "import sys, gems_edge.predict.latency, gems_edge.predict.profiles, gems_edge.predict.rates\n"
         "assert not {'torch', 'onnx', 'numpy', 'onnxruntime', 'matplotlib'} & set(sys.modules), 'heavy'"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

@@ -14,11 +14,17 @@ GRAPH = {
     "bytes": 410_000,
     "peak_bytes": 150_000,
     "constant_bytes": 90_000,
+    "work": {"conv3x3": 1_949_000, "gemm_weights": 1_000, "elementwise": 25_000, "ops": 9},
     "ops": [
         {"kind": "Conv", "count": 4, "macs": 1_949_000, "bytes": 300_000},
         {"kind": "MatMul", "count": 1, "macs": 1_000, "bytes": 10_000},
         {"kind": "MaxPool", "count": 4, "macs": 0, "bytes": 100_000},
     ],
+}
+MEMORY = {
+    "image_bytes": 3_136,
+    "predict": {"images": [1, 6], "arena_bytes": [200_000, 1_000_000]},
+    "adapt": {"images": [5, 10], "arena_bytes": [3_300_000, 6_300_000]},
 }
 
 
@@ -31,6 +37,7 @@ def manifest(name: str = "glyphs") -> dict:
         "macs": 30_000_000,
         "bytes": 31_000_000,
         "peak_bytes": 3_300_000,
+        "work": {"fed": 30_000_000, "ops": 7},
         "ops": [{"kind": "Conv.fed", "count": 7, "macs": 30_000_000, "bytes": 31_000_000}],
     }
     return {
@@ -46,7 +53,7 @@ def manifest(name: str = "glyphs") -> dict:
         "verification": {"episodes": 5, "update_relative_error": 1.2e-6, "update_tolerance": 1e-4,
                          "probability_error": 2e-6, "probability_tolerance": 1e-3},
         "cost": {"predict": GRAPH, "adapt_step": step,
-                 "adapt_peak": {"fixed_bytes": 300_000, "bytes_per_image": 600_000}},
+                 "adapt_peak": {"fixed_bytes": 300_000, "bytes_per_image": 600_000}, "memory": MEMORY},
         "files": {},
         "provenance": {"gems_edge": "0.1.0", "torch": "2.15.0", "data": "glyphs", "run": "glyphs",
                        "created": "2026-11-21T22:00:00Z"},
