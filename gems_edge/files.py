@@ -56,6 +56,14 @@ def read_json(path: Path | str, what: str) -> Any:
         raise UserError(f"{what}: {path} is not valid JSON ({error})") from None
 
 
+def readable_text(path: Path | str) -> str:
+    """What a file of the system says, e.g. in /proc; "" where it cannot be read."""
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def sha256_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

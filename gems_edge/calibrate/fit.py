@@ -1,27 +1,26 @@
-"""A profile of the machine this runs on, from measurements with onnxruntime: in a minute or two, no onnx, no torch.
+"""The rates of the machine this runs on, from measurements with onnxruntime: in a minute or two, no onnx, no torch.
 
 Small graphs of an op or a few tell the nanoseconds per unit of every term of work, for one thread and for all; whole
 networks and gradient steps that the fit does not see tell how far it is off.
 """
 
 import math
-import os
-import platform
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from gems_edge.calibrate.counting import graph_work
+from gems_edge.calibrate.graph import Graph
+from gems_edge.calibrate.onnx_bytes import model_bytes
 from gems_edge.calibrate.probe_sets import one_op_probes, whole_networks
-from gems_edge.calibrate.probes import Probe
-from gems_edge.predict.work import TERMS
+from gems_edge.device.host import available_cores, memory_mib
+from gems_edge.predict.work import TERMS, Work
 
-# Middles of the priors, ns per unit (a core of some GFLOP/s), each e² times more or less: only what the probes leave open.
+# Middles of the priors, ns per unit (a core of some GFLOP/s), each e² times more or less: only what the probes leave
+# open.
 MIDDLE = dict.fromkeys(TERMS, 0.2) | dict.fromkeys(
     (
         "conv_maps", "conv3x3_maps", "conv_weights", "conv3x3_weights", "gemm_weights", "elementwise", "columns",
@@ -37,17 +36,28 @@ NOISE = 0.05
 ROUNDS = 5
 SECONDS = 0.06  # per probe, number of threads and round
 LEAST_SPREAD = 0.1
-CORES = {"0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
-         "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd41": "Cortex-A78"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """A network that the fit did not see."""
+
+    network: str
+    threads: int
+    measured_ms: float
+    predicted_ms: float
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, relative."""
+        return self.predicted_ms / self.measured_ms - 1
 
 
 @dataclass(frozen=True)
 class Calibration:
     ns: dict[int, dict[str, float]]  # by threads and term
     call_us: float
-    errors: list[
-        tuple[str, int, float, float]
-    ]  # of networks that the fit did not see: name, threads, measured ms, predicted ms
+    checks: list[Check]
     spread: dict[int, float]  # by threads
     gemm_gflops: float  # fastest product, one thread
     copy_gbs: float  # one core
@@ -55,63 +65,63 @@ class Calibration:
 
 def calibrate(on_stage: Callable[[str], None]) -> Calibration:
     """Measures this machine; `on_stage` is told what is going on. MachineError if memory runs out."""
-    cores = available_cores()
     probes, networks = one_op_probes(), whole_networks()
-    rates, errors, call_us, gflops = {}, [], 0.0, 0.0
-    for threads in sorted({1, cores}):
-        named = f"{threads} thread{'s' * (threads > 1)}"
-        everything = _rounds(probes + networks, threads, lambda done: on_stage(f"{named}: {done}"))
-        taken = {probe.name: everything[probe.name] for probe, _ in probes}
-        call_us = call_us or 1e3 * taken["call"]
-        measured = np.array([max(1e-4, ms - taken["call"]) for name, ms in taken.items() if name != "call"])
-        rates[threads] = fit([probe.work for probe, _ in probes if probe.name != "call"], measured)
-        if threads == 1:
-            best = max(
-                (probe.work["matmul"] / taken[probe.name] for probe, _ in probes if "matmul" in probe.work), default=0
-            )
-            gflops = 2 * best / 1e6
-        for probe, _ in networks:
-            predicted = call_us / 1e3 + sum(amount * rates[threads][term] for term, amount in probe.work.items()) / 1e6
-            errors.append((probe.name, threads, everything[probe.name], predicted))
+    works = {graph.name: graph_work(graph) for graph in probes + networks}
+    rates: dict[int, dict[str, float]] = {}
+    times: dict[int, dict[str, float]] = {}
+    for threads in sorted({1, available_cores()}):
+        title = f"{threads} thread" + ("s" if threads > 1 else "")
+        times[threads] = _rounds(probes + networks, threads, lambda text, title=title: on_stage(f"{title}: {text}"))
+        rates[threads] = _fit_probes([probe.name for probe in probes], works, times[threads])
+    call_us = 1e3 * times[1]["call"]
+    checks = [
+        Check(network.name, threads, times[threads][network.name],
+              call_us / 1e3 + sum(n * rates[threads][term] for term, n in works[network.name].items()) / 1e6)
+        for threads in rates
+        for network in networks
+    ]  # fmt: skip
+    products = (works[probe.name].get("matmul", 0) / times[1][probe.name] for probe in probes)
     on_stage("memory")
-    spread = {}
-    for threads in rates:
-        far = np.quantile([abs(math.log(predicted / ms)) for _, used, ms, predicted in errors if used == threads], 0.9)
-        spread[threads] = max(LEAST_SPREAD, 1.1 * float(far))
-    return Calibration(rates, call_us, errors, spread, gflops, copy_rate())
+    spread = {threads: _spread([check for check in checks if check.threads == threads]) for threads in rates}
+    return Calibration(rates, call_us, checks, spread, 2 * max(products) / 1e6, copy_rate())
 
 
-def _rounds(graphs: list[tuple[Probe, str]], threads: int, on_round: Callable[[str], None]) -> dict[str, float]:
+def _rounds(graphs: Sequence[Graph], threads: int, on_round: Callable[[str], None]) -> dict[str, float]:
     """Milliseconds of each graph by its name: the median of the rounds."""
-    taken: dict[str, list[float]] = {probe.name: [] for probe, _ in graphs}
+    taken: dict[str, list[float]] = {graph.name: [] for graph in graphs}
     for number in range(ROUNDS):
         on_round(f"round {number + 1} of {ROUNDS}")
-        for probe, end in graphs:
-            taken[probe.name].append(run_ms(probe, end, threads))
+        for graph in graphs:
+            taken[graph.name].append(run_ms(graph, threads))
     return {name: float(np.median(times)) for name, times in taken.items()}
 
 
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_ms(probe: Probe, output: str, threads: int) -> float:
+def run_ms(graph: Graph, threads: int) -> float:
     """One thread's time is processor time, which other programs can hardly lengthen, and the median of the calls, as
     `bench` gives it. Several threads' is the clock's, and the least: what else runs only ever adds to that."""
     from gems_edge.device.runtime import Session
 
-    session, feeds = Session(probe.model(output), f"the probe {probe.name}", threads=threads), probe.feeds()
-    clock, of = (time.thread_time, np.median) if threads == 1 else (time.perf_counter, min)
-    session.run([output], feeds)
-    taken, deadline = [], time.perf_counter() + SECONDS
+    session = Session(model_bytes(graph), f"the probe {graph.name}", threads=threads)
+    outputs, feeds = [graph.output], graph.random_feeds()
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    session.run(outputs, feeds)
+    taken: list[float] = []
+    deadline = time.perf_counter() + SECONDS
     while len(taken) < 3 or time.perf_counter() < deadline:
         start = clock()
-        session.run([output], feeds)
+        session.run(outputs, feeds)
         taken.append(clock() - start)
-    return 1e3 * float(of(taken))
+    return 1e3 * float(np.median(taken) if threads == 1 else min(taken))
 
 
-def fit(works: list[dict[str, float]], ms: np.ndarray) -> dict[str, float]:
+def _fit_probes(names: Sequence[str], works: Mapping[str, Work], times: Mapping[str, float]) -> dict[str, float]:
+    """The rates that explain the probes' times beyond a call's."""
+    names = [name for name in names if name != "call"]
+    ms = np.array([max(1e-4, times[name] - times["call"]) for name in names])
+    return fit([works[name] for name in names], ms)
+
+
+def fit(works: Sequence[Work], ms: npt.NDArray[np.float64]) -> dict[str, float]:
     """ns per unit by term, all positive: the most probable ones, errors being relative, by Gauss-Newton in logarithms."""
     amounts = np.array([[work.get(term, 0.0) for term in TERMS] for work in works]) / 1e6
     middle = np.log([MIDDLE[term] for term in TERMS])
@@ -131,6 +141,12 @@ def fit(works: list[dict[str, float]], ms: np.ndarray) -> dict[str, float]:
     return {term: float(f"{value:.5g}") for term, value in zip(TERMS, np.exp(logs))}
 
 
+def _spread(checks: Sequence[Check]) -> float:
+    """What 9 of 10 checks lie within, as the logarithm of a factor, and a tenth more."""
+    distances = [abs(math.log(check.predicted_ms / check.measured_ms)) for check in checks]
+    return max(LEAST_SPREAD, 1.1 * float(np.quantile(distances, 0.9)))
+
+
 def copy_rate() -> float:
     """GB/s that one core copies: the best of some copies of 64 MB (16 on small machines)."""
     size = (64 if memory_mib("MemAvailable") > 512 else 16) << 20
@@ -140,89 +156,3 @@ def copy_rate() -> float:
         np.copyto(target, source)
         best = min(best, time.perf_counter() - start)
     return size / best / 1e9
-
-
-def memory_mib(key: str) -> int:
-    found = re.search(rf"^{key}:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
-    return int(found[1]) // 1024 if found else 0
-
-
-def profile_text(device: str, made: Calibration) -> str:
-    """The TOML of a profile, as `gems-edge devices check` wants it."""
-    import onnxruntime
-
-    cpuinfo, today = _read("/proc/cpuinfo"), date.today().isoformat()
-    by = f"measured {today} by gems-edge devices calibrate, onnxruntime {onnxruntime.__version__}"
-    part = re.search(r"^CPU part\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
-    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    core = CORES.get(part[1], f"Arm part {part[1]}") if part else model[1].strip() if model else platform.machine()
-    board = _read("/proc/device-tree/model").strip("\0\n ") or core
-    flags = re.search(r"^(?:Features|flags)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    wanted = (
-        "asimd",
-        "asimdhp",
-        "asimddp",
-        "i8mm",
-        "sve",
-        "avx2",
-        "fma",
-        "avx512f",
-        "avx512_vnni",
-        "avx_vnni",
-        "amx_int8",
-    )
-    simd = " ".join(flag for flag in wanted if flags and flag in flags[1].split()) or "none of those known here"
-    facts: list[tuple[str, Any, str, str]] = [
-        ("soc", board, "", "/proc/device-tree/model or /proc/cpuinfo"),
-        ("core", core, "", "/proc/cpuinfo"),
-        ("cores", available_cores(), "", "the cores that this process may use"),
-        ("clock", _clock(cpuinfo), "GHz", "/sys/devices/system/cpu or /proc/cpuinfo; 1 where neither tells"),
-        ("simd", f"{platform.machine()}: {simd}", "", "/proc/cpuinfo"),
-        *_caches(),
-        ("ram", max(64, memory_mib("MemTotal")), "MiB", "/proc/meminfo, MemTotal"),
-        ("ram_usable", max(16, memory_mib("MemAvailable")), "MiB", f"/proc/meminfo, MemAvailable on {today}"),
-        ("bandwidth", round(made.copy_gbs, 3), "GB/s", f"{by}: one core, bytes copied"),
-        ("fp32_peak_core", round(made.gemm_gflops, 2), "GFLOP/s", f"{by}: the fastest MatMul on one thread, so the peak is no lower"),
-        ("call_overhead", round(made.call_us, 2), "us", f"{by}: a graph of one op on four numbers"),
-    ]  # fmt: skip
-    lines = [f"id = {_quoted(device)}", f"name = {_quoted(board)}", f'updated = "{today}"']
-    for name, value, unit, source in facts:
-        lines += ["", f"[facts.{name}]", f"value = {_quoted(value) if isinstance(value, str) else value}"]
-        lines += [f"unit = {_quoted(unit)}"] * bool(unit) + [f"source = {_quoted(source)}"]
-    off = [abs(predicted / ms - 1) for _, _, ms, predicted in made.errors]
-    check = f"off by {np.mean(off):.0%} on average, {max(off):.0%} at most, on {len(off)} checks with networks that were not fitted"
-    lines += ["", "# ns per MAC, element or op, by term of work and number of threads.", "[measured]"]
-    spread = ", ".join(f"{threads} = {value:.3f}" for threads, value in made.spread.items())
-    lines += [f"spread = {{ {spread} }}", f"source = {_quoted(f'{by}; {check}')}"]
-    for threads, rates in made.ns.items():
-        lines += ["", f"[measured.threads.{threads}]", *(f"{term} = {value!r}" for term, value in rates.items())]
-    return "\n".join([*lines, ""])
-
-
-def _clock(cpuinfo: str) -> float:
-    most = _read("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").strip()
-    if most.isdigit():
-        return round(int(most) / 1e6, 3)
-    found = re.search(r"^cpu MHz\s*:\s*([\d.]+)", cpuinfo, re.MULTILINE)
-    return round(float(found[1]) / 1e3, 3) if found else 1.0
-
-
-def _caches() -> list[tuple[str, int, str, str]]:
-    found = []
-    for place in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = (_read(str(place / name)).strip() for name in ("level", "type", "size"))
-        name = {"1Data": "l1_data", "2Unified": "l2", "3Unified": "l3"}.get(level + kind)
-        if name and size.endswith("K"):
-            found.append((name, int(size[:-1]), "KiB", f"{place}"))
-    return found
-
-
-def _quoted(text: str) -> str:
-    return '"' + "".join(c for c in text if c.isprintable()).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""

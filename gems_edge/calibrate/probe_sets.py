@@ -3,179 +3,214 @@ steps that tell how far off the fitted rates are."""
 
 from collections.abc import Callable
 
-import numpy as np
+from gems_edge.calibrate.graph import Builder, Graph
 
-from gems_edge.calibrate.probes import Probe
+Build = Callable[[Builder, str], str]  # adds ops to a graph under construction: its input → its result
 
 
-def one_op_probes() -> list[tuple[Probe, str]]:
-    """(graph, its output) for each; "call" is next to nothing, so that its time is a call's."""
-    found = []
+def probe(name: str, shape: tuple[int, ...], build: Build, times: int = 1) -> Graph:
+    """What `build` makes of an input of this shape, applied `times` in a row."""
+    builder, end = Builder(name, shape), "x"
+    for _ in range(times):
+        end = build(builder, end)
+    return builder.graph(builder.corner(end))
 
-    def probe(name: str, shape: tuple[int, ...], *build: Callable[[Probe, str], str]) -> None:
-        graph, end = Probe(name, shape), "x"
-        for step in build:
-            end = step(graph, end)
-        found.append((graph, graph.corner(end)))
 
-    probe("call", (1, 1, 2, 2), lambda p, x: p.same("Relu", x))
-    probe("ops", (1, 1, 2, 2), *[lambda p, x: p.same("Sin", x)] * 60)
+def one_op_probes() -> list[Graph]:
+    """Graphs of one kind of op; "call" is next to nothing, so that its time is a call's."""
+    return [
+        probe("call", (1, 1, 2, 2), lambda b, x: b.same("Relu", x)),
+        probe("ops", (1, 1, 2, 2), lambda b, x: b.same("Sin", x), times=60),
+        *convolution_probes(),
+        *(_gemm(*sizes) for sizes in ((256, 64), (1024, 1000), (4096, 1024))),
+        *(each for sizes in ((32, 84), (64, 21), (256, 84)) for each in _add_and_pool(*sizes)),
+        *gradient_probes(),
+    ]
+
+
+def convolution_probes() -> list[Graph]:
     # Several in a row: onnxruntime brings maps into another layout for the first, and back after the last.
-    for channels, side in ((16, 64), (24, 42), (64, 28), (100, 14), (128, 14), (256, 14), (512, 7)):
-        probe(
-            f"1x1 {channels} channels {side} px",
-            (1, channels, side, side),
-            *[lambda p, x, c=channels: p.conv(x, c)] * 3,
-        )
-    for images, channels, outputs, side in (
-        (1, 3, 32, 84),
-        (1, 16, 16, 42),
-        (1, 32, 32, 42),
-        (5, 64, 64, 21),
-        (1, 64, 64, 10),
-        (1, 128, 128, 14),
-        (1, 256, 256, 7),
-        (1, 40, 56, 21),
-    ):
-        probe(
-            f"3x3 {channels} to {outputs} channels {side} px x{images}",
-            (images, channels, side, side),
-            *[lambda p, x, c=outputs: p.conv(x, c, 3)] * 2,
-        )
-    for channels, outputs, side, kernel, stride in (
-        (32, 64, 42, 3, 2),
-        (16, 32, 28, 5, 1),
-        (3, 64, 112, 7, 2),
-        (128, 128, 14, 3, 2),
-    ):
-        probe(
-            f"{kernel}x{kernel}/{stride} {channels} to {outputs} channels {side} px",
-            (1, channels, side, side),
-            lambda p, x, a=(outputs, kernel, stride): p.conv(x, *a),
-        )
-    for channels, side, kernel in ((64, 42, 3), (256, 14, 3), (128, 14, 5)):
-        probe(
-            f"depthwise {kernel}x{kernel} {channels} channels {side} px",
-            (1, channels, side, side),
-            lambda p, x, a=(channels, kernel): p.conv(x, *a, groups=a[0]),
-        )
-    for inputs, outputs in ((256, 64), (1024, 1000), (4096, 1024)):
-        probe(f"gemm {inputs} to {outputs}", (1, inputs), lambda p, x, n=outputs: p.linear(x, n))
-    for channels, side in ((32, 84), (64, 21), (256, 84)):
-        probe(f"add {channels} channels {side} px", (1, channels, side, side), lambda p, x: p.same("Add", x, x))
-        probe(f"pool {channels} channels {side} px", (1, channels, side, side), lambda p, x: p.pool(x))
-    return found + gradient_probes()
+    dense = ((16, 64), (24, 42), (64, 28), (100, 14), (128, 14), (256, 14), (512, 7))
+    three = (
+        (1, 3, 32, 84), (1, 16, 16, 42), (1, 32, 32, 42), (5, 64, 64, 21), (1, 64, 64, 10), (1, 128, 128, 14),
+        (1, 256, 256, 7), (1, 40, 56, 21),
+    )  # fmt: skip
+    strided = ((32, 64, 42, 3, 2), (16, 32, 28, 5, 1), (3, 64, 112, 7, 2), (128, 128, 14, 3, 2))
+    depthwise = ((64, 42, 3), (256, 14, 3), (128, 14, 5))
+    return [
+        *(_one_by_one(*sizes) for sizes in dense),
+        *(_three_by_three(*sizes) for sizes in three),
+        *(_strided(*sizes) for sizes in strided),
+        *(_depthwise(*sizes) for sizes in depthwise),
+    ]
 
 
-def gradient_probes() -> list[tuple[Probe, str]]:
+def _one_by_one(channels: int, side: int) -> Graph:
+    name = f"1x1 {channels} channels {side} px"
+    return probe(name, (1, channels, side, side), lambda b, x: b.conv(x, channels), times=3)
+
+
+def _three_by_three(images: int, channels: int, outputs: int, side: int) -> Graph:
+    name = f"3x3 {channels} to {outputs} channels {side} px x{images}"
+    return probe(name, (images, channels, side, side), lambda b, x: b.conv(x, outputs, 3), times=2)
+
+
+def _strided(channels: int, outputs: int, side: int, kernel: int, stride: int) -> Graph:
+    name = f"{kernel}x{kernel}/{stride} {channels} to {outputs} channels {side} px"
+    return probe(name, (1, channels, side, side), lambda b, x: b.conv(x, outputs, kernel, stride))
+
+
+def _depthwise(channels: int, side: int, kernel: int) -> Graph:
+    name = f"depthwise {kernel}x{kernel} {channels} channels {side} px"
+    return probe(name, (1, channels, side, side), lambda b, x: b.conv(x, channels, kernel, groups=channels))
+
+
+def _gemm(inputs: int, outputs: int) -> Graph:
+    return probe(f"gemm {inputs} to {outputs}", (1, inputs), lambda b, x: b.linear(x, outputs))
+
+
+def _add_and_pool(channels: int, side: int) -> list[Graph]:
+    size, shape = f"{channels} channels {side} px", (1, channels, side, side)
+    return [
+        probe(f"add {size}", shape, lambda b, x: b.same("Add", x, x)),
+        probe(f"pool {size}", shape, lambda b, x: b.pool(x)),
+    ]
+
+
+def gradient_probes() -> list[Graph]:
     """The ops of gradient steps: on the maps of one image, which a cache holds, and on those of many, which stream."""
-    found = []
-
-    def probe(name: str, shape: tuple[int, ...], build: Callable[[Probe, str], str]) -> None:
-        graph = Probe(f"{name} {' x '.join(map(str, shape))}", shape)
-        found.append((graph, graph.corner(build(graph, "x"))))
-
-    for shape in ((1, 32, 42, 42), (5, 48, 10, 10), (25, 24, 28, 28), (5, 32, 84, 84)):
-        images, channels, height, width = shape
-        half = (images, channels, height // 2, width // 2)
-        probe("square", shape, lambda p, x: p.same("Mul", x, x))
-        probe("scale", shape, lambda p, x: p.scaled(x))
-        probe("mean of each", shape, lambda p, x: p.sums(x, (2, 3), "ReduceMean"))
-        probe("sum of all", shape, lambda p, x: p.sums(x, (0, 2, 3)))
-        probe("select", shape, lambda p, x: p.where(p.is_equal(x, p.same("Abs", x)), x))
-        probe("double", half, lambda p, x: p.doubled(x))
-        probe("pad", shape, lambda p, x: p.padded(x))
-        probe("undo a pool", shape, lambda p, x, half=half: p.unpooled(p.feed("g", half), x))
-    for shape in ((1, 32, 42, 42), (5, 48, 10, 10), (1, 3, 84, 84), (25, 24, 14, 14)):
-        probe("columns", shape, lambda p, x: p.columns(x))
-    for shape, outputs in (
-        ((1, 3, 84, 84), 32), ((1, 32, 42, 42), 32), ((5, 48, 21, 21), 48), ((25, 64, 10, 10), 64), ((25, 24, 28, 28), 16),
-        ((1, 128, 10, 10), 128), ((5, 64, 5, 5), 64),
-    ):  # fmt: skip
-        probe("fed 3x3", shape, lambda p, x, n=outputs: p.conv(x, n, 3, fed=True, relu=False))
-    probe("fed 1x1", (5, 48, 21, 21), lambda p, x: p.conv(x, 64, fed=True, relu=False))
-    for images, first, second, depth in (
-        (5, 288, 32, 1764), (25, 432, 48, 100), (25, 576, 64, 25), (1, 432, 48, 441), (5, 27, 32, 7056), (25, 9, 16, 784),
-    ):  # fmt: skip
-        probe("product", (images, first, depth), lambda p, x, s=(images, second, depth): p.product(x, p.feed("y", s)))
-    for channels in (32, 64):
-        probe("transposed 3x3", (5, channels, 21, 21), lambda p, x, c=channels: p.transposed(x, c))
-    for images in (1, 25):
-        probe("sum of images", (images, 432, 48), lambda p, x: p.sums(x, (0,)))
-    probe("turn a weight", (3, 3, 32, 32), lambda p, x: p.op("Transpose", [x], (32, 32, 3, 3), perm=[3, 2, 0, 1]))
-    probe("flip a weight", (32, 32, 3, 3), lambda p, x: p.flipped(x))
-    probe("small ops", (48,), lambda p, x: small_ops(p, x, 40))
-    probe("views", (48,), renamed)
-    # The same few ops over and over find all they need in the caches; a gradient step's hundreds do not.
-    for sizes in ((1, 4, 1), (2, 8, 2), (4, 8, 5)):
-        found.append(gradient_step(*sizes, each=False))
-    probe("small ops of each", (25, 48), lambda p, x: p.each_image(x, lambda body, y: small_ops(body, y, 10)))
-    return found
+    maps = ((1, 32, 42, 42), (5, 48, 10, 10), (25, 24, 28, 28), (5, 32, 84, 84))
+    columns = ((1, 32, 42, 42), (5, 48, 10, 10), (1, 3, 84, 84), (25, 24, 14, 14))
+    fed = (
+        ((1, 3, 84, 84), 32), ((1, 32, 42, 42), 32), ((5, 48, 21, 21), 48), ((25, 64, 10, 10), 64),
+        ((25, 24, 28, 28), 16), ((1, 128, 10, 10), 128), ((5, 64, 5, 5), 64),
+    )  # fmt: skip
+    products = (
+        (5, 288, 32, 1764), (25, 432, 48, 100), (25, 576, 64, 25), (1, 432, 48, 441), (5, 27, 32, 7056),
+        (25, 9, 16, 784),
+    )  # fmt: skip
+    return [
+        *(each for shape in maps for each in _map_probes(*shape)),
+        *(_sized("columns", shape, lambda b, x: b.columns(x)) for shape in columns),
+        *(_fed_convolution(shape, outputs) for shape, outputs in fed),
+        _sized("fed 1x1", (5, 48, 21, 21), lambda b, x: b.conv(x, 64, fed=True, relu=False)),
+        *(_product(*sizes) for sizes in products),
+        *(_transposed(channels) for channels in (32, 64)),
+        *(_sized("sum of images", (images, 432, 48), lambda b, x: b.sums(x, (0,))) for images in (1, 25)),
+        _sized("turn a weight", (3, 3, 32, 32), lambda b, x: b.op("Transpose", [x], (32, 32, 3, 3), perm=[3, 2, 0, 1])),
+        _sized("flip a weight", (32, 32, 3, 3), lambda b, x: b.flipped(x)),
+        _sized("small ops", (48,), lambda b, x: small_ops(b, x, 40)),
+        _sized("views", (48,), renamed),
+        # The same few ops over and over find all they need in the caches; a gradient step's hundreds do not.
+        *(gradient_step(*sizes, each=False) for sizes in ((1, 4, 1), (2, 8, 2), (4, 8, 5))),
+        _sized("small ops of each", (25, 48), lambda b, x: b.each_image(x, lambda body, y: small_ops(body, y, 10))),
+    ]
 
 
-def small_ops(probe: Probe, x: str, count: int) -> str:
+def _sized(name: str, shape: tuple[int, ...], build: Build) -> Graph:
+    """A probe whose name tells its shape."""
+    return probe(f"{name} {' x '.join(map(str, shape))}", shape, build)
+
+
+def _map_probes(images: int, channels: int, height: int, width: int) -> list[Graph]:
+    shape, half = (images, channels, height, width), (images, channels, height // 2, width // 2)
+    return [
+        _sized("square", shape, lambda b, x: b.same("Mul", x, x)),
+        _sized("scale", shape, lambda b, x: b.scaled(x)),
+        _sized("mean of each", shape, lambda b, x: b.sums(x, (2, 3), "ReduceMean")),
+        _sized("sum of all", shape, lambda b, x: b.sums(x, (0, 2, 3))),
+        _sized("select", shape, lambda b, x: b.where(b.is_equal(x, b.same("Abs", x)), x)),
+        _sized("double", half, lambda b, x: b.doubled(x)),
+        _sized("pad", shape, lambda b, x: b.padded(x)),
+        _sized("undo a pool", shape, lambda b, x: b.unpooled(b.feed("g", half), x)),
+    ]
+
+
+def _fed_convolution(shape: tuple[int, ...], outputs: int) -> Graph:
+    return _sized("fed 3x3", shape, lambda b, x: b.conv(x, outputs, 3, fed=True, relu=False))
+
+
+def _product(images: int, first: int, second: int, depth: int) -> Graph:
+    other = (images, second, depth)
+    return _sized("product", (images, first, depth), lambda b, x: b.product(x, b.feed("y", other)))
+
+
+def _transposed(channels: int) -> Graph:
+    return _sized("transposed 3x3", (5, channels, 21, 21), lambda b, x: b.transposed(x, channels))
+
+
+def small_ops(builder: Builder, x: str, count: int) -> str:
     for number in range(count):
-        x = probe.same("Neg", x) if number % 2 else probe.same("Mul", x, x)
+        x = builder.same("Neg", x) if number % 2 else builder.same("Mul", x, x)
     return x
 
 
-def renamed(probe: Probe, x: str) -> str:
-    shape, axis = probe.sizes[x].shape, probe.constant(np.array([0], "<i8"))
+def renamed(builder: Builder, x: str) -> str:
+    shape, axis = builder.sizes[x].shape, builder.integers(0)
     for _ in range(20):
-        x = probe.same("Neg", probe.op("Unsqueeze", [x, axis], (1, *shape)))
-        x = probe.op("Squeeze", [x, axis], shape)
+        x = builder.same("Neg", builder.op("Unsqueeze", [x, axis], (1, *shape)))
+        x = builder.op("Squeeze", [x, axis], shape)
     return x
 
 
-def whole_networks() -> list[tuple[Probe, str]]:
+def whole_networks() -> list[Graph]:
     """Networks that no rate is fitted to: what the profile is checked on."""
-    found = []
-    for widths, side, images in (((32,) * 4, 28, 1), ((32,) * 4, 84, 1), ((64,) * 4, 84, 1), ((24, 40, 56, 48), 84, 5)):
-        probe, x = Probe(f"Conv-4 {widths[0]} filters {side} px x{images}", (images, 3, side, side)), "x"
-        for width in widths:
-            x = probe.pool(probe.conv(x, width, 3))
-        found.append((probe, probe.linear(x, 5)))
-    probe = Probe("separable 96 px", (1, 3, 96, 96))
-    x = probe.conv("x", 16, 3, 2)
+    conv4 = (((32,) * 4, 28, 1), ((32,) * 4, 84, 1), ((64,) * 4, 84, 1), ((24, 40, 56, 48), 84, 5))
+    return [
+        *(_conv4(*sizes) for sizes in conv4),
+        _separable(),
+        _residual(),
+        *(gradient_step(*sizes, each) for sizes in ((16, 28, 5), (48, 48, 5)) for each in (False, True)),
+    ]
+
+
+def _conv4(widths: tuple[int, ...], side: int, images: int) -> Graph:
+    builder, x = Builder(f"Conv-4 {widths[0]} filters {side} px x{images}", (images, 3, side, side)), "x"
+    for width in widths:
+        x = builder.pool(builder.conv(x, width, 3))
+    return builder.graph(builder.linear(x, 5))
+
+
+def _separable() -> Graph:
+    builder = Builder("separable 96 px", (1, 3, 96, 96))
+    x = builder.conv("x", 16, 3, 2)
     for outputs, stride in ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1)):
-        channels = probe.sizes[x].shape[1]
-        x = probe.conv(probe.conv(x, channels, 3, stride, groups=channels), outputs)
-    found.append((probe, probe.linear(x, 10)))
-    probe = Probe("residual 64 px", (1, 3, 64, 64))
-    x = probe.conv("x", 32, 3)
+        channels = builder.sizes[x].shape[1]
+        x = builder.conv(builder.conv(x, channels, 3, stride, groups=channels), outputs)
+    return builder.graph(builder.linear(x, 10))
+
+
+def _residual() -> Graph:
+    builder = Builder("residual 64 px", (1, 3, 64, 64))
+    x = builder.conv("x", 32, 3)
     for outputs in (32, 64, 128):
-        skip = probe.conv(x, outputs, relu=False)
-        y = probe.conv(probe.conv(x, outputs, 3), outputs, 3, relu=False)
-        x = probe.pool(probe.same("Relu", probe.same("Add", y, skip)))
-    found.append((probe, probe.linear(x, 10)))
-    for width, side, images in ((16, 28, 5), (48, 48, 5)):
-        for each in (False, True):
-            found.append(gradient_step(width, side, images, each))
-    return found
+        skip = builder.conv(x, outputs, relu=False)
+        y = builder.conv(builder.conv(x, outputs, 3), outputs, 3, relu=False)
+        x = builder.pool(builder.same("Relu", builder.same("Add", y, skip)))
+    return builder.graph(builder.linear(x, 10))
 
 
-def gradient_step(width: int, side: int, images: int, each: bool) -> tuple[Probe, str]:
+def gradient_step(width: int, side: int, images: int, each: bool) -> Graph:
     """Forward and back through two normalised and pooled convolutions, as adapt.onnx does it; `each`: image by image."""
-    probe = Probe(
-        f"gradient step {width} filters {side} px x{images}{', image by image' * each}", (images, 3, side, side)
-    )
+    name = f"gradient step {width} filters {side} px x{images}" + (", image by image" if each else "")
+    builder = Builder(name, (images, 3, side, side))
 
-    def step(p: Probe, x: str) -> str:
+    def step(b: Builder, x: str) -> str:
         inputs, normal = [x], []
         for _ in range(2):
-            made = p.conv(inputs[-1], width, 3, fed=True, relu=False)
-            means = p.sums(made, (2, 3), "ReduceMean")
-            shape = (*p.sizes[means].shape, 1, 1)
-            means = p.op("Reshape", [means, p.constant(np.array(shape, "<i8"))], shape)
-            normal.append(p.op("Sub", [made, means], p.sizes[made].shape))
-            inputs.append(p.pool(p.scaled(p.scaled(normal[-1]), "Add")))
+            maps = b.conv(inputs[-1], width, 3, fed=True, relu=False)
+            means = b.sums(maps, (2, 3), "ReduceMean")
+            shape = (*b.sizes[means].shape, 1, 1)
+            means = b.op("Reshape", [means, b.integers(*shape)], shape)
+            normal.append(b.op("Sub", [maps, means], b.sizes[maps].shape))
+            inputs.append(b.pool(b.scaled(b.scaled(normal[-1]), "Add")))
         gradient, products = inputs[-1], []
-        for place in (1, 0):
-            back = p.unpooled(gradient, normal[place])
-            back = p.same("Sub", p.scaled(back), p.same("Mul", p.scaled(normal[place]), back))
-            if place:
-                gradient = p.conv(back, width, 3, fed=True, relu=False)
-            products.append(p.product(p.flat(p.columns(inputs[place])), p.flat(back)))
-        return p.op("Concat", products, (p.sizes[x].shape[0], 9 * (3 + width), width), axis=1)
+        for layer in (1, 0):
+            back = b.unpooled(gradient, normal[layer])
+            back = b.same("Sub", b.scaled(back), b.same("Mul", b.scaled(normal[layer]), back))
+            if layer:
+                gradient = b.conv(back, width, 3, fed=True, relu=False)
+            products.append(b.product(b.flat(b.columns(inputs[layer])), b.flat(back)))
+        return b.op("Concat", products, (b.sizes[x].shape[0], 9 * (3 + width), width), axis=1)
 
-    return probe, probe.each_image("x", step) if each else step(probe, "x")
+    return builder.graph(builder.each_image("x", step) if each else step(builder, "x"))

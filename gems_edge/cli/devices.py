@@ -135,13 +135,38 @@ def calibrate_command(output, device, as_json):
       gems-edge devices calibrate -o my-board.toml
       gems-edge bench plates.gems --device ./my-board.toml
     """
-    import os
-    from pathlib import Path
-
-    from gems_edge.calibrate.fit import available_cores, calibrate, profile_text
-    from gems_edge.errors import UserError
+    from gems_edge.calibrate.fit import calibrate
+    from gems_edge.calibrate.profile_text import profile_text
     from gems_edge.files import write_atomic
     from gems_edge.predict.profiles import read_profile
+
+    path = _profile_path(output, device)
+    _warn_of_load()
+    calibration = calibrate(on_stage=lambda stage: say(f"{stage} …"))
+    write_atomic(path, profile_text(path.stem, calibration))
+    profile = read_profile(path)
+    checks = [
+        {
+            "network": check.network,
+            "threads": check.threads,
+            "measured_ms": round(check.measured_ms, 4),
+            "predicted_ms": round(check.predicted_ms, 4),
+        }
+        for check in calibration.checks
+    ]
+    if as_json:
+        emit({"profile": str(path), "checks": checks, **_document(profile)})
+        return
+    rows = [[*row.values(), f"{check.error:+.0%}"] for row, check in zip(checks, calibration.checks)]
+    click.echo(table(rows, ["network, not fitted", "threads", "measured ms", "predicted ms", "error"]))
+    click.echo(f"wrote {path}: {profile.measured.source}")
+
+
+def _profile_path(output, device):
+    """Where the profile is to be written. UserError for a place that cannot be, before minutes of measuring."""
+    from pathlib import Path
+
+    from gems_edge.errors import UserError
 
     path = Path(output)
     if path.suffix != ".toml":
@@ -150,33 +175,17 @@ def calibrate_command(output, device, as_json):
         raise UserError(f"{path.parent} is not a directory; create it first")
     if device is not None and device != path.stem:
         raise UserError(f"the id must be the file's name: -o {path.with_name(device + '.toml')}, or leave --id out")
+    return path
+
+
+def _warn_of_load():
+    import os
+
+    from gems_edge.device.host import available_cores
+
     load = os.getloadavg()[0]
     if load > 0.5 * available_cores():
-        say(
-            f"the machine is busy (load {load:.1f}): close other programs, or the profile will be too slow and uncertain"
-        )
-    made = calibrate(on_stage=lambda stage: say(f"{stage} …"))
-    write_atomic(path, profile_text(path.stem, made))
-    profile = read_profile(path)
-    checks = [
-        {"network": name, "threads": threads, "measured_ms": round(ms, 4), "predicted_ms": round(predicted, 4)}
-        for name, threads, ms, predicted in made.errors
-    ]
-    if as_json:
-        emit({"profile": str(path), "checks": checks, **_document(profile)})
-        return
-    rows = [
-        [
-            check["network"],
-            check["threads"],
-            check["measured_ms"],
-            check["predicted_ms"],
-            f"{check['predicted_ms'] / check['measured_ms'] - 1:+.0%}",
-        ]
-        for check in checks
-    ]
-    click.echo(table(rows, ["network, not fitted", "threads", "measured ms", "predicted ms", "error"]))
-    click.echo(f"wrote {path}: {profile.measured.source}")
+        say(f"the machine is busy (load {load:.1f}): close other programs, or the profile will be slow and uncertain")
 
 
 @command.command("predict")

@@ -1,12 +1,11 @@
 """The measured part of `gems-edge bench` as one document."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from gems_edge.device.bundle import Bundle, bundle_bytes
 from gems_edge.device.core_clock import core_clocks_mhz
-from gems_edge.device.host import conditions, host_facts, spoiled
+from gems_edge.device.host import available_cores, conditions, host_facts, spoiled
 from gems_edge.device.measure import (
     Sample,
     adapt_times,
@@ -58,7 +57,7 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
             "clock": clock,
             "spoiled": spoiled(host, after, clock and clock["core"]),
         },
-        "threads": threads or _default_threads(),
+        "threads": threads or available_cores(),
         "predict": {"images": 1, **predict.as_dict("ms", f"{predict.runs} {timed}; {here}")},
         **({} if int8 is None else {"int8": int8}),
         "adapt": {"images": images, "classes": bundle.ways, **adapt.as_dict("ms", f"{adapt.runs} {timed}; {here}")},
@@ -113,7 +112,3 @@ def _memory(repeats: list[dict[str, float]], images: int, what: str) -> dict[str
         "files: pages of libraries, which the system can drop; interval: least and most"
     )
     return {"images": images, **values.as_dict("MB", source, digits=1)}
-
-
-def _default_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

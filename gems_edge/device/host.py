@@ -8,13 +8,14 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gems_edge.files import readable_text
+
 # The part numbers of Arm's cores (MIDR_EL1 in their technical reference manuals).
-_ARM_CORES = {
+ARM_CORES = {
     0xD03: "Cortex-A53", 0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72",
     0xD09: "Cortex-A73", 0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0D: "Cortex-A77", 0xD41: "Cortex-A78",
 }  # fmt: skip
@@ -29,14 +30,13 @@ _CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
 
 def host_facts() -> dict[str, Any]:
     """What machine this is, and its condition now; facts that it does not tell are left out."""
-    memory = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
-    highest = _read(_CPUFREQ + "cpuinfo_max_freq").strip()
+    highest = readable_text(_CPUFREQ + "cpuinfo_max_freq").strip()
     facts = {
-        "board": _read("/sys/firmware/devicetree/base/model").strip("\0\n "),
+        "board": readable_text("/sys/firmware/devicetree/base/model").strip("\0\n "),
         "machine": platform.machine(),
-        "cpu": _cpu(_read("/proc/cpuinfo")),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_mb": round(int(memory[1]) * 1024 / 1e6) if memory else None,
+        "cpu": _cpu(readable_text("/proc/cpuinfo")),
+        "cores": available_cores(),
+        "memory_mb": _memory_mb("MemTotal"),
         "highest_clock_mhz": round(int(highest) / 1e3) if highest.isdigit() else None,
         **conditions(),
         "system": platform.platform(),
@@ -49,20 +49,38 @@ def host_facts() -> dict[str, Any]:
 
 def conditions() -> dict[str, Any]:
     """What changes while a board works. `clock_mhz` is the kernel's word, `firmware_clock_mhz` a Raspberry Pi's own."""
-    available = re.search(r"^MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
-    temperature = _read("/sys/class/thermal/thermal_zone0/temp").strip()
-    clock = _read(_CPUFREQ + "scaling_cur_freq").strip()
+    temperature = readable_text("/sys/class/thermal/thermal_zone0/temp").strip()
+    clock = readable_text(_CPUFREQ + "scaling_cur_freq").strip()
     firmware = _vcgencmd("measure_clock", "arm")
-    found = {
-        "governor": _read(_CPUFREQ + "scaling_governor").strip(),
+    facts = {
+        "governor": readable_text(_CPUFREQ + "scaling_governor").strip(),
         "clock_mhz": round(int(clock) / 1e3) if clock.isdigit() else None,
         "firmware_clock_mhz": round(int(firmware) / 1e6) if firmware and firmware.isdigit() else None,
         "temperature_c": int(temperature) / 1e3 if temperature.lstrip("-").isdigit() else None,
         "throttled": _vcgencmd("get_throttled"),
-        "memory_available_mb": round(int(available[1]) * 1024 / 1e6) if available else None,
+        "memory_available_mb": _memory_mb("MemAvailable"),
         "disk_free_mb": round(shutil.disk_usage(tempfile.gettempdir()).free / 1e6),
     }
-    return {name: fact for name, fact in found.items() if fact not in ("", None)}
+    return {name: fact for name, fact in facts.items() if fact not in ("", None)}
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_mib(entry: str) -> int:
+    """An entry of /proc/meminfo in MiB; 0 where it is not there."""
+    return _memory_kib(entry) // 1024
+
+
+def _memory_mb(entry: str) -> int | None:
+    return round(_memory_kib(entry) * 1024 / 1e6) or None
+
+
+def _memory_kib(entry: str) -> int:
+    line = re.search(rf"^{entry}:\s+(\d+) kB", readable_text("/proc/meminfo"), re.MULTILINE)
+    return int(line[1]) if line else 0
 
 
 def spoiled(before: Mapping[str, Any], after: Mapping[str, Any], clock_mhz: float | None) -> list[str]:
@@ -106,7 +124,7 @@ def _cpu(text: str) -> str:
     if named:
         return named[1].strip()
     parts = {int(part, 16) for part in re.findall(r"^CPU part\s*:\s*(0x[0-9a-fA-F]+)$", text, re.MULTILINE)}
-    return " + ".join(_ARM_CORES.get(part, f"Arm part {part:#x}") for part in sorted(parts))
+    return " + ".join(ARM_CORES.get(part, f"Arm part {part:#x}") for part in sorted(parts))
 
 
 def _vcgencmd(*arguments: str) -> str | None:
@@ -116,10 +134,3 @@ def _vcgencmd(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip().rpartition("=")[2] or None if done.returncode == 0 else None
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""

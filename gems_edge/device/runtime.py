@@ -5,19 +5,11 @@ import ctypes
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from gems_edge.errors import MachineError, UserError
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
-
+from gems_edge.files import readable_text
 
 # From 1.29 on the wheels write device ids below $HOME and send usage data unless this is set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -68,7 +60,7 @@ _return_freed_memory()
 
 # x86 processors without VNNI saturate sums of uint8 × int8 products. onnxruntime avoids that where it is told to, at
 # twice the time of a quantised graph, whether the processor needs it or not.
-_SATURATES = platform.machine() in ("x86_64", "AMD64") and "vnni" not in _text("/proc/cpuinfo")
+_SATURATES = platform.machine() in ("x86_64", "AMD64") and "vnni" not in readable_text("/proc/cpuinfo")
 
 
 # onnxruntime runs the first on every graph and the second on what the processor takes.

@@ -230,7 +230,11 @@ def _decode(content: bytes, path: Path) -> State:
                 f"{path} has state format {version}, newer than this gems-edge reads; install a newer gems-edge"
             )
         delta = json.loads(metadata.get("delta", "[]"))
-        if metadata["format"] != FORMAT or version != FORMAT_VERSION or not all(isinstance(name, str) for name in delta):
+        if (
+            metadata["format"] != FORMAT
+            or version != FORMAT_VERSION
+            or not all(isinstance(name, str) for name in delta)
+        ):
             raise _Damaged("not a gems-edge state")
         return State(
             bundle=metadata["bundle"],

@@ -5,19 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gems_edge.calibrate.counting import graph_work
+from gems_edge.calibrate.graph import Builder
+from gems_edge.calibrate.onnx_bytes import model_bytes
 from gems_edge.calibrate.probe_sets import gradient_step, one_op_probes, whole_networks
-from gems_edge.calibrate.probes import Probe
 from gems_edge.graphs.cost import describe
 from gems_edge.predict.work import TERMS
 
 
 def test_probes_are_counted_as_their_graphs_are():
     """Probes write their own bytes and count their own work; onnx and describe must find the same in them."""
-    for probe, end in one_op_probes() + whole_networks():
-        model = onnx.load_from_string(probe.model(end))
+    for probe in one_op_probes() + whole_networks():
+        model = onnx.load_from_string(model_bytes(probe))
         onnx.checker.check_model(model, full_check=True)
         counted = describe(model, {})["work"]
-        assert {t: pytest.approx(v, rel=0.01) for t, v in probe.work.items()} == counted, probe.name
+        assert {t: pytest.approx(v, rel=0.01) for t, v in graph_work(probe).items()} == counted, probe.name
 
 
 @settings(max_examples=20, deadline=None)
@@ -25,8 +27,8 @@ def test_probes_are_counted_as_their_graphs_are():
 def test_a_smaller_gradient_step_is_never_more_work(width, quarters, images, each, data):
     """In channels, pixels and images, in every term."""
     less = [data.draw(st.integers(1, most)) for most in (width, quarters, images)]
-    whole = gradient_step(width, 8 * quarters, images, each)[0].work
-    smaller = gradient_step(less[0], 8 * less[1], less[2], each)[0].work
+    whole = graph_work(gradient_step(width, 8 * quarters, images, each))
+    smaller = graph_work(gradient_step(less[0], 8 * less[1], less[2], each))
     assert all(smaller.get(term, 0) <= whole.get(term, 0) for term in TERMS)
 
 
@@ -42,10 +44,10 @@ def test_a_smaller_gradient_step_is_never_more_work(width, quarters, images, eac
 def test_fewer_channels_are_never_more_work(channels, outputs, side, kernel, stride, less):
     """In no term: so no board, whatever its rates, is predicted to be slower after pruning."""
 
-    def of(inputs, made):
-        probe = Probe("pruned", (1, inputs, side, side))
-        probe.pool(probe.conv("x", made, kernel, stride)) if side > 3 else probe.conv("x", made, kernel, stride)
-        return probe.work
+    def of(inputs, filters):
+        builder = Builder("pruned", (1, inputs, side, side))
+        end = builder.conv("x", filters, kernel, stride)
+        return graph_work(builder.graph(builder.pool(end) if side > 3 else end))
 
     whole = of(channels, outputs)
     for pruned in (of(max(1, channels - less), outputs), of(channels, max(1, outputs - less))):

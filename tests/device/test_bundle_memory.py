@@ -7,6 +7,7 @@ from gems_edge.device.bundle import read_bundle
 from gems_edge.errors import UserError
 from gems_edge.predict.memory import predict_memory
 
+
 @pytest.fixture
 def path(tmp_path):
     return hm.write_bundle(tmp_path / "h.gems")
