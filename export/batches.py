@@ -1,16 +1,20 @@
 """What an ONNX graph computes for each image apart, and what crosses the images of a batch."""
 
-from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from gems_edge.export.graphs import IMAGES
+from gems_edge.graphs.nodes import Links, attributes
 from gems_edge.graphs.shapes import fix_dims, tensor_sizes
 
 ELEMENTWISE = frozenset(
-    "Add Sub Mul Div Neg Abs Relu Sqrt Reciprocal Exp Log Sigmoid Softplus Where Equal Greater Less Cast Identity".split()
+    "Add Sub Mul Div Neg Abs Relu Sqrt Reciprocal Exp Log Sigmoid Softplus Where Equal Greater Less Cast "
+    "Identity".split()
 )
 REDUCTIONS = frozenset({"ReduceSum", "ReduceMean"})
 
@@ -19,32 +23,34 @@ class BatchedGraph:
     """The nodes of a model with what is known of their tensors."""
 
     def __init__(self, model: onnx.ModelProto, dims: dict[str, int]):
-        self.model, graph = model, model.graph
-        self.nodes = list(graph.node)
-        self.outputs = {value.name for value in graph.output}
-        self.producer = {name: node for node in self.nodes for name in node.output if name}
-        self.consumers = defaultdict(list)
-        for node in self.nodes:
-            for name in node.input:
-                self.consumers[name].append(node)
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.model, self.nodes = model, list(model.graph.node)
+        self.outputs = {value.name for value in model.graph.output}
+        links = Links.of(self.nodes, self.outputs)
+        self.producer, self.consumers = links.producer, links.consumers
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         fixed = fix_dims(model, dims)
         self.sizes = tensor_sizes(fixed)
-        others = tensor_sizes(fix_dims(model, dims | {IMAGES: dims[IMAGES] + 1}))
-        self.batched = {
-            name
-            for name, size in self.sizes.items()
-            if size.shape
-            and others[name].shape == (size.shape[0] + 1, *size.shape[1:])
-            and size.shape[0] == dims[IMAGES]
-        }
+        self.batched = self._batched(dims)
         inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
         values = [*inferred.value_info, *inferred.input, *inferred.output]
         self.types = {value.name: value.type.tensor_type.elem_type for value in values}
 
+    def _batched(self, dims: dict[str, int]) -> set[str]:
+        """The tensors whose first axis is the images: those that one image more makes longer by one."""
+        images = dims[IMAGES]
+        longer = tensor_sizes(fix_dims(self.model, dims | {IMAGES: images + 1}))
+        return {
+            name
+            for name, size in self.sizes.items()
+            if size.shape[:1] == (images,) and longer[name].shape == (images + 1, *size.shape[1:])
+        }
+
     def integers(self, name: str) -> list[int] | None:
         """The values of a constant of whole numbers."""
-        return numpy_helper.to_array(self.constants[name]).ravel().tolist() if name in self.constants else None
+        if name not in self.constants:
+            return None
+        values: list[int] = numpy_helper.to_array(self.constants[name]).ravel().tolist()
+        return values
 
     def constant(self, values: list[int] | np.ndarray, name: str) -> str:
         """The name of a constant of these values that `rebuilt` will have; equal `name`s stand for equal values."""
@@ -71,7 +77,9 @@ class BatchedGraph:
     def axes(self, node: onnx.NodeProto) -> set[int] | None:
         """The axes of a reduction, counted from the front."""
         rank = len(self.sizes[node.input[0]].shape)
-        values = self.integers(node.input[1]) if len(node.input) > 1 and node.input[1] else list(range(rank))
+        values: list[int] | None = list(range(rank))
+        if len(node.input) > 1 and node.input[1]:
+            values = self.integers(node.input[1])
         return None if values is None else {axis % rank for axis in values}
 
     def crosses(self, node: onnx.NodeProto) -> bool:
@@ -91,47 +99,125 @@ class BatchedGraph:
         batched = [name for name in node.input if name in self.batched]
         if not batched or any(name not in self.batched for name in node.output if name):
             return False
-        kind, first = node.op_type, node.input[0]
-        rank = len(self.sizes[node.output[0]].shape)
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if kind in ELEMENTWISE:
-            shapes = [(name in self.batched, self.sizes[name].shape) for name in node.input]
-            return all(len(shape) == rank if images else len(shape) < rank or shape[0] == 1 for images, shape in shapes)
-        if kind in ("Conv", "MaxPool", "Resize", "BatchNormalization"):
-            return batched == [first]
-        if kind == "MatMul":
-            return all(len(self.sizes[name].shape) == rank for name in batched) and first in self.batched
-        if kind == "Gather":
-            return batched == [first] and attributes.get("axis", 0) % len(self.sizes[first].shape) != 0
-        if kind == "Concat":
-            return attributes["axis"] % rank != 0 and len(batched) == len(node.input)
-        if kind == "Transpose":
-            return attributes["perm"][0] == 0
-        if kind in REDUCTIONS:
-            axes = self.axes(node)
-            return axes is not None and 0 not in axes
-        if batched != [first]:
-            return False
-        values = self.integers(node.input[1]) if len(node.input) > 1 else None
-        if kind == "Reshape":
-            return values is not None and values[0] in (0, -1) and not attributes.get("allowzero", 0)
-        if kind == "Pad":
-            return values is not None and len(node.input) < 4 and values[0] == values[rank] == 0
-        if kind == "Slice":
-            axes = self.integers(node.input[3]) if len(node.input) > 3 else None
-            return axes is not None and all(axis % rank for axis in axes)
-        if kind == "Unsqueeze":
-            return values is not None and all(axis % rank for axis in values)
-        if kind == "Squeeze":
-            whole = len(self.sizes[first].shape)
-            return values is not None and all(axis % whole for axis in values)
-        return False
+        rule = _APART.get(node.op_type)
+        return rule is not None and rule(_Reader(self, node, batched))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A node that reads tensors of all images and gives one."""
+
+    graph: BatchedGraph
+    node: onnx.NodeProto
+    batched: list[str]  # those of its inputs that are of all images
+
+    @property
+    def first(self) -> str:
+        name: str = self.node.input[0]
+        return name
+
+    @property
+    def first_alone(self) -> bool:
+        """Whether only the first input is of all images."""
+        return self.batched == [self.first]
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of the output."""
+        return self.rank_of(self.node.output[0])
+
+    def rank_of(self, name: str) -> int:
+        return len(self.graph.sizes[name].shape)
+
+    def attribute(self, name: str, default: int = 0) -> Any:
+        return attributes(self.node).get(name, default)
+
+    def integers(self, slot: int) -> list[int] | None:
+        """The values of an input that is a constant of whole numbers."""
+        return self.graph.integers(self.node.input[slot]) if len(self.node.input) > slot else None
+
+
+def _elementwise(reader: _Reader) -> bool:
+    shapes = {name: reader.graph.sizes[name].shape for name in reader.node.input}
+    return all(
+        len(shape) == reader.rank if name in reader.batched else len(shape) < reader.rank or shape[0] == 1
+        for name, shape in shapes.items()
+    )
+
+
+def _first_alone(reader: _Reader) -> bool:
+    return reader.first_alone
+
+
+def _matmul(reader: _Reader) -> bool:
+    return reader.first in reader.batched and all(reader.rank_of(name) == reader.rank for name in reader.batched)
+
+
+def _gather(reader: _Reader) -> bool:
+    return reader.first_alone and reader.attribute("axis") % reader.rank_of(reader.first) != 0
+
+
+def _concat(reader: _Reader) -> bool:
+    return reader.attribute("axis") % reader.rank != 0 and len(reader.batched) == len(reader.node.input)
+
+
+def _transpose(reader: _Reader) -> bool:
+    perm = attributes(reader.node).get("perm")
+    return perm is not None and bool(perm[0] == 0)
+
+
+def _reduction(reader: _Reader) -> bool:
+    axes = reader.graph.axes(reader.node)
+    return axes is not None and 0 not in axes
+
+
+def _reshape(reader: _Reader) -> bool:
+    shape = reader.integers(1)
+    return reader.first_alone and shape is not None and shape[0] in (0, -1) and not reader.attribute("allowzero")
+
+
+def _pad(reader: _Reader) -> bool:
+    pads = reader.integers(1)
+    whole = reader.first_alone and len(reader.node.input) < 4  # no axes are given: the pads are of all
+    return whole and pads is not None and pads[0] == pads[reader.rank] == 0
+
+
+def _slice(reader: _Reader) -> bool:
+    axes = reader.integers(3)
+    return reader.first_alone and axes is not None and all(axis % reader.rank for axis in axes)
+
+
+def _unsqueeze(reader: _Reader) -> bool:
+    axes = reader.integers(1)
+    return reader.first_alone and axes is not None and all(axis % reader.rank for axis in axes)
+
+
+def _squeeze(reader: _Reader) -> bool:
+    axes, rank = reader.integers(1), reader.rank_of(reader.first)
+    return reader.first_alone and axes is not None and all(axis % rank for axis in axes)
+
+
+_APART: dict[str, Callable[[_Reader], bool]] = {
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(REDUCTIONS, _reduction),
+    **dict.fromkeys(("Conv", "MaxPool", "Resize", "BatchNormalization"), _first_alone),
+    "MatMul": _matmul,
+    "Gather": _gather,
+    "Concat": _concat,
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+}
 
 
 def _ordered(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
     """`nodes` in an order in which they can run, without those that no output needs."""
     producer = {name: node for node in nodes for name in node.output if name}
-    order, state = [], {}
+    order: list[onnx.NodeProto] = []
+    seen: set[int] = set()
     for output in sorted(outputs):
         waiting = [(producer[output], False)]
         while waiting:
@@ -139,14 +225,14 @@ def _ordered(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodePr
             if leaving:
                 order.append(node)
                 continue
-            if id(node) in state:
+            if id(node) in seen:
                 continue
-            state[id(node)] = True
+            seen.add(id(node))
             waiting.append((node, True))
             waiting += [
                 (producer[name], False)
                 for name in reversed(_read(node))
-                if name in producer and id(producer[name]) not in state
+                if name in producer and id(producer[name]) not in seen
             ]
     return order
 

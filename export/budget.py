@@ -1,7 +1,7 @@
 """The most accurate bundle within a budget: predicted time and memory on boards, before anything is trained or run.
 
-What is searched: the share of weights to remove, what widths are multiples of, how the adaptation graph trades memory for
-time, and how many gradient steps are taken.
+What is searched: the share of weights to remove, what widths are multiples of, how the adaptation graph trades memory
+for time, and how many gradient steps are taken.
 """
 
 import itertools
@@ -20,6 +20,7 @@ from gems_edge.export.recovery import remaining_ratio
 from gems_edge.export.source import Source
 from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.models.fewshot import FewShotModel
+from gems_edge.models.spec import ModelSpec
 from gems_edge.predict.latency import latency
 from gems_edge.predict.memory import predict_memory
 from gems_edge.predict.prediction import Prediction
@@ -46,15 +47,13 @@ class Budget:
     boards: tuple[DeviceProfile, ...]  # each of them must keep every limit
     limits: tuple[Limit, ...]
     threads: int | None = None  # None: all cores
-    surely: bool = (
-        True  # a limit holds if the upper end of the prediction's interval is within it; else if its middle is
-    )
+    surely: bool = True  # a limit must hold at the upper end of the prediction's interval, not only in its middle
     ratios: tuple[float, ...] = RATIOS
     roundings: tuple[int, ...] = ROUNDINGS
     memories: tuple[str, ...] = tuple(MEMORY)
 
-    def counted(self, found: Prediction) -> float:
-        return found.high if self.surely else found.value
+    def counted(self, prediction: Prediction) -> float:
+        return prediction.high if self.surely else prediction.value
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,16 @@ class Candidate:
     def over(self, budget: Budget) -> list[tuple[str, Limit, Prediction]]:
         """The limits that it breaks, and on which board."""
         return [
-            (board, limit, found[limit.what])
-            for board, found in self.predicted.items()
+            (board, limit, predictions[limit.what])
+            for board, predictions in self.predicted.items()
             for limit in budget.limits
-            if budget.counted(found[limit.what]) > limit.most
+            if budget.counted(predictions[limit.what]) > limit.most
         ]
 
     def excess(self, budget: Budget) -> float:
         """The largest of all quantities as a multiple of its limit."""
         pairs = itertools.product(self.predicted.values(), budget.limits)
-        return max(budget.counted(found[limit.what]) / limit.most for found, limit in pairs)
+        return max(budget.counted(predictions[limit.what]) / limit.most for predictions, limit in pairs)
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ def spread(candidates: Sequence[Candidate], count: int = TRAINED) -> list[Candid
     """At most `count` of them, from end to end."""
     if len(candidates) <= count:
         return list(candidates)
-    places = {round(index * (len(candidates) - 1) / (count - 1)) for index in range(count)}
-    return [candidates[place] for place in sorted(places)]
+    chosen = {round(index * (len(candidates) - 1) / (count - 1)) for index in range(count)}
+    return [candidates[index] for index in sorted(chosen)]
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ class _Networks:
     built: dict[tuple[float, int], _Network] = field(default_factory=dict)
     known: dict[tuple[float, int, str], dict[str, dict[str, Prediction]]] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         dense, trained = self.source.dense.spec, self.source.trained.model.spec
         self.ratios = sorted(ratio for ratio in self.budget.ratios if _possible(dense, trained, ratio))
         if not self.ratios:
@@ -177,16 +176,16 @@ class _Networks:
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if self.fit(self.ratios[middle], coarse, steps) else (middle + 1, high)
-        found = self.fit(self.ratios[low], coarse, steps) if low < len(self.ratios) else None
+        largest = self.fit(self.ratios[low], coarse, steps) if low < len(self.ratios) else None
         for round_to in finer:
             while low and (closer := self.fit(self.ratios[low - 1], round_to, steps)):
-                found, low = closer, low - 1
-        return found
+                largest, low = closer, low - 1
+        return largest
 
     def fit(self, ratio: float, round_to: int, steps: int) -> Candidate | None:
         """The fastest way to export this network that fits; None where none does."""
         fitting = [c for c in self.ways(ratio, round_to, steps) if not c.over(self.budget)]
-        return min(fitting, key=lambda c: max(f["adapt"].value for f in c.predicted.values()), default=None)
+        return min(fitting, key=lambda c: max(p["adapt"].value for p in c.predicted.values()), default=None)
 
     def smallest(self) -> Candidate:
         """The candidate that comes nearest to the budget among those of the fewest weights and one step."""
@@ -229,8 +228,8 @@ class _Networks:
 def predictions(
     costs: dict[str, Any], board: DeviceProfile, threads: int | None, ways: int, shots: int
 ) -> dict[str, Prediction]:
-    """Of a bundle on a board, from its manifest's "cost": "predict" (ms, one image), "step" (ms of one gradient step) and
-    "memory" (MB, the larger peak of the two)."""
+    """Of a bundle on a board, from its manifest's "cost": "predict" (ms, one image), "step" (ms of one gradient step)
+    and "memory" (MB, the larger peak of the two)."""
     peaks = (predict_memory(costs, 1, "predict"), predict_memory(costs, ways * shots, "adapt"))
     return {
         "predict": latency(costs["predict"], board, threads),
@@ -239,7 +238,7 @@ def predictions(
     }
 
 
-def _possible(dense, trained, ratio: float) -> bool:
+def _possible(dense: ModelSpec, trained: ModelSpec, ratio: float) -> bool:
     try:
         check_ratio(trained, remaining_ratio(dense, trained, ratio))
     except UserError:
@@ -249,10 +248,10 @@ def _possible(dense, trained, ratio: float) -> bool:
 
 def _binding(networks: _Networks, candidate: Candidate) -> list[str]:
     """What the network of the next smaller ratio would break, whichever way it is exported."""
-    place = networks.ratios.index(candidate.ratio)
-    if not place:
+    index = networks.ratios.index(candidate.ratio)
+    if not index:
         return []
-    ways = networks.ways(networks.ratios[place - 1], candidate.round_to, candidate.steps)
+    ways = networks.ways(networks.ratios[index - 1], candidate.round_to, candidate.steps)
     nearest = min(ways, key=lambda way: way.excess(networks.budget))
     return [_about(board, limit, found) for board, limit, found in nearest.over(networks.budget)]
 
@@ -268,8 +267,8 @@ def _nothing_fits(nearest: Candidate, budget: Budget) -> str:
         wanted[limit.option] = max(wanted.get(limit.option, 0), budget.counted(found))
     enough = ", ".join(f"{option} {_up(value)}" for option, value in wanted.items())
     return (
-        f"nothing fits: the smallest network (ratio {nearest.ratio:g}, {nearest.steps} step, --memory {nearest.memory}) "
-        f"breaks {over}; give {enough}, or another board"
+        f"nothing fits: the smallest network (ratio {nearest.ratio:g}, {nearest.steps} step, --memory {nearest.memory})"
+        f" breaks {over}; give {enough}, or another board"
     )
 
 

@@ -38,7 +38,7 @@ def _is_bundle(path: Path) -> bool:
 def write_bundle(
     path: Path, contents: Mapping[str, bytes], manifest: dict[str, Any], check: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Write the files (name → bytes) beside `path`, let `check` run on them, and only then put them in the place of `path`.
+    """Write the files (name → bytes) beside `path`, let `check` run on them, and only then put them in its place.
 
     `check` returns entries to add to the manifest; what it raises leaves `path` as it was.
     """

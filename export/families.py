@@ -65,7 +65,7 @@ def export_family(
 def front_points(
     manifests: Sequence[dict[str, Any]], boards: Sequence[Any], threads: int | None
 ) -> list[dict[str, Any]]:
-    """What a family's front is drawn from: of each bundle its accuracy, and what it is predicted to take on each board."""
+    """What a family's front is drawn from: of each bundle its accuracy, and what it is predicted to take on boards."""
     points = []
     for manifest in manifests:
         made = {
@@ -128,7 +128,8 @@ def _applied(candidate: Candidate, source: Source, options: ExportOptions) -> tu
 
 
 def _about(chosen: Candidate, found: Found) -> str:
-    what = f"ratio {chosen.ratio:g}, widths in multiples of {chosen.round_to}, --memory {chosen.memory}, {chosen.steps} steps"
-    return f"within the budget: {what}; " + (
-        f"bound by {'; '.join(found.binds)}" if found.binds else "nothing binds: the whole network fits"
+    binds = f"bound by {'; '.join(found.binds)}" if found.binds else "nothing binds: the whole network fits"
+    return (
+        f"within the budget: ratio {chosen.ratio:g}, widths in multiples of {chosen.round_to}, "
+        f"--memory {chosen.memory}, {chosen.steps} steps; {binds}"
     )

@@ -71,9 +71,15 @@ def provenance(run: Run, config: TrainConfig) -> dict[str, Any]:
     # A packed file or a folder is named, not located: no local paths in a bundle.
     data = ",".join(map(_named, config.data))
     return {
-        "gems_edge": __version__, **versions, "data": data, "run": run.directory.resolve().name, "trained_as": trained.normalization,
-        "iterations": trained.iterations, "seed": trained.seed, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }  # fmt: skip
+        "gems_edge": __version__,
+        **versions,
+        "data": data,
+        "run": run.directory.resolve().name,
+        "trained_as": trained.normalization,
+        "iterations": trained.iterations,
+        "seed": trained.seed,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
 
 
 def _named(spec: str) -> str:

@@ -1,5 +1,4 @@
-"""From a run to a bundle, stage by stage: prune and recover, specialise, trace and lower, passes over the graphs, write,
-verify."""
+"""From a run to a bundle, stage by stage: prune and recover, specialise, trace, lower and pass over graphs, verify."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -212,7 +211,7 @@ def _shifted(progress: Callable[[int], None] | None, start: int) -> Callable[[in
 
 
 def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports: Reports) -> Graphs:
-    """The bundle's graphs: traced, lowered, adapt.onnx streamed as --memory asks, and predict.onnx quantised for --int8."""
+    """Traced and lowered, adapt.onnx streamed as --memory asks, predict.onnx quantised for --int8."""
     statistics = _start_statistics(learned, source.tensors.episode(_verified_episodes(source)[0]))
     adapt = adapt_graph(learned.model, learned.weights, learned.rule)
     adapt = stream(adapt, MEMORY[options.memory], source.sizes)

@@ -1,8 +1,8 @@
 """predict.int8.onnx: the predict graph with quantised convolutions, calibrated on networks that have adapted.
 
-Written with ONNX's own QuantizeLinear and DequantizeLinear, which any tool can run; onnxruntime makes one integer operation
-of what stands between two of them. The head stays float32: it is less than a hundredth of the work, and the number of its
-rows is the user's.
+Written with ONNX's own QuantizeLinear and DequantizeLinear, which any tool can run; onnxruntime makes one integer
+operation of what stands between two of them. The head stays float32: it is less than a hundredth of the work, and the
+number of its rows is the user's.
 """
 
 from collections.abc import Callable, Mapping
@@ -101,7 +101,7 @@ def _widened(ranges: Ranges, others: Ranges) -> Ranges:
 
 
 def map_ranges(spec: ModelSpec, weights: Tensors, images: np.ndarray) -> tuple[np.ndarray, Ranges]:
-    """The float32 logits of `images` [N, C, H, W] and the least and greatest value of every map that is to be quantised."""
+    """The float32 logits of `images` [N, C, H, W], and the least and greatest value of every map to be quantised."""
     writer = _FloatWriter(weights)
     session = Session(_write(writer, spec, show_ranges=True).SerializeToString(), "the calibration graph")
     names = [f"{end}.{name}" for name in writer.maps for end in ("low", "high")]
@@ -112,7 +112,7 @@ def map_ranges(spec: ModelSpec, weights: Tensors, images: np.ndarray) -> tuple[n
 def integer_graph(
     spec: ModelSpec, weights: Tensors, scales: dict[str, tuple[np.float32, np.uint8]]
 ) -> tuple[onnx.ModelProto, tuple[Layer, ...]]:
-    """predict.int8.onnx at `weights` (head and statistics among them) with the maps' scales and zero points, and its layers."""
+    """predict.int8.onnx at `weights` (head and statistics among them) with the maps' scales and zero points; layers."""
     writer = _IntegerWriter(weights, scales)
     return _write(writer, spec), tuple(writer.layers)
 
@@ -214,8 +214,8 @@ def _conv4(writer: _FloatWriter, spec: ModelSpec, x: Map) -> str:
 
 
 def _resnet12(writer: _FloatWriter, spec: ModelSpec, x: Map) -> str:
-    """All in int8: no pool follows the first convolution, so float32 there costs more than it saves (1.8 for 1.5 ms with a
-    quarter of the widths)."""
+    """All in int8: no pool follows the first convolution, so float32 there costs more than it saves (1.8 for 1.5 ms
+    with a quarter of the widths)."""
     x = writer.quantise(x.value, IMAGE)
     for n in range(len(spec.widths) // 3):
         block, y = f"backbone.blocks.{n}", x
@@ -235,8 +235,8 @@ def _check_folded(logits: np.ndarray, expected: np.ndarray) -> None:
     error = np.abs(logits - expected).max() / max(np.abs(expected).max(), 1.0)
     if not error <= TOLERANCE:
         raise MachineError(
-            f"the network with its normalisation folded for --int8 does not reproduce torch: logits differ by {error:.1e} "
-            f"of the largest (allowed {TOLERANCE:.0e}); export without --int8, and please report this"
+            "the network with its normalisation folded for --int8 does not reproduce torch: logits differ by "
+            f"{error:.1e} of the largest (allowed {TOLERANCE:.0e}); export without --int8, and please report this"
         )
 
 

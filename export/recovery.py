@@ -30,7 +30,7 @@ def remaining_ratio(dense: ModelSpec, trained: ModelSpec, ratio: float) -> float
 
 
 def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Reports) -> tuple[Pruned, float | None]:
-    """Meta-train the compact network from its pruned weights, as a run inside the run: it resumes, and can be evaluated.
+    """Meta-train the compact network from its pruned weights, as a run inside the run: it resumes and can be evaluated.
 
     Returns it with its accuracy on validation; None where nothing is to be trained.
     """

@@ -1,4 +1,4 @@
-"""Freezing what a GEMS run decides for one distribution, so that the board neither asks g_φ nor computes what it never uses."""
+"""Freezing what a GEMS run decides for one distribution: a board need not ask g_φ, nor compute what it never uses."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ def specialise(
 ) -> Specialised:
     """Freeze the run's rule to what it mostly chooses on `tasks` of `sampler` (Rule.frozen).
 
-    `about` says what was frozen and how often the rule's own choice agrees. Raises UserError if nothing would be left to
-    adapt.
+    `about` says what was frozen and how often the rule's own choice agrees. Raises UserError if nothing would be left
+    to adapt.
     """
     choices = task_choices(trained, steps, tensors, sampler, tasks, progress)
     return apply_choice(trained, trained.rule.frozen(trained.weights, choices))

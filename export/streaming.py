@@ -1,10 +1,11 @@
 """An adaptation graph with the same results in less memory: what is large runs image by image.
 
-The maps that a gradient step needs are large because they are of all the support images at once. Nothing over whole maps
-crosses images (models/layers.py takes every statistic from the images' own moments), so the nodes around large tensors
-become the bodies of ONNX Scan nodes, one image an iteration: a large tensor exists for one image at a time. What crosses
-images (sums and means over the batch) stays between the Scans, exact. A tensor that a later Scan needs again is computed again
-there, as long as that takes no more than so many convolutions; otherwise it is kept for all images.
+The maps that a gradient step needs are large because they are of all the support images at once. Nothing over whole
+maps crosses images (models/layers.py takes every statistic from the images' own moments), so the nodes around large
+tensors become the bodies of ONNX Scan nodes, one image an iteration: a large tensor exists for one image at a time.
+What crosses images (sums and means over the batch) stays between the Scans, exact. A tensor that a later Scan needs
+again is computed again there, as long as that takes no more than so many convolutions; otherwise it is kept for all
+images.
 """
 
 from collections import defaultdict
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gems_edge.export.batches import BatchedGraph
 from gems_edge.export.products import join_images
+from gems_edge.graphs.nodes import attributes
 
 PRODUCTS = frozenset({"Conv", "MatMul"})
 # Sums over the images that are larger than this are added up from image to image, smaller ones behind the Scan.
@@ -47,23 +49,10 @@ def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx
     streamed = _streamed(graph, memory.least_bytes)
     if not streamed:
         return model
-    inside, level = _levels(graph, streamed)
-    kept = _kept(graph, streamed, inside, level, memory.convolutions)
-    streamed -= kept
-    nodes = [node for node in graph.nodes if id(node) not in inside]
-    regions = defaultdict(list)
-    for node in graph.nodes:
-        if id(node) in inside:
-            regions[level[id(node)]].append(node)
-    needed = {name for node in nodes for name in node.input} | graph.outputs
-    shared: dict[str, onnx.NodeProto] = {}
-    for number in sorted(regions, reverse=True):  # from the last, as a Scan needs what earlier ones give
-        region = _Region(graph, number, inside, level, streamed)
-        made = region.build(regions[number], needed, shared)
-        needed |= region.read
-        nodes += made
-    nodes += shared.values()
-    return graph.rebuilt(nodes)
+    plan = _plan(graph, streamed)
+    plan.streamed -= _kept(plan, memory.convolutions)
+    outside = [node for node in graph.nodes if not plan.is_inside(node)]
+    return graph.rebuilt(outside + _scans(plan, outside))
 
 
 def _streamed(graph: BatchedGraph, least: int) -> set[str]:
@@ -71,7 +60,7 @@ def _streamed(graph: BatchedGraph, least: int) -> set[str]:
 
     A pool's result is not among them: it is a quarter of its input, and the next layer starts with it.
     """
-    found = {
+    streamed = {
         name
         for node in graph.nodes
         for name in node.output
@@ -82,64 +71,73 @@ def _streamed(graph: BatchedGraph, least: int) -> set[str]:
         and not graph.pools(node)
     }
     while refused := {
-        name for name in found if not all(graph.apart(user) or graph.crosses(user) for user in graph.consumers[name])
+        name for name in streamed if not all(graph.apart(user) or graph.crosses(user) for user in graph.consumers[name])
     }:
-        found -= refused
+        streamed -= refused
     for node in reversed(graph.nodes):
         users = [user for name in node.output for user in graph.consumers[name]]
-        large = all(_touches(user, found) and (graph.apart(user) or graph.crosses(user)) for user in users)
+        large = all(_touches(user, streamed) and (graph.apart(user) or graph.crosses(user)) for user in users)
         if users and large and node.op_type not in PRODUCTS and graph.apart(node) and not graph.pools(node):
-            found |= set(node.output) - graph.outputs
-    return found
+            streamed |= set(node.output) - graph.outputs
+    return streamed
 
 
 def _touches(node: onnx.NodeProto, names: set[str]) -> bool:
     return any(name in names for name in (*node.input, *node.output))
 
 
-def _levels(graph: BatchedGraph, streamed: set[str]) -> tuple[set[int], dict[int, int]]:
-    """Which nodes run image by image (ids), and the level of every node.
+@dataclass
+class _Plan:
+    """What of a graph runs image by image. All nodes of a level that are inside run in one Scan."""
 
-    All nodes of a level inside run in one Scan. It is one above that of everything from outside that they need.
-    """
+    graph: BatchedGraph
+    streamed: set[str]  # tensors that exist for one image at a time
+    inside: set[int]  # ids of the nodes that run image by image
+    level: dict[int, int]  # id of a node → one above that of everything from outside its Scan that it needs
+
+    def is_inside(self, node: onnx.NodeProto) -> bool:
+        return id(node) in self.inside
+
+    def level_of(self, node: onnx.NodeProto) -> int:
+        return self.level[id(node)]
+
+
+def _plan(graph: BatchedGraph, streamed: set[str]) -> _Plan:
+    """The nodes around `streamed` tensors go inside, and small ones between them that need no other image either."""
     inside = {
         id(node) for node in graph.nodes if _touches(node, streamed) and (graph.apart(node) or graph.crosses(node))
     }
-    level: dict[int, int] = {}
+    plan = _Plan(graph, streamed, inside, {})
     joined = set()
     for node in graph.nodes:
-        sources = {name: graph.producer[name] for name in node.input if name in graph.producer}
-        within = [level[id(s)] for s in sources.values() if id(s) in inside and not graph.crosses(s)]
-        without = [level[id(s)] for s in sources.values() if id(s) not in inside or graph.crosses(s)]
-        if id(node) not in inside and within and graph.apart(node) and max(without, default=0) < max(within):
-            inside.add(id(node))  # small, but between large ones: it needs no other image either
+        within: list[int] = []
+        without: list[int] = []
+        for source in (graph.producer[name] for name in node.input if name in graph.producer):
+            same_image = plan.is_inside(source) and not graph.crosses(source)
+            (within if same_image else without).append(plan.level_of(source))
+        if not plan.is_inside(node) and within and graph.apart(node) and max(without, default=0) < max(within):
+            inside.add(id(node))
             joined.add(id(node))
-        if id(node) in inside:
-            level[id(node)] = max([*within, *(one + 1 for one in without), 1])
+        if plan.is_inside(node):
+            plan.level[id(node)] = max([*within, *(level + 1 for level in without), 1])
         else:
-            level[id(node)] = max([*within, *without, 0])
-    while True:  # those that turn out to lead to nothing in their Scan are better off outside
-        surplus = {
-            id(node)
-            for node in graph.nodes
-            if id(node) in joined
-            and not any(
-                id(user) in inside and level[id(user)] == level[id(node)]
-                for name in node.output
-                for user in graph.consumers[name]
-            )
-        }
-        if not surplus:
-            return inside, level
+            plan.level[id(node)] = max([*within, *without, 0])
+    while surplus := {id(node) for node in graph.nodes if id(node) in joined and _leads_nowhere(plan, node)}:
         inside -= surplus
         joined -= surplus
+    return plan
 
 
-def _kept(
-    graph: BatchedGraph, streamed: set[str], inside: set[int], level: dict[int, int], convolutions: int
-) -> set[str]:
-    """What is kept for all images after all: enough for other levels to have what they need of the streamed tensors with
-    no more than `convolutions` run again for each."""
+def _leads_nowhere(plan: _Plan, node: onnx.NodeProto) -> bool:
+    """Whether nothing in its Scan reads what the node gives: it is better off outside."""
+    readers = [reader for name in node.output for reader in plan.graph.consumers[name]]
+    return not any(plan.is_inside(reader) and plan.level_of(reader) == plan.level_of(node) for reader in readers)
+
+
+def _kept(plan: _Plan, convolutions: int) -> set[str]:
+    """What is kept for all images after all: enough for other levels to have what they need of the streamed tensors
+    with no more than `convolutions` run again for each."""
+    graph, streamed = plan.graph, plan.streamed
     kept: set[str] = set()
 
     def costly(name: str) -> bool:
@@ -147,22 +145,21 @@ def _kept(
         return sum(_is_product(graph, node) for node in again) > convolutions
 
     def cheapest(name: str) -> tuple[int, frozenset[str]]:
-        """Bytes and names of what to keep so that `name` is no longer costly: itself, or less of what it is made from."""
+        """Bytes and names of what to keep so that `name` is not costly: itself, or less of what it is made from."""
         itself = graph.sizes[name].bytes, frozenset({name})
         node = graph.producer[name]
         if _is_product(graph, node):
             return itself
-        sources = frozenset().union(
-            *(cheapest(source)[1] for source in node.input if source in streamed - kept and costly(source))
-        )
+        costly_sources = [source for source in node.input if source in streamed - kept and costly(source)]
+        sources = frozenset[str]().union(*(cheapest(source)[1] for source in costly_sources))
         below = sum(graph.sizes[source].bytes for source in sources), sources
         return below if sources and below[0] < itself[0] else itself
 
     for node in graph.nodes:
         for name in node.output:
             if name in streamed and name not in kept:
-                levels = {level[id(user)] for user in graph.consumers[name] if id(user) in inside}
-                if levels - {level[id(node)]} and costly(name):
+                levels = {plan.level_of(reader) for reader in graph.consumers[name] if plan.is_inside(reader)}
+                if levels - {plan.level_of(node)} and costly(name):
                     kept |= cheapest(name)[1]
     return kept
 
@@ -178,121 +175,177 @@ def _is_product(graph: BatchedGraph, node: onnx.NodeProto) -> bool:
 
 def _ancestors(graph: BatchedGraph, name: str, streamed: set[str]) -> list[onnx.NodeProto]:
     """The nodes that compute `name` from tensors that are not streamed."""
-    found: dict[int, onnx.NodeProto] = {}
+    ancestors: dict[int, onnx.NodeProto] = {}
     waiting = [name]
     while waiting:
         node = graph.producer[waiting.pop()]
-        if id(node) not in found:
-            found[id(node)] = node
+        if id(node) not in ancestors:
+            ancestors[id(node)] = node
             waiting += [source for source in node.input if source in streamed]
-    return list(found.values())
+    return list(ancestors.values())
 
 
-class _Region:
-    """One Scan: the nodes of a level, and those of earlier levels that it computes again."""
-
-    def __init__(self, graph: BatchedGraph, number: int, inside: set[int], level: dict[int, int], streamed: set[str]):
-        self.graph, self.number, self.inside, self.level, self.streamed = graph, number, inside, level, streamed
-        self.read: set[str] = set()  # what the body reads from outside
-
-    def build(
-        self, own: list[onnx.NodeProto], needed: set[str], shared: dict[str, onnx.NodeProto]
-    ) -> list[onnx.NodeProto]:
-        """The Scan and the nodes around it that give the tensors of `own` that are `needed`; `shared` collects the
-        reshaped inputs of all Scans."""
-        graph, number = self.graph, self.number
-        wanted = [name for node in own for name in node.output if name in needed]
-        body = self._body(own, wanted)
-        if not wanted or not body:
-            return []
-        produced = {name for node in body for name in node.output if name}
-        inputs, outputs, around = [], [], []
-        states, sums, initial = [], [], []
-        self.read = {name for node in body for name in node.input if name} - produced
-        for name in sorted(self.read):
-            if name in graph.batched:
-                inputs.append(name)
-                shape = graph.constant([1], "axis")
-                shared.setdefault(
-                    name, helper.make_node("Unsqueeze", [name, shape], [f"{name}/each"], name=f"each.{name}")
-                )
-        renamed = {name: f"{name}@{number}" for name in (*produced, *inputs)}
-        nodes = []
-        for node in body:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            copy.name = f"{node.name}@{number}"
-            del copy.input[:], copy.output[:]
-            copy.input.extend(renamed.get(name, name) for name in node.input)
-            copy.output.extend(renamed.get(name, name) for name in node.output)
-            if graph.crosses(node) and graph.axes(node) == {0} and not _keeps_axes(node):  # of one image: as it is
-                copy.op_type = "Squeeze"
-                del copy.attribute[:]
-            nodes.append(copy)
+def _scans(plan: _Plan, outside: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """A Scan for every level, and the nodes around it that feed it and take apart what it gives."""
+    graph = plan.graph
+    levels: dict[int, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.nodes:
+        if plan.is_inside(node):
+            levels[plan.level_of(node)].append(node)
+    needed = {name for node in outside for name in node.input} | graph.outputs
+    feeding: dict[str, onnx.NodeProto] = {}
+    nodes: list[onnx.NodeProto] = []
+    for level in sorted(levels, reverse=True):  # from the last, as a Scan needs what earlier ones give
+        wanted = [name for node in levels[level] for name in node.output if name in needed]
+        if not wanted:
+            continue
+        scan = _Scan(graph, level, _body(plan, levels[level], wanted))
+        feeding |= scan.feeding
         for name in wanted:
-            node, inner = graph.producer[name], renamed[name]
-            if not graph.crosses(node):
-                outputs.append((inner, f"{name}/stacked", graph.types[name], graph.one_image(name)))
-                axis = graph.constant([1], "axis")
-                around.append(helper.make_node("Squeeze", [f"{name}/stacked", axis], [name], name=f"all.{name}"))
+            scan.give(name)
+        needed |= scan.read
+        nodes += scan.nodes()
+    return nodes + list(feeding.values())
+
+
+def _body(plan: _Plan, own: list[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes that give `wanted`, in order: the level's own, and earlier ones whose results are not kept."""
+    graph = plan.graph
+    of_level = {id(node) for node in own}
+    body: set[int] = set()
+    waiting = list(wanted)
+    while waiting:
+        node = graph.producer[waiting.pop()]
+        if id(node) in body:
+            continue
+        body.add(id(node))
+        for name in node.input:
+            source = graph.producer.get(name)
+            if source is None:
                 continue
-            shape = list(graph.sizes[name].shape)
-            if node.op_type == "ReduceSum" and graph.sizes[name].bytes >= STACKED_BYTES:
-                nodes.append(helper.make_node("Add", [f"{inner}.so far", inner], [f"{inner}.sum"], name=f"sum.{inner}"))
-                states.append((f"{inner}.so far", shape))
-                sums.append((f"{inner}.sum", name, shape))
-                initial.append(f"{name}/zero")
-                around += _zeros(graph, f"{name}/zero", shape, inputs[0])
-                continue
-            outputs.append((inner, f"{name}/stacked", graph.types[name], shape))
-            axis = graph.constant([0], "first axis")
-            around.append(
-                helper.make_node(node.op_type, [f"{name}/stacked", axis], [name], name=f"all.{name}", keepdims=0)
-            )
-        body_graph = helper.make_graph(
-            nodes,
-            f"image.{number}",
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in states]
-            + [helper.make_tensor_value_info(renamed[n], graph.types[n], graph.one_image(n)) for n in inputs],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, _, shape in sums]
-            + [helper.make_tensor_value_info(inner, kind, shape) for inner, _, kind, shape in outputs],
+            same_level = id(source) in of_level and not graph.crosses(source)
+            if same_level or name in plan.streamed:
+                waiting.append(name)
+    return [node for node in graph.nodes if id(node) in body]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a Scan hands from image to image: a sum over them."""
+
+    so_far: str  # in the body, before an image …
+    total: str  # … and with it
+    start: str  # outside: zeros
+    result: str  # outside, after the last image
+    shape: list[int]
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What a Scan gives for every image, one after the other."""
+
+    inner: str  # in the body
+    stacked: str  # outside
+    element_type: int
+    shape: list[int]  # of one image
+
+
+class _Scan:
+    """The Scan of a level, with the nodes `body`; of a tensor in it the name has the level's number behind it."""
+
+    def __init__(self, graph: BatchedGraph, level: int, body: list[onnx.NodeProto]):
+        self.graph, self.level = graph, level
+        produced = {name for node in body for name in node.output if name}
+        self.read = {name for node in body for name in node.input if name} - produced  # from outside
+        self.inputs = sorted(self.read & graph.batched)
+        self.feeding = {name: self._fed(name) for name in self.inputs}
+        self.inner = {name: f"{name}@{level}" for name in (*produced, *self.inputs)}
+        self.body = [self._copy(node) for node in body]
+        self.states: list[_State] = []
+        self.outputs: list[_Output] = []
+        self.around: list[onnx.NodeProto] = []
+
+    def _fed(self, name: str) -> onnx.NodeProto:
+        axis = self.graph.constant([1], "axis")
+        return helper.make_node("Unsqueeze", [name, axis], [f"{name}/each"], name=f"each.{name}")
+
+    def _copy(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = f"{node.name}@{self.level}"
+        del copy.input[:], copy.output[:]
+        copy.input.extend(self.inner.get(name, name) for name in node.input)
+        copy.output.extend(self.inner.get(name, name) for name in node.output)
+        if (
+            self.graph.crosses(node) and self.graph.axes(node) == {0} and not _keeps_axes(node)
+        ):  # of one image: as it is
+            copy.op_type = "Squeeze"
+            del copy.attribute[:]
+        return copy
+
+    def give(self, name: str) -> None:
+        """Have `name`, which the body makes, for all images or over all of them."""
+        node = self.graph.producer[name]
+        if not self.graph.crosses(node):
+            self._stack_images(name)
+        elif node.op_type == "ReduceSum" and self.graph.sizes[name].bytes >= STACKED_BYTES:
+            self._add_up(name)
+        else:
+            self._reduce_behind(name, node.op_type)
+
+    def _stack_images(self, name: str) -> None:
+        stacked = self._stack(name, self.graph.one_image(name))
+        axis = self.graph.constant([1], "axis")
+        self.around.append(helper.make_node("Squeeze", [stacked, axis], [name], name=f"all.{name}"))
+
+    def _reduce_behind(self, name: str, kind: str) -> None:
+        """Each image's part of a sum or mean, and their sum or mean behind the Scan."""
+        stacked = self._stack(name, list(self.graph.sizes[name].shape))
+        axis = self.graph.constant([0], "first axis")
+        self.around.append(helper.make_node(kind, [stacked, axis], [name], name=f"all.{name}", keepdims=0))
+
+    def _stack(self, name: str, shape: list[int]) -> str:
+        stacked = f"{name}/stacked"
+        self.outputs.append(_Output(self.inner[name], stacked, self.graph.types[name], shape))
+        return stacked
+
+    def _add_up(self, name: str) -> None:
+        """A sum from image to image."""
+        inner, shape = self.inner[name], list(self.graph.sizes[name].shape)
+        state = _State(f"{inner}.so far", f"{inner}.sum", f"{name}/zero", name, shape)
+        self.body.append(helper.make_node("Add", [state.so_far, inner], [state.total], name=f"sum.{inner}"))
+        self.around += _zeros(self.graph, state.start, shape, self.inputs[0])
+        self.states.append(state)
+
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The Scan, and what stands behind it or starts its sums."""
+        info = helper.make_tensor_value_info
+        graph, states, outputs = self.graph, self.states, self.outputs
+        body = helper.make_graph(
+            self.body,
+            f"image.{self.level}",
+            [info(state.so_far, TensorProto.FLOAT, state.shape) for state in states]
+            + [info(self.inner[name], graph.types[name], graph.one_image(name)) for name in self.inputs],
+            [info(state.total, TensorProto.FLOAT, state.shape) for state in states]
+            + [info(output.inner, output.element_type, output.shape) for output in outputs],
         )
         scan = helper.make_node(
             "Scan",
-            [*initial, *(f"{name}/each" for name in inputs)],
-            [*(name for _, name, _ in sums), *(name for _, name, _, _ in outputs)],
-            name=f"images.{number}",
-            body=body_graph,
-            num_scan_inputs=len(inputs),
+            [*(state.start for state in states), *(f"{name}/each" for name in self.inputs)],
+            [*(state.result for state in states), *(output.stacked for output in outputs)],
+            name=f"images.{self.level}",
+            body=body,
+            num_scan_inputs=len(self.inputs),
         )
-        return [scan, *around]
-
-    def _body(self, own: list[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
-        """The nodes that give `wanted`, in order: of this level, and earlier ones whose results are not kept."""
-        mine = {id(node) for node in own}
-        found: set[int] = set()
-        waiting = list(wanted)
-        while waiting:
-            node = self.graph.producer[waiting.pop()]
-            if id(node) in found:
-                continue
-            found.add(id(node))
-            for name in node.input:
-                source = self.graph.producer.get(name)
-                if source is None:
-                    continue
-                same = id(source) in mine and not self.graph.crosses(source)
-                if same or name in self.streamed:
-                    waiting.append(name)
-        return [node for node in self.graph.nodes if id(node) in found]
+        return [scan, *self.around]
 
 
 def _keeps_axes(node: onnx.NodeProto) -> bool:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1) == 1
+    return bool(attributes(node).get("keepdims", 1))
 
 
 def _zeros(graph: BatchedGraph, name: str, shape: list[int], images: str) -> list[onnx.NodeProto]:
-    """Zeros that onnxruntime does not compute when it loads the graph, and hold on to: they depend on the number of images."""
+    """Zeros that depend on the number of images: onnxruntime does not compute them on loading, to hold on to them."""
     size = graph.constant(shape, f"shape.{'.'.join(map(str, shape))}")
     zero = graph.constant(np.zeros((), np.float32), "zero")
     return [

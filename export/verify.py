@@ -1,4 +1,4 @@
-"""The check before a bundle is handed over: what onnxruntime computes on the board equals what torch computed in training."""
+"""The check before a bundle is handed over: onnxruntime computes on the board what torch computed in training."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -23,9 +23,9 @@ from gems_edge.meta.inner import Support, Trajectory, adapt, classify, detached,
 from gems_edge.meta.rules.base import Rule
 from gems_edge.models.fewshot import Weights
 
-# As shares of the length of torch's update: of the median step and part, and of the worst. Flat image areas give equal values
-# under a pool; where rounding breaks such a tie differently, a gradient takes another, equally right way: seldom, and
-# then by up to 6e-4 (ResNet-12, mode group). A wrong gradient differs everywhere and by far more.
+# As shares of the length of torch's update: of the median step and part, and of the worst. Flat image areas give equal
+# values under a pool; where rounding breaks such a tie differently, a gradient takes another, equally right way:
+# seldom, and then by up to 6e-4 (ResNet-12, mode group). A wrong gradient differs everywhere and by far more.
 UPDATE_TOLERANCE = 1e-4
 WORST_UPDATE_TOLERANCE = 1e-2
 # Largest single difference of a probability after all steps.
@@ -102,11 +102,12 @@ def verify_bundle(
 def _within_tolerances(result: Verification) -> Verification:
     if not result.passed:
         raise MachineError(
-            f"onnxruntime does not reproduce torch: updates differ by {result.update_relative_error:.1e} of their size, the "
-            f"worst by {result.worst_update_relative_error:.1e} (allowed {UPDATE_TOLERANCE:.0e}, "
+            f"onnxruntime does not reproduce torch: updates differ by {result.update_relative_error:.1e} of their size,"
+            f" the worst by {result.worst_update_relative_error:.1e} (allowed {UPDATE_TOLERANCE:.0e}, "
             f"{WORST_UPDATE_TOLERANCE:.0e}), probabilities by {result.probability_error:.1e} (allowed "
             f"{PROBABILITY_TOLERANCE:.0e}), what is carried from step to step by {result.decision_error:.1e} (allowed "
-            f"{DECISION_TOLERANCE:.0e}); no bundle was written; please report this with the versions of torch and onnxruntime"
+            f"{DECISION_TOLERANCE:.0e}); no bundle was written; please report this with the versions of torch and "
+            "onnxruntime"
         )
     return result
 
@@ -119,7 +120,7 @@ def int8_accuracy(
     episodes: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """int8 beside fp32 over the same `episodes`, spread evenly over the distributions, learned and answered as on the board.
+    """int8 beside fp32 over the same `episodes`, evenly of the distributions, learned and answered as on the board.
 
     See meta.evaluation.bundle.compare_precisions.
     """
@@ -134,7 +135,7 @@ def int8_accuracy(
 
 
 class StepErrors(NamedTuple):
-    """Of an inner loop: of each step and part the relative error of its update, and the difference of what was carried."""
+    """Of an inner loop: relative errors of the updates, part by part, and differences of what is carried."""
 
     updates: list[float]
     decisions: list[float]
