@@ -30,7 +30,8 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
     default="",
     metavar="SHARE[,SHARE…]",
     help="Share of the backbone's weights to remove, as whole channels; 0 exports the dense model. Several: a bundle "
-    "of each and a page with their front; with limits: the ones to choose from.  [default: 0.8; with limits: 0 to 0.95]",
+    "of each and a page with their front; with limits: the ones to choose from.  "
+    "[default: 0.8; with limits: 0 to 0.95]",
 )
 @click.option("-o", "--output", type=PATH, help="Bundle to write.  [default: RUN's name + .gems, here]")
 @click.option(
@@ -189,9 +190,9 @@ def _export_within(request: _Request, as_json: bool) -> list[Document]:
     if not as_json:
         show(request.output, manifest)
         rows = [
-            [board, what, f"{found['value']:.4g} {found['unit']}", "{:.4g} … {:.4g}".format(*found["interval"])]
-            for board, values in manifest["budget"]["predicted"].items()
-            for what, found in values.items()
+            [board, what, f"{entry['value']:.4g} {entry['unit']}", "{:.4g} … {:.4g}".format(*entry["interval"])]
+            for board, entries in manifest["budget"]["predicted"].items()
+            for what, entry in entries.items()
         ]
         click.echo(table(rows, ["board", "what", "predicted", "interval"]))
     return [document_of(request.output, manifest)]

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import emit, json_option, say, table
+from gems_edge.cli.common import PATH, Command, data_root_option, emit, json_option, say, table
 from gems_edge.cli.options import TICKET, ticket_options
 
 if TYPE_CHECKING:
     from gems_edge.models.ticket import Masks, Ticket
     from gems_edge.report.page import Section
 
-places_argument = click.argument(
-    "places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN|TICKET…"
-)
-run_argument = click.argument("run", type=click.Path(path_type=Path))
+subjects_argument = click.argument("subjects", nargs=-1, required=True, type=PATH, metavar="RUN|TICKET…")
+run_argument = click.argument("run", type=PATH)
 ratios_option = click.option(
     "--ratio", "ratios", type=click.FloatRange(0, 1, max_open=True), multiple=True, default=(0.8,), show_default=True,
     help="Share that magnitude pruning removes from a dense run; may be repeated. A ticket has its own.",
@@ -30,12 +28,19 @@ page_option = click.option(
 )
 
 
+def mask_options(command: Command) -> Command:
+    """The options of every command that compares masks."""
+    for option in (json_option, page_option, scope_option, ratios_option):
+        command = option(command)
+    return command
+
+
 @click.group()
 def command() -> None:
     """Find, show and compare tickets: which weights or channels a sparse network keeps.
 
-    Where a command takes several places, each is a ticket file, a run that trained a ticket, or a dense run (pruned by
-    magnitude at --ratio). For tickets of one network, train dense runs with one --init-seed and other --seed.
+    Where a command takes several subjects, each is a ticket file, a run that trained a ticket, or a dense run (pruned
+    by magnitude at --ratio). For tickets of one network, train dense runs with one --init-seed and other --seed.
 
     \b
     Examples:
@@ -47,11 +52,11 @@ def command() -> None:
 
 @command.command("find")
 @run_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Ticket file to write.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where torchvision's data sets lie (for snip).")
+@click.option("-o", "--output", type=PATH, required=True, help="Ticket file to write.")
+@data_root_option
 @ticket_options
 @json_option
-def find_command(run: Path, output: Path, data_root: Path | None, as_json: bool, **options: Any) -> None:
+def find_command(run: Path, output: Path, root: Path | None, as_json: bool, **options: Any) -> None:
     """Cut a ticket from the finished dense run RUN; nothing is trained.
 
     \b
@@ -62,15 +67,15 @@ def find_command(run: Path, output: Path, data_root: Path | None, as_json: bool,
     from gems_edge.tickets.sources import find_in
 
     settings = {name.removeprefix(TICKET): value for name, value in options.items() if value is not None}
-    ticket = find_in(run, TicketConfig(**({"method": "mwt"} | settings)), output, data_root)
+    ticket = find_in(run, TicketConfig(**({"method": "mwt"} | settings)), output, root)
     _show(ticket, output, None, as_json)
 
 
 @command.command("show")
-@click.argument("place", type=click.Path(path_type=Path), metavar="RUN|TICKET")
+@click.argument("subject", type=PATH, metavar="RUN|TICKET")
 @page_option
 @json_option
-def show_command(place: Path, output: Path | None, as_json: bool) -> None:
+def show_command(subject: Path, output: Path | None, as_json: bool) -> None:
     """What the ticket of a file or a run keeps of each layer, and how it was found.
 
     \b
@@ -79,18 +84,18 @@ def show_command(place: Path, output: Path | None, as_json: bool) -> None:
     """
     from gems_edge.tickets.sources import ticket_of
 
-    _show(ticket_of(place), place, output, as_json)
+    _show(ticket_of(subject), subject, output, as_json)
 
 
-def _show(ticket: "Ticket", place: Path, output: Path | None, as_json: bool) -> None:
+def _show(ticket: "Ticket", subject: Path, output: Path | None, as_json: bool) -> None:
     from gems_edge.report.ticket_sections import ticket_section
     from gems_edge.tickets.analysis import layer_ratios
 
-    _page(output, f"Ticket: {place}", lambda: ticket_section(ticket))
+    _page(output, f"Ticket: {subject}", lambda: ticket_section(ticket))
     ratios = layer_ratios(ticket.masks)
     if as_json:
         emit({
-            "ticket": str(place), "method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio,
+            "ticket": str(subject), "method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio,
             "kept": ticket.kept, "widths": list(ticket.widths), "layer_ratios": ratios, "found": ticket.found,
         })  # fmt: skip
         return
@@ -107,13 +112,10 @@ def _show(ticket: "Ticket", place: Path, output: Path | None, as_json: bool) -> 
 
 
 @command.command("ratios")
-@places_argument
-@ratios_option
-@scope_option
-@page_option
-@json_option
+@subjects_argument
+@mask_options
 def ratios_command(
-    places: tuple[Path, ...], ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool
+    subjects: tuple[Path, ...], ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool
 ) -> None:
     """Share removed per layer, over several tickets (Fig. 6).
 
@@ -124,27 +126,24 @@ def ratios_command(
     from gems_edge.report.ticket_sections import ratios_section
     from gems_edge.tickets.analysis import layer_ratios
 
-    groups = {label: [layer_ratios(m) for m in masks] for label, masks in _panels(places, ratios, scope).items()}
+    groups = {label: [layer_ratios(m) for m in masks] for label, masks in _panels(subjects, ratios, scope).items()}
     _page(output, "Share removed per layer", lambda: ratios_section(groups))
     if as_json:
-        emit({"tickets": [str(place) for place in places], "layer_ratios": groups})
+        emit({"tickets": [str(subject) for subject in subjects], "layer_ratios": groups})
         return
     rows = [
         [label, layer, *(f"{100 * ticket[layer]:.1f} %" for ticket in tickets)]
         for label, tickets in groups.items()
         for layer in tickets[0]
     ]
-    click.echo(table(rows, ["ratio", "layer", *(place.name for place in places)]))
+    click.echo(table(rows, ["ratio", "layer", *(subject.name for subject in subjects)]))
 
 
 @command.command("overlap")
-@places_argument
-@ratios_option
-@scope_option
-@page_option
-@json_option
+@subjects_argument
+@mask_options
 def overlap_command(
-    places: tuple[Path, ...], ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool
+    subjects: tuple[Path, ...], ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool
 ) -> None:
     """O_g per layer: the share of positions that the first g tickets all keep (Figs. 7 and 15).
 
@@ -155,29 +154,26 @@ def overlap_command(
     from gems_edge.report.ticket_sections import overlap_section
     from gems_edge.tickets.analysis import overlap
 
-    panels = {label: overlap(masks) for label, masks in _panels(places, ratios, scope).items()}
+    panels = {label: overlap(masks) for label, masks in _panels(subjects, ratios, scope).items()}
     _page(output, "What tickets keep in common", lambda: overlap_section(panels))
     if as_json:
-        emit({"tickets": [str(place) for place in places], "overlap": panels})
+        emit({"tickets": [str(subject) for subject in subjects], "overlap": panels})
         return
     rows = [
         [label, layer, *(f"{100 * share:.1f} %" for share in shares)]
         for label, layers in panels.items()
         for layer, shares in layers.items()
     ]
-    click.echo(table(rows, ["ratio", "layer", *(f"O_{g}" for g in range(1, len(places) + 1))]))
+    click.echo(table(rows, ["ratio", "layer", *(f"O_{g}" for g in range(1, len(subjects) + 1))]))
 
 
 @command.command("emergence")
 @run_argument
 @click.option(
-    "--with", "others", multiple=True, type=click.Path(path_type=Path), metavar="RUN|TICKET",
+    "--with", "others", multiple=True, type=PATH, metavar="RUN|TICKET",
     help="Other tickets of the same network: the primary mask is what all of them keep. May be repeated.",
 )  # fmt: skip
-@ratios_option
-@scope_option
-@page_option
-@json_option
+@mask_options
 def emergence_command(
     run: Path, others: tuple[Path, ...], ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool
 ) -> None:
@@ -214,10 +210,7 @@ def emergence_command(
 
 @command.command("hamming")
 @run_argument
-@ratios_option
-@scope_option
-@page_option
-@json_option
+@mask_options
 def hamming_command(run: Path, ratios: tuple[float, ...], scope: str, output: Path | None, as_json: bool) -> None:
     """Distance between the whole masks of RUN's kept checkpoints, the Early-Bird criterion (Figs. 10 and 11).
 
@@ -280,17 +273,17 @@ def cost_command(run: Path, book: str, as_json: bool) -> None:
     click.echo(table(rows, [f"book {book}", "forward", "backward", "second order", "sum"]))
 
 
-def _panels(places: Sequence[Path], ratios: Sequence[float], scope: str) -> "dict[str, list[Masks]]":
-    """Label of the ratio → masks of every place.
+def _panels(subjects: Sequence[Path], ratios: Sequence[float], scope: str) -> "dict[str, list[Masks]]":
+    """Label of the ratio → masks of every subject.
 
-    Where no place is a dense run there is one panel, "own", of the tickets' own ratios.
+    Where no subject is a dense run there is one panel, "own", of the tickets' own ratios.
     """
     from gems_edge.meta.run import Run
     from gems_edge.tickets.sources import is_dense, several_masks
 
-    if not any(place.is_dir() and is_dense(Run(place)) for place in places):
-        return {"own": several_masks(places, 0.0, scope)}
-    return {f"{ratio:g}": several_masks(places, ratio, scope) for ratio in ratios}
+    if not any(subject.is_dir() and is_dense(Run(subject)) for subject in subjects):
+        return {"own": several_masks(subjects, 0.0, scope)}
+    return {f"{ratio:g}": several_masks(subjects, ratio, scope) for ratio in ratios}
 
 
 def _page(output: Path | None, title: str, section: "Callable[[], Section]") -> None:
