@@ -2,8 +2,9 @@
 
   python tools/adaptation_peers.py '{"backbone": "conv4", "widths": [64, 64, 64, 64], "channels": 3, "size": 84, …}'
 
-takes five steps of a network with random weights in this process and prints its peak memory and the milliseconds of each
-step. Weights have the names that gems_edge.models gives them; nothing else is shared with it. Only torch is imported.
+takes five steps of a network with random weights in this process and prints its peak memory and the milliseconds of
+each step. Weights have the names that gems_edge.models gives them; nothing else is shared with it. Only torch is
+imported.
 """
 
 import json
@@ -76,7 +77,7 @@ Weights = dict[str, Tensor]
 
 
 def features(network: Network, weights: Weights, images: Tensor, statistics: Weights | None = None) -> Tensor:
-    """images [N, C, S, S] → [N, features]. Normalised by the batch, or by `statistics` (NAME.mean and NAME.var, biased)."""
+    """images [N, C, S, S] → [N, features], normalised by the batch or by `statistics` (NAME.mean, biased NAME.var)."""
 
     def layer(x: Tensor, place: str, number: str = "") -> Tensor:
         x = F.conv2d(x, weights[f"{place}.conv{number}.weight"], padding=1)
@@ -104,8 +105,9 @@ def logits(network: Network, weights: Weights, images: Tensor, statistics: Weigh
 def step_call(
     network: Network, weights: Weights, method: str, lr: float, images: Tensor, labels: Tensor, compiled: bool = False
 ) -> Callable[..., tuple[Tensor, Weights]]:
-    """One step θ ← θ − lr·∇L from what `weights` holds when it is called: a function → (loss, the moved weights after it),
-    of `images` or of the other images that it is given.
+    """One step θ ← θ − lr·∇L from what `weights` holds when it is called: a function → (loss, the moved weights).
+
+    It is of `images`, or of other images that it is called with.
 
     Only what `method` adapts requires grad; where that is the head alone, the features are computed without a graph.
     `compiled`: what computes the loss (and its gradient) is compiled by torch.compile at the first call.

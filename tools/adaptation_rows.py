@@ -32,7 +32,7 @@ ROUND_TO = 16
 _SOURCES = (
     "models",
     "meta/inner.py",
-    "meta/rules/base.py",
+    "meta/rules",
     "tickets/channels.py",
     "device/runtime.py",
     "device/learner.py",
@@ -120,7 +120,10 @@ def families_of(
     networks: Sequence[str], sizes: Sequence[int], shots: Sequence[int], methods: Sequence[str], every: bool,
     ratios: Sequence[float], memory: str,
 ) -> list[list[Row]]:  # fmt: skip
-    """Rows in families that differ in the ratio alone. Without `methods`: MAML, and all of Conv-4-64 or, if `every`, of all."""
+    """Rows in families that differ in the ratio alone.
+
+    Without `methods`: MAML, and all methods of Conv-4-64 or, if `every`, of all networks.
+    """
     found = []
     for network, size, count, method in itertools.product(networks, sizes, shots, methods or METHODS):
         if methods or every or method == "maml" or network == "conv4-64":

@@ -11,9 +11,11 @@ def tables(document: dict[str, Any]) -> str:
     """Markdown."""
     settings, host = document["settings"], document["host"]
     about = (
-        f"{host.get('cpu') or host['machine']}, {settings['threads']} threads, {settings['clock']} clock, onnxruntime {host['onnxruntime']}, torch "
-        f"{host['torch']}, adapt.onnx with --memory {settings['memory']}. Medians over rounds; in brackets 10th and 90th "
-        "percentile of the rounds' ratios. Difference: from float64, of the median tensor's update and the worst. Plain: F.conv2d, F.batch_norm, …, autograd.grad; gems: gems_edge.meta on torch."
+        f"{host.get('cpu') or host['machine']}, {settings['threads']} threads, {settings['clock']} clock, "
+        f"onnxruntime {host['onnxruntime']}, torch {host['torch']}, adapt.onnx with --memory {settings['memory']}. "
+        "Medians over rounds; in brackets 10th and 90th percentile of the rounds' ratios. Difference: from float64, of "
+        "the median tensor's update and the worst. Plain: F.conv2d, F.batch_norm, …, autograd.grad; gems: "
+        "gems_edge.meta on torch."
     )
     return "\n".join([about, "", *_steps(document), *_memory(document), *_predict(document), *_cold(document)]) + "\n"
 

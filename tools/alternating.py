@@ -1,15 +1,15 @@
-"""Calls timed against each other in one process, in turn, so that what the machine does meanwhile meets all of them alike."""
+"""Calls timed against each other in one process, in turn, so that the machine's other work meets all of them alike."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# Of the wall, and of this process: its own work alone, which says more on a machine that others use, with one thread (more
-# threads also wait for each other in it).
+# Of the wall, and of this process: its own work alone, which says more on a machine that others use, with one thread
+# (more threads also wait for each other in it).
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-# What waits for work spins for a while after the last: onnxruntime's threads for 60 ms, those of torch for 10 (measured as
-# processor time of a sleeping process). Meanwhile they take a core from whoever is measured next.
+# What waits for work spins for a while after the last: onnxruntime's threads for 60 ms, those of torch for 10 (measured
+# as processor time of a sleeping process). Meanwhile they take a core from whoever is measured next.
 SETTLE_SECONDS = 0.1
 
 
@@ -29,9 +29,9 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Name → the median milliseconds of its block of calls in each round.
 
-    A round times a block of every call, of about `block_seconds` and at least one call, in an order that turns from round
-    to round, after a pause in which the threads of the one before come to rest. There are `rounds` of them, or as many as
-    `most_seconds` allow, at least 3.
+    A round times a block of every call, of about `block_seconds` and at least one call, in an order that turns from
+    round to round, after a pause in which the threads of the one before come to rest. There are `rounds` of them, or as
+    many as `most_seconds` allow, at least 3.
     """
     counts = {}
     for name, call in calls.items():
@@ -51,8 +51,7 @@ def alternate(
 
 
 def times_faster(slower: Sequence[float], faster: Sequence[float]) -> dict[str, Any]:
-    """How many times as fast the second is as the first: of the ratios of the rounds the median, and the 10th and 90th
-    percentile."""
+    """How many times as fast the second is as the first: median, 10th and 90th percentile of the rounds' ratios."""
     ratios = sorted(one / other for one, other in zip(slower, faster, strict=True))
     last = len(ratios) - 1
     low, high = (ratios[round(q * last)] for q in (0.1, 0.9))

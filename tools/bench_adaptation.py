@@ -2,13 +2,13 @@
 
   python tools/bench_adaptation.py -o FILE.json [--network conv4-64 --size 84 --shots 5 --method maml …]
 
-For every row (network, pixels, shots, method; dense and at --ratio, compacted as `gems-edge export` does, untrained), on the
-same weights and images, alternating in one process: adapt.onnx on onnxruntime; a plain torch step (tools/adaptation_peers.py),
-the same under torch.compile where asked for, and gems-edge's own inner step on torch. All are compared with the plain step in
-float64 first; the exit code is 1 if one differs by more than the tolerance. Then peak memory of fresh processes that take
-five steps and nothing else; prediction of one image with adapted weights packed as constants; and `gems-edge predict` with an
-adapted state from a cold start. FILE.json is written after every measurement and FILE.md holds the tables; what FILE.json holds
-already, made by the same sources, is not measured again.
+For every row (network, pixels, shots, method; dense and at --ratio, compacted as `gems-edge export` does, untrained),
+on the same weights and images, alternating in one process: adapt.onnx on onnxruntime; a plain torch step
+(tools/adaptation_peers.py), the same under torch.compile where asked for, and gems-edge's own inner step on torch. All
+are compared with the plain step in float64 first; the exit code is 1 if one differs by more than the tolerance. Then
+peak memory of fresh processes that take five steps and nothing else; prediction of one image with adapted weights
+packed as constants; and `gems-edge predict` with an adapted state from a cold start. FILE.json is written after every
+measurement and FILE.md holds the tables; what FILE.json holds already, made by the same sources, is not measured again.
 """
 
 import ctypes
@@ -43,21 +43,24 @@ from gems_edge.meta.inner import Support, inner_step, one_hot
 PARTS = ("step", "memory", "predict", "cold")
 # network, shots and method of what --compile some compiles, which takes minutes
 COMPILED = {(f"conv4-64-{size}", 5, "maml") for size in (28, 84)}
-# From the plain step in float64: the length of the difference of a tensor's update as a share of the update's own, of the
-# median tensor and of the worst, and the largest difference of loss and of logits (of large ones as a share). Of large maps
-# float32 itself rounds more away: where no set of images passes, so many times what the plain step in float32 differs by is
-# allowed, too.
+# From the plain step in float64: the length of the difference of a tensor's update as a share of the update's own, of
+# the median tensor and of the worst, and the largest difference of loss and of logits (of large ones as a share). Of
+# large maps float32 itself rounds more away: where no set of images passes, so many times what the plain step in
+# float32 differs by is allowed, too.
 OF_PLAIN = 3
 TOLERANCES = {"median": 1e-4, "worst": 2e-2, "loss": 1e-4, "logits": 1e-3}
-# Sets of images to compare on. Where two values of a pool's window differ by less than float32's rounding, either takes the
-# gradient, which moves the updates of the layers below by some 5e-3: seldom in the last pools, below which most layers are.
-# A wrong gradient differs on every set.
+# Sets of images to compare on. Where two values of a pool's window differ by less than float32's rounding, either takes
+# the gradient, which moves the updates of the layers below by some 5e-3: seldom in the last pools, below which most
+# layers are. A wrong gradient differs on every set.
 IMAGE_SETS = 6
 
 
 def torch_allocator() -> None:
-    """glibc's malloc as torch alone finds it after its first large tensors. gems_edge.device sets it up to give memory back,
-    which costs every large tensor of torch its page faults; onnxruntime allocates from an arena and does not notice."""
+    """glibc's malloc as torch alone finds it after its first large tensors.
+
+    gems_edge.device sets it up to give memory back, which costs every large tensor of torch its page faults;
+    onnxruntime allocates from an arena and does not notice.
+    """
     trim_threshold, mmap_threshold, dynamic_most = -1, -3, 32 << 20
     if sys.platform.startswith("linux"):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
@@ -66,7 +69,7 @@ def torch_allocator() -> None:
 
 
 def subjects(row: Row, bundle: Bundle, threads: int) -> dict[str, Any]:
-    """What takes the row's step, by name: functions of images (or of the row's own) → (loss, the moved weights after it)."""
+    """What takes the row's step, by name: functions of images (or of the row's own) → (loss, the moved weights)."""
     model, weights = row.start
     images, targets = row.images_of(0), one_hot(row.labels, WAYS, torch.float32)
     adapted = row.rule.adapted(weights)
@@ -87,7 +90,7 @@ def subjects(row: Row, bundle: Bundle, threads: int) -> dict[str, Any]:
 
 
 def compiled_step(row: Row) -> tuple[Any, dict[str, Any]]:
-    """The plain step under torch.compile after its first call, and how long that took; None and why where it cannot be."""
+    """The plain step under torch.compile after its first call, and how long that took; None and why if it fails."""
     import torch._dynamo
     import torch._inductor.config
 
@@ -169,7 +172,7 @@ def measure_steps(rows: list[Row], options: SimpleNamespace) -> dict[str, Any]:
 
 
 def measure_memory(row: Row, options: SimpleNamespace) -> dict[str, Any]:
-    """Peak memory of fresh processes that take five steps: adapt.onnx through gems_edge.device, and plain torch, in turn."""
+    """Peak memory of fresh processes that take five steps, in turn: adapt.onnx by gems_edge.device, and plain torch."""
     path, ours, peers = row.bundle(options.bundles).path, [], []
     spec = {name: getattr(row.plain, name) for name in ("backbone", "widths", "channels", "size", "ways")}
     spec |= {"shots": row.shots, "method": row.method, "lr": INNER_LR, "threads": options.threads, "compiled": False}

@@ -1,9 +1,11 @@
-"""Bundles against each other on onnxruntime, alternating in one run: `python tools/bench_bundles.py FIRST.gems OTHER.gems…`.
+"""Bundles against each other on onnxruntime, alternating in one run.
 
-Each round times a block of calls of every bundle on the same images, in an order that turns with the round. A figure is the
-median over rounds of the blocks' medians; how many times faster a bundle is than the first, the median of the rounds' ratios.
-All must answer alike in kind: the same shape, finite values. Peak memory is that of fresh processes, which alternate too
-(`--processes`).
+    python tools/bench_bundles.py FIRST.gems OTHER.gems…
+
+Each round times a block of calls of every bundle on the same images, in an order that turns with the round. A figure is
+the median over rounds of the blocks' medians; how many times faster a bundle is than the first, the median of the
+rounds' ratios. All must answer alike in kind: the same shape, finite values. Peak memory is that of fresh processes,
+which alternate too (`--processes`).
 """
 
 import json
@@ -74,8 +76,8 @@ def main(bundles, threads, rounds, processes):
     parts = {name: timings(subjects, index, 0.2, rounds) for index, name in enumerate(("predict", "adapt_step"))}
     if processes:
         parts["adapt_memory"] = memory(bundles, threads, processes)
-    document = {"threads": threads, "rounds": rounds, "first": str(bundles[0])}
-    document["bundles"] = {str(path): {name: rows[place] for name, rows in parts.items()} for place, path in enumerate(bundles)}  # fmt: skip
+    figures = {str(path): {name: rows[number] for name, rows in parts.items()} for number, path in enumerate(bundles)}
+    document = {"threads": threads, "rounds": rounds, "first": str(bundles[0]), "bundles": figures}
     json.dump(document, sys.stdout, indent=1)
     print()
 

@@ -1,9 +1,9 @@
 """What BMP and MMSUP cost over MAML, per meta-iteration: `python tools/bench_gems.py --data a,b --data-root DIR`.
 
-Whole outer steps of the trainer (episodes, inner loops, meta-gradient, Adam) of one config, the methods taking turns: each
-round times `--block` steps of every method, in an order that turns; figures are medians over rounds, and of the rounds' ratios
-to MAML. Before that all start from the same weights and must compute the same: an untrained BMP, and an MMSUP that keeps
-everything, are MAML.
+Whole outer steps of the trainer (episodes, inner loops, meta-gradient, Adam) of one config, the methods taking turns:
+each round times `--block` steps of every method, in an order that turns; figures are medians over rounds, and of the
+rounds' ratios to MAML. Before that all start from the same weights and must compute the same: an untrained BMP, and an
+MMSUP that keeps everything, are MAML.
 """
 
 import json
@@ -55,10 +55,11 @@ def main(data, data_root, image_size, width, steps, rounds, block):
         normalization="transductive", queries=5, compute="cpu", iterations=10_000,
     )  # fmt: skip
     config, images = resolve(config, data_root)
+    cpu = start_processes("cpu")
     trainers = {
-        name: Trainer(Run(tempfile.mkdtemp()), Start(replace(config, **settings), images, start_processes("cpu")))
+        name: Trainer(Run(tempfile.mkdtemp()), Start(replace(config, **settings), images, cpu))
         for name, settings in METHODS.items()
-    }  # fmt: skip
+    }
     firsts = {name: first_step(trainer) for name, trainer in trainers.items()}
     for name in ("bmp", "bmp, rate a layer", "mmsup, everything kept"):
         for ours, maml in zip(firsts[name][:2], firsts["maml"]):

@@ -1,9 +1,10 @@
 """fp32 against int8 of the same bundle in one run: `python tools/bench_int8.py BUNDLE…`, bundles exported with --int8.
 
-Both graphs predict the same image in blocks that alternate and change their order; a figure is the median over rounds of
-the blocks' ratios, with the order statistics at its 95 % ranks. Before it is timed, the bundle is taught two halves of a
-brightness range, and both graphs must name the same classes on 95 of 100 of its own support images. Also printed: the bytes
-of both graphs, and what it takes to make a session from taught weights, which for int8 includes quantising them.
+Both graphs predict the same image in blocks that alternate and change their order; a figure is the median over rounds
+of the blocks' ratios, with the order statistics at its 95 % ranks. Before it is timed, the bundle is taught two halves
+of a brightness range, and both graphs must name the same classes on 95 of 100 of its own support images. Also printed:
+the bytes of both graphs, and what it takes to make a session from taught weights, which for int8 includes quantising
+them.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Seconds of whole trainings: dense, channel-PMT and channel-MWT, to the same number of iterations, alternating in one run.
+"""Seconds of whole trainings, alternating in one run: dense, channel-PMT and channel-MWT, of as many iterations.
 
     python tools/bench_tickets.py --data packed:omniglot.npz --iterations 300 -o bench-tickets
 
-Every training is the real command in processes of its own (torchrun with one process per core), so imports, the search for
-the ticket, pruning and validation are in the seconds. Then every run is evaluated on the same test episodes. It ends with
-1 if the three did not do the same work: other iterations, or tickets of another ratio.
+Every training is the real command in processes of its own (torchrun with one process per core), so imports, the search
+for the ticket, pruning and validation are in the seconds. Then every run is evaluated on the same test episodes. It
+ends with 1 if the three did not do the same work: other iterations, or tickets of another ratio.
 """
 
 import json
@@ -69,9 +69,10 @@ def main(data, iterations, repeats, ratio, interval, episodes, output, options):
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in medians.items():
         means = [percent_text(a["accuracy"], a["ci95"], 2) for a in accuracies[name]]
+        mode = accuracies[name][0]["normalization"]
         print(
             f"{name:12} median {values:7.1f} s   {medians['dense'] / values:.2f}× dense   "
-            f"{medians['channel-mwt'] / values:.2f}× channel-mwt   test {', '.join(means)} % ({accuracies[name][0]['normalization']})"
+            f"{medians['channel-mwt'] / values:.2f}× channel-mwt   test {', '.join(means)} % ({mode})"
         )
     for run in runs["channel-pmt"]:
         ticket = run.ticket(run.config())

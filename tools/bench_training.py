@@ -1,13 +1,14 @@
-"""A meta-iteration of ours against what a user would otherwise run: a plain autograd loop, learn2learn, higher, torchopt.
+"""A meta-iteration of ours against what a user would run instead: a plain autograd loop, learn2learn, higher, torchopt.
 
   python tools/bench_training.py -o FILE.json [--backbone conv4 --size 84 --method maml …]
 
-For every row (backbone, pixels, method), on the same weights and tasks: all contestants' meta-gradients compared in float64
-(smaller networks and meta-batch; the command ends with exit code 1 if one differs from the plain loop's by more than
-1e-10); then seconds, in blocks that take turns, a process a contestant, as users install and write them, and its peak memory;
-the FLOPs and bytes of our iteration against peaks that are measured beside them; and the time that drawing the episodes takes.
-The peers come into an environment of the tool's own; --without-peers compares with plain torch alone where that cannot be.
-FILE.json is written after every row; rows that it holds already, made by the same sources, are not measured again.
+For every row (backbone, pixels, method), on the same weights and tasks: all contestants' meta-gradients compared in
+float64 (smaller networks and meta-batch; the command ends with exit code 1 if one differs from the plain loop's by more
+than 1e-10); then seconds, in blocks that take turns, a process a contestant, as users install and write them, and its
+peak memory; the FLOPs and bytes of our iteration against peaks that are measured beside them; and the time that drawing
+the episodes takes. The peers come into an environment of the tool's own; --without-peers compares with plain torch
+alone where that cannot be. FILE.json is written after every row; rows that it holds already, made by the same sources,
+are not measured again.
 """
 
 import hashlib
@@ -155,8 +156,8 @@ def check(row: Row, options: SimpleNamespace) -> dict[str, Any]:
     for name, value in differences.items():
         if not value <= TOLERANCE:
             raise click.ClickException(
-                f"{row.name}: the meta-gradient of {name} differs from plain autograd's by {value:.1e} of it in float64; "
-                f"allowed is {TOLERANCE:g}"
+                f"{row.name}: the meta-gradient of {name} differs from plain autograd's by {value:.1e} of it in "
+                f"float64; allowed is {TOLERANCE:g}"
             )
     return {"differences": differences, "widths": setting.widths, "meta_batch": setting.meta_batch}
 

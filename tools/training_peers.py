@@ -1,8 +1,8 @@
-"""The peers of `bench_training.py`, each written as its own examples write it, and the environment they are installed in.
+"""The peers of `bench_training.py`, each written as its own examples write it, and the environment for them.
 
-All train the same network: a plain torch module with the tensor names of ours, so that one state dict fits all. A peer is a
-function (module, Setting) → Gradient; calling the Gradient with an episode adds that task's share of the meta-gradient to
-the module's `.grad`.
+All train the same network: a plain torch module with the tensor names of ours, so that one state dict fits all. A peer
+is a function (module, Setting) → Gradient; calling the Gradient with an episode adds that task's share of the
+meta-gradient to the module's `.grad`.
 """
 
 import subprocess
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-# The newest releases that exist. gym, cloudpickle and the like are only there because `import learn2learn` asks for them.
+# The newest releases that exist. gym, cloudpickle and the like are only there because `import learn2learn` asks for
+# them.
 PACKAGES = (
     "higher==0.2.1", "torchopt==0.7.3", "optree", "graphviz", "cython", "setuptools<81", "wheel",
     "gym==0.26.2", "gym_notices", "cloudpickle", "tqdm", "requests", "urllib3", "idna", "certifi", "charset_normalizer",
@@ -108,7 +109,10 @@ class Network(nn.Module):
 
 
 def _parts(network: Network, method: str) -> tuple[nn.Module, Callable]:
-    """What the inner loop moves, and the logits of what it gives (for anil of features, made once, as all examples do)."""
+    """What the inner loop moves, and a function from it to logits.
+
+    For anil the inputs are features, computed once, as all examples do it.
+    """
     if method == "boil":
         return network.backbone, lambda moved, x: network.head(moved(x))
     return (network if method == "maml" else network.head), lambda moved, x: moved(x)
@@ -128,11 +132,15 @@ def plain(network: Network, setting: Setting) -> Gradient:
     def gradient(task: Task) -> None:
         support, query = _inputs(network, setting, task)
         weights = start
+
+        def moved(x: Tensor) -> Tensor:
+            return functional_call(part, weights, (x,))
+
         for _ in range(setting.steps):
-            loss = F.cross_entropy(logits(lambda x: functional_call(part, weights, (x,)), support), task.support_labels)
-            found = torch.autograd.grad(loss, list(weights.values()), create_graph=not setting.first_order)
-            weights = {name: w - setting.inner_lr * g for (name, w), g in zip(weights.items(), found)}
-        loss = F.cross_entropy(logits(lambda x: functional_call(part, weights, (x,)), query), task.query_labels)
+            loss = F.cross_entropy(logits(moved, support), task.support_labels)
+            gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=not setting.first_order)
+            weights = {name: w - setting.inner_lr * g for (name, w), g in zip(weights.items(), gradients)}
+        loss = F.cross_entropy(logits(moved, query), task.query_labels)
         (loss / setting.meta_batch).backward()
 
     return gradient
@@ -209,7 +217,7 @@ PEERS = {"plain": plain, "learn2learn": learn2learn, "higher": higher, "torchopt
 
 
 def environment(place: Path, say: Callable[[str], None]) -> Path:
-    """The Python of an environment at `place` with all peers in it, made if it is not there, on this interpreter's torch.
+    """The Python of an environment at `place` with all peers and this interpreter's torch, made if it is not there.
 
     learn2learn's release carries C that does not compile on Python 3.11 and later; it is built from its Cython sources.
     Raises CalledProcessError where a step fails.

@@ -1,4 +1,4 @@
-"""What an iteration asks of the machine, and what the machine can do: FLOPs, bytes, their measured peaks, a GPU's utilisation."""
+"""What an iteration asks of the machine and what the machine can do: FLOPs, bytes, their peaks, a GPU's utilisation."""
 
 import contextlib
 import shutil
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes of the tensors that operations read and write, each operation by itself, as if nothing stayed in a cache."""
+    """Bytes of the tensors that operations read and write, each operation alone, as if nothing stayed in a cache."""
 
     def __init__(self):
         super().__init__()
@@ -50,8 +50,10 @@ def _moves_nothing(operation: Any, read: list[Tensor], written: list[Tensor]) ->
 
 
 def demand(iterate: Callable[[], Any]) -> dict[str, int]:
-    """FLOPs (of convolutions and matrix products) and bytes of one call, which must do its work on the calling thread:
-    modes are a thread's own."""
+    """FLOPs (of convolutions and matrix products) and bytes of one call.
+
+    It must do its work on the calling thread: modes are a thread's own.
+    """
     with FlopCounterMode(display=False) as flops, Traffic() as traffic:
         iterate()
     return {"flops": flops.get_total_flops(), "bytes": traffic.bytes}
@@ -86,8 +88,10 @@ def seconds_of(call: Callable[[], Any], device: str) -> float:
 
 
 def utilisation(iterate: Callable[[], Any], seconds: float) -> float | None:
-    """Mean percentage of the time in which a kernel ran on the GPU, as nvidia-smi samples it while calls follow each other
-    for so many seconds; None where that tool is not there or says nothing."""
+    """Mean percentage of the time in which a kernel ran on the GPU, while calls follow each other for so many seconds.
+
+    As nvidia-smi samples it; None where that tool is missing or silent.
+    """
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None

@@ -25,8 +25,9 @@ def _about(document: dict[str, Any]) -> str:
     )
     return (
         f"{host.get('gpu') or host.get('cpu') or host['machine']}, torch {host['torch']}, {settings['threads']} threads"
-        f"{', TF32' if settings['tf32'] else ''}; {episode}, meta-batches of {settings['meta_batch']}. Medians over rounds of "
-        "alternating blocks, a process a contestant; in brackets the 10th and 90th percentile of the rounds' ratios. "
+        f"{', TF32' if settings['tf32'] else ''}; {episode}, meta-batches of {settings['meta_batch']}. Medians over "
+        "rounds of alternating blocks, a process a contestant; in brackets the 10th and 90th percentile of the rounds' "
+        "ratios. "
         "Difference: the largest of a tensor's meta-gradient in float64 from plain autograd's, as a share of it, on "
         "narrower networks and a smaller meta-batch (check in the JSON)."
     )
@@ -46,11 +47,17 @@ def _speed(document: dict[str, Any]) -> Iterator[str]:
         faster = _ratio(row["times_faster_than"][fastest], least if peer == fastest else None)
         if peer != fastest and peer in seconds:
             faster += f"; {peer}: {_ratio(row['times_faster_than'][peer], least)}"
-        yield _line([
-            name, *(f"{seconds[one]:.4g}" if one in seconds else _why(row, one) for one in (OURS, *peers)), fastest, faster,
-            f"{processor[OURS]:.4g} ({fastest}: {processor[fastest]:.4g})", f"{max(row['check']['differences'].values()):.0e}",
-            *([f"{minutes:.1f} {_mark(minutes < FULL_RUN_MINUTES)}"] if on_gpu else []),
-        ])  # fmt: skip
+        cells = [
+            name,
+            *(f"{seconds[subject]:.4g}" if subject in seconds else _why(row, subject) for subject in (OURS, *peers)),
+            fastest,
+            faster,
+            f"{processor[OURS]:.4g} ({fastest}: {processor[fastest]:.4g})",
+            f"{max(row['check']['differences'].values()):.0e}",
+        ]
+        if on_gpu:
+            cells.append(f"{minutes:.1f} {_mark(minutes < FULL_RUN_MINUTES)}")
+        yield _line(cells)
     yield ""
 
 
@@ -96,8 +103,8 @@ def _memory(document: dict[str, Any]) -> Iterator[str]:
 
 def _roofline(document: dict[str, Any]) -> Iterator[str]:
     title = (
-        "Roofline: seconds of a meta-iteration's FLOPs and (unfused) bytes at the measured peaks, as shares of its time; "
-        "bytes that a CPU's caches serve can take that above 100 %"
+        "Roofline: seconds of a meta-iteration's FLOPs and (unfused) bytes at the measured peaks, as shares of its "
+        "time; bytes that a CPU's caches serve can take that above 100 %"
     )
     columns = ["row", "GFLOP", "GB", "peak GFLOP/s", "peak GB/s", "FLOPs' share", "bytes' share", "GPU busy"]
     yield from _header(title, columns)
@@ -105,8 +112,9 @@ def _roofline(document: dict[str, Any]) -> Iterator[str]:
         found = row["roofline"]
         busy = found.get("gpu_percent")
         yield _line([
-            name, f"{found['flops'] / 1e9:.3g}", f"{found['bytes'] / 1e9:.3g}", f"{found['flops_per_second'] / 1e9:.0f}",
-            f"{found['bytes_per_second'] / 1e9:.1f}", f"{found['flops_share']:.1%}", f"{found['bytes_share']:.1%}",
+            name, f"{found['flops'] / 1e9:.3g}", f"{found['bytes'] / 1e9:.3g}",
+            f"{found['flops_per_second'] / 1e9:.0f}", f"{found['bytes_per_second'] / 1e9:.1f}",
+            f"{found['flops_share']:.1%}", f"{found['bytes_share']:.1%}",
             "" if busy is None else f"{busy:.0f} %",
         ])  # fmt: skip
     yield ""
@@ -115,8 +123,8 @@ def _roofline(document: dict[str, Any]) -> Iterator[str]:
 def _data(document: dict[str, Any]) -> Iterator[str]:
     on_gpu = document["settings"]["compute"] != "cpu"
     yield from _header(
-        f"Drawing and cutting episodes of glyphs (targets: on a CPU ≤ {DATA_SHARE:.0%} of an iteration; on a GPU at 84×84 "
-        f"≥ {EPISODES} episodes of {EPISODE_IMAGES} images a second)",
+        f"Drawing and cutting episodes of glyphs (targets: on a CPU ≤ {DATA_SHARE:.0%} of an iteration; on a GPU at "
+        f"84×84 ≥ {EPISODES} episodes of {EPISODE_IMAGES} images a second)",
         ["row", "ms per meta-iteration", "share", "episodes/s", "images each"],
     )
     for name, row in document["rows"].items():

@@ -1,10 +1,10 @@
 """One contestant of `bench_training.py` in a process of its own: orders as JSON lines on stdin, answers on stdout.
 
 {"setting": …, "subject": NAME, "weights": FILE, "tasks": FILE, "device": …, "threads": N, "tf32": …} sets up. Then
-{"do": "gradient", "file": FILE} writes the meta-gradient in float64; {"do": "run", "count": N} answers the seconds of each of N
-meta-iterations; {"do": "memory"} the peaks in MB (after a run). Of ours alone: {"do": "demand"} FLOPs and bytes of a meta-iteration,
-{"do": "data", "count": N} the seconds of drawing and cutting the episodes of each of N, {"do": "utilisation", "seconds": S} of a
-GPU. {"do": "peaks"}: what the machine can do.
+{"do": "gradient", "file": FILE} writes the meta-gradient in float64; {"do": "run", "count": N} answers the seconds of
+each of N meta-iterations; {"do": "memory"} the peaks in MB (after a run). Of ours alone: {"do": "demand"} FLOPs and
+bytes of a meta-iteration, {"do": "data", "count": N} the seconds of drawing and cutting the episodes of each of N,
+{"do": "utilisation", "seconds": S} of a GPU. {"do": "peaks"}: what the machine can do.
 """
 
 import io
@@ -110,7 +110,7 @@ def read_tasks(file: Path, dtype: torch.dtype, device: str) -> list[Task]:
 
 
 def data_seconds(setting: Setting, count: int, device: str) -> dict[str, Any]:
-    """Seconds of the episodes of one meta-iteration, drawn from glyphs and cut as `Trainer.step` does it: the median."""
+    """The median seconds of one meta-iteration's episodes, drawn from glyphs and cut as `Trainer.step` does it."""
     from gems_edge.data.mixture import mixture_sampler
     from gems_edge.data.tensors import episode_tensors
     from gems_edge.meta.train import resolve

@@ -2,8 +2,8 @@
 
     python tools/arm64/count_instructions.py [--write]
 
-Prints the counts beside those of instructions.json; --write keeps them there. One thread; bundles of seeded weights from
-the exporter of the working tree, the package of the working tree, the pinned onnxruntime and numpy of the arm64
+Prints the counts beside those of instructions.json; --write keeps them there. One thread; bundles of seeded weights
+from the exporter of the working tree, the package of the working tree, the pinned onnxruntime and numpy of the arm64
 userland. Counted is what the user's program calls: Learner.predict of one image, and one step inside Learner.adapt.
 """
 
@@ -54,7 +54,7 @@ def bundle_commands(name: str, place: Path) -> tuple[Sequence[str], Sequence[str
 
 
 def count(root: Path, bundle: Path) -> dict[str, int]:
-    """Instructions of a prediction and of a gradient step of `bundle`. Raises Unavailable where no plugin can be built."""
+    """Instructions of a prediction and of a gradient step of `bundle`. Unavailable where no plugin can be built."""
     need("gcc")
     with tempfile.TemporaryDirectory(prefix="gems-edge-count-") as directory:
         home = Path(directory)

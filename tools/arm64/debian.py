@@ -149,10 +149,10 @@ def _apt(config: Path, *arguments: str, cwd: Path | None = None) -> str:
 
 
 def unpack(packages: Sequence[Path], root: Path, leave_out: Sequence[str] = ()) -> None:
-    """Unpack .deb files into `root` over a merged /usr, as Debian and Raspberry Pi OS have it. No maintainer script runs.
+    """Unpack .deb files into `root` over a merged /usr, as Debian and Raspberry Pi OS have it.
 
-    `leave_out`: patterns of files, as ./usr/share/doc/*. (`dpkg-deb -x` would replace the links /bin, /lib and /sbin by
-    the directories in the packages.)
+    No maintainer script runs. `leave_out`: patterns of files, as ./usr/share/doc/*. (`dpkg-deb -x` would replace the
+    links /bin, /lib and /sbin by the directories in the packages.)
     """
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)

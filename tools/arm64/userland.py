@@ -58,7 +58,7 @@ def check_machine() -> None:
 
 
 def userland() -> Path:
-    """The root of the userland, made if it is not in the cache. Raises Unavailable where it cannot be made or entered."""
+    """The root of the userland, made if it is not in the cache. Unavailable where it cannot be made or entered."""
     check_machine()
     recipe = {
         "version": _VERSION,
