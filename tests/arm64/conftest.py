@@ -18,15 +18,17 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(cli_here, tmp_path_factory) -> Callable[[str], Path]:
+def bundle(cli_here, made_once) -> Callable[[str], Path]:
     """`bundle(name)`: one of those that count_instructions counts, a real one of seeded weights, made once."""
-    place = tmp_path_factory.mktemp("bundles")
 
     def made(name: str) -> Path:
-        *commands, path = bundle_commands(name, place)
-        if not path.exists():
-            for command in commands:
-                cli_here(*command)
-        return path
+        def make(directory: Path) -> None:
+            directory.mkdir()
+            train, export, _ = bundle_commands(name, directory)
+            cli_here(*train)
+            cli_here(*export)
+
+        file = bundle_commands(name, Path())[-1]
+        return made_once(f"counted-{file.stem}", make) / file.name
 
     return made

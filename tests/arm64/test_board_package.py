@@ -15,6 +15,8 @@ from userland import install_board_package, run
 from gems_edge.device import Learner
 from gems_edge.device.support import read_support
 
+pytestmark = pytest.mark.slow(20)
+
 # One process a board: the start of Python and onnxruntime is most of the time under emulation.
 SCRIPT = """
 import json, platform, sys
@@ -23,7 +25,10 @@ from gems_edge.device.host import host_facts
 import gems_edge, gems_edge.device, onnxruntime
 
 cpu = sys.argv[1]
-for line in (f"adapt small.gems --support photos --threads 1 -o {cpu}.state", f"predict small.gems --state {cpu}.state --threads 1 queries --json"):
+for line in (
+    f"adapt small.gems --support photos --threads 1 -o {cpu}.state",
+    f"predict small.gems --state {cpu}.state --threads 1 queries --json",
+):
     sys.argv = ["gems-edge", *line.split()]
     try:
         main()

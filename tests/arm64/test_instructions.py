@@ -22,17 +22,20 @@ def counted(root, bundle):
     return dict(zip(BUNDLES, counts)), again
 
 
+@pytest.mark.slow(20)
 @pytest.mark.parametrize("name", BUNDLES)
 def test_no_count_rises_and_no_gain_goes_unrecorded(counted, name):
     lines = verdict(name, counted[0][name], KEPT.get(name, {}))
     assert not lines, "\n".join(lines)
 
 
+@pytest.mark.slow(20)
 def test_counts_are_exact_from_run_to_run(counted):
     counts, again = counted
     assert again == next(iter(counts.values()))
 
 
+@pytest.mark.slow(20)
 def test_fewer_channels_cost_fewer_instructions(counted):
     wide, narrow = counted[0].values()
     assert all(narrow[what] < 0.7 * wide[what] for what in wide)
