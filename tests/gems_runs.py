@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 # On two of the sets of tests/image_sets.py; a log line each iteration.
 TWO_SETS = (
     "--data", "ink,tint", "--widths", "8", "--steps", "2", "--inner-lr", "0.1", "--meta-batch", "4", "--queries", "3",
-    "--iterations", "6", "--validate-every", "3", "--validation-episodes", "4", "--checkpoint-every", "2", "--compute", "cpu",
+    "--iterations", "6", "--validate-every", "3", "--validation-episodes", "4",
+    "--checkpoint-every", "2", "--compute", "cpu",
 )  # fmt: skip
-# A shared head's rows are alike before the first step: nothing but the head has a gradient then, and MMSUP's shares, chosen
-# from the gradients of that step, are the same for every task.
+# A shared head's rows are alike before the first step: nothing but the head has a gradient then, and MMSUP's shares,
+# chosen from the gradients of that step, are the same for every task.
 OPTIONS = {"mmsup": ("--head", "per-class")}
 LAYERS = ["blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
 

@@ -17,8 +17,8 @@ SHAPES = {"ink": (28, 1), "tint": (32, 3), "slant": (28, 1)}
 
 
 def write_image_sets(place: Path) -> Path:
-    """place/ink.npz: characters, black on white paper; tint.npz: others in colours on coloured grounds; slant.npz: a third
-    lot, light on dark, turned and blurred. 16 classes each, in groups as the embedded characters."""
+    """place/ink.npz: characters, black on white paper; tint.npz: others in colours on coloured grounds; slant.npz: a
+    third lot, light on dark, turned and blurred. 16 classes each, in groups as the embedded characters."""
     glyphs = load_glyphs(60)
     for number, (name, draw) in enumerate({"ink": lambda image: image, "tint": _tinted, "slant": _slanted}.items()):
         part = _some(

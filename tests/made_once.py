@@ -15,7 +15,7 @@ class MadeOnce:
         self._used: set[str] = set()
 
     def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
-        """directory/name, made by `make(path)` unless a process did before. What a failed `make` left is removed first."""
+        """directory/name, made by `make(path)` unless a process did before. What a failed one left is removed."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         record = self._record(name)

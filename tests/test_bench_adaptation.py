@@ -1,5 +1,5 @@
-"""tools/bench_adaptation.py at its smallest: its plain torch step is the product's step, it measures, it resumes, and a wrong
-result stops it."""
+"""tools/bench_adaptation.py at its smallest: its plain torch step is the product's step, it measures, it resumes, and a
+wrong result stops it."""
 
 import json
 from dataclasses import replace

@@ -46,7 +46,7 @@ def start(backbone, head, normalization, size, rule, seed=5):
 
 
 def loop(graph, rule, trajectory, support):
-    """Relative error of every step's update on onnxruntime, each from torch's weights and from what the graph carried."""
+    """Relative error of every step's update on onnxruntime, each from torch's weights and what the graph carried."""
     session = Session(graph.SerializeToString(), "adapt.onnx", threads=1)
     adapted, errors = rule.adapted(trajectory.weights[0]), []
     carried = {f"{RULE}{name}": rule.begin(trajectory.weights[0])[name].float().numpy() for name in rule.carried}

@@ -35,7 +35,10 @@ def test_nothing_is_written_outside_run_bundle_state_and_cache(cli, tmp_path):
 
 
 def test_help_loads_nothing_heavy_and_is_quick():
-    code = "import sys; from gems_edge.cli.main import group; group(['--help'], standalone_mode=False); print(sorted(m for m in sys.modules if '.' not in m))"
+    code = (
+        "import sys; from gems_edge.cli.main import group; group(['--help'], standalone_mode=False)\n"
+        "print(sorted(m for m in sys.modules if '.' not in m))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()[-1]

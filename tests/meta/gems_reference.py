@@ -1,4 +1,4 @@
-"""An independent, plain BMP and MMSUP on top of reference.py: explicit loops, straight-through estimators written as sums."""
+"""An independent, plain BMP and MMSUP on top of reference.py: explicit loops, straight-through estimators as sums."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 # Tensors of each layer, written out.
-CONV4 = [[f"backbone.blocks.{n}.conv.weight", f"backbone.blocks.{n}.norm.weight", f"backbone.blocks.{n}.norm.bias"] for n in range(4)]  # fmt: skip
+CONV4 = [[f"backbone.blocks.{n}.{part}" for part in ("conv.weight", "norm.weight", "norm.bias")] for n in range(4)]
 RESNET12 = []
 for block in range(4):
     for n in (1, 2, 3):

@@ -32,7 +32,8 @@ def episode(channels: int, size: int, seed: int) -> Episode:
 def test_meta_gradient_equals_plain_loop(backbone, method, head, normalization, first_order):
     config = TrainConfig(
         backbone=backbone, widths=WIDTHS[backbone], image_size=22, channels=3, method=method, head=head,
-        normalization=normalization, ways=WAYS, shots=SHOTS, queries=QUERIES, steps=3, inner_lr=0.1, first_order=first_order,
+        normalization=normalization, ways=WAYS, shots=SHOTS, queries=QUERIES, steps=3, inner_lr=0.1,
+        first_order=first_order,
     )  # fmt: skip
     torch.manual_seed(0)
     model = FewShotModel(config.model_spec()).double()
