@@ -16,7 +16,7 @@ import torch
 from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.tensors import Episode, EpisodeTensors
 from gems_edge.device.bundle import HEAD
-from gems_edge.device.quantised import Layer, Quantisation, layer_tensors, map_scale
+from gems_edge.device.int8 import Layer, Quantisation, layer_tensors, map_scale
 from gems_edge.device.runtime import Session
 from gems_edge.errors import MachineError
 from gems_edge.export.builder import GraphBuilder

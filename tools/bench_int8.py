@@ -18,7 +18,7 @@ import numpy as np
 
 from gems_edge.device.host import host_facts
 from gems_edge.device.learner import PRECISIONS, Learner, predict_session
-from gems_edge.device.measure import predict_call, predict_times, summarise, times_faster
+from gems_edge.device.measure import predict_call, summarise, time_calls, times_faster
 
 _MEDIAN = {"p50": 0.5}
 
@@ -55,7 +55,7 @@ def measured(path: Path, threads: int, rounds: int) -> dict:
     bundle, same = learner.bundle, check_labels(learner)
     fp32, int8 = (predict_call(bundle, threads, precision) for precision in PRECISIONS)
     ratio = summarise(times_faster(fp32, int8, rounds=rounds), _MEDIAN)
-    times = {precision: summarise(predict_times(bundle, threads, precision), _MEDIAN) for precision in PRECISIONS}
+    times = {precision: summarise(time_calls(call), _MEDIAN) for precision, call in zip(PRECISIONS, (fp32, int8))}
     files = bundle.manifest["files"]
     return {
         "network": {**bundle.manifest["backbone"], "image_size": bundle.image_size, "channels": bundle.channels},

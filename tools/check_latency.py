@@ -4,7 +4,7 @@
   python tools/check_latency.py a.gems b.gems --profile here.toml [--json FILE]
 
 Measured is the median of calls in processor time, which other programs can hardly lengthen; the bundles are run in
-turn, round after round. The work is counted from the graphs themselves, so bundles of older versions can be checked too.
+turn, round after round. The work is counted from the graphs themselves.
 """
 
 import argparse
@@ -46,19 +46,25 @@ def main() -> None:
     for (name, what), times in taken.items():
         bundle = bundles[name]
         dims = {"images": 1 if what == "predict" else bundle.ways * bundle.shots, "classes": bundle.ways}
-        made = latency(describe(bundle.path / GRAPHS[what], dims, channel_blocks=what == "predict"), profile, 1)
+        predicted = latency(describe(bundle.path / GRAPHS[what], dims, channel_blocks=what == "predict"), profile, 1)
         measured = float(np.median(times))
-        row = {"bundle": name, "what": what, "measured_ms": measured, **made.as_dict("ms", digits=4), "error": made.value / measured - 1,
-               "inside": made.low <= measured <= made.high}  # fmt: skip
-        rows.append(row)
-        interval = f"{made.low:.3g} … {made.high:.3g}"
-        print(f"{name:32}{what:12}{measured:12.3f}{made.value:11.3f}{interval:>20}{row['error']:+8.0%}  "
-              f"{'yes' if row['inside'] else 'NO'}")  # fmt: skip
+        error, inside = predicted.value / measured - 1, predicted.low <= measured <= predicted.high
+        rows.append({
+            "bundle": name, "what": what, "measured_ms": measured, **predicted.as_dict("ms", digits=4), "error": error,
+            "inside": inside,
+        })  # fmt: skip
+        interval = predicted.interval_text(".3g")
+        print(
+            f"{name:32}{what:12}{measured:12.3f}{predicted.value:11.3f}{interval:>20}{error:+8.0%}  "
+            f"{'yes' if inside else 'NO'}"
+        )
     for what in GRAPHS:
         errors = np.array([abs(row["error"]) for row in rows if row["what"] == what])
         inside = np.mean([row["inside"] for row in rows if row["what"] == what])
-        print(f"{what}: {len(errors)} bundles, error {errors.mean():.1%} on average, {np.median(errors):.1%} in the middle, "
-              f"{errors.max():.1%} at most; {inside:.0%} inside the interval")  # fmt: skip
+        print(
+            f"{what}: {len(errors)} bundles, error {errors.mean():.1%} on average, {np.median(errors):.1%} in the "
+            f"middle, {errors.max():.1%} at most; {inside:.0%} inside the interval"
+        )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 

@@ -3,10 +3,10 @@
   python tools/check_memory.py NAME.gems … [--images 5 --images 50]
   python tools/check_memory.py --grid DIR [--network conv4-64-84 …]
 
-For each bundle VmHWM of fresh processes that predict one image, or adapt to its ways × shots images (or to --images), and
-what gems_edge.predict.memory says from the manifest. --grid makes bundles of untrained networks in DIR: Conv-4 (32 and 64 filters,
-28 and 84 pixels) and ResNet-12 (84 pixels), 1 and 5 shots, every --memory. The exit code is 1 if a row is off by more than
---tolerance.
+For each bundle VmHWM of fresh processes that predict one image, or adapt to its ways × shots images (or to --images),
+and what gems_edge.predict.memory says from the manifest. --grid makes bundles of untrained networks in DIR: Conv-4 (32
+and 64 filters, 28 and 84 pixels) and ResNet-12 (84 pixels), 1 and 5 shots, every --memory. The exit code is 1 if a row
+is off by more than --tolerance.
 """
 
 import json
@@ -47,16 +47,17 @@ def main(bundles, grid, networks, images, threads, repeats, tolerance, as_json):
         seen.add(predict)
         for what, count in jobs:
             runs = sorted(run["peak_mb"] for run in fresh_memory(path, what, count, threads, repeats))
-            made = predict_memory(bundle.manifest["cost"], count, what)
-            measured = runs[len(runs) // 2]
-            row = {"bundle": path.name, "what": what, "images": count, "threads": threads, "measured_mb": measured}
-            row |= {"predicted_mb": made.value, "interval_mb": [made.low, made.high]}
-            row["error_percent"] = 100 * (made.value / measured - 1)
-            rows.append(row)
+            predicted, measured = predict_memory(bundle.manifest["cost"], count, what), runs[len(runs) // 2]
+            error = 100 * (predicted.value / measured - 1)
+            rows.append({
+                "bundle": path.name, "what": what, "images": count, "threads": threads, "measured_mb": measured,
+                "predicted_mb": predicted.value, "interval_mb": [predicted.low, predicted.high],
+                "error_percent": error,
+            })  # fmt: skip
             if not as_json:
                 print(
-                    f"{path.name:32} {what:8} {count:6}  {measured:11.1f}  {made.value:12.1f}  {row['error_percent']:+5.1f} %  "
-                    f"{made.low:.0f} … {made.high:.0f}",
+                    f"{path.name:32} {what:8} {count:6}  {measured:11.1f}  {predicted.value:12.1f}  {error:+5.1f} %  "
+                    f"{predicted.interval_text('.0f')}",
                     flush=True,
                 )
     if as_json:

@@ -15,8 +15,8 @@ import click
 import numpy as np
 
 from gems_edge.data.mixture import load_mixture, mixture_sampler
+from gems_edge.device.int8 import map_scale
 from gems_edge.device.learner import Learner
-from gems_edge.device.quantised import map_scale
 from gems_edge.device.runtime import Session
 from gems_edge.export.quantise import EPISODES, IMAGE, integer_graph, map_ranges
 from gems_edge.images import to_input

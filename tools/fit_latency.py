@@ -1,8 +1,8 @@
 """Fits device_profiles/latency.toml to published latencies, and says how far its predictions are off.
 
-  python tools/fit_latency.py                          refit, leave-one-out tables, write the constants
-  python tools/fit_latency.py TABLE.csv --dry-run      the same from another table, nothing written
-  python tools/fit_latency.py --check OTHER.csv        the stored constants against another table's rows: error, coverage
+  python tools/fit_latency.py                        refit, leave-one-out tables, write the constants
+  python tools/fit_latency.py TABLE.csv --dry-run    the same from another table, nothing written
+  python tools/fit_latency.py --check OTHER.csv      the stored constants against another table's rows: error, coverage
 
 The table has the columns board, soc, model, input, precision, runtime, threads, latency_ms. Networks are built from
 tools/published_networks.py and counted by the same code as a user's graph.
@@ -66,9 +66,8 @@ def refit(table: Path) -> dict:
     by_board = held_out(problem, boards, parameters)
     print_table("leave one board out", rows, by_board, problem)
     for board in sorted(set(boards)):
-        print(
-            f"  {board:26}{figures(by_network, problem, boards == board)}   left out: {figures(by_board, problem, boards == board)}"
-        )
+        chosen = boards == board
+        print(f"  {board:26}{figures(by_network, problem, chosen)}   left out: {figures(by_board, problem, chosen)}")
     spread = spreads(rows, problem, by_network, by_board)
     fitted = document(problem, parameters, rows, spread, table)
     fitted["families"] = {"onnxruntime": onnxruntime(fitted, published, work)}
@@ -84,7 +83,10 @@ def figures(predicted: np.ndarray, problem: Problem, chosen: np.ndarray) -> str:
         return "no rows"
     error = np.abs(predicted[chosen] / np.exp(problem.observed[chosen]) - 1)
     far = np.quantile(np.abs(np.log(predicted[chosen]) - problem.observed[chosen]), COVERED)
-    return f"{chosen.sum():4} rows  mean {error.mean():6.1%}  median {np.median(error):6.1%}  9 of 10 within ×/÷ {np.exp(far):.2f}"
+    return (
+        f"{chosen.sum():4} rows  mean {error.mean():6.1%}  median {np.median(error):6.1%}  "
+        f"9 of 10 within ×/÷ {np.exp(far):.2f}"
+    )
 
 
 def print_table(title: str, rows: list[Row], predicted: np.ndarray, problem: Problem) -> None:
@@ -253,8 +255,10 @@ def check(table: Path, given: dict) -> None:
         ]
         errors = np.array([abs(made.value / row.ms - 1) for row, made in chosen])
         inside = np.mean([made.low <= row.ms <= made.high for row, made in chosen])
-        print(f"  {runtime:12}{group:28}{len(chosen):4} rows  mean {errors.mean():6.1%}  median {np.median(errors):6.1%}  "
-              f"inside the interval {inside:6.1%}")  # fmt: skip
+        print(
+            f"  {runtime:12}{group:28}{len(chosen):4} rows  mean {errors.mean():6.1%}  "
+            f"median {np.median(errors):6.1%}  inside the interval {inside:6.1%}"
+        )
     for runtime in sorted({found for found, *_ in results}):
         inside = np.mean([made.low <= row.ms <= made.high for found, row, made in results if found == runtime])
         print(f"  {runtime}: {inside:.1%} of all rows inside their intervals")

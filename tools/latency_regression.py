@@ -1,8 +1,9 @@
-"""The regression behind device_profiles/latency.toml: cycles per unit of work, shared between boards as far as they agree.
+"""The regression behind device_profiles/latency.toml: cycles per unit of work, shared between boards as far as they
+agree.
 
-A network takes Σ_term amount · cycles(board, precision, threads, term) / clock. The logarithm of a number of cycles is a
-sum of effects: the term's own, the core type's, the precision's, the number of threads', the board's. Each effect has a
-normal prior around zero, so what few rows cannot tell is borrowed from the boards that resemble this one. Errors are
+A network takes Σ_term amount · cycles(board, precision, threads, term) / clock. The logarithm of a number of cycles is
+a sum of effects: the term's own, the core type's, the precision's, the number of threads', the board's. Each effect has
+a normal prior around zero, so what few rows cannot tell is borrowed from the boards that resemble this one. Errors are
 relative (differences of logarithms), with Student's t weights (8 degrees of freedom) against single odd rows; the
 maximum of the posterior is found by Gauss-Newton steps with Levenberg's damping.
 """
@@ -15,8 +16,8 @@ import numpy as np
 
 from gems_edge.predict.work import MEASURED_TERMS
 
-# Cycles per unit on a small core, one thread, as the priors' middle: a dense kernel does about 3 MACs a cycle, Winograd's
-# spares some, memory gives an element in a few cycles. Each may be e times more or less.
+# Cycles per unit on a small core, one thread, as the priors' middle: a dense kernel does about 3 MACs a cycle,
+# Winograd's spares some, memory gives an element in a few cycles. Each may be e times more or less.
 MIDDLE = {
     "conv1x1": 0.3, "conv3x3": 0.15, "conv": 0.5, "depthwise": 1.5, "conv_maps": 2.0, "conv_weights": 4.0,
     "conv3x3_maps": 10.0, "conv3x3_weights": 4.0, "gemm_weights": 2.0, "elementwise": 3.0, "ops": 20000.0,

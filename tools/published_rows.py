@@ -15,7 +15,8 @@ COLUMNS = ("board", "soc", "model", "input", "precision", "runtime", "threads", 
 # Boards of the table that have a profile.
 PROFILES = {
     "Raspberry Pi Zero 2 W": "rpi-zero-2w", "Raspberry Pi 3B+": "rpi-3b-plus", "Raspberry Pi 4B": "rpi-4b",
-    "Raspberry Pi 5": "rpi-5", "Orange Pi 5": "orangepi-5", "Radxa Zero 3W": "radxa-zero-3w", "Jetson Nano": "jetson-nano",
+    "Raspberry Pi 5": "rpi-5", "Orange Pi 5": "orangepi-5", "Radxa Zero 3W": "radxa-zero-3w",
+    "Jetson Nano": "jetson-nano",
 }  # fmt: skip
 # 32-bit and RISC-V boards have no onnxruntime wheel, and their kernels are others.
 FOREIGN = ("ARMv7", "ARMv6", "RV64", "armhf")

@@ -71,7 +71,7 @@ def calibrate(on_stage: Callable[[str], None]) -> Calibration:
     times: dict[int, dict[str, float]] = {}
     for threads in sorted({1, available_cores()}):
         title = f"{threads} thread" + ("s" if threads > 1 else "")
-        times[threads] = _rounds(probes + networks, threads, lambda text, title=title: on_stage(f"{title}: {text}"))
+        times[threads] = _rounds(probes + networks, threads, title, on_stage)
         rates[threads] = _fit_probes([probe.name for probe in probes], works, times[threads])
     call_us = 1e3 * times[1]["call"]
     checks = [
@@ -86,11 +86,11 @@ def calibrate(on_stage: Callable[[str], None]) -> Calibration:
     return Calibration(rates, call_us, checks, spread, 2 * max(products) / 1e6, copy_rate())
 
 
-def _rounds(graphs: Sequence[Graph], threads: int, on_round: Callable[[str], None]) -> dict[str, float]:
+def _rounds(graphs: Sequence[Graph], threads: int, title: str, on_stage: Callable[[str], None]) -> dict[str, float]:
     """Milliseconds of each graph by its name: the median of the rounds."""
     taken: dict[str, list[float]] = {graph.name: [] for graph in graphs}
     for number in range(ROUNDS):
-        on_round(f"round {number + 1} of {ROUNDS}")
+        on_stage(f"{title}: round {number + 1} of {ROUNDS}")
         for graph in graphs:
             taken[graph.name].append(run_ms(graph, threads))
     return {name: float(np.median(times)) for name, times in taken.items()}
@@ -122,7 +122,7 @@ def _fit_probes(names: Sequence[str], works: Mapping[str, Work], times: Mapping[
 
 
 def fit(works: Sequence[Work], ms: npt.NDArray[np.float64]) -> dict[str, float]:
-    """ns per unit by term, all positive: the most probable ones, errors being relative, by Gauss-Newton in logarithms."""
+    """ns per unit by term, all positive: the most probable ones, by Gauss-Newton in logarithms. Errors are relative."""
     amounts = np.array([[work.get(term, 0.0) for term in TERMS] for work in works]) / 1e6
     middle = np.log([MIDDLE[term] for term in TERMS])
     logs, damping = middle.copy(), 1e-2

@@ -191,7 +191,7 @@ def _residual() -> Graph:
 
 
 def gradient_step(width: int, side: int, images: int, each: bool) -> Graph:
-    """Forward and back through two normalised and pooled convolutions, as adapt.onnx does it; `each`: image by image."""
+    """Forward and back through two normalised and pooled convolutions, as adapt.onnx goes; `each`: image by image."""
     name = f"gradient step {width} filters {side} px x{images}" + (", image by image" if each else "")
     builder = Builder(name, (images, 3, side, side))
 

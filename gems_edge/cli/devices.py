@@ -1,4 +1,4 @@
-"""gems-edge devices: what is known of each board, with its sources; calibration of new ones; times of a user's graph."""
+"""gems-edge devices: what is known of each board and from where; calibrating new ones; times of a user's graph."""
 
 import click
 

@@ -1,7 +1,7 @@
 """How many images a board gives its predict graph at a time."""
 
-# As many as keep the activations in a small board's cache. More brings nothing: on one core 84×84 images take 0.54 ms each
-# singly and 0.61 ms in sixteens, 28×28 images 0.11 ms and 0.09 ms.
+# As many as keep the activations in a small board's cache. More brings nothing: on one core 84×84 images take 0.54 ms
+# each singly and 0.61 ms in sixteens, 28×28 images 0.11 ms and 0.09 ms.
 _BATCH_BYTES = 1 << 20
 _BATCH_MOST = 16
 

@@ -8,12 +8,12 @@ from gems_edge.device.core_clock import core_clocks_mhz
 from gems_edge.device.host import available_cores, conditions, host_facts, spoiled
 from gems_edge.device.measure import (
     Sample,
-    adapt_times,
+    adapt_call,
     cold_starts,
     fresh_memory,
     predict_call,
-    predict_times,
     summarise,
+    time_calls,
     times_faster,
 )
 
@@ -26,75 +26,93 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
     `on_stage` is told what is being measured. Raises UserError for a bundle that does not run, MachineError if a
     measured process dies.
     """
-    host = host_facts()
-    machine = host.get("board") or host.get("cpu") or host["machine"]
-    here = f"{machine}, onnxruntime {host['onnxruntime']}, {threads or 'default'} threads"
-    images = bundle.ways * bundle.shots
-    on_stage("predictions")
-    predict = summarise(predict_times(bundle, threads))
-    int8 = None if bundle.quantisation is None else _int8(bundle, threads, here)
-    on_stage("gradient steps")
-    adapt = summarise(adapt_times(bundle, threads, warm_up=3, runs=100, seconds=10.0))
+    before = host_facts()
+    machine = before.get("board") or before.get("cpu") or before["machine"]
+    here = f"{machine}, onnxruntime {before['onnxruntime']}, {threads or 'default'} threads"
+    times = _times(bundle, threads, here, on_stage)
     clock = _clock()
     after = conditions()
     on_stage("memory of fresh processes")
     memory = {
         what: _memory(fresh_memory(bundle.path, what, count, threads), count, what)
-        for what, count in (("predict", 1), ("adapt", images))
+        for what, count in (("predict", 1), ("adapt", bundle.ways * bundle.shots))
     }
     on_stage("cold starts")
     cold = summarise(cold_starts(bundle, threads), _MEDIAN)
-    sizes = bundle_bytes(bundle)
-    cost = bundle.manifest["cost"]
-    macs = {"predict": cost["predict"]["macs"], "adapt_step": cost["adapt_step"]["macs"]}
-    timed = "calls of the graph after a warm-up, decoding not counted"
     return {
         "bundle": str(bundle.path),
-        "host": host,
+        "host": before,
         "conditions": {
-            "before": {name: host[name] for name in after if name in host},
+            "before": {name: before[name] for name in after if name in before},
             "after": after,
             "clock": clock,
-            "spoiled": spoiled(host, after, clock and clock["core"]),
+            "spoiled": spoiled(before, after, None if clock is None else clock["core"]),
         },
         "threads": threads or available_cores(),
-        "predict": {"images": 1, **predict.as_dict("ms", f"{predict.runs} {timed}; {here}")},
-        **({} if int8 is None else {"int8": int8}),
-        "adapt": {"images": images, "classes": bundle.ways, **adapt.as_dict("ms", f"{adapt.runs} {timed}; {here}")},
+        **times,
         "memory": memory,
         "cold_start": cold.as_dict("s", f"{cold.runs} starts of gems-edge predict with warm file caches; {here}"),
-        "bytes": {"files": sizes, "total": sum(sizes.values()), "unit": "bytes", "tag": "measured", "source": "files"},
-        "macs": macs | {
-            "unit": "MAC",
-            "interval": {name: [value, value] for name, value in macs.items()},
-            "tag": "predicted",
-            "source": "counted from the graphs' shapes at export, exact",
+        "bytes": _sizes(bundle),
+        "macs": _macs(bundle),
+    }
+
+
+def _times(bundle: Bundle, threads: int | None, here: str, on_stage: Callable[[str], None]) -> dict[str, Any]:
+    """Predictions and gradient steps. `here`: the machine, as sources name it."""
+    on_stage("predictions")
+    predict = summarise(time_calls(predict_call(bundle, threads)))
+    int8 = {} if bundle.quantisation is None else {"int8": _int8(bundle, threads, here)}
+    on_stage("gradient steps")
+    adapt = summarise(time_calls(adapt_call(bundle, threads), warm_up=3, runs=100, seconds=10.0))
+    return {
+        "predict": {"images": 1, **predict.as_dict("ms", _timed(predict, here))},
+        **int8,
+        "adapt": {
+            "images": bundle.ways * bundle.shots,
+            "classes": bundle.ways,
+            **adapt.as_dict("ms", _timed(adapt, here)),
         },
-    }  # fmt: skip
+    }
+
+
+def _timed(sample: Sample, here: str) -> str:
+    return f"{sample.runs} calls of the graph after a warm-up, decoding not counted; {here}"
 
 
 def _int8(bundle: Bundle, threads: int | None, here: str) -> dict[str, Any]:
     """Time of the quantised graph, and how many times as fast it is as the float32 one, the two alternating."""
-    predict = summarise(predict_times(bundle, threads, "int8"))
-    ratio = summarise(times_faster(*(predict_call(bundle, threads, one) for one in ("fp32", "int8"))), _MEDIAN)
-    timed = f"{predict.runs} calls of the graph after a warm-up, decoding not counted; {here}"
+    fp32, int8 = (predict_call(bundle, threads, precision) for precision in ("fp32", "int8"))
+    predict = summarise(time_calls(int8))
+    ratio = summarise(times_faster(fp32, int8), _MEDIAN)
     return {
-        "predict": {"images": 1, **predict.as_dict("ms", timed)},
+        "predict": {"images": 1, **predict.as_dict("ms", _timed(predict, here))},
         "times_faster": ratio.as_dict("×", f"{ratio.runs} rounds of fp32 and int8 in turn; {here}", digits=2),
     }
+
+
+def _sizes(bundle: Bundle) -> dict[str, Any]:
+    sizes = bundle_bytes(bundle)
+    return {"files": sizes, "total": sum(sizes.values()), "unit": "bytes", "tag": "measured", "source": "files"}
+
+
+def _macs(bundle: Bundle) -> dict[str, Any]:
+    macs = {graph: bundle.manifest["cost"][graph]["macs"] for graph in ("predict", "adapt_step")}
+    interval = {graph: [count, count] for graph, count in macs.items()}
+    source = "counted from the graphs' shapes at export, exact"
+    return macs | {"unit": "MAC", "interval": interval, "tag": "predicted", "source": source}
 
 
 def _clock() -> dict[str, Any] | None:
     """The clock right after the timed runs, while the board is as hot as they made it."""
     if measured := core_clocks_mhz():
-        clock = summarise(measured, _MEDIAN)
-        clock = Sample({"core": clock.quantiles["p50"]}, {"core": clock.intervals["p50"]}, clock.runs)
+        median = summarise(measured, _MEDIAN)
+        clock = Sample({"core": median.quantiles["p50"]}, {"core": median.intervals["p50"]}, median.runs)
         return clock.as_dict("MHz", "chains of dependent additions on one core right after the timed runs", digits=0)
-    told = conditions()
-    source = next((name for name in ("firmware_clock_mhz", "clock_mhz") if name in told), None)
+    reported = conditions()
+    source = next((name for name in ("firmware_clock_mhz", "clock_mhz") if name in reported), None)
     if source is None:
         return None
-    value = told[source]
+    value = reported[source]
     return Sample({"core": value}, {"core": (value, value)}, 1).as_dict("MHz", f"{source}, right after the timed runs")
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gems_edge.device.quantised import FILE as INT8_FILE
-from gems_edge.device.quantised import Layer, Quantisation
+from gems_edge.device.int8 import FILE as INT8_FILE
+from gems_edge.device.int8 import Layer, Quantisation
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes
 
@@ -107,7 +107,8 @@ def read_bundle(path: Path | str) -> Bundle:
     version = fields.whole("format_version")
     if version > FORMAT_VERSION:
         raise UserError(
-            f"{path} has bundle format {version} and this gems-edge reads up to {FORMAT_VERSION}; install a newer gems-edge"
+            f"{path} has bundle format {version} and this gems-edge reads up to {FORMAT_VERSION}; "
+            "install a newer gems-edge"
         )
     _check_files(path, fields)
     bundle = Bundle(
@@ -248,14 +249,14 @@ class _Fields:
 
     def whole(self, key: str, least: int = 1, most: int = 10_000) -> int:
         expected = f"a whole number from {least} to {most}"
-        value = self.get(key, int, expected)
+        value: int = self.get(key, int, expected)
         if not least <= value <= most:
             raise self.error(key, expected)
         return value
 
     def text(self, key: str, choices: tuple[str, ...] = ()) -> str:
         expected = f"one of {', '.join(choices)}" if choices else "a text"
-        value = self.get(key, str, expected)
+        value: str = self.get(key, str, expected)
         if choices and value not in choices:
             raise self.error(key, expected)
         return value

@@ -1,8 +1,8 @@
 """The clock a core really runs at, from how long a chain of additions takes.
 
 An addition whose operand is the last addition's result takes one cycle on the 64-bit cores that onnxruntime has wheels
-for, in-order or not (Arm's software optimisation guides; Intel's and AMD's likewise). What the kernel reports is what it
-asked for: a Raspberry Pi's firmware lowers the clock without telling it.
+for, in-order or not (Arm's software optimisation guides; Intel's and AMD's likewise). What the kernel reports is what
+it asked for: a Raspberry Pi's firmware lowers the clock without telling it.
 """
 
 import ctypes
@@ -40,10 +40,9 @@ def _machine_code() -> bytes:
         back = -(len(additions) + 3 + 6)
         return additions + b"\x48\xff\xcf" + b"\x0f\x85" + back.to_bytes(4, "little", signed=True) + b"\xc3"
     if platform.machine() == "aarch64":
-        additions = (0x8B000021).to_bytes(4, "little") * ADDITIONS  # add x1, x1, x0
-        countdown = (0xF1000400).to_bytes(4, "little")  # subs x0, x0, #1
-        back = (0x54000001 | (-(ADDITIONS + 1) & 0x7FFFF) << 5).to_bytes(4, "little")  # b.ne to the start
-        return additions + countdown + back + (0xD65F03C0).to_bytes(4, "little")  # ret
+        addition, countdown, ret = 0x8B000021, 0xF1000400, 0xD65F03C0  # add x1, x1, x0; subs x0, x0, #1; ret
+        branch = 0x54000001 | (-(ADDITIONS + 1) & 0x7FFFF) << 5  # b.ne to the start
+        return b"".join(word.to_bytes(4, "little") for word in (*[addition] * ADDITIONS, countdown, branch, ret))
     raise OSError(f"no chain for {platform.machine()}")
 
 

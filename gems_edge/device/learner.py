@@ -7,20 +7,23 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import HEAD, Bundle, read_bundle
+from gems_edge.device.int8 import FILE as INT8_FILE
+from gems_edge.device.int8 import Quantisation, refreshed
 from gems_edge.device.onnxfile import initializers, with_values
-from gems_edge.device.quantised import FILE as INT8_FILE
-from gems_edge.device.quantised import refreshed
 from gems_edge.device.runtime import Session, check_threads
 from gems_edge.device.state import State, as_delta, load_state, restored, save_state
 from gems_edge.errors import UserError
 from gems_edge.images import decode_image, to_input
 
 PRECISIONS = ("fp32", "int8")
+Tensors = dict[str, np.ndarray]  # by name
+OnStep = Callable[[int, float, float], None]  # is told each step's number, its loss and its seconds
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,17 @@ class Adaptation:
 class _Taught:
     """One teaching as one thing, so that a learner passes from one to the next by one assignment.
 
-    Nothing of it changes but `session`: the predict graph with just these weights, loaded under `lock` at its first use.
+    Nothing of it changes but `session`: the predict graph with these very weights, loaded under `lock` at its first
+    use.
     """
 
     classes: tuple[Hashable, ...]
-    weights: dict[str, np.ndarray]
+    weights: Tensors
     state: State | None  # None: the bundle's start
     session: Session | None = None
-    lock: AbstractContextManager = field(default_factory=threading.RLock)  # a signal's handler may answer, too
+    lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
 
-    def __reduce__(self):  # a copy loads its own session
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy loads its own session
         return _Taught, (self.classes, self.weights, self.state)
 
 
@@ -62,12 +66,13 @@ class Learner:
     and `channels`: uint8, or floating point in 0…1. They are taken as they are, light on dark where `bundle.inverted`
     is true; `read_images` makes them from files.
 
-    It always learns in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from what it
-    was taught. Raises UserError if the bundle has none.
+    It always learns in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from
+    what it was taught. Raises UserError if the bundle has none.
 
-    Threads may share a learner. An answer is of one teaching as a whole: the last that was complete when the call began.
-    Teachings wait for each other. While one thread teaches and another asks, both graphs are in memory. `copy.copy` makes
-    a learner that keeps what was taught so far, its `classes` with its answers, when this one is taught anew.
+    Threads may share a learner. An answer is of one teaching as a whole: the last that was complete when the call
+    began. Teachings wait for each other. While one thread teaches and another asks, both graphs are in memory.
+    `copy.copy` makes a learner that keeps what was taught so far, its `classes` with its answers, when this one is
+    taught anew.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, precision: str = "fp32"):
@@ -78,10 +83,10 @@ class Learner:
         start = bundle.start_weights(bundle.ways) | {name: bundle.weights[name] for name in bundle.statistics}
         self._now = _Taught(tuple(f"class {number}" for number in range(1, bundle.ways + 1)), start, None)
 
-    def __getstate__(self) -> tuple:
+    def __getstate__(self) -> tuple[Any, ...]:
         return self.bundle, self.threads, self.precision, self._now
 
-    def __setstate__(self, kept: tuple) -> None:  # a copy has its own lock
+    def __setstate__(self, kept: tuple[Any, ...]) -> None:  # a copy has its own lock
         self.bundle, self.threads, self.precision, self._now = kept
         self._teaching = threading.RLock()
 
@@ -91,7 +96,7 @@ class Learner:
         return cls(read_bundle(path), threads, precision)
 
     def in_precision(self, precision: str) -> "Learner":
-        """A learner that was taught the same and answers in `precision`. Raises UserError if the bundle has no such graph."""
+        """A learner that was taught the same and answers in `precision`. UserError if the bundle has no such graph."""
         other = copy.copy(self)
         other.precision, other._now = check_precision(self.bundle, precision), copy.copy(other._now)
         return other
@@ -106,7 +111,7 @@ class Learner:
         return self._now.state
 
     @property
-    def _weights(self) -> dict[str, np.ndarray]:
+    def _weights(self) -> Tensors:
         return self._now.weights
 
     def read_images(self, files: Sequence[Path | str | bytes]) -> np.ndarray:
@@ -120,7 +125,7 @@ class Learner:
         images: np.ndarray,
         labels: Sequence[Hashable],
         steps: int | None = None,
-        on_step: Callable[[int, float, float], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Adaptation:
         """Learn the classes named by `labels` (text, numbers, any hashable; one per image) from the bundle's start.
 
@@ -144,7 +149,9 @@ class Learner:
             self._teach(State(self.bundle.hash, classes, steps, len(inputs), tensors))
         return Adaptation(classes, len(inputs), tuple(losses), tuple(seconds), time.perf_counter() - started)
 
-    def _learn(self, weights, feeds, steps, on_step) -> tuple[dict[str, np.ndarray], list[float], list[float]]:
+    def _learn(
+        self, weights: Tensors, feeds: Tensors, steps: int, on_step: OnStep | None
+    ) -> tuple[Tensors, list[float], list[float]]:
         """What `steps` steps from `weights` make of what a state holds; the loss before each and its seconds."""
         bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
         fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
@@ -212,7 +219,7 @@ class Learner:
         self._teach(state)
         return state
 
-    def _start(self, classes: int) -> dict[str, np.ndarray]:
+    def _start(self, classes: int) -> Tensors:
         """The start values of what a state holds."""
         start = self.bundle.weights | self.bundle.start_weights(classes)
         return {name: start[name] for name in (*self.bundle.adapted, *self.bundle.statistics)}
@@ -261,13 +268,11 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     return session
 
 
-def predict_session(
-    bundle: Bundle, weights: dict[str, np.ndarray], threads: int | None, precision: str = "fp32"
-) -> Session:
+def predict_session(bundle: Bundle, weights: Tensors, threads: int | None, precision: str = "fp32") -> Session:
     """The predict graph with `weights` (adapted backbone, statistics) in place of the start values; the head is fed."""
     if precision == "int8":
         what = str(bundle.path / INT8_FILE)
-        model = refreshed(bundle.model(INT8_FILE), bundle.quantisation, bundle.weights | weights, what)
+        model = refreshed(bundle.model(INT8_FILE), _quantisation(bundle), bundle.weights | weights, what)
     else:
         what = str(bundle.path / "predict.onnx")
         changed = {n: value for n, value in weights.items() if n not in HEAD and value is not bundle.weights[n]}
@@ -281,12 +286,18 @@ def check_precision(bundle: Bundle, precision: str) -> str:
     """`precision` itself; UserError unless the bundle answers in it."""
     if precision not in PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if precision == "int8" and bundle.quantisation is None:
-        raise UserError(f"{bundle.path} has no quantised graph; export it again with gems-edge export --int8")
+    if precision == "int8":
+        _quantisation(bundle)
     return precision
 
 
-def _run(session: Session, outputs: Sequence[str], feeds: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
+def _quantisation(bundle: Bundle) -> Quantisation:
+    if bundle.quantisation is None:
+        raise UserError(f"{bundle.path} has no quantised graph; export it again with gems-edge export --int8")
+    return bundle.quantisation
+
+
+def _run(session: Session, outputs: Sequence[str], feeds: Tensors, step: int) -> Tensors:
     """The outputs by name; UserError if the step left the finite numbers."""
     values = dict(zip(outputs, session.run(outputs, feeds)))
     if not all(np.isfinite(value).all() for value in values.values()):
@@ -315,4 +326,5 @@ def _number(labels: Sequence[Hashable], images: int) -> tuple[tuple[Hashable, ..
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities: np.ndarray = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities

@@ -72,32 +72,23 @@ def times_faster(
 ) -> list[float]:
     """How many times as fast `other` is as `call`, once a round: the ratio of the medians of two blocks of calls, which
     take about `seconds` each and change their order from round to round."""
-    counts = [max(3, round(1e3 * seconds / min(_milliseconds(one) for _ in range(3)))) for one in (call, other)]
+    pair = (call, other)
+    counts = [max(3, round(1e3 * seconds / min(_milliseconds(each) for _ in range(3)))) for each in pair]
     ratios = []
     for number in range(rounds):
         medians = {}
-        for place in (0, 1) if number % 2 else (1, 0):
-            medians[place] = np.median([_milliseconds((call, other)[place]) for _ in range(counts[place])])
+        for index in (0, 1) if number % 2 else (1, 0):
+            medians[index] = np.median([_milliseconds(pair[index]) for _ in range(counts[index])])
         ratios.append(float(medians[0] / medians[1]))
     return ratios
 
 
-def predict_times(bundle: Bundle, threads: int | None, precision: str = "fp32", **limits) -> list[float]:
-    """Milliseconds of the predict graph for one image, untaught weights packed as initialisers, decoding not counted."""
-    return time_calls(predict_call(bundle, threads, precision), **limits)
-
-
 def predict_call(bundle: Bundle, threads: int | None, precision: str = "fp32") -> Callable[[], list[np.ndarray]]:
-    """The untaught predict graph on one image, as a function without arguments."""
+    """The untaught predict graph on one image, weights packed as initialisers, as a function without arguments."""
     weights = bundle.start_weights(bundle.ways)
     session = predict_session(bundle, weights, threads, precision)
     feeds = {"images": random_input(bundle, 1), **{name: weights[name] for name in HEAD}}
     return lambda: session.run(["logits"], feeds)
-
-
-def adapt_times(bundle: Bundle, threads: int | None, **limits) -> list[float]:
-    """Milliseconds of one gradient step on ways × shots images."""
-    return time_calls(adapt_call(bundle, threads), **limits)
 
 
 def adapt_call(bundle: Bundle, threads: int | None) -> Callable[[], list[np.ndarray]]:
@@ -125,10 +116,8 @@ def fresh_memory(
 ) -> list[dict[str, float]]:
     """Peak resident memory of a fresh process that loads the bundle and does `what`, predict or adapt, with `images`.
 
-    `steps` gradient steps or predictions: the memory of a step is not at its highest in the first run.
-
-    `repeats` processes, or as many as end in `seconds`, at least two of them.
-
+    `steps` gradient steps or predictions: the memory of a step is not at its highest in the first run. `repeats`
+    processes, or as many as end in `seconds`, at least two of them.
     One entry per repeat: baseline_mb after the imports, peak_mb at the end (VmHWM), files_mb of it (file_rss_mb).
     """
     numbers = map(str, (images, threads or 0, steps))
@@ -139,8 +128,8 @@ def fresh_memory(
 def _repeated(call: Callable[[], Any], repeats: int, seconds: float) -> Iterator[Any]:
     """Results of `repeats` calls, or of as many as `seconds` allow, then at least two."""
     deadline = time.perf_counter() + seconds
-    for made in range(repeats):
-        if made < 2 or time.perf_counter() < deadline:
+    for number in range(repeats):
+        if number < 2 or time.perf_counter() < deadline:
             yield call()
 
 

@@ -1,12 +1,12 @@
-"""The little of the ONNX file format that the board needs without the onnx package: find, read and replace initialisers.
+"""The little of the ONNX format that the board needs without the onnx package: find, read and replace initialisers.
 
 onnxruntime's own `SessionOptions.add_initializer` cannot do the second: graph optimisation folds the values in the
 file first and then drops the given ones without a word (seen with 1.31.1), so predictions would silently be those of
 the untaught weights; `add_external_initializers` refuses initialisers that lie in the file. Values written into the
 file's bytes are folded and packed like any others.
 
-Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide. protobuf drops the bits of a number that its type has
-no room for, so what onnxruntime reads would not be what was checked here: such numbers are refused.
+Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide. protobuf drops the bits of a number that its
+type has no room for, so what onnxruntime reads would not be what was checked here: such numbers are refused.
 """
 
 import math
@@ -34,8 +34,8 @@ _DEEPEST = 32
 
 @dataclass(frozen=True)
 class Initializer:
-    """A tensor of the main graph: its shape, its type (a numpy name, "" for one that a board never writes), and where its
-    values lie in the file as plain bytes (-1: they do not)."""
+    """A tensor of the main graph: its shape, its type (a numpy name, "" for one that a board never writes), and where
+    its values lie in the file as plain bytes (-1: they do not)."""
 
     shape: tuple[int, ...]
     kind: str
@@ -48,32 +48,37 @@ def initializers(model: bytes, what: str) -> dict[str, Initializer]:
 
     Raises UserError, naming `what`, for bytes that are no ONNX model and for tensors kept in other files.
     """
-    found: dict[str, Initializer] = {}
+    tensors: dict[str, Initializer] = {}
     try:
         if model[4:8] == b"ORTM":  # onnxruntime goes by this mark before it tries protobuf
             raise ValueError("it is in onnxruntime's own format")
-        _walk(model, 0, len(model), "model", found, 0)
+        _walk(model, 0, len(model), "model", tensors, 0)
     except (IndexError, ValueError) as error:
         raise UserError(f"{what} is damaged or not an ONNX model ({error}); export or copy the bundle again") from None
     except _ExternalData as error:
         raise UserError(
-            f"{what} keeps tensor {error} in another file, which a bundle must not; export it again"
+            f"{what} keeps tensor {error} in another file, which is not read; export it again with its weights inside"
         ) from None
-    return found
+    return tensors
 
 
 def values_of(model: bytes, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
     """The initialisers of these names. Raises UserError, naming `what`, for one that is missing or of another type."""
-    known, found = initializers(model, what), {}
+    tensors, values = initializers(model, what), {}
     for name in names:
-        place = known.get(name)
-        count = math.prod(place.shape) if place else 0
-        if not place or not place.kind or place.offset < 0 or place.length != count * np.dtype(place.kind).itemsize:
+        tensor = tensors.get(name)
+        count = math.prod(tensor.shape) if tensor else 0
+        if (
+            not tensor
+            or not tensor.kind
+            or tensor.offset < 0
+            or tensor.length != count * np.dtype(tensor.kind).itemsize
+        ):
             raise UserError(
                 f"{what} does not fit its bundle: no initialiser {name} that can be read; export the bundle again"
             )
-        found[name] = np.frombuffer(model, place.kind, count, place.offset).reshape(place.shape)
-    return found
+        values[name] = np.frombuffer(model, tensor.kind, count, tensor.offset).reshape(tensor.shape)
+    return values
 
 
 def with_values(model: bytes, values: Mapping[str, np.ndarray], what: str) -> bytes:
@@ -81,19 +86,17 @@ def with_values(model: bytes, values: Mapping[str, np.ndarray], what: str) -> by
 
     Raises UserError, naming `what`, if an initialiser is missing or differs in shape or type.
     """
-    known = initializers(model, what)
+    tensors = initializers(model, what)
     changed = bytearray(model)
     for name, value in values.items():
-        place = known.get(name)
+        tensor = tensors.get(name)
         kind = value.dtype.newbyteorder("<").str
-        if place is None or (place.shape, place.kind, place.length) != (value.shape, kind, value.nbytes):
-            reason = (
-                "is missing"
-                if place is None
-                else f"has shape {list(place.shape)}, expected {value.dtype} {list(value.shape)}"
-            )
+        if tensor is None or (tensor.shape, tensor.kind, tensor.length) != (value.shape, kind, value.nbytes):
+            reason = "is missing"
+            if tensor is not None:
+                reason = f"has shape {list(tensor.shape)}, expected {value.dtype} {list(value.shape)}"
             raise UserError(f"{what} does not fit its bundle: initialiser {name} {reason}; export the bundle again")
-        changed[place.offset : place.offset + place.length] = value.astype(kind, copy=False).tobytes()
+        changed[tensor.offset : tensor.offset + tensor.length] = value.astype(kind, copy=False).tobytes()
     return bytes(changed)
 
 
@@ -101,23 +104,23 @@ class _ExternalData(Exception):
     pass
 
 
-def _walk(data: bytes, start: int, end: int, kind: str, found: dict[str, Initializer], depth: int) -> None:
+def _walk(data: bytes, start: int, end: int, kind: str, tensors: dict[str, Initializer], depth: int) -> None:
     if depth > _DEEPEST:
         raise ValueError("nested too deep")
     if kind == "tensor":
         name, initializer = _tensor(data, start, end)
         if depth == 2:  # model → graph → tensor
-            found[name] = initializer
+            tensors[name] = initializer
         return
     children = _CHILDREN[kind]
     for number, wire, low, high in _fields(data, start, end):
         if wire == 2 and number in children:
-            _walk(data, low, high, children[number], found, depth + 1)
+            _walk(data, low, high, children[number], tensors, depth + 1)
 
 
 def _tensor(data: bytes, start: int, end: int) -> tuple[str, Initializer]:
-    name, shape, kind, offset, length = "", [], 0, -1, -1
-    external = False
+    name, kind, offset, length, external = "", 0, -1, -1, False
+    shape: list[int] = []
     for number, wire, low, high in _fields(data, start, end):
         if number == 1 and wire == 0:
             shape.append(low)

@@ -1,4 +1,7 @@
-"""The process whose memory `bench` measures: python -m gems_edge.device.probe BUNDLE predict|adapt IMAGES THREADS STEPS"""
+"""The process whose memory `bench` measures.
+
+python -m gems_edge.device.probe BUNDLE predict|adapt IMAGES THREADS STEPS
+"""
 
 import json
 import sys

@@ -25,14 +25,19 @@ def _register_arena() -> None:
     Measured on an adaptation step (Conv-4, 64 filters, 84×84, 25 images, `--memory low`, onnxruntime 1.31.1, one x86
     core), peak of the first and of the fourth run: so 109 and 109 MB; growing by powers of two, the default, 108 and
     113; without an arena 115 and 119, and with `--memory balanced` slower by a tenth. Memory patterns are off: they
-    plan every tensor of a run ahead and hold all of them at once. So is memory reuse: it keeps the room of a tensor that
-    is dead for a later one of the same shape, and from all others meanwhile (ResNet-12, 84×84, 5 images, `--memory
+    plan every tensor of a run ahead and hold all of them at once. So is memory reuse: it keeps the room of a tensor
+    that is dead for a later one of the same shape, and from all others meanwhile (ResNet-12, 84×84, 5 images, `--memory
     fast`: a peak of 443 MB with it and 419 without; tensors still overwrite inputs that die).
     """
     same_as_requested = 1
     arena = onnxruntime.OrtArenaCfg(
-        {"max_mem": 0, "arena_extend_strategy": same_as_requested, "initial_chunk_size_bytes": 4096, "max_dead_bytes_per_chunk": -1}
-    )  # fmt: skip
+        {
+            "max_mem": 0,
+            "arena_extend_strategy": same_as_requested,
+            "initial_chunk_size_bytes": 4096,
+            "max_dead_bytes_per_chunk": -1,
+        }
+    )
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -45,10 +50,10 @@ _register_arena()
 def _return_freed_memory() -> None:
     """Large blocks from the system one by one, and back to it when they are freed, where malloc is glibc's.
 
-    By default every large block that is freed makes glibc keep the next ones of its size: loading a graph then leaves the
-    process with its temporary copies of the weights. Prediction with ResNet-12 (32 MB of weights) on one x86 core: peak
-    224 MB and 136 MB after it, instead of 252 … 273 and 219, for a load that takes 0.1 s longer (0.4 s). Runs are not
-    slower: they allocate from the arena.
+    By default every large block that is freed makes glibc keep the next ones of its size: loading a graph then leaves
+    the process with its temporary copies of the weights. Prediction with ResNet-12 (32 MB of weights) on one x86 core:
+    peak 224 MB and 136 MB after it, instead of 252 … 273 and 219, for a load that takes 0.1 s longer (0.4 s). Runs are
+    not slower: they allocate from the arena.
     """
     with contextlib.suppress(OSError, AttributeError):
         mmap_threshold, block = -3, 128 << 10  # where glibc begins, before it adjusts itself
@@ -73,11 +78,11 @@ class Session:
     def __init__(self, model: bytes, what: str, *, threads: int | None = None, channel_blocks: bool = True):
         """Load `model` on the CPU with `threads` threads (None: one per core).
 
-        `channel_blocks`: maps may be laid out in blocks of channels (on x86), which convolutions with constant weights like.
-        For a graph whose weights are fed it brings copies to and fro around the pools, and no time (`gems-edge adapt`
-        of ResNet-12, 84×84, 5 images: 280 MB with it, 273 without). Nor are such a graph's Transposes moved and
-        merged: they turn kernels in forms that are fast (export/backward.py).
-        Raises UserError, naming `what`, for bytes that onnxruntime cannot load.
+        `channel_blocks`: maps may be laid out in blocks of channels (on x86), which convolutions with constant weights
+        like. For a graph whose weights are fed it brings copies to and fro around the pools, and no time (`gems-edge
+        adapt` of ResNet-12, 84×84, 5 images: 280 MB with it, 273 without). Nor are such a graph's Transposes moved and
+        merged: they turn kernels in forms that are fast (export/backward.py). Raises UserError, naming `what`, for
+        bytes that onnxruntime cannot load.
         """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -127,7 +132,8 @@ class Session:
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4
         try:
-            return self._session.run(list(outputs), dict(feeds), options)
+            tensors: list[np.ndarray] = self._session.run(list(outputs), dict(feeds), options)
+            return tensors
         except Exception as error:
             raise self._explain(error, "cannot be run") from None
 

@@ -4,8 +4,8 @@ A state is a directory with `a.safetensors` and `b.safetensors`. A save goes to 
 valid generation, through a temporary file and a rename, so a power cut at any instant leaves the old state or the new.
 
 Of a tensor that differs from the bundle's start in few places a slot holds only the change: NAME.changed (uint8,
-numpy.packbits in C order: the places whose bits differ) and NAME.values (float32, the values there). The metadata lists
-these names as `delta`.
+numpy.packbits in C order: the places whose bits differ) and NAME.values (float32, the values there). The metadata
+lists these names as `delta`.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import errno
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from gems_edge.files import sync_directory, write_atomic
 FORMAT = "gems-edge-state"
 FORMAT_VERSION = 2
 SLOTS = ("a.safetensors", "b.safetensors")
-ClassName = str | int | float
 # What a delta takes in the header of the file: one more name, type, shape and place, and the name in `delta`.
 _ENTRY_BYTES = 192
 
@@ -40,7 +39,7 @@ class State:
     """
 
     bundle: str  # Bundle.hash
-    classes: tuple[ClassName, ...]
+    classes: tuple[Hashable, ...]  # on disk text and numbers only
     steps: int
     images: int
     tensors: Mapping[str, np.ndarray]
@@ -54,7 +53,8 @@ class _Damaged(Exception):
 
 def as_delta(state: State, start: Mapping[str, np.ndarray]) -> State:
     """`state`, its tensors in full, with those as their change from `start` (float32, same shapes) that get smaller."""
-    tensors, delta = {}, []
+    tensors: dict[str, np.ndarray] = {}
+    delta = []
     for name, value in state.tensors.items():
         value = np.asarray(value, np.float32)
         differs = (value.view(np.uint32) != start[name].view(np.uint32)).ravel()  # bits: 0.0 equals −0.0
@@ -78,20 +78,24 @@ def restored(state: State, start: Mapping[str, np.ndarray]) -> State:
             tensors[name] = _changed(start[name], tensors.pop(f"{name}.changed"), tensors.pop(f"{name}.values"))
     except KeyError as error:
         raise ValueError(f"no tensor {error}") from None
-    if {n: (v.shape, v.dtype) for n, v in tensors.items()} != {n: (v.shape, np.float32) for n, v in start.items()}:
+    if tensors.keys() != start.keys() or any(not _is_float32(tensors[name], start[name].shape) for name in start):
         raise ValueError("other tensors")
     return replace(state, tensors=tensors, delta=())
 
 
 def _changed(start: np.ndarray, changed: np.ndarray, values: np.ndarray) -> np.ndarray:
-    if (changed.dtype, changed.shape) != (np.uint8, ((start.size + 7) // 8,)):
+    if changed.dtype != np.uint8 or changed.shape != ((start.size + 7) // 8,):
         raise ValueError("a change of another size")
     differs = np.unpackbits(changed).astype(bool)
-    if differs[start.size :].any() or (values.dtype, values.shape) != (np.float32, (differs.sum(),)):
+    if differs[start.size :].any() or not _is_float32(values, (int(differs.sum()),)):
         raise ValueError("as many values as places do not change")
     value = start.flatten()
     value[differs[: start.size]] = values
     return value.reshape(start.shape)
+
+
+def _is_float32(value: np.ndarray, shape: tuple[int, ...]) -> bool:
+    return value.dtype == np.float32 and value.shape == shape
 
 
 def load_state(path: Path | str, bundle_hash: str) -> State:
@@ -181,7 +185,8 @@ def _foreign(path: Path) -> str:
 
 def _read_slots(path: Path) -> tuple[dict[str, State], dict[str, str]]:
     """The valid slots, and for each damaged one the reason."""
-    slots, damaged = {}, {}
+    slots: dict[str, State] = {}
+    damaged: dict[str, str] = {}
     for slot in SLOTS:
         try:
             content = (path / slot).read_bytes()

@@ -66,6 +66,9 @@ def _item_bytes(element_type: int) -> int:
 
 
 def _observe(model: onnx.ModelProto, names: list[str]) -> dict[str, TensorSize]:
+    """The sizes of these tensors in one run. UserError for a model that onnxruntime cannot run, and for one that keeps
+    tensors in other files: onnxruntime would read whatever it names."""
+    from gems_edge.device.onnxfile import initializers
     from gems_edge.device.runtime import Session
 
     watched = onnx.ModelProto()
@@ -75,5 +78,7 @@ def _observe(model: onnx.ModelProto, names: list[str]) -> dict[str, TensorSize]:
     for value in model.graph.input:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         feeds[value.name] = np.zeros([dim.dim_value for dim in value.type.tensor_type.shape.dim], dtype)
-    arrays = Session(watched.SerializeToString(), "the graph whose cost is asked").run(names, feeds)
-    return {name: TensorSize(tuple(array.shape), array.dtype.itemsize) for name, array in zip(names, arrays)}
+    content, what = watched.SerializeToString(), "the graph whose cost is asked"
+    initializers(content, what)
+    tensors = Session(content, what).run(names, feeds)
+    return {name: TensorSize(tensor.shape, tensor.dtype.itemsize) for name, tensor in zip(names, tensors)}

@@ -1,5 +1,6 @@
 """Device profiles: what is known of a board, every fact with its source. One TOML each in device_profiles/."""
 
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -38,10 +39,15 @@ class DeviceProfile:
 @dataclass(frozen=True)
 class _Rule:
     unit: str = ""
-    low: float | None = None  # None: the value is text
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
     required: bool = True
     whole: bool = False
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the value is a number; else it is text."""
+        return self.low > -math.inf
 
 
 RULES = {
@@ -153,7 +159,7 @@ def _fact(where: str, name: str, rule: _Rule, table: Any) -> Fact:
         raise UserError(f"{where}: {name} has no source; say where its value comes from")
     if unit != rule.unit:
         raise UserError(f"{where}: {name} must be in {rule.unit or 'no unit'}, not {unit!r}")
-    if rule.low is None:
+    if not rule.numeric:
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{where}: {name} must be text, not {value!r}")
     elif isinstance(value, bool) or not isinstance(value, int if rule.whole else int | float):

@@ -113,7 +113,7 @@ def _convolution(op: FusedOp, weight: Size, output: Size, maps: int) -> Work:
         return {"depthwise": op.macs}
     if math.prod(output.shape[2:]) == 1:
         return {"gemm_weights": weight.elements, "conv1x1": max(0, op.macs - weight.elements)}
-    dense = {"conv_maps": maps, "conv_weights": weight.elements}
+    dense: Work = {"conv_maps": maps, "conv_weights": weight.elements}
     if math.prod(kernel) == 1:
         return dense | {"conv1x1": op.macs}
     steps = {*op.attributes.get("strides", ()), *op.attributes.get("dilations", ())}

@@ -28,8 +28,8 @@ def bits(tensors):
 def write_by_hand(path, tensors, **metadata):
     """A slot as gems-edge wrote it before deltas, spelt out again."""
     metadata = {
-        "format": "gems-edge-state", "format_version": "2", "generation": "3", "bundle": BUNDLE, "classes": '["a", "b"]',
-        "steps": "5", "images": "10", **metadata,
+        "format": "gems-edge-state", "format_version": "2", "generation": "3", "bundle": BUNDLE,
+        "classes": '["a", "b"]', "steps": "5", "images": "10", **metadata,
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gems_edge.device.bundle import read_bundle
-from gems_edge.device.measure import adapt_times, fresh_memory, predict_times, summarise, time_calls
+from gems_edge.device.measure import adapt_call, fresh_memory, predict_call, summarise, time_calls
 from gems_edge.errors import UserError
 
 
@@ -43,7 +43,8 @@ def test_slow_calls_stop_at_the_time_limit():
 @pytest.mark.parametrize("decay", [None, 0.5])
 def test_measures_a_bundle(tmp_path, decay):
     bundle = read_bundle(hm.write_bundle(tmp_path / "h.gems", decay=decay))
-    for times in (predict_times(bundle, 1, runs=5), adapt_times(bundle, 1, runs=5)):
+    for call in (predict_call(bundle, 1), adapt_call(bundle, 1)):
+        times = time_calls(call, runs=5)
         assert len(times) == 5 and min(times) > 0
     for what in ("predict", "adapt"):
         [memory] = fresh_memory(bundle.path, what, 3, 1, repeats=1)

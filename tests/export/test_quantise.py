@@ -9,7 +9,7 @@ import torch
 
 from gems_edge.data.mixture import load_mixture, mixture_sampler
 from gems_edge.data.tensors import episode_tensors
-from gems_edge.device.quantised import refreshed
+from gems_edge.device.int8 import refreshed
 from gems_edge.device.runtime import Session
 from gems_edge.errors import MachineError, UserError
 from gems_edge.export import quantise as subject

@@ -140,6 +140,21 @@ def test_shapes_that_only_a_run_can_tell():
     assert {op["kind"]: op["bytes"] for op in cost["ops"]}["Add"] == 4 * (12 + 1 + 12)
 
 
+def test_a_model_that_keeps_tensors_in_other_files_is_not_run(tmp_path, monkeypatch):
+    """Where shapes need a run, onnxruntime would read whatever file the model names."""
+    (tmp_path / "secret").write_bytes(np.ones(1, np.float32).tobytes())
+    monkeypatch.chdir(tmp_path)
+    elsewhere = TensorProto(name="one", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    elsewhere.external_data.add(key="location", value="secret")
+    nodes = [helper.make_node("NonZero", ["x"], ["at"]), helper.make_node("Add", ["x", "one"], ["y"])]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])]
+    outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in (("at", 7), ("y", 1))]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [elsewhere])
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    with pytest.raises(UserError, match="keeps tensor one in another file"):
+        describe(model, {})
+
+
 def test_peak_of_a_line_in_images():
     model = conv_net()
     line = adapt_peak(model, {"images": 5, "classes": 5})

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from gems_edge.device import Learner
 from gems_edge.device.bundle import bundle_bytes, read_bundle
-from gems_edge.device.quantised import FILE, Layer, layer_tensors, map_scale
+from gems_edge.device.int8 import FILE, Layer, layer_tensors, map_scale
 from gems_edge.errors import UserError
 from gems_edge.images import to_input
 
