@@ -80,7 +80,8 @@ def tickets(
     directory = output or Path(f"reproduce-{name}")
 
     def write(results):
-        from gems_edge.reproduce.tickets.page import Study, reproduce
+        from gems_edge.reproduce.page import Study
+        from gems_edge.reproduce.tickets.page import reproduce
 
         title = f"Meta winning tickets, preset {preset.name}"
         _write(title, directory, reproduce(Study(preset, directory, parts, cells, results)), as_json)
@@ -125,10 +126,11 @@ def gems(
     directory = output or Path(f"reproduce-gems-{name}")
 
     def write(results):
-        from gems_edge.reproduce.gems.page import Study, reproduce_gems
+        from gems_edge.reproduce.gems.page import reproduce
+        from gems_edge.reproduce.page import Study
 
         title = f"GEMS, preset {preset.name}"
-        _write(title, directory, reproduce_gems(Study(preset, directory, parts, cells, results)), as_json)
+        _write(title, directory, reproduce(Study(preset, directory, parts, cells, results)), as_json)
 
     _run(directory, cells, GridOptions(jobs, processes, ray), report_only, preset.data.values(), write)
 

@@ -1,16 +1,62 @@
-"""What the pages of all reproductions share: what was done, the paper's claims with their verdicts, the machine."""
+"""The page of a reproduction: what was done, the paper's claims with their verdicts, its tables and figures, and how.
+
+Each paper gives the sections that are its own.
+"""
 
 import importlib.metadata
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Section, Table
 from gems_edge.reproduce.grid import Cell, Document
+from gems_edge.reproduce.protocol import RUN, TEST_SEED, Preset, S, Trial
+from gems_edge.reproduce.results import Row, Rows, rows_of
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, NONE, OPEN, Claim
+
+P = TypeVar("P", bound=Preset)
+
+
+@dataclass(frozen=True)
+class Study(Generic[P, S]):
+    """What is asked for, and what is done of it."""
+
+    preset: P
+    directory: Path
+    parts: Mapping[str, Sequence[Trial[S]]]  # "table 2", … → its trials
+    cells: Sequence[Cell]
+    results: Mapping[str, Document]  # of the trials that are done
+
+    def rows(self, part: str) -> Rows[S]:
+        return rows_of(self.parts[part], self.results)
+
+    @cached_property
+    def trials(self) -> list[Trial[S]]:
+        return [trial for trials in self.parts.values() for trial in trials]
+
+    @cached_property
+    def all_rows(self) -> Rows[S]:
+        return rows_of(self.trials, self.results)
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the cells that are not done."""
+        return [cell.name for cell in self.cells if cell.name not in self.results]
+
+    def resolved(self, trials: Iterable[Trial[S]], config: TrainConfig) -> TrainConfig:
+        """The settings of the first run of `trials`, which has found image size, channels and widths; else `config`."""
+        paths = (
+            self.directory / "cells" / trial.name / RUN / "config.toml"
+            for trial in trials
+            if trial.name in self.results
+        )
+        return next((read_config(path) for path in paths if path.exists()), config)
 
 
 @dataclass(frozen=True)
@@ -20,71 +66,139 @@ class Reproduction:
     document: dict[str, Any]
 
 
-def summary_section(
-    preset, parts: Sequence[str], cells: Sequence[Cell], results: Mapping[str, Document], claims: Sequence[Claim]
-) -> Section:
-    """`preset` has name, seeds, episodes and about."""
-    counts = Counter(claim.verdict for claim in claims)
+@dataclass(frozen=True)
+class PaperPage:
+    """What a paper says of its own page."""
+
+    source: str  # authors, title, place and year
+    rules: Sequence[str]  # how a verdict comes about
+    at: str  # heading of what tells a claim's findings apart
+
+
+def reproduction(
+    study: Study[P, S], paper: PaperPage, claims: Sequence[Claim], shown: Sequence[Section], printed: Sequence[Section],
+    how: Sequence[Block], row_document: Callable[[Row[S]], Mapping[str, Any]],
+) -> Reproduction:  # fmt: skip
+    """`shown`: the paper's tables and figures; `printed`: those of them for a terminal; `how`: what was trained how."""
+    sections = [_summary(study, claims), *_claims_sections(claims, paper.at), *shown]
+    if claims:
+        sections.append(_quotes_section(claims, paper))
+    sections.append(Section("How it was done", tuple(how)))
+    brief = [Section("The paper's claims", (_brief_table(claims),))] if claims else []
+    return Reproduction(tuple(sections), (*printed, *brief), _document(study, claims, row_document))
+
+
+def _document(
+    study: Study[P, S], claims: Sequence[Claim], row_document: Callable[[Row[S]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    rows = [
+        {
+            "method": row.method, "variant": row.variant, "mode": row.mode,
+            "seeds": {"wanted": list(row.wanted), "done": list(row.done)}, **row_document(row),
+        }
+        for row in study.all_rows
+    ]  # fmt: skip
+    planned, missing = len(study.cells), study.missing
+    return {
+        "preset": study.preset.name,
+        "parts": list(study.parts),
+        "cells": {"planned": planned, "done": planned - len(missing), "missing": missing},
+        "seeds": study.preset.seeds,
+        "episodes": study.preset.episodes,
+        "rows": rows,
+        "claims": [claim.as_dict() for claim in claims],
+    }
+
+
+def _summary(study: Study[P, S], claims: Sequence[Claim]) -> Section:
+    preset, counts = study.preset, Counter(claim.verdict for claim in claims)
     rest = ", ".join(f"{counts[word]} {word}" for word in (OPEN, MISSING) if counts[word])
+    planned, missing = len(study.cells), len(study.missing)
     figures = (
-        KeyFigure("preset", preset.name, "what was asked for: " + ", ".join(parts)),
-        KeyFigure("cells done", f"{len(results)} of {len(cells)}", "trainings, each tested on new episodes"),
+        KeyFigure("preset", preset.name, "what was asked for: " + ", ".join(study.parts)),
+        KeyFigure("cells done", f"{planned - missing} of {planned}", "trainings, each tested on new episodes"),
         KeyFigure("trainings", str(preset.seeds), "of each entry, from other seeds"),
         KeyFigure("test episodes", str(preset.episodes), "a training, the same for all"),
         KeyFigure("claims of the paper", f"{counts[HOLDS]} hold, {counts[FAILS]} do not", rest),
     )
     blocks: list[Block] = [KeyFigures(figures), Note(preset.about)]
-    if len(results) < len(cells):
+    if missing:
         text = "Not everything is done: what is missing is shown as “–”. The same command goes on with it."
         blocks.append(Note(text))
     return Section("What was done", tuple(blocks))
 
 
-def claims_sections(claims: Sequence[Claim], at: str) -> list[Section]:
-    """A section per setup, a line per figure; `at` says what tells a claim's figures apart."""
-    sections = []
-    for setup in dict.fromkeys(claim.setup for claim in claims):
-        rows = []
-        for claim in claims:
-            if claim.setup != setup:
-                continue
-            figures = [(f.label, f.text, f.verdict) for f in claim.figures] or [("", NONE, "")]
-            rows.append((claim.text, *figures[0], claim.explained))
-            rows += [("", *figure, "") for figure in figures[1:]]
-        header = ("claim", at, "here", "there", "verdict")
-        caption = "Accuracies in the mode that was trained in. When a claim holds: see the end of this page."
-        sections.append(Section(f"The paper's claims: {setup}", (Table(header, tuple(rows), caption),)))
-    return sections
+# --- Claims ---
 
 
-def brief_claims(claims: Sequence[Claim]) -> list[Section]:
-    """One table, a line per claim; nothing without claims."""
-    rows = tuple((claim.setup, claim.text, claim.explained) for claim in claims)
-    return [Section("The paper's claims", (Table(("setup", "claim", "here"), rows),))] if rows else []
+def _claims_sections(claims: Sequence[Claim], at: str) -> list[Section]:
+    """A section per setup, a line per finding."""
+    header = ("claim", at, "here", "there", "verdict")
+    caption = "Accuracies in the mode that was trained in. When a claim holds: see the end of this page."
+    by_setup: dict[str, list[tuple[str, ...]]] = {}
+    for claim in claims:
+        lines = [(f.label, f.text, f.verdict) for f in claim.findings] or [("", NONE, "")]
+        first = (claim.text, *lines[0], claim.explained)
+        by_setup.setdefault(claim.setup, []).extend([first, *(("", *line, "") for line in lines[1:])])
+    return [
+        Section(f"The paper's claims: {setup}", (Table(header, tuple(rows), caption),))
+        for setup, rows in by_setup.items()
+    ]
 
 
-def quotes_section(claims: Sequence[Claim], source: str, rules: Sequence[str]) -> Section:
+def _brief_table(claims: Sequence[Claim]) -> Table:
+    """A line per claim."""
+    return Table(("setup", "claim", "here"), tuple((claim.setup, claim.text, claim.explained) for claim in claims))
+
+
+def _quotes_section(claims: Sequence[Claim], paper: PaperPage) -> Section:
     """The paper's words, what was made of them, and how a verdict comes about."""
-    rows = []
-    for quote in dict.fromkeys(claim.quote for claim in claims):
-        checked = dict.fromkeys(claim.text for claim in claims if claim.quote == quote)
-        rows.append((quote.words, quote.where, "; ".join(checked)))
-    table = Table(("the paper's words", "where", "checked as"), tuple(rows), f"{source} “[…]” marks what is left out.")
-    return Section("What the paper claims, and when it holds here", (table, *map(Note, rules)))
+    checked: dict[Any, dict[str, None]] = {}
+    for claim in claims:
+        checked.setdefault(claim.quote, {})[claim.text] = None
+    rows = tuple((quote.words, quote.where, "; ".join(texts)) for quote, texts in checked.items())
+    caption = f"{paper.source} “[…]” marks what is left out."
+    table = Table(("the paper's words", "where", "checked as"), rows, caption)
+    return Section("What the paper claims, and when it holds here", (table, *map(Note, paper.rules)))
 
 
-def machine_rows() -> tuple[tuple[str, str], ...]:
-    return (
+# --- How it was done ---
+
+
+def recipe(config: TrainConfig) -> dict[str, str]:
+    """The settings that the page shows of every training."""
+    channels = f"{config.channels} channel{'s' * (config.channels > 1)}"
+    return {
+        "network": f"{config.backbone}, widths {config.widths_text}, head {config.head}",
+        "images": f"{config.image_size} px, {channels}" if config.image_size else "the data's own size",
+        "episodes": f"{config.ways}-way {config.shots}-shot, {config.queries} queries a class, {config.meta_batch} an iteration",
+        "inner loop": f"{config.steps} steps of SGD, {config.inner_lr:g}",
+        "outer loop": f"Adam {config.lr:g}, {config.schedule}, {config.iterations:,} iterations",
+        "normalisation": config.normalization,
+        "validation": f"{config.validation_episodes} episodes every {config.validate_every:,} iterations; the best stays",
+    }
+
+
+def settings_table(ours: Mapping[str, str], theirs: Mapping[str, str], paper: str, caption: str = "") -> Table:
+    """Our settings beside those under the heading `paper`."""
+    return Table(
+        ("setting", "here", paper), tuple((name, own, theirs.get(name, "")) for name, own in ours.items()), caption
+    )
+
+
+def conditions_table(preset: Preset, *more: tuple[str, str]) -> Table:
+    """How much was trained and tested, and on what machine the page was written."""
+    episodes = f"{preset.episodes} of each distribution, seed {TEST_SEED}: the same for every network"
+    rows = (
+        ("trainings of each entry", str(preset.seeds)),
+        *more,
+        ("test episodes a training", episodes),
         ("CPU cores of the machine that wrote this page", str(len(os.sched_getaffinity(0)))),
         ("processor", f"{_processor()}, {platform.machine()}"),
         ("torch", _version("torch")),
         ("Python", platform.python_version()),
     )
-
-
-def cells_document(cells: Sequence[Cell], results: Mapping[str, Document]) -> dict[str, Any]:
-    missing = [cell.name for cell in cells if cell.name not in results]
-    return {"planned": len(cells), "done": len(results), "missing": missing}
+    return Table(("", ""), rows)
 
 
 def _processor() -> str:

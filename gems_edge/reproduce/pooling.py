@@ -1,7 +1,4 @@
-"""Several trainings of one entry of a table become one number, with what is known of its exactness.
-
-An entry is {accuracy, ci95, episodes} of one training.
-"""
+"""The trainings of one row become one number, with what is known of its exactness."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-Entry = Mapping[str, float]
+Entry = Mapping[str, float]  # {accuracy, ci95, episodes} of one training
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,11 @@ class Spread:
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
-def spread(values: Iterable[float]) -> Spread | None:
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """None without values, and where one of them is not known."""
     values = list(values)
-    return Spread(sum(values) / len(values), min(values), max(values)) if values else None
+    known = [value for value in values if value is not None]
+    return Spread(sum(known) / len(known), min(known), max(known)) if known and len(known) == len(values) else None
 
 
 def times_less(pairs: Iterable[tuple[float | None, float | None]]) -> Spread | None:
@@ -74,10 +73,11 @@ def times_less(pairs: Iterable[tuple[float | None, float | None]]) -> Spread | N
     pairs, and where a cost is 0 or not known.
     """
     pairs = list(pairs)
-    if not pairs or any(not theirs or not own for theirs, own in pairs):
+    known = [(theirs, own) for theirs, own in pairs if theirs and own]
+    if not known or len(known) < len(pairs):
         return None
-    single = [theirs / own for theirs, own in pairs]
-    return Spread(sum(theirs for theirs, _ in pairs) / sum(own for _, own in pairs), min(single), max(single))
+    ratios = [theirs / own for theirs, own in known]
+    return Spread(sum(theirs for theirs, _ in known) / sum(own for _, own in known), min(ratios), max(ratios))
 
 
 @dataclass(frozen=True)

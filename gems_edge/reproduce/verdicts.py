@@ -24,7 +24,7 @@ class Quote:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Finding:
     """What a claim comes down to at one place (a ratio, a distribution)."""
 
     label: str
@@ -34,19 +34,23 @@ class Figure:
     reason: str = ""  # why it is not decided
 
 
+def not_done(label: str, text: str = NONE) -> Finding:
+    return Finding(label, text, MISSING, {})
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A claim holds if all of its figures do, and fails if one does."""
+    """A claim holds if all of its findings do, and fails if one does."""
 
     key: str
     quote: Quote
     text: str  # as it is checked here
     setup: str  # what it is checked on
-    figures: tuple[Figure, ...]
+    findings: tuple[Finding, ...]
 
     @property
     def verdict(self) -> str:
-        verdicts = [figure.verdict for figure in self.figures]
+        verdicts = [finding.verdict for finding in self.findings]
         for word in (FAILS, MISSING, OPEN):
             if word in verdicts:
                 return word
@@ -57,14 +61,14 @@ class Claim:
         """The verdict, and why it is none."""
         if self.verdict != OPEN:
             return self.verdict
-        reasons = dict.fromkeys(figure.reason for figure in self.figures if figure.verdict == OPEN)
+        reasons = dict.fromkeys(finding.reason for finding in self.findings if finding.verdict == OPEN)
         return f"{OPEN}: {'; '.join(reasons)}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "claim": self.key, "text": self.text, "setup": self.setup, "verdict": self.verdict,
             "explained": self.explained, "paper": {"words": self.quote.words, "where": self.quote.where},
-            "figures": [{"at": f.label, "verdict": f.verdict, **f.data} for f in self.figures],
+            "figures": [{"at": f.label, "verdict": f.verdict, **f.data} for f in self.findings],
         }  # fmt: skip
 
 
@@ -105,21 +109,7 @@ def at_most(values: Spread, bound: float) -> str:
     return HOLDS if values.high <= bound else FAILS if values.low > bound else OPEN
 
 
-# --- Figures ---
-
-
-def difference_figure(
-    label: str, found: Difference | None, bound: Bound, wanted: int, mode: str, note: str = ""
-) -> Figure:
-    """A difference of accuracies in `mode` over `wanted` seeds; it is not done as long as one of them is missing."""
-    if found is None:
-        return Figure(label, NONE, MISSING, {})
-    text, reason = f"{points(found.mean)} points", ONE
-    if found.trainings > 1:
-        text = f"{points(found.mean, found.half)} points (seeds {points(found.low)} … {points(found.high)})"
-        reason = INSIDE
-    verdict = bound(found) if found.trainings == wanted else MISSING
-    return Figure(label, text + note + part(found.trainings, wanted), verdict, found.as_dict() | {"mode": mode}, reason)
+# --- In words ---
 
 
 def spread_text(values: Spread, form: str) -> str:
@@ -134,11 +124,6 @@ def percent(ratio: float) -> str:
 
 def points(share: float, half: float | None = None, digits: int = 2) -> str:
     return percent_text(share, half, digits, signed=True).replace("-", "−")
-
-
-def points_text(found: Difference | None) -> str:
-    """For a cell of a table: "+1.2 ± 0.8"."""
-    return NONE if found is None else points(found.mean, found.half, 1)
 
 
 def part(done: int, wanted: int) -> str:

@@ -1,43 +1,22 @@
 """Does what GEMS claims hold here? Each claim is computed, with the figures it rests on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
+from gems_edge.reproduce import verdicts
+from gems_edge.reproduce.claims import accuracy_finding, claim_of, difference_finding, factor_finding, rules
 from gems_edge.reproduce.gems.paper import QUOTES
-from gems_edge.reproduce.gems.plan import MULTI, steps_of
-from gems_edge.reproduce.gems.protocol import Mixture, Preset
-from gems_edge.reproduce.gems.results import Row, Rows, common, difference, factor
-from gems_edge.reproduce.pooling import Difference
-from gems_edge.reproduce.verdicts import (
-    FAILS,
-    HOLDS,
-    MISSING,
-    NONE,
-    OPEN,
-    SIDES,
-    Bound,
-    Claim,
-    Figure,
-    above,
-    above_zero,
-    at_least,
-    below,
-    difference_figure,
-    part,
-    points,
-    spread_text,
-)
+from gems_edge.reproduce.gems.plan import MULTI, GemsRow, GemsRows, steps_of
+from gems_edge.reproduce.gems.protocol import GemsPreset
+from gems_edge.reproduce.protocol import Setup
+from gems_edge.reproduce.results import difference
+from gems_edge.reproduce.verdicts import Claim, Finding
 
-RULES = (
-    "Accuracies: the difference is taken seed by seed (one seed gives both their initial weights; the test episodes are the "
-    "same for all). Its 95 % interval is the wider of two: that of the episodes, as if both networks were tested on different "
-    "ones, and Student's over the seeds' differences. It holds if the whole interval is on the claim's side of the bound, does "
-    "not hold if all of it is on the other side, and is not decided otherwise; with one training it never is.",
+RULES = rules(
+    "their initial weights",
     "Times are CPU seconds of training; Multi-MAML's are the sum over its trainings. A claim holds if every seed meets the "
     "bound, does not hold if none does, and is not decided if the seeds lie on both sides.",
-    "A claim over several figures holds if it holds at each, and does not hold if it fails at one. A figure of which a training "
-    "is missing is “not done”, and so is the claim unless it has failed elsewhere.",
-    "“Up to 5 points” holds if the gain on some distribution has its whole interval at or above 5 points, and does not hold if "
-    "that of every distribution lies below.",
+    "“Up to 5 points” holds if the gain on some distribution has its whole interval at or above 5 points, and does not hold "
+    "if that of every distribution lies below.",
 )
 
 MEAN = "mean"
@@ -47,151 +26,127 @@ MANY, FASTER = 4, 2.0
 HARMLESS = 0.01
 
 
-def claims_of(preset: Preset, rows: Rows) -> list[Claim]:
-    """The claims whose rows `rows` has, mixture by mixture."""
-    claims = []
-    for mixture in rows.mixtures:
-        own = rows.of(mixture)
-        found = [
-            *_same_distribution(own, mixture), *_times(own, mixture), *_cross_domain(own, preset.unseen(mixture), mixture),
-            *_sparsity(own, mixture), *_steps(preset, own, mixture),
-        ]  # fmt: skip
-        claims += [claim for claim in found if claim.figures]
-    return claims
+def claims_of(preset: GemsPreset, rows: GemsRows) -> list[Claim]:
+    """The claims whose rows `rows` has, setup by setup."""
+    claims: list[Claim] = []
+    for setup in rows.setups:
+        own = rows.of(setup)
+        claims += [*_same_distribution(own, setup), *_times(own, setup), *_cross_domain(own, setup, preset)]
+        claims += [*_sparsity(own, setup), *_steps(preset, own, setup)]
+    return [claim for claim in claims if claim.findings]
 
 
-def _claim(key: str, text: str, mixture: Mixture, figures: Sequence[Figure | None]) -> Claim:
-    return Claim(key, QUOTES[key], text, " + ".join(mixture), tuple(figure for figure in figures if figure))
-
-
-def _figure(label: str, row: Row | None, reference: Row | None, sets: Sequence[str], bound: Bound) -> Figure | None:
-    """None where one of the two rows is not asked for."""
-    if row is None or reference is None:
-        return None
-    return difference_figure(label, difference(row, reference, sets), bound, len(row.wanted), row.mode)
+def _claim(key: str, text: str, setup: Setup, findings: Iterable[Finding | None]) -> Claim:
+    return claim_of(QUOTES, key, text, setup, findings)
 
 
 # --- Tables 1 and 2 ---
 
 
-def _same_distribution(rows: Rows, mixture: Mixture) -> list[Claim]:
-    bmp, mmsup, maml, multi = (rows.find(mixture, method) for method in ("bmp", "mmsup", "maml", MULTI))
-    places = {MEAN: mixture, **{name: (name,) for name in mixture}}
+def _same_distribution(rows: GemsRows, setup: Setup) -> list[Claim]:
+    bmp, mmsup, maml, multi = (rows.find(setup, method) for method in ("bmp", "mmsup", "maml", MULTI))
+    tested = {MEAN: setup.sets, **{name: (name,) for name in setup.sets}}
     return [
         _claim(
-            "bmp-maml", "BMP is not below MAML, on each distribution and their mean", mixture,
-            [_figure(label, bmp, maml, sets, above(0)) for label, sets in places.items()],
+            "bmp-maml", "BMP is not below MAML, on each distribution and their mean", setup,
+            [accuracy_finding(label, bmp, maml, verdicts.above(0), sets) for label, sets in tested.items()],
         ),
-        _claim("bmp-five", "BMP is up to 5 points above MAML", mixture, [_greatest(bmp, maml, mixture, 0.05)]),
+        _claim("bmp-five", "BMP is up to 5 points above MAML", setup, [_greatest(bmp, maml, 0.05)]),
         _claim(
-            "mmsup-between", "MMSUP lies between MAML and Multi-MAML (means over the distributions)", mixture,
+            "mmsup-between", "MMSUP lies between MAML and Multi-MAML (means over the distributions)", setup,
             [
-                _figure("MMSUP − MAML", mmsup, maml, mixture, above(0)),
-                _figure("Multi-MAML − MMSUP", multi, mmsup, mixture, above(0)),
+                accuracy_finding("MMSUP − MAML", mmsup, maml, verdicts.above(0)),
+                accuracy_finding("Multi-MAML − MMSUP", multi, mmsup, verdicts.above(0)),
             ],
         ),
     ]  # fmt: skip
 
 
-def _greatest(row: Row | None, reference: Row | None, mixture: Mixture, bound: float) -> Figure | None:
+def _greatest(row: GemsRow | None, reference: GemsRow | None, bound: float) -> Finding | None:
     """The distribution on which `row` gains most; it holds if any does, and fails if all do."""
     if row is None or reference is None:
         return None
-    found: dict[str, Difference | None] = {name: difference(row, reference, (name,)) for name in mixture}
-    if None in found.values():
-        return Figure(MEAN, NONE, MISSING, {})
-    verdicts = {name: difference_figure(name, d, above(bound), len(row.wanted), row.mode) for name, d in found.items()}
-    best = max(found, key=lambda name: found[name].mean)
-    words = [figure.verdict for figure in verdicts.values()]
-    verdict = next((word for word in (MISSING, HOLDS, OPEN) if word in words), FAILS)
-    others = ", ".join(f"{name} {points(d.mean)}" for name, d in found.items() if name != best)
-    shown = verdicts[best]
-    reason = next((figure.reason for figure in verdicts.values() if figure.verdict == OPEN), "")
-    return Figure(best, f"{shown.text}; {others}", verdict, shown.data, reason)
+    gaps = {name: gap for name in row.setup.sets if (gap := difference(row, reference, (name,)))}
+    if len(gaps) < len(row.setup.sets):
+        return verdicts.not_done(MEAN)
+    findings = {name: difference_finding(name, gap, verdicts.above(bound), row) for name, gap in gaps.items()}
+    verdicts = [finding.verdict for finding in findings.values()]
+    verdict = next(
+        (word for word in (verdicts.MISSING, verdicts.HOLDS, verdicts.OPEN) if word in verdicts), verdicts.FAILS
+    )
+    best = max(gaps, key=lambda name: gaps[name].mean)
+    others = ", ".join(f"{name} {verdicts.points(gap.mean)}" for name, gap in gaps.items() if name != best)
+    reason = next((finding.reason for finding in findings.values() if finding.verdict == verdicts.OPEN), "")
+    return Finding(best, f"{findings[best].text}; {others}", verdict, findings[best].data, reason)
 
 
-def _times(rows: Rows, mixture: Mixture) -> list[Claim]:
-    multi = rows.find(mixture, MULTI)
-    if len(mixture) < MANY or multi is None:
+def _times(rows: GemsRows, setup: Setup) -> list[Claim]:
+    multi = rows.find(setup, MULTI)
+    if len(setup.sets) < MANY or multi is None:
         return []
-    text = f"BMP and MMSUP take at least {FASTER:g}× less training time than Multi-MAML at {len(mixture)} distributions"
-    return [
-        _claim("time", text, mixture, [_time_figure(multi, rows.find(mixture, method)) for method in ("bmp", "mmsup")])
-    ]
+    text = (
+        f"BMP and MMSUP take at least {FASTER:g}× less training time than Multi-MAML at {len(setup.sets)} distributions"
+    )
+    learners = [row for method in ("bmp", "mmsup") if (row := rows.find(setup, method))]
+    findings = [factor_finding(row.method.upper(), multi, row, "train.cpu_seconds", FASTER) for row in learners]
+    return [_claim("time", text, setup, findings)]
 
 
-def _time_figure(multi: Row, row: Row | None) -> Figure | None:
-    if row is None:
-        return None
-    label, values, done = row.method.upper(), factor(multi, row, "cpu_seconds"), len(common(row, multi))
-    if values is None:
-        return Figure(label, NONE, MISSING, {})
-    verdict = at_least(values, FASTER) if done == len(row.wanted) else MISSING
-    text = spread_text(values, "{:.2f}×") + part(done, len(row.wanted))
-    return Figure(label, text, verdict, values.as_dict(), SIDES)
-
-
-def _cross_domain(rows: Rows, unseen: tuple[str, ...], mixture: Mixture) -> list[Claim]:
+def _cross_domain(rows: GemsRows, setup: Setup, preset: GemsPreset) -> list[Claim]:
+    unseen, maml = preset.unseen(setup.sets), rows.find(setup, "maml")
     if not unseen:
         return []
-    maml = rows.find(mixture, "maml")
     text = f"BMP and MMSUP are above MAML on unseen distributions (mean over {', '.join(unseen)})"
-    methods = [(method, rows.find(mixture, method)) for method in ("bmp", "mmsup")]
-    return [_claim("cross", text, mixture, [_figure(m.upper(), row, maml, unseen, above_zero) for m, row in methods])]
+    methods = {method.upper(): rows.find(setup, method) for method in ("bmp", "mmsup")}
+    findings = [accuracy_finding(label, row, maml, verdicts.above_zero, unseen) for label, row in methods.items()]
+    return [_claim("cross", text, setup, findings)]
 
 
 # --- Tables 3 and 5 ---
 
 
-def _sparsity(rows: Rows, mixture: Mixture) -> list[Claim]:
+def _sparsity(rows: GemsRows, setup: Setup) -> list[Claim]:
     fixed = {row.variant.removeprefix("sparsity"): row for row in rows if row.variant.startswith("sparsity")}
     if not fixed:
         return []
-    learned, first, last = rows.find(mixture, "mmsup"), *(list(fixed.values())[place] for place in (0, -1))
-    least, most = list(fixed)[0], list(fixed)[-1]
+    learned, least, most = rows.find(setup, "mmsup"), list(fixed)[0], list(fixed)[-1]
+    against = [accuracy_finding(f"sparsity {value}", learned, row, verdicts.above_zero) for value, row in fixed.items()]
+    falls = [accuracy_finding(MEAN, fixed[most], fixed[least], verdicts.below(0))] if most != least else []
     return [
-        _claim(
-            "sparsity-learned", "MMSUP's learned keep shares are above every fixed sparsity", mixture,
-            [_figure(f"sparsity {value}", learned, row, mixture, above_zero) for value, row in fixed.items()],
-        ),
-        _claim(
-            "sparsity-falls", f"A sparsity of {most} is below one of {least}", mixture,
-            [_figure(MEAN, last, first, mixture, below(0))] if first is not last else [],
-        ),
-    ]  # fmt: skip
+        _claim("sparsity-learned", "MMSUP's learned keep shares are above every fixed sparsity", setup, against),
+        _claim("sparsity-falls", f"A sparsity of {most} is below one of {least}", setup, falls),
+    ]
 
 
-def _steps(preset: Preset, rows: Rows, mixture: Mixture) -> list[Claim]:
+def _steps(preset: GemsPreset, rows: GemsRows, setup: Setup) -> list[Claim]:
     """Of the rows with several numbers of steps; the plain row is one of them."""
     most = max(preset.steps)
-    series = {
-        method: {steps: row for row in rows if row.method == method and (steps := _steps_in(preset, row))}
-        for method in ("bmp", "mmsup", "maml")
-    }
-    claims, longest = [], series["bmp"].get(most)
-    fewer = {steps: row for steps, row in sorted(series["bmp"].items()) if steps < most}
-    if longest is not None and fewer:
+    bmp, mmsup, maml = (_by_steps(preset, rows, method) for method in ("bmp", "mmsup", "maml"))
+    claims = []
+    if most in bmp and len(bmp) > 1:
         text = f"BMP with fewer inner steps is at most {100 * HARMLESS:g} point below {most} steps"
-        figures = [_figure(_plural(steps), row, longest, mixture, above(-HARMLESS)) for steps, row in fewer.items()]
-        claims.append(_claim("steps", text, mixture, figures))
-    reference = series["maml"].get(most)
-    several = [method for method in ("bmp", "mmsup") if len(series[method]) > 1]
-    if reference is not None and several:
-        text = f"BMP and MMSUP with any number of inner steps are above MAML with {most}"
-        figures = [
-            _figure(f"{method.upper()}, {_plural(steps)}", row, reference, mixture, above_zero)
-            for method in several
-            for steps, row in sorted(series[method].items())
+        fewer = {steps: row for steps, row in bmp.items() if steps < most}
+        findings = [
+            accuracy_finding(_plural(steps), row, bmp[most], verdicts.above(-HARMLESS)) for steps, row in fewer.items()
         ]
-        claims.append(_claim("steps-maml", text, mixture, figures))
+        claims.append(_claim("steps", text, setup, findings))
+    several = [series for series in (bmp, mmsup) if len(series) > 1]
+    if most in maml and several:
+        text = f"BMP and MMSUP with any number of inner steps are above MAML with {most}"
+        findings = [
+            accuracy_finding(f"{row.method.upper()}, {_plural(steps)}", row, maml[most], verdicts.above_zero)
+            for series in several
+            for steps, row in series.items()
+        ]
+        claims.append(_claim("steps-maml", text, setup, findings))
     return claims
 
 
-def _steps_in(preset: Preset, row: Row) -> int:
-    """The row's number of steps, 0 for those of Tables 3 and 4."""
-    plain = not row.variant or row.variant.startswith("steps")
-    steps = steps_of(preset, row.method, row.variant) if plain else 0
-    return steps if steps in preset.steps else 0
+def _by_steps(preset: GemsPreset, rows: GemsRows, method: str) -> dict[int, GemsRow]:
+    """Inner steps → row, of those in Table 5; not those of Tables 3 and 4."""
+    own = [row for row in rows if row.method == method and (not row.variant or row.variant.startswith("steps"))]
+    by_steps = {steps_of(preset, method, row.variant): row for row in own}
+    return {steps: row for steps, row in sorted(by_steps.items()) if steps in preset.steps}
 
 
 def _plural(steps: int) -> str:

@@ -4,7 +4,7 @@ Everything stands as printed, contradictions included; NOTES names those. Accura
 unit of the times is not given.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gems_edge.reproduce.verdicts import Quote
@@ -31,8 +31,14 @@ class Trained:
     time: Mapping[str, float]  # method → time (Table 1)
     unseen: Mapping[str, Mapping[str, Printed]]  # method → set → accuracy (Table 2), empty where it has no row
 
+    def is_on(self, sets: Sequence[str]) -> bool:
+        return set(self.mixture) == set(sets)
 
-def _trained(mixture: tuple[str, ...], seen: tuple, time: tuple, unseen: Mapping[str, tuple] | None = None) -> Trained:
+
+def _trained(
+    mixture: tuple[str, ...], seen: Sequence[Sequence[tuple[float, float]]], time: Sequence[float],
+    unseen: Mapping[str, Sequence[float]] | None = None,
+) -> Trained:  # fmt: skip
     """`seen`: set by set, then method by method, (accuracy, ±); `unseen`: set → an accuracy for each method."""
     return Trained(
         mixture,
@@ -86,6 +92,7 @@ TRAININGS: tuple[Trained, ...] = (
 
 # Tables 3 to 5 vary one training, on these; Table 5 is tested on the first.
 ABLATION = (VGG, CUB)
+ABLATED = TRAININGS[0]
 # Table 3: set → sparsity → accuracy.
 SPARSITY: Mapping[str, Mapping[float, float]] = {
     name: dict(zip((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), values, strict=True))
@@ -160,8 +167,8 @@ QUOTES: Mapping[str, Quote] = {
 }
 
 
-def training_on(mixture: tuple[str, ...]) -> Trained | None:
+def training_on(sets: Sequence[str]) -> Trained | None:
     """The paper's training on these distributions; else its first on as many, else None."""
-    same = [one for one in TRAININGS if set(one.mixture) == set(mixture)]
-    alike = [one for one in TRAININGS if len(one.mixture) == len(mixture)]
-    return next(iter(same or alike), None)
+    same = [trained for trained in TRAININGS if trained.is_on(sets)]
+    as_many = [trained for trained in TRAININGS if len(trained.mixture) == len(sets)]
+    return next(iter(same or as_many), None)

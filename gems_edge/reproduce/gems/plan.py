@@ -1,51 +1,40 @@
 """From GEMS's tables to cells of a grid: one cell is one training. What several tables want is one cell."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.run import as_values
-from gems_edge.reproduce.gems.protocol import Mixture, Preset
+from gems_edge.reproduce.gems.protocol import GemsPreset
 from gems_edge.reproduce.grid import Cell
+from gems_edge.reproduce.protocol import TEST_SEED, Setup, Trial
+from gems_edge.reproduce.results import Row, Rows
 
-TEST_SEED = 1
 MULTI = "multi-maml"
 # The rows of Tables 1 and 2; ANIL, BOIL and BMP with a rate for each layer are ours.
 METHODS = ("maml", MULTI, "bmp", "mmsup", "anil", "boil", "bmp-rates")
-# Settings of what is a variant of a method.
-VARIANTS = {"bmp-rates": {"method": "bmp", "adapter.rate": "layer"}}
+# Settings of what is a variant of a method; those of the config's adapter begin with "adapter.", in trials too.
+VARIANTS: Mapping[str, Mapping[str, Any]] = {"bmp-rates": {"method": "bmp", "adapter.rate": "layer"}}
 TABLES = (1, 2, 3, 4, 5)
 DEFAULT_TABLES = (1, 2)
 # Layers of Conv-4, for Table 4: four blocks and the head.
 LAYERS = 5
 
-
-@dataclass(frozen=True)
-class Want:
-    """A row of a table with one seed. `variant` tells settings apart that the method does not."""
-
-    mixture: Mixture
-    method: str
-    seed: int
-    variant: str = ""
-    settings: tuple[tuple[str, Any], ...] = ()  # of the config; those of the adapter begin with "adapter."
-
-    @property
-    def name(self) -> str:
-        """Of its cell; Multi-MAML has none of its own (see `trainings`)."""
-        return f"{'+'.join(self.mixture)}/{'-'.join(filter(None, (self.method, self.variant, f's{self.seed}')))}"
-
-    @property
-    def trainings(self) -> tuple["Want", ...]:
-        """Itself, or MAML on each of its distributions."""
-        if self.method != MULTI:
-            return (self,)
-        return tuple(Want((name,), "maml", self.seed) for name in self.mixture)
+GemsTrial = Trial[Setup]
+GemsRow = Row[Setup]
+GemsRows = Rows[Setup]
 
 
-def parts(preset: Preset, numbers: Sequence[int] = (), methods: Sequence[str] = ()) -> dict[int, list[Want]]:
-    """Table → its rows; Tables 1 and 2 if none is asked for. `methods` cuts them down to those.
+def trainings(preset: GemsPreset, trial: GemsTrial) -> list[GemsTrial]:
+    """The trial itself; of Multi-MAML, MAML on each of its distributions."""
+    if trial.method != MULTI:
+        return [trial]
+    return [Trial(preset.setup((name,)), "maml", trial.seed) for name in trial.setup.sets]
+
+
+def parts(preset: GemsPreset, numbers: Sequence[int] = (), methods: Sequence[str] = ()) -> dict[str, list[GemsTrial]]:
+    """ "table 1", … → its trials; Tables 1 and 2 if none is asked for. `methods` cuts them down to those.
 
     UserError for a table that the paper does not have, one that these data cannot give, and methods that no table has.
     """
@@ -55,86 +44,75 @@ def parts(preset: Preset, numbers: Sequence[int] = (), methods: Sequence[str] = 
     wanted = {number: table(preset, number) for number in sorted(set(numbers)) or DEFAULT_TABLES}
     if 2 in numbers and not wanted[2]:
         raise UserError("--table 2 tests on distributions that were not trained; give one more set of images")
-    wanted = {number: wants for number, wants in wanted.items() if wants}
     if methods:
-        wanted = {
-            n: kept for n, wants in wanted.items() if (kept := [want for want in wants if want.method in methods])
-        }
-        if not wanted:
+        wanted = {n: [trial for trial in trials if trial.method in methods] for n, trials in wanted.items()}
+        if not any(wanted.values()):
             raise UserError(f"--method {', '.join(methods)}: table {', '.join(map(str, numbers))} has none of these")
-    return wanted
+    return {f"table {number}": trials for number, trials in wanted.items() if trials}
 
 
-def table(preset: Preset, number: int) -> list[Want]:
-    """The rows of one table, seed by seed, so that an interrupted grid has whole comparisons."""
-    wants = []
-    for seed in range(1, preset.seeds + 1):
-        match number:
-            case 1:
-                wants += [Want(mixture, method, seed) for mixture in preset.mixtures for method in METHODS]
-            case 2:
-                mixtures = [mixture for mixture in preset.mixtures if preset.unseen(mixture)]
-                wants += [Want(mixture, method, seed) for mixture in mixtures for method in METHODS]
-            case 3:
-                wants += _references(preset, seed)
-                wants += [_sparse(preset, seed, (sparsity,), f"sparsity{sparsity:g}") for sparsity in preset.sparsities]
-            case 4:
-                wants += _references(preset, seed)
-                for layer in range(LAYERS):
-                    shares = tuple(preset.depth_sparsity if n == layer else 0.0 for n in range(LAYERS))
-                    wants.append(_sparse(preset, seed, shares, f"depth{layer + 1}"))
-            case 5:
-                # The paper's reference is MAML with the most steps.
-                wants.append(_with_steps(preset, "maml", max(preset.steps), seed))
-                wants += [
-                    _with_steps(preset, method, steps, seed) for method in ("bmp", "mmsup") for steps in preset.steps
-                ]
-    return wants
+def table(preset: GemsPreset, number: int) -> list[GemsTrial]:
+    """The trials of one table, seed by seed, so that an interrupted grid has whole comparisons."""
+    return [trial for seed in range(1, preset.seeds + 1) for trial in _of_table(preset, number, seed)]
 
 
-def _references(preset: Preset, seed: int) -> list[Want]:
-    return [Want(preset.ablation, method, seed) for method in ("maml", "mmsup")]
+def _of_table(preset: GemsPreset, number: int, seed: int) -> list[GemsTrial]:
+    if number in (1, 2):
+        setups = [setup for setup in preset.setups if number == 1 or preset.unseen(setup.sets)]
+        return [Trial(setup, method, seed) for setup in setups for method in METHODS]
+    if number == 5:  # the paper's reference is MAML with the most steps
+        trials = [_with_steps(preset, "maml", max(preset.steps), seed)]
+        return trials + [_with_steps(preset, m, steps, seed) for m in ("bmp", "mmsup") for steps in preset.steps]
+    setup = preset.setups[0]
+    if number == 3:
+        sparsities = {f"sparsity{sparsity:g}": (sparsity,) for sparsity in preset.sparsities}
+    else:
+        sparsities = {f"depth{layer + 1}": _sparse_layer(preset, layer) for layer in range(LAYERS)}
+    sparse = [
+        Trial(setup, "mmsup", seed, variant=variant, settings=(("adapter.sparsity", sparsity),))
+        for variant, sparsity in sparsities.items()
+    ]
+    return [Trial(setup, "maml", seed), Trial(setup, "mmsup", seed), *sparse]
 
 
-def _sparse(preset: Preset, seed: int, sparsity: tuple[float, ...], variant: str) -> Want:
-    return Want(preset.ablation, "mmsup", seed, variant, (("adapter.sparsity", sparsity),))
+def _sparse_layer(preset: GemsPreset, sparse: int) -> tuple[float, ...]:
+    return tuple(preset.depth_sparsity if layer == sparse else 0.0 for layer in range(LAYERS))
 
 
-def _with_steps(preset: Preset, method: str, steps: int, seed: int) -> Want:
+def _with_steps(preset: GemsPreset, method: str, steps: int, seed: int) -> GemsTrial:
     """The plain cell where that is its number of steps anyway."""
-    if steps == _settings(preset, method).get("steps", preset.config.steps):
-        return Want(preset.ablation, method, seed)
-    return Want(preset.ablation, method, seed, f"steps{steps}", (("steps", steps),))
+    if steps == steps_of(preset, method):
+        return Trial(preset.setups[0], method, seed)
+    return Trial(preset.setups[0], method, seed, variant=f"steps{steps}", settings=(("steps", steps),))
 
 
-def steps_of(preset: Preset, want_method: str, variant: str) -> int:
+def steps_of(preset: GemsPreset, method: str, variant: str = "") -> int:
     """The inner steps of a row."""
     if variant.startswith("steps"):
         return int(variant.removeprefix("steps"))
-    return _settings(preset, want_method).get("steps", preset.config.steps)
+    steps: int = _settings(preset, method).get("steps", preset.config.steps)
+    return steps
 
 
-def _settings(preset: Preset, method: str) -> dict[str, Any]:
+def _settings(preset: GemsPreset, method: str) -> dict[str, Any]:
     return {"method": method, **VARIANTS.get(method, {}), **preset.methods.get(method, {})}
 
 
-def cells(preset: Preset, wants: Sequence[Want]) -> list[Cell]:
-    """The trainings of `wants`, each once, in their order."""
-    trainings = dict.fromkeys(training for want in wants for training in want.trainings)
-    return [_cell(preset, training) for training in trainings]
+def cells(preset: GemsPreset, trials: Iterable[GemsTrial]) -> list[Cell]:
+    """The trainings of `trials`, each once, in their order."""
+    each = dict.fromkeys(training for trial in trials for training in trainings(preset, trial))
+    return [_cell(preset, training) for training in each]
 
 
-def _cell(preset: Preset, want: Want) -> Cell:
-    changes = _settings(preset, want.method) | dict(want.settings)
-    inner = {key.removeprefix("adapter."): changes.pop(key) for key in list(changes) if key.startswith("adapter.")}
-    config = replace(preset.config, seed=want.seed, **changes)
-    config = replace(
-        config, data=tuple(preset.data[name] for name in want.mixture), adapter=replace(config.adapter, **inner)
-    )
+def _cell(preset: GemsPreset, trial: GemsTrial) -> Cell:
+    setup, settings = trial.setup, _settings(preset, trial.method) | dict(trial.settings)
+    adapter = {key.removeprefix("adapter."): value for key, value in settings.items() if key.startswith("adapter.")}
+    plain = {key: value for key, value in settings.items() if not key.startswith("adapter.")}
+    config = replace(setup.config, seed=trial.seed, adapter=replace(setup.config.adapter, **adapter), **plain)
     # Variants are compared on what they were trained on; the plain cells serve Table 2 too.
-    tested = want.mixture if want.variant else (*want.mixture, *preset.unseen(want.mixture))
+    tested = setup.sets if trial.variant else (*setup.sets, *preset.unseen(setup.sets))
     task = {
-        "kind": "gems", "name": want.name, "config": as_values(config),
+        "name": trial.name, "config": as_values(config),
         "test": {name: preset.data[name] for name in tested}, "episodes": preset.episodes, "seed": TEST_SEED,
     }  # fmt: skip
-    return Cell(want.name, task)
+    return Cell(trial.name, task)

@@ -1,51 +1,50 @@
 """What `reproduce gems` trains: the paper's mixtures in full (`paper`), smaller ones for two CPU cores, and a trial (`tiny`).
 
-Every number that a study trains with stands here. The paper's supplement with its settings is not available; what it leaves
+Every number that a training depends on stands here. The paper's supplement with its settings is not available; what it leaves
 open is our decision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gems_edge.data.specs import absolute, distribution_name
+from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.reproduce.protocol import Preset, Setup
 
-Mixture = tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class Preset:
-    name: str
+@dataclass(frozen=True, kw_only=True)
+class GemsPreset(Preset):
     config: TrainConfig  # of every cell, but for data, method, seed and what a table varies
-    mixtures: tuple[
-        Mixture, ...
-    ]  # distributions that are trained together; the first one is also that of Tables 3 to 5
+    mixtures: tuple[tuple[str, ...], ...]  # distributions that are trained together; Tables 3 to 5 vary the first
     held_out: tuple[str, ...]  # distributions that are only tested
-    seeds: int
-    episodes: int  # test episodes of each distribution
-    sparsities: tuple[float, ...]  # Table 3
-    depth_sparsity: float  # Table 4: of the one sparse layer
-    steps: tuple[int, ...]  # Table 5
-    methods: Mapping[str, Mapping[str, Any]]  # method → its settings that differ from `config`
-    data: Mapping[str, str] = field(default_factory=dict)  # distribution → specification where the user gives none
+    sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # Table 3
+    depth_sparsity: float = 0.9  # Table 4: of the one sparse layer
+    steps: tuple[int, ...] = (1, 2, 3, 4, 5)  # Table 5
+    methods: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # method → settings that differ from `config`
     any_data: bool = False  # the user's sets may have any names
-    about: str = ""
 
     @property
     def distributions(self) -> tuple[str, ...]:
         """All that are trained or tested, each once."""
         return tuple(dict.fromkeys(name for names in (*self.mixtures, self.held_out) for name in names))
 
-    @property
-    def ablation(self) -> Mixture:
-        return self.mixtures[0]
+    def setup(self, sets: tuple[str, ...]) -> Setup:
+        """The training on `sets` together."""
+        data = tuple(self.data[name] for name in sets)
+        return Setup("+".join(sets), replace(self.config, data=data), sets)
 
-    def unseen(self, mixture: Mixture) -> tuple[str, ...]:
-        """What a training on `mixture` is tested on besides: the sets that are held out from all, or else the others."""
-        return self.held_out or tuple(name for name in self.distributions if name not in mixture)
+    @property
+    def setups(self) -> list[Setup]:
+        return [self.setup(sets) for sets in self.mixtures]
+
+    def unseen(self, sets: Sequence[str]) -> tuple[str, ...]:
+        """What a training on `sets` is tested on besides: what is held out from all trainings, or else the other sets."""
+        return self.held_out or tuple(name for name in self.distributions if name not in sets)
 
 
 _SMALL = TrainConfig(
@@ -53,12 +52,10 @@ _SMALL = TrainConfig(
     iterations=200, meta_batch=4, queries=5, validate_every=100, validation_episodes=40, checkpoint_every=100,
 )  # fmt: skip
 
-SMALL = Preset(
-    "small", _SMALL,
-    (("grocery", "omniglot"), ("grocery", "omniglot", "gtsrb", "caltech101")), ("tinyimagenet32",),
-    seeds=3, episodes=600, sparsities=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), depth_sparsity=0.9, steps=(1, 2, 3, 4, 5),
-    methods={"boil": {"inner_lr": 0.5}}, data={"omniglot": "omniglot"},
-    about="Conv-4 of 32 channels, 28×28 colour images, 200 iterations: hours on two CPU cores.",
+SMALL = GemsPreset(
+    name="small", about="Conv-4 of 32 channels, 28×28 colour images, 200 iterations: hours on two CPU cores.", config=_SMALL,
+    mixtures=(("grocery", "omniglot"), ("grocery", "omniglot", "gtsrb", "caltech101")), held_out=("tinyimagenet32",),
+    seeds=3, episodes=600, methods={"boil": {"inner_lr": 0.5}}, data={"omniglot": "omniglot"},
 )  # fmt: skip
 
 # Our decision: 60,000 iterations as MAML's own experiments, everything else as in KDD'22 (Table 1), BOIL's rate from its code.
@@ -68,14 +65,13 @@ _PAPER = TrainConfig(
     checkpoint_every=500,
 )  # fmt: skip
 
-PAPER = Preset(
-    "paper", _PAPER,
-    (
+PAPER = GemsPreset(
+    name="paper", config=_PAPER,
+    about="The paper's sets at 84×84 and Conv-4 of 64 channels, 60,000 iterations: for GPUs or a cluster.",
+    mixtures=(
         ("cub200", "vgg102"), ("cub200", "fungi"), ("cub200", "vgg102", "fungi"), ("cub200", "vgg102", "fungi", "aircraft"),
     ),
-    (), seeds=3, episodes=600, sparsities=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), depth_sparsity=0.9,
-    steps=(1, 2, 3, 4, 5), methods={"boil": {"inner_lr": 0.5, "steps": 1}},
-    about="The paper's sets at 84×84 and Conv-4 of 64 channels, 60,000 iterations: for GPUs or a cluster.",
+    held_out=(), seeds=3, episodes=600, methods={"boil": {"inner_lr": 0.5, "steps": 1}}, data={},
 )  # fmt: skip
 
 # Little of everything, on whatever sets there are: to see that it runs.
@@ -84,40 +80,37 @@ _TINY = replace(
     checkpoint_every=12,
 )  # fmt: skip
 
-TINY = Preset(
-    "tiny", _TINY, (), (), seeds=1, episodes=8, sparsities=(0.5, 0.9), depth_sparsity=0.9, steps=(1, 2), methods={},
-    data={"glyphs": "glyphs"}, any_data=True,
-    about="Two sets, 12 iterations: shows that everything runs; its figures mean nothing.",
+TINY = GemsPreset(
+    name="tiny", about="Two sets, 12 iterations: shows that everything runs; its figures mean nothing.", config=_TINY,
+    mixtures=(), held_out=(), seeds=1, episodes=8, sparsities=(0.5, 0.9), steps=(1, 2), data={"glyphs": "glyphs"},
+    any_data=True,
 )  # fmt: skip
 
 PRESETS = {preset.name: preset for preset in (SMALL, PAPER, TINY)}
 
 
-def with_data(preset: Preset, given: Mapping[str, str], root: Path | None = None) -> Preset:
+def with_data(preset: GemsPreset, given: Mapping[str, str], root: Path | None = None) -> GemsPreset:
     """`preset` on the data that were given (distribution → specification) or lie in `root` (see `in_root`).
 
-    What is not there is left out: mixtures that lack a set, and sets that would only be tested. UserError for a name that the
-    preset does not have, or if no mixture is left.
+    What is not there is left out: mixtures that lack a set, and sets that would only be tested. UserError for a name that
+    the preset does not have, or if no mixture is left.
     """
     if root is not None and not root.is_dir():
         raise UserError(f"--data-root {root} is not a directory")
-    found = {name: spec for name in preset.distributions if (spec := in_root(name, root))}
-    data = {**preset.data, **found, **given}
+    stored = {name: spec for name in preset.distributions if (spec := in_root(name, root))}
     if preset.any_data:  # the first two train together, the others are unseen
-        names = tuple(data)
+        names = tuple({**preset.data, **given})
         preset = replace(preset, mixtures=(names[:2],), held_out=names[2:])
-    for name in given:
-        if name not in preset.distributions:
-            raise UserError(f"--data {name}=…: the preset {preset.name} has {', '.join(preset.distributions)}")
-    mixtures = tuple(m for m in preset.mixtures if len(m) > 1 and all(name in data for name in m))
+    data = preset.given_data({**stored, **given}, preset.distributions)
+    mixtures = tuple(sets for sets in preset.mixtures if len(sets) > 1 and all(name in data for name in sets))
     if not mixtures:
-        missing = [name for name in preset.ablation if name not in data] or ["NAME"]
+        missing = [name for name in preset.mixtures[0] if name not in data] or ["NAME"]
         wanted = " ".join(f"--data {name}=packed:FILE.npz" for name in missing)
         raise UserError(f"the preset {preset.name} needs two sets of images or more: add {wanted} (or folder:PATH)")
-    trained = {name for mixture in mixtures for name in mixture}
+    trained = {name for sets in mixtures for name in sets}
     held_out = tuple(name for name in preset.distributions if name in data and name not in trained)
     preset = replace(preset, mixtures=mixtures, held_out=held_out)
-    return replace(preset, data=_checked({name: absolute(data[name]) for name in preset.distributions}))
+    return replace(preset, data=_checked({name: data[name] for name in preset.distributions}))
 
 
 def _checked(data: dict[str, str]) -> dict[str, str]:
@@ -139,6 +132,6 @@ def in_root(name: str, root: Path | None) -> str:
     return f"packed:{packed}" if packed.is_file() else f"folder:{folder}" if folder.is_dir() else ""
 
 
-def cut(preset: Preset, seeds: int | None = None) -> Preset:
+def cut(preset: GemsPreset, seeds: int | None = None) -> GemsPreset:
     """`preset` with another number of trainings."""
     return replace(preset, seeds=seeds) if seeds else preset

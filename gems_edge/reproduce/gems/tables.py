@@ -1,32 +1,25 @@
-"""GEMS's Tables 1 to 5: accuracy and time of a study's rows beside the paper's figures. No torch.
-
-A number that is not there yet, or that the paper does not give, is "–".
-"""
+"""GEMS's Tables 1 to 5: accuracy and time of a reproduction's rows beside the paper's figures. No torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from gems_edge.report import choice_plots as plots
-from gems_edge.report.page import Note, Picture, Section, Table
-from gems_edge.reproduce.gems import paper as paper
-from gems_edge.reproduce.gems.plan import LAYERS, MULTI, steps_of
-from gems_edge.reproduce.gems.protocol import Mixture, Preset
-from gems_edge.reproduce.gems.results import Row, Rows, difference, factor
-from gems_edge.reproduce.pooling import Spread
-from gems_edge.reproduce.verdicts import NONE, points_text
-from gems_edge.wording import number_text, percent_text
+from gems_edge.report.page import Block, Note, Picture, Section, Table
+from gems_edge.reproduce import tables
+from gems_edge.reproduce.gems import paper
+from gems_edge.reproduce.gems.plan import LAYERS, MULTI, GemsRow, GemsRows, steps_of
+from gems_edge.reproduce.gems.protocol import GemsPreset
+from gems_edge.reproduce.protocol import Setup
+from gems_edge.reproduce.verdicts import NONE
+from gems_edge.wording import percent_text
 
 NAMES = {
     "maml": "MAML", MULTI: "Multi-MAML", "bmp": "BMP", "mmsup": "MMSUP", "anil": "ANIL", "boil": "BOIL",
     "bmp-rates": "BMP, rate per layer",
 }  # fmt: skip
-ACCURACY_NOTE = (
-    "±: 95 % interval over all test episodes of all trainings pooled; it does not know how much one training differs from the "
-    "next, for which the range over the seeds stands beside it. The mean counts every distribution alike. Against MAML: the "
-    "mean of the seeds' differences and its interval (see “The paper's claims”)."
-)
-TIME_NOTE = (
+NOTES = (
+    f"{tables.ACCURACY_NOTE} The mean counts every distribution alike.",
     "Seconds of training, validations included, tests not; means over the seeds. Multi-MAML's are the sum over its trainings. "
-    "Wall seconds are of cells that ran beside each other on one machine; CPU seconds are the cleaner figure (on GPUs neither is)."
+    + tables.WALL_NOTE,
 )
 UNSEEN_NOTE = "Multi-MAML on a distribution that it has no model of: each of its models by itself, and the mean of their accuracies."
 
@@ -34,234 +27,192 @@ UNSEEN_NOTE = "Multi-MAML on a distribution that it has no model of: each of its
 # --- Tables 1 and 2 ---
 
 
-def accuracy_section(number: int, rows: Rows, mixture: Mixture, sets: Sequence[str]) -> Section:
-    """Table 1 (`sets`: the mixture) or 2 (`sets`: what it was not trained on) of one mixture."""
-    rows = rows.of(mixture)
+def accuracy_section(number: int, rows: GemsRows, setup: Setup, sets: Sequence[str]) -> Section:
+    """Table 1 (`sets`: what the setup trains on) or 2 (`sets`: what it does not) of one setup."""
+    rows = rows.of(setup)
+    blocks: list[Block] = [accuracy_table(number, rows, setup, sets)]
+    if number == 1:
+        blocks.append(time_table(rows, setup))
+    notes = NOTES if number == 1 else (*NOTES, UNSEEN_NOTE)
+    blocks += [*map(Note, notes), *tables.printed_notes(number, paper.NOTES)]
     kind = "same distribution" if number == 1 else "cross-domain"
-    notes = [ACCURACY_NOTE, TIME_NOTE, *([UNSEEN_NOTE] if number == 2 else [])]
-    notes += [f"Table {number} as printed: {note}" for note in paper.NOTES[number]]
-    times = (time_table(rows, mixture),) if number == 1 else ()
-    blocks = (accuracy_table(number, rows, mixture, sets), *times, *map(Note, notes))
-    return Section(f"Table {number}, {kind}: trained on {' + '.join(mixture)}", blocks)
+    return Section(f"Table {number}, {kind}: trained on {setup.label}", tuple(blocks))
 
 
-def accuracy_table(number: int, rows: Rows, mixture: Mixture, sets: Sequence[str]) -> Table:
-    modes, maml = _modes(rows), rows.find(mixture, "maml")
-    trained, exact = _printed(mixture)
-    header = ["method", "tested on", f"{modes[0]}, %", "seeds, %", *(f"{mode}, %" for mode in modes[1:])]
-    header += ["against MAML, points", "CPU s", "trainings", "paper, %"]
+def accuracy_table(number: int, rows: GemsRows, setup: Setup, sets: Sequence[str]) -> Table:
+    """A line for the mean over `sets` of each row, and one for each of them."""
+    modes, maml, trained = tables.modes_of(rows), rows.find(setup, "maml"), paper.training_on(setup.sets)
+    header = ["method", "tested on", *tables.accuracy_header(modes, "MAML"), "CPU s", "trainings", "paper, %"]
     places = [tuple(sets), *((name,) for name in sets)] if len(sets) > 1 else [tuple(sets)]
     body = []
     for row in rows:
-        printed = getattr(trained, "seen" if number == 1 else "unseen").get(row.method, {}) if trained else {}
-        for place, tested in enumerate(places):
-            whole = tested == places[0]
-            against = points_text(difference(row, maml, tested)) if maml and row.method != "maml" else ""
+        theirs = _printed(number, row, trained, places)
+        for line, tested in enumerate(places):
             body.append((
-                NAMES[row.method] if place == 0 else "", "mean" if whole and len(places) > 1 else tested[0],
-                _accuracy(row, tested, modes[0]), _range(row, tested),
-                *(_accuracy(row, tested, mode) for mode in modes[1:]), against,
-                *((_seconds(row.time("cpu_seconds")), _done(row)) if place == 0 else ("", "")),
-                _theirs(printed, tested if exact else None, whole),
+                "" if line else NAMES[row.method], "mean" if len(tested) > 1 else tested[0],
+                *tables.accuracy_cells(row, modes, maml or row, tested),
+                *(("", "") if line else (tables.mean_text(row.cost("train.cpu_seconds")), tables.trainings(row))),
+                theirs[line],
             ))  # fmt: skip
-    caption = f"Trained in mode {modes[0]}, which is the headline. " + _source(number, trained, exact)
+    caption = f"Trained in mode {modes[0]}, which is the headline. {_source(number, trained, setup)}"
     return Table(tuple(header), tuple(body), caption, frozenset(range(2, len(header))))
 
 
-def time_table(rows: Rows, mixture: Mixture) -> Table:
-    maml, multi, trained = rows.find(mixture, "maml"), rows.find(mixture, MULTI), _printed(mixture)[0]
-    times = trained.time if trained else {}
+def time_table(rows: GemsRows, setup: Setup) -> Table:
+    maml, multi, trained = rows.find(setup, "maml"), rows.find(setup, MULTI), paper.training_on(setup.sets)
+    printed = trained.time if trained else {}
     body = []
     for row in rows:
-        theirs = times.get(row.method)
+        theirs, seconds = printed.get(row.method), [row.cost(f"train.{name}") for name in ("cpu_seconds", "seconds")]
         body.append((
-            NAMES[row.method], *(_seconds(row.time(name)) for name in ("cpu_seconds", "seconds")), _times(maml, row),
-            _times(multi, row), f"{theirs:.2f}" if theirs else NONE, f"{times[MULTI] / theirs:.2f}×" if theirs else NONE,
+            NAMES[row.method], *map(tables.mean_text, seconds), tables.times(maml, row, "train.cpu_seconds"),
+            tables.times(multi, row, "train.cpu_seconds"), f"{theirs:.2f}" if theirs else NONE,
+            f"{printed[MULTI] / theirs:.2f}×" if theirs else NONE,
         ))  # fmt: skip
-    header = ("method", "CPU s", "wall s", "× less than MAML", "× less than Multi-MAML", "paper, time", "paper, × less than Multi-MAML")  # fmt: skip
-    caption = "×: that many times less CPU time (below 1: more); in parentheses from the least seed to the most."
+    ratio = "× less than Multi-MAML"
+    header = ("method", "CPU s", "wall s", "× less than MAML", ratio, "paper, time", f"paper, {ratio}")
+    caption = f"×: that many times less CPU time (below 1: more); {tables.TIMES_CAPTION}"
     return Table(header, tuple(body), caption, frozenset(range(1, len(header))))
 
 
-def _printed(mixture: Mixture) -> tuple[paper.Trained | None, bool]:
-    """The paper's training beside this one, and whether it is on the same distributions."""
-    trained = paper.training_on(mixture)
-    return trained, trained is not None and set(trained.mixture) == set(mixture)
+def _printed(number: int, row: GemsRow, trained: paper.Trained | None, places: Sequence[Sequence[str]]) -> list[str]:
+    """The paper's figure for each line; of a training on other distributions only the mean can stand beside ours."""
+    if trained is None:
+        return [NONE] * len(places)
+    printed = (trained.seen if number == 1 else trained.unseen).get(row.method, {})
+    if not trained.is_on(row.setup.sets):
+        return [_printed_mean(list(printed.values())), *[NONE] * (len(places) - 1)]
+    known = [[printed[name] for name in sets if name in printed] for sets in places]
+    return [_printed_mean(entries if len(entries) == len(sets) else []) for entries, sets in zip(known, places)]
 
 
-def _theirs(printed: Mapping[str, paper.Printed], tested: Sequence[str] | None, whole: bool) -> str:
-    """The paper's figure for these distributions; of other ones only the mean can stand beside ours."""
-    if tested is None:
-        tested = tuple(printed) if whole else ()
-    found = [printed[name] for name in tested if name in printed]
-    if not found or len(found) < len(tested):
+def _printed_mean(entries: Sequence[paper.Printed]) -> str:
+    if not entries:
         return NONE
-    if len(found) > 1:
-        return f"{100 * sum(one.accuracy for one in found) / len(found):.1f}"
-    return percent_text(found[0].accuracy, found[0].spread or None)
+    mean = sum(entry.accuracy for entry in entries) / len(entries)
+    return percent_text(mean, entries[0].spread or None if len(entries) == 1 else None)
 
 
-def _source(number: int, trained: paper.Trained | None, exact: bool) -> str:
+def _source(number: int, trained: paper.Trained | None, setup: Setup) -> str:
     if trained is None:
         return "The paper has no training on as many distributions."
-    names = " + ".join(trained.mixture)
-    if exact:
-        return f"The paper: Table {number}, {names}."
-    return f"The paper: Table {number}, {names}, mean over what it tests on: as many distributions, but other ones and longer trainings."
+    source = f"The paper: Table {number}, {' + '.join(trained.mixture)}"
+    if trained.is_on(setup.sets):
+        return f"{source}."
+    return f"{source}, mean over what it tests on: as many distributions, but other ones and longer trainings."
 
 
 # --- Tables 3 to 5 ---
 
 PLAIN = "It was trained on CUB200 and VGG102; its rows of MAML and of learned shares are Table 1's."
+# A line of Tables 3 to 5: its label, our row, and the paper's accuracies.
+Line = tuple[str, GemsRow | None, Sequence[float | None]]
 
 
-def _plain(method: str) -> list[float | None]:
+def _plain(method: str) -> list[float]:
     """The paper's accuracies of the training that its Tables 3 to 5 vary."""
-    seen = paper.training_on(paper.ABLATION).seen[method]
+    seen = paper.ABLATED.seen[method]
     return [seen[name].accuracy for name in paper.ABLATION]
 
 
-def sparsity_section(rows: Rows, preset: Preset) -> Section:
-    mixture, body = preset.ablation, []
+def sparsity_section(rows: GemsRows, preset: GemsPreset) -> Section:
+    lines: list[Line] = []
     for row in rows:
         sparsity = row.variant.removeprefix("sparsity")
-        label = sparsity if row.variant else {"maml": "MAML", "mmsup": "learned"}[row.method]
         theirs = (
-            [paper.SPARSITY[name].get(float(sparsity)) for name in paper.ABLATION]
-            if row.variant
-            else _plain(row.method)
+            [paper.SPARSITY[name].get(float(sparsity)) for name in paper.ABLATION] if sparsity else _plain(row.method)
         )
-        body.append((label, row, theirs))
-    fixed = [(float(label), row) for label, row, _ in body if row.variant]
-    picture = _curves({"fixed": fixed}, "sparsity", [row for row in rows if not row.variant], mixture)
-    table = _variants("sparsity", body, mixture, f"The paper: Table 3. {PLAIN}")
-    return _study(3, "fixed sparsity", picture, table, mixture)
+        lines.append((sparsity or _reference(row), row, theirs))
+    fixed = [(float(label), row) for label, row, _ in lines if row and row.variant]
+    picture = _curves({"fixed": fixed}, "sparsity", [row for row in rows if not row.variant])
+    return _section(3, "sparsity", preset.setups[0], lines, f"The paper: Table 3. {PLAIN}", picture)
 
 
-def depth_section(rows: Rows, preset: Preset) -> Section:
-    mixture, body = preset.ablation, []
+def depth_section(rows: GemsRows, preset: GemsPreset) -> Section:
+    lines: list[Line] = []
     for row in rows:
         layer = int(row.variant.removeprefix("depth") or 0)
-        label = f"S{layer}" if layer else {"maml": "MAML", "mmsup": "learned"}[row.method]
-        theirs = [paper.DEPTH[name][layer] for name in paper.ABLATION] if layer else _plain(row.method)
-        body.append((label, row, theirs))
-    body += [(f"S{n}", None, [paper.DEPTH[name][n] for name in paper.ABLATION]) for n in range(LAYERS + 1, 9)]
+        lines.append((f"S{layer}" if layer else _reference(row), row, _depth(layer) if layer else _plain(row.method)))
+    lines += [(f"S{layer}", None, _depth(layer)) for layer in range(LAYERS + 1, 9)]
     caption = (
         f"Sparsity {preset.depth_sparsity:g} in one layer of Conv-4 (S{LAYERS}: the head). The paper: Table 4. {PLAIN}"
     )
-    return _study(4, "one sparse layer", None, _variants("sparse layer", body, mixture, caption), mixture)
+    return _section(4, "sparse layer", preset.setups[0], lines, caption)
 
 
-def steps_section(rows: Rows, preset: Preset) -> Section:
-    mixture, body = preset.ablation, []
-    series: dict[str, list[tuple[float, Row]]] = {}
+def _depth(layer: int) -> list[float]:
+    return [paper.DEPTH[name][layer] for name in paper.ABLATION]
+
+
+def steps_section(rows: GemsRows, preset: GemsPreset) -> Section:
+    lines: list[Line] = []
+    series: dict[str, list[tuple[float, GemsRow]]] = {}
     for row in rows:
-        steps = steps_of(preset, row.method, row.variant)
-        theirs = [paper.STEPS[row.method].get(steps)] if row.method in paper.STEPS else _plain(row.method)[:1]
-        body.append((f"{NAMES[row.method]}, {steps}", row, theirs))
+        steps, name = steps_of(preset, row.method, row.variant), NAMES[row.method]
         if row.method in paper.STEPS:
-            series.setdefault(NAMES[row.method], []).append((steps, row))
-    picture = _curves(series, "inner steps", [row for row in rows if row.method == "maml"], mixture)
+            series.setdefault(name, []).append((steps, row))
+            lines.append((f"{name}, {steps}", row, [paper.STEPS[row.method].get(steps)]))
+        else:
+            lines.append((f"{name}, {steps}", row, _plain(row.method)[:1]))
+    picture = _curves(series, "inner steps", [row for row in rows if row.method == "maml"])
     caption = f"Trained and tested with as many inner steps. The paper: Table 5, tested on VGG102. {PLAIN}"
-    table = _variants("method, inner steps", body, mixture, caption, paper.ABLATION[:1])
-    return _study(5, "inner steps", picture, table, mixture)
+    return _section(5, "method, inner steps", preset.setups[0], lines, caption, picture)
 
 
-def _study(number: int, what: str, picture: Picture | None, table: Table, mixture: Mixture) -> Section:
-    notes = (Note(f"Table {number} as printed: {note}") for note in paper.NOTES[number])
-    title = f"Table {number}, {what}: trained on {' + '.join(mixture)}"
-    return Section(title, (*([picture] if picture else ()), table, Note(ACCURACY_NOTE), Note(TIME_NOTE), *notes))
+def _reference(row: GemsRow) -> str:
+    """The label of a row that is not varied."""
+    return {"maml": "MAML", "mmsup": "learned"}[row.method]
 
 
-def _variants(
-    what: str, body: Sequence[tuple[str, Row | None, Sequence[float | None]]], mixture: Mixture, caption: str,
-    printed: Sequence[str] = paper.ABLATION,
-) -> Table:  # fmt: skip
-    """A line per row: each distribution, their mean, time, and the paper's figures."""
-    modes = _modes([row for _, row, _ in body if row])
-    places = {"mean": mixture, **{name: (name,) for name in mixture}}
-    header = [what, *(f"{label}, {modes[0]}, %" for label in places), "mean, seeds, %"]
-    header += [f"mean, {mode}, %" for mode in modes[1:]] + [
-        "CPU s",
-        "trainings",
-        *(f"paper, {name}, %" for name in printed),
-    ]
-    lines = []
-    for label, row, theirs in body:
-        ours = [NONE] * (len(header) - 1 - len(printed))
+def _section(
+    number: int, what: str, setup: Setup, lines: Sequence[Line], caption: str, pictures: Sequence[Picture] = ()
+) -> Section:
+    """Table 3, 4 or 5: a line per row with each distribution, their mean, time, and the paper's figures."""
+    modes = tables.modes_of(row for _, row, _ in lines if row)
+    printed = paper.ABLATION[: len(lines[0][2])]
+    places = {"mean": setup.sets, **{name: (name,) for name in setup.sets}}
+    ours = [*(f"{label}, {modes[0]}, %" for label in places), "mean, seeds, %"]
+    ours += [*(f"mean, {mode}, %" for mode in modes[1:]), "CPU s", "trainings"]
+    header = [what, *ours, *(f"paper, {name}, %" for name in printed)]
+    body = []
+    for label, row, theirs in lines:
+        cells = [NONE] * len(ours)
         if row:
-            ours = [*(_accuracy(row, sets, modes[0]) for sets in places.values()), _range(row, mixture)]
-            ours += [_accuracy(row, mixture, mode) for mode in modes[1:]]
-            ours += [_seconds(row.time("cpu_seconds")), _done(row)]
-        lines.append((label, *ours, *(f"{100 * value:.1f}" if value else NONE for value in theirs)))
+            cells = [*(tables.accuracy(row, sets=sets) for sets in places.values()), tables.seeds_range(row)]
+            cells += [tables.accuracy(row, mode) for mode in modes[1:]]
+            cells += [tables.mean_text(row.cost("train.cpu_seconds")), tables.trainings(row)]
+        body.append((label, *cells, *(f"{100 * value:.1f}" if value else NONE for value in theirs)))
     caption = f"Trained in mode {modes[0]}. {caption}"
-    return Table(tuple(header), tuple(lines), caption, frozenset(range(1, len(header))))
+    table = Table(tuple(header), tuple(body), caption, frozenset(range(1, len(header))))
+    notes = [*map(Note, NOTES), *tables.printed_notes(number, paper.NOTES)]
+    return Section(f"Table {number}, {TITLES[number]}: trained on {setup.label}", (*pictures, table, *notes))
 
 
 def _curves(
-    series: Mapping[str, Sequence[tuple[float, Row]]], xlabel: str, references: Sequence[Row], mixture: Mixture
-) -> Picture | None:
-    drawn = {
-        label: [
-            {"x": x, "accuracy": found.mean, "ci95": found.ci95}
-            for x, row in entries
-            if (found := row.accuracy(mixture))
-        ]
+    series: Mapping[str, Sequence[tuple[float, GemsRow]]], xlabel: str, references: Sequence[GemsRow]
+) -> list[Picture]:
+    """Accuracy over a setting, as far as something is done; `references` are lines across."""
+    done = {
+        label: [{"x": x, **pooled.as_dict()} for x, row in entries if (pooled := row.accuracy())]
         for label, entries in series.items()
     }
-    drawn = {label: entries for label, entries in drawn.items() if entries}
-    if not drawn:
-        return None
-    found = {_reference(row): row.accuracy(mixture) for row in references}
-    lines = {label: pooled.mean for label, pooled in found.items() if pooled}
+    curves = {label: entries for label, entries in done.items() if entries}
+    if not curves:
+        return []
+    lines = {}
+    for row in references:
+        if pooled := row.accuracy():
+            shares, steps = (
+                ", learned shares" if row.method == "mmsup" else "",
+                row.variant.replace("steps", ", steps "),
+            )
+            lines[NAMES[row.method] + shares + steps] = pooled.mean
     mode = next(row.mode for entries in series.values() for _, row in entries)
-    return Picture(
-        plots.accuracy_curves(drawn, xlabel, lines),
-        f"Mean over the distributions, mode {mode}; bars are the pooled 95 % interval.",
-    )
+    caption = f"Mean over the distributions, mode {mode}; bars are the pooled 95 % interval."
+    return [Picture(plots.accuracy_curves(curves, xlabel, lines), caption)]
 
 
-def _reference(row: Row) -> str:
-    return (
-        NAMES[row.method]
-        + (", learned shares" if row.method == "mmsup" else "")
-        + row.variant.replace("steps", ", steps ")
-    )
-
-
-# --- Cells ---
-
-
-def _modes(rows: Sequence[Row]) -> list[str]:
-    """The mode of the headline first."""
-    return list(dict.fromkeys(mode for row in rows for mode in row.modes))
-
-
-def _accuracy(row: Row, sets: Sequence[str], mode: str) -> str:
-    found = row.accuracy(sets, mode)
-    return percent_text(found.mean, found.ci95) if found else NONE
-
-
-def _range(row: Row, sets: Sequence[str]) -> str:
-    found = row.accuracy(sets)
-    return f"{100 * found.low:.1f} … {100 * found.high:.1f}" if found and len(row.done) > 1 else NONE
-
-
-def _seconds(found: Spread | None) -> str:
-    return number_text(found.mean) if found else NONE
-
-
-def _done(row: Row) -> str:
-    return f"{len(row.done)} of {len(row.wanted)}"
-
-
-def _times(reference: Row | None, row: Row) -> str:
-    found = factor(reference, row, "cpu_seconds") if reference and reference is not row else None
-    if found is None:
-        return "" if reference is row else NONE
-    ends = "" if f"{found.low:.3g}" == f"{found.high:.3g}" else f" ({found.low:.3g} … {found.high:.3g})"
-    return f"{found.mean:.3g}×{ends}"
-
-
-Printer = Callable[[Rows, Preset], Section]
-ABLATIONS: Mapping[int, Printer] = {3: sparsity_section, 4: depth_section, 5: steps_section}
+TITLES = {3: "fixed sparsity", 4: "one sparse layer", 5: "inner steps"}
+ABLATIONS: Mapping[int, Callable[[GemsRows, GemsPreset], Section]] = {
+    3: sparsity_section, 4: depth_section, 5: steps_section,
+}  # fmt: skip

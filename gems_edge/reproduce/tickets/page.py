@@ -1,184 +1,114 @@
 """The page of `reproduce tickets`: what is done of a paper's tables and figures, beside what the paper says."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from gems_edge.data.specs import specs_text
-from gems_edge.meta.settings.run import TrainConfig, read_config
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.report import ticket_plots as plots
-from gems_edge.report.page import Block, Note, Picture, Section, Table
-from gems_edge.reproduce.grid import Cell, Document
+from gems_edge.report.page import Block, Note, Picture, Section
 from gems_edge.reproduce.page import (
+    PaperPage,
     Reproduction,
-    brief_claims,
-    cells_document,
-    claims_sections,
-    machine_rows,
-    quotes_section,
-    summary_section,
+    Study,
+    conditions_table,
+    recipe,
+    reproduction,
+    settings_table,
 )
-from gems_edge.reproduce.tickets import plan
-from gems_edge.reproduce.tickets import tables as tables
-from gems_edge.reproduce.tickets.cell import RUN
+from gems_edge.reproduce.results import COSTS, factor
+from gems_edge.reproduce.tickets import plan, tables
 from gems_edge.reproduce.tickets.claims import RULES, accuracy_claims, cost_claims
-from gems_edge.reproduce.tickets.curves import CURVES, curve_sections
+from gems_edge.reproduce.tickets.curves import curve_sections
 from gems_edge.reproduce.tickets.masks import mask_sections, untrained_shares
-from gems_edge.reproduce.tickets.plan import TEST_SEED, Want
-from gems_edge.reproduce.tickets.protocol import PAPER, Preset, Setup
-from gems_edge.reproduce.tickets.results import COSTS, Row, Rows, factor, rows_of
-from gems_edge.reproduce.verdicts import Claim, percent
+from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
+from gems_edge.reproduce.tickets.protocol import PAPER, TicketPreset, TicketSetup
+from gems_edge.reproduce.verdicts import percent
 
-FIGURE = "figure "
 SOURCE = "Gao et al., Finding Meta Winning Ticket to Train Your MAML, KDD 2022."
+PAGE = PaperPage(SOURCE, RULES, "removed")
+
+TicketStudy = Study[TicketPreset, TicketSetup]
 
 
-@dataclass(frozen=True)
-class Study:
-    """What is asked for, and what is done of it."""
-
-    preset: Preset
-    directory: Path
-    parts: Mapping[str, Sequence[Want]]  # see plan.parts
-    cells: Sequence[Cell]
-    results: Mapping[str, Document]  # of the cells that are done
-
-    def rows(self, part: str) -> Rows:
-        return rows_of(self.parts[part], self.results)
-
-    @cached_property
-    def all_rows(self) -> Rows:
-        return rows_of([want for wants in self.parts.values() for want in wants], self.results)
-
-    @property
-    def figures(self) -> list[int]:
-        return [int(part.removeprefix(FIGURE)) for part in self.parts if part.startswith(FIGURE)]
-
-
-def reproduce(study: Study) -> Reproduction:
+def reproduce(study: TicketStudy) -> Reproduction:
     """Everything that is known, as sections of a page and as a document."""
     rows = study.all_rows
     claims = accuracy_claims(rows) + cost_claims(rows, untrained_shares(rows, study.directory))
     accuracies, costs, figures = [], [], []
     for part in study.parts:
-        if part.startswith(FIGURE):
-            continue
-        own = study.rows(part)
-        accuracies += [tables.accuracy_section(own, setup) for setup in own.setups]
-        for setup in own.setups:
-            section = tables.cost_section(own, setup, study.preset.name == PAPER.name)
-            costs.append(Section(section.title, (*section.blocks, *_watched(own.of(setup)))))
-    for number in study.figures:
-        own = study.rows(f"{FIGURE}{number}")
-        if number in CURVES:
-            figures += curve_sections(number, own)
-            continue
-        drawn, found = mask_sections(number, study.preset, own, study.directory)
-        figures, claims = figures + drawn, claims + found
-    order = [setup.name for setup in rows.setups]
+        kind, _, number = part.partition(" ")
+        part_rows = study.rows(part)
+        if kind != "figure":
+            accuracies += [tables.accuracy_section(part_rows, setup) for setup in part_rows.setups]
+            costs += [_cost_section(study, part_rows, setup) for setup in part_rows.setups]
+        elif int(number) not in plan.MASKS:
+            figures += curve_sections(int(number), part_rows)
+        else:
+            drawn, checked = mask_sections(int(number), study.preset, part_rows, study.directory)
+            figures, claims = figures + drawn, claims + checked
+    order = [setup.label for setup in rows.setups]
     claims.sort(key=lambda claim: order.index(claim.setup))
-    shown = [*claims_sections(claims, "removed"), *accuracies, *costs, *figures]
-    quotes = [quotes_section(claims, SOURCE, RULES)] if claims else []
-    summary = summary_section(study.preset, list(study.parts), study.cells, study.results, claims)
-    sections = (summary, *shown, *quotes, *protocol_sections(study))
     # Who asks for Table 2 or 3 asks for costs; the accuracies stand on the page.
     answered = accuracies if plan.ACCURACY in study.parts else []
-    printed = (*answered, *costs, *figures, *brief_claims(claims))
-    return Reproduction(sections, printed, _document(study, claims))
+    return reproduction(
+        study, PAGE, claims, shown=[*accuracies, *costs, *figures], printed=[*answered, *costs, *figures],
+        how=_how(study), row_document=lambda row: _row_document(rows, row),
+    )  # fmt: skip
 
 
-def _watched(rows: Rows) -> list[Block]:
+def _cost_section(study: TicketStudy, rows: TicketRows, setup: TicketSetup) -> Section:
+    section = tables.cost_section(rows, setup, study.preset.name == PAPER.name)
+    return Section(section.title, (*section.blocks, *_watched(rows.of(setup))))
+
+
+def _watched(rows: TicketRows) -> list[Block]:
     """The overlaps that PMT has watched, of all seeds at the ratio nearest to the paper's 80 %."""
     tickets = [row for row in rows if row.method == "pmt" and row.done]
     if not tickets:
         return []
     row = min(tickets, key=lambda row: abs(row.ratio - 0.8))
-    found = {seed: document["ticket"]["found"] for seed, document in row.done.items()}
-    curves = {f"seed {seed}": one["overlaps"] for seed, one in found.items() if one["overlaps"]}
+    overlaps = {f"seed {seed}": document["ticket"]["found"]["overlaps"] for seed, document in row.done.items()}
+    curves = {seed: looks for seed, looks in overlaps.items() if looks}
     if not curves:
         return []
     about = f"Overlap of successive first-layer masks that PMT watches, {percent(row.ratio)} removed."
     return [Picture(plots.watched_overlap(curves, row.setup.ticket.delta), about)]
 
 
-# --- How it was done ---
-
-
-def protocol_sections(study: Study) -> list[Section]:
+def _how(study: TicketStudy) -> list[Block]:
     blocks: list[Block] = []
     for setup in study.all_rows.setups:
-        theirs = next(
-            (s for s in PAPER.setups if s.row == setup.row and s.config.backbone == setup.config.backbone), None
-        )
-        ours = _settings(setup, _resolved(study, setup))
-        other = _settings(theirs, theirs.config) if theirs else {}
-        rows = tuple((name, value, other.get(name, "")) for name, value in ours.items())
-        blocks.append(Table(("setting", "here", f"the paper's {setup.row}"), rows, tables.title_of(setup)))
-    preset = study.preset
-    rows = (
-        ("trainings of each entry", str(preset.seeds)),
-        ("tickets of one network (figures 6, 7, 9 to 11, 14, 15)", str(preset.tickets)),
-        ("test episodes a training", f"{preset.episodes}, seed {TEST_SEED}: the same for every network"),
-        *machine_rows(),
-    )
-    about = Note(
+        alike = [s for s in PAPER.setups if (s.row, s.config.backbone) == (setup.row, setup.config.backbone)]
+        theirs = _settings(alike[0], alike[0].config) if alike else {}
+        config = study.resolved([trial for trial in study.trials if trial.setup == setup], setup.config)
+        title = tables.title_of(setup)
+        blocks.append(settings_table(_settings(setup, config), theirs, f"the paper's {setup.row}", title))
+    tickets = ("tickets of one network (figures 6, 7, 9 to 11, 14, 15)", str(study.preset.tickets))
+    about = (
         "PMT can stop after two looks at the earliest, so γ and δ bound what it can save. δ, l, γ's share of the run and the "
         "masks behind the first layer are ours: the paper does not give them."
     )
-    return [Section("How it was done", (*blocks, Table(("", ""), rows), about))]
+    return [*blocks, conditions_table(study.preset, tickets), Note(about)]
 
 
-def _resolved(study: Study, setup: Setup) -> TrainConfig:
-    """The setup's settings with image size and widths as a run of it has found them."""
-    for row in study.all_rows:
-        for document in row.done.values() if row.setup == setup else ():
-            path = study.directory / "cells" / document["name"] / RUN / "config.toml"
-            if path.exists():
-                return read_config(path)
-    return setup.config
-
-
-def _settings(setup: Setup, config: TrainConfig) -> dict[str, str]:
+def _settings(setup: TicketSetup, config: TrainConfig) -> dict[str, str]:
     ticket = setup.ticket
+    pmt = f"γ = {ticket.interval}, l = {ticket.queue}, δ = {ticket.delta:g}, {ticket.stable} of the queue"
     return {
-        "data": setup.data if config.data == TrainConfig.data else specs_text(config.data),
-        "network": f"{config.backbone}, widths {config.widths_text}, head {config.head}",
-        "images": f"{config.image_size} px, {config.channels} channels" if config.image_size else "the data's own size",
-        "episodes": f"{config.ways}-way {config.shots}-shot, {config.queries} queries a class, {config.meta_batch} an iteration",
+        "data": setup.data_name if config.data == TrainConfig.data else specs_text(config.data),
+        **recipe(config),
         "method": config.method,
-        "inner loop": f"{config.steps} steps of SGD, {config.inner_lr:g}",
-        "outer loop": f"Adam {config.lr:g}, {config.schedule}, {config.iterations:,} iterations",
-        "normalisation": config.normalization,
-        "validation": f"{config.validation_episodes} episodes every {config.validate_every:,} iterations; the best stays",
-        "PMT": f"γ = {ticket.interval}, l = {ticket.queue}, δ = {ticket.delta:g}, {ticket.stable} of the queue; behind the "
-        f"first layer: {ticket.secondary}",
-    }  # fmt: skip
+        "PMT": f"{pmt}; behind the first layer: {ticket.secondary}",
+    }
 
 
-# --- As a document ---
-
-
-def _document(study: Study, claims: Sequence[Claim]) -> dict[str, Any]:
+def _row_document(rows: TicketRows, row: TicketRow) -> Mapping[str, Any]:
+    accuracies = {mode: pooled.as_dict() for mode in row.modes if (pooled := row.accuracy(mode=mode))}
+    costs = {name: spread.as_dict() if (spread := row.cost(name)) else None for name in COSTS}
+    mwt = rows.find(row.setup, "mwt", row.ratio, shared_init=row.shared_init) if row.ratio else None
+    factors = {name: spread.as_dict() for name in COSTS if (spread := factor(mwt, row, name))}
     return {
-        "preset": study.preset.name,
-        "parts": list(study.parts),
-        "cells": cells_document(study.cells, study.results),
-        "seeds": study.preset.seeds,
-        "episodes": study.preset.episodes,
-        "rows": [_row_document(study.all_rows, row) for row in study.all_rows],
-        "claims": [claim.as_dict() for claim in claims],
-    }  # fmt: skip
-
-
-def _row_document(rows: Rows, row: Row) -> dict[str, Any]:
-    accuracies = {mode: found.as_dict() for mode in row.modes if (found := row.accuracy(mode))}
-    costs = {name: found.as_dict() if (found := row.cost(name)) else None for name in COSTS}
-    mwt = rows.find(row.setup, "mwt", row.ratio, shared=row.shared_init) if row.ratio else None
-    factors = {name: found.as_dict() for name in COSTS if (found := factor(mwt, row, name))} if mwt else {}
-    return {
-        "setup": row.setup.name, "method": row.method, "ratio": row.ratio, "variant": row.variant,
-        "shared_init": row.shared_init, "mode": row.mode, "seeds": {"wanted": list(row.wanted), "done": list(row.done)},
+        "setup": row.setup.name, "ratio": row.ratio, "shared_init": row.shared_init,
         "accuracy": accuracies, "cost": costs, "times_less_than_mwt": factors,
     }  # fmt: skip

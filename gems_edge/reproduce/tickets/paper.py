@@ -4,7 +4,7 @@ Everything stands as printed, contradictions included; NOTES names those. Costs 
 (tickets/flops.py, book "paper").
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gems_edge.reproduce.verdicts import Quote
@@ -24,9 +24,11 @@ class PaperCost:
     total_factor: float
 
 
-def _row(find_mwt: float, find: tuple, total: tuple) -> dict[float, PaperCost]:
+def _row(
+    find_mwt: float, find: Sequence[tuple[float, float]], total: Sequence[tuple[float, float, float]]
+) -> dict[float, PaperCost]:
     """`find`: (PMT, factor) at each ratio; `total`: (MWT, PMT, factor) at each ratio."""
-    return {ratio: PaperCost(find_mwt, *found, *whole) for ratio, found, whole in zip(RATIOS, find, total, strict=True)}
+    return {ratio: PaperCost(find_mwt, *f, *t) for ratio, f, t in zip(RATIOS, find, total, strict=True)}
 
 
 # table → row → ratio → what it prints.

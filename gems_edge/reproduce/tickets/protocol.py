@@ -1,45 +1,39 @@
 """What `reproduce tickets` trains: the KDD'22 setups in full (`paper`), and small ones that two CPU cores do in two hours."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
-from gems_edge.data.specs import absolute
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TicketConfig
+from gems_edge.reproduce.protocol import Preset, Setup
 
 # Tickets of one network from several seeds (figures 6, 7, 14, 15) share the initial weights of this seed.
 SHARED_INIT = 1
 
 
-@dataclass(frozen=True)
-class Setup:
-    """One training recipe of a table's row: `config` is the dense run's, `ticket` what all its tickets share."""
+@dataclass(frozen=True, kw_only=True)
+class TicketSetup(Setup):
+    """`config` is the dense run's."""
 
-    name: str
-    data: str  # key of the data: what --data NAME=SPEC gives
-    config: TrainConfig
-    ticket: TicketConfig
-    row: str = ""  # the row of Tables 2 and 3 that it stands for
-    looks: Kept = Kept()  # iterations whose weights its dense runs keep, for figures 9 to 11
+    data_name: str  # what --data NAME=SPEC gives
+    ticket: TicketConfig  # what all its tickets share
+    row: str  # the row of Tables 2 and 3 that it stands for
+    looks: Kept  # iterations whose weights its dense runs keep, for figures 9 to 11
 
 
-@dataclass(frozen=True)
-class Preset:
-    name: str
-    setups: tuple[Setup, ...]
+@dataclass(frozen=True, kw_only=True)
+class TicketPreset(Preset):
+    setups: tuple[TicketSetup, ...]
     ratios: tuple[float, ...]  # of the tables
     curve_ratios: tuple[float, ...]  # of the figures over ratios
-    seeds: int
     tickets: int  # of one network, figures 6, 7, 14, 15
     rewinds: tuple[int, ...]  # figure 5
     rounds: int  # iterative pruning, figure 1
-    episodes: int  # test episodes a cell
-    data: Mapping[str, str] = field(default_factory=dict)  # key → specification where the user gives none
-    about: str = ""
 
-    def of_backbone(self, backbone: str) -> tuple[Setup, ...]:
+    def of_backbone(self, backbone: str) -> tuple[TicketSetup, ...]:
         return tuple(setup for setup in self.setups if setup.config.backbone == backbone)
 
 
@@ -49,7 +43,7 @@ _PAPER = TrainConfig(
     schedule="constant", iterations=80_000, meta_batch=4, queries=15, validate_every=2000, validation_episodes=600,
     checkpoint_every=500,
 )  # fmt: skip
-_METHODS = {
+_OF_METHOD: Mapping[str, Mapping[str, Any]] = {
     "MAML": {},
     "ANIL": {"method": "anil", "iterations": 200_000},
     "BOIL": {"method": "boil", "iterations": 200_000, "inner_lr": 1.0, "steps": 1},
@@ -57,22 +51,21 @@ _METHODS = {
 _ROWS = (("MAML", "mini", 1), ("ANIL", "mini", 1), ("BOIL", "mini", 1), ("MAML", "tiered", 1), ("MAML", "mini", 5))
 
 
-def _paper_setups() -> tuple[Setup, ...]:
-    setups = []
-    for backbone in ("conv4", "resnet12"):
-        for method, data, shots in _ROWS:
-            config = replace(_PAPER, backbone=backbone, shots=shots, **_METHODS[method])
-            # Conv-4's checkpoints are small; ResNet-12's are kept often only where its mask moves.
-            looks = Kept(every=(500,)) if backbone == "conv4" else Kept(tuple(range(500, 10_001, 500)), (5000,))
-            name = f"{backbone}-{method.lower()}-{data}-{shots}shot"
-            setups.append(Setup(name, data, config, TicketConfig(interval=500), f"{method}/{data}/{shots}-shot", looks))
-    return tuple(setups)
+def _paper_setup(backbone: str, method: str, data: str, shots: int) -> TicketSetup:
+    # Conv-4's checkpoints are small; ResNet-12's are kept often only where its mask moves.
+    looks = Kept(every=(500,)) if backbone == "conv4" else Kept(tuple(range(500, 10_001, 500)), (5000,))
+    return TicketSetup(
+        f"{backbone}-{method.lower()}-{data}-{shots}shot",
+        replace(_PAPER, backbone=backbone, shots=shots, **_OF_METHOD[method]),
+        data_name=data, ticket=TicketConfig(interval=500), row=f"{method}/{data}/{shots}-shot", looks=looks,
+    )  # fmt: skip
 
 
-PAPER = Preset(
-    "paper", _paper_setups(), (0.6, 0.8, 0.9), (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98), seeds=3, tickets=10,
+PAPER = TicketPreset(
+    name="paper", about="The protocol of KDD'22, Table 1, with 84×84 images: for GPUs or a cluster.", data={},
+    setups=tuple(_paper_setup(backbone, *row) for backbone in ("conv4", "resnet12") for row in _ROWS),
+    ratios=(0.6, 0.8, 0.9), curve_ratios=(0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98), seeds=3, tickets=10,
     rewinds=(0, 500, 2000, 8000), rounds=7, episodes=600,
-    about="The protocol of KDD'22, Table 1, with 84×84 images: for GPUs or a cluster.",
 )  # fmt: skip
 
 # Half as wide, a three-hundredth of the iterations, and a γ that is the same kind of share of them.
@@ -80,46 +73,52 @@ _SMALL = TrainConfig(
     widths=(32,), head="per-class", normalization="transductive", steps=2, inner_lr=0.2, lr=0.002, iterations=240,
     meta_batch=4, queries=5, validate_every=60, validation_episodes=60, checkpoint_every=60,
 )  # fmt: skip
-_SMALL_TICKET = TicketConfig(interval=6, queue=5, delta=0.98)
-_SMALL_RESNET = replace(
-    _SMALL, backbone="resnet12", widths=(8,), iterations=120, validate_every=60, checkpoint_every=60
-)
+_SMALL_RESNET = replace(_SMALL, backbone="resnet12", widths=(8,), iterations=120)
+_MAML_MINI = {
+    "ticket": TicketConfig(interval=6, queue=5, delta=0.98),
+    "row": "MAML/mini/1-shot",
+    "looks": Kept(every=(6,)),
+}
+_MAML_TIERED = _MAML_MINI | {"row": "MAML/tiered/1-shot"}
 
-SMALL = Preset(
-    "small",
-    (
-        Setup("omniglot", "omniglot", replace(_SMALL, rotate_classes=True), _SMALL_TICKET, "MAML/mini/1-shot", Kept(every=(6,))),
-        Setup("tinyimagenet32", "tinyimagenet32", replace(_SMALL, inner_lr=0.1), _SMALL_TICKET, "MAML/tiered/1-shot", Kept(every=(6,))),
-        Setup(
-            "omniglot-resnet12", "omniglot", replace(_SMALL_RESNET, rotate_classes=True, inner_lr=0.1), _SMALL_TICKET,
-            "MAML/mini/1-shot", Kept(every=(6,)),
+SMALL = TicketPreset(
+    name="small", data={"omniglot": "omniglot"},
+    about="Conv-4 of 32 channels (ResNet-12 of 8…64), 28×28 or 32×32 images, 240 iterations: two hours on two CPU cores.",
+    setups=(
+        TicketSetup("omniglot", replace(_SMALL, rotate_classes=True), data_name="omniglot", **_MAML_MINI),
+        TicketSetup("tinyimagenet32", replace(_SMALL, inner_lr=0.1), data_name="tinyimagenet32", **_MAML_TIERED),
+        TicketSetup(
+            "omniglot-resnet12", replace(_SMALL_RESNET, rotate_classes=True, inner_lr=0.1), data_name="omniglot",
+            **_MAML_MINI,
         ),
     ),
-    (0.6, 0.8, 0.9), (0.4, 0.6, 0.8, 0.9, 0.95), seeds=3, tickets=4, rewinds=(0, 6, 24, 120), rounds=3, episodes=300,
-    data={"omniglot": "omniglot"},
-    about="Conv-4 of 32 channels (ResNet-12 of 8…64), 28×28 or 32×32 images, 240 iterations: two hours on two CPU cores.",
+    ratios=(0.6, 0.8, 0.9), curve_ratios=(0.4, 0.6, 0.8, 0.9, 0.95), seeds=3, tickets=4, rewinds=(0, 6, 24, 120), rounds=3,
+    episodes=300,
 )  # fmt: skip
 
 # glyphs alone, and little of it: every command of the paper's reproduction in minutes, to see that it works.
 _TINY = replace(_SMALL, widths=(16,), iterations=40, validate_every=20, validation_episodes=10, checkpoint_every=20)
-TINY = Preset(
-    "tiny",
-    (
-        Setup("glyphs", "glyphs", _TINY, replace(_SMALL_TICKET, interval=4), "MAML/mini/1-shot", Kept(every=(4,))),
-        Setup(
-            "glyphs-resnet12", "glyphs", replace(_TINY, backbone="resnet12", widths=(4,)), replace(_SMALL_TICKET, interval=4),
-            "MAML/mini/1-shot", Kept(every=(4,)),
-        ),
+_TINY_RESNET = replace(_TINY, backbone="resnet12", widths=(4,))
+_TINY_TICKET = {
+    "ticket": TicketConfig(interval=4, queue=5, delta=0.98),
+    "row": "MAML/mini/1-shot",
+    "looks": Kept(every=(4,)),
+}
+TINY = TicketPreset(
+    name="tiny", about="Glyphs, 40 iterations: shows that everything runs; its figures mean nothing.",
+    setups=(
+        TicketSetup("glyphs", _TINY, data_name="glyphs", **_TINY_TICKET),
+        TicketSetup("glyphs-resnet12", _TINY_RESNET, data_name="glyphs", **_TINY_TICKET),
     ),
-    (0.6, 0.8), (0.6, 0.8), seeds=1, tickets=2, rewinds=(0, 4), rounds=2, episodes=20, data={"glyphs": "glyphs"},
-    about="Glyphs, 40 iterations: shows that everything runs; its figures mean nothing.",
+    ratios=(0.6, 0.8), curve_ratios=(0.6, 0.8), seeds=1, tickets=2, rewinds=(0, 4), rounds=2, episodes=20,
+    data={"glyphs": "glyphs"},
 )  # fmt: skip
 
 PRESETS = {preset.name: preset for preset in (SMALL, PAPER, TINY)}
 
 
-def cut(preset: Preset, seeds: int | None = None, ratios: Sequence[float] = ()) -> Preset:
-    """`preset` with other numbers of trainings, or other ratios of its tables and figures; UserError for a ratio that is none."""
+def cut(preset: TicketPreset, seeds: int | None = None, ratios: Sequence[float] = ()) -> TicketPreset:
+    """`preset` with other numbers of trainings, or other ratios of its tables and figures; UserError for no such ratio."""
     for ratio in ratios:
         if not 0 < ratio < 1:
             raise UserError(f"--ratio {ratio:g}: give the share of weights to remove, above 0 and below 1")
@@ -129,22 +128,19 @@ def cut(preset: Preset, seeds: int | None = None, ratios: Sequence[float] = ()) 
     return replace(preset, seeds=seeds, tickets=seeds) if seeds else preset
 
 
-def with_data(preset: Preset, given: Mapping[str, str]) -> Preset:
-    """`preset` on the data that were given (key → specification); setups whose data are missing are left out.
+def with_data(preset: TicketPreset, given: Mapping[str, str]) -> TicketPreset:
+    """`preset` on the data that were given (name → specification); setups whose data are missing are left out.
 
-    UserError for a key that the preset does not have, or if nothing is left.
+    UserError for a name that the preset does not have, or if nothing is left.
     """
-    keys = list(dict.fromkeys(setup.data for setup in preset.setups))
-    for key in given:
-        if key not in keys:
-            raise UserError(f"--data {key}=…: the preset {preset.name} has {', '.join(keys)}")
-    data = {key: absolute(spec) for key, spec in {**preset.data, **given}.items()}
+    names = list(dict.fromkeys(setup.data_name for setup in preset.setups))
+    data = preset.given_data(given, names)
     setups = tuple(
-        replace(setup, config=replace(setup.config, data=(data[setup.data],)))
+        replace(setup, config=replace(setup.config, data=(data[setup.data_name],)))
         for setup in preset.setups
-        if setup.data in data
+        if setup.data_name in data
     )
     if not setups:
-        wanted = " or ".join(f"--data {key}=packed:FILE.npz" for key in keys)
+        wanted = " or ".join(f"--data {name}=packed:FILE.npz" for name in names)
         raise UserError(f"the preset {preset.name} needs images: add {wanted} (or folder:PATH)")
-    return replace(preset, setups=setups)
+    return replace(preset, setups=setups, data=data)

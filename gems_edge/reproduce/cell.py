@@ -1,0 +1,87 @@
+"""A cell of a grid: train one run, test it on new episodes, and say what came of it.
+
+cell.json in its directory says what: name (the cell's own), config (a table of settings), episodes and seed of the test;
+"dense", the cell whose trained network a ticket is cut from; "test", the image sets it is tested on (else its own).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gems_edge.data.specs import distribution_name
+from gems_edge.files import read_json
+from gems_edge.meta.evaluation import EvaluationProtocol, evaluate_run
+from gems_edge.meta.processes import start_processes
+from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import from_values
+from gems_edge.meta.train import Progress, resolve
+from gems_edge.reproduce.protocol import RUN
+from gems_edge.tickets.analysis import layer_ratios
+from gems_edge.tickets.costs import ticket_cost
+from gems_edge.tickets.training import train_run
+
+
+def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any] | None:
+    """Do what cell.json says, alone or under torchrun; goes on where it was.
+
+    Returns the document of result.json, or None in all processes but the first.
+    """
+    task = read_json(directory / "cell.json", "cell")
+    config = from_values(task["config"], str(directory / "cell.json"))
+    if task.get("dense"):
+        root = directory.parents[task["name"].count("/")]
+        config = replace(config, ticket=replace(config.ticket, dense_run=str(root / task["dense"] / RUN)))
+    run, processes = Run(directory / RUN), start_processes(config.compute)
+    config, images = processes.first_of_node(lambda: resolve(config))
+    best = train_run(run, config, processes, images, progress if processes.first else None)
+    processes.wait()
+    processes.leave()
+    if not processes.first:
+        return None
+    for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # from here on one process works
+        os.environ.pop(variable, None)
+    training = {"iterations": config.iterations, "best": best, **run.spent()}
+    document = {"name": task["name"], "normalization": config.normalization, "training": training}
+    return document | (test_on_sets(task, run) if "test" in task else test_ticket(task, run))
+
+
+def test_ticket(task: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """accuracy: mode → {accuracy, ci95, episodes}; flops: book → cost; ticket: None of a dense network."""
+    config = run.config()
+    protocol = EvaluationProtocol(episodes=task["episodes"], seed=task["seed"])
+    document, ticket = evaluate_run(run.directory, protocol, config.compute), run.ticket(config)
+    return {
+        "accuracy": _by_mode(document["table"]),
+        "flops": {name: ticket_cost(run, name).as_dict() for name in ("paper", "full")},
+        "ticket": None if ticket is None else {
+            "method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio, "kept": ticket.kept,
+            "widths": list(ticket.widths), "found": ticket.found, "layer_ratios": layer_ratios(ticket.masks),
+        },
+    }  # fmt: skip
+
+
+def test_on_sets(task: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """What `evaluate` says of the images in task["test"] (distribution → image set), by the reproduction's names.
+
+    accuracy: set → mode → {accuracy, ci95, episodes}; choices: set → what the update rule decided, a row a step and a
+    column a layer; overlap: "a|b" → per layer the share that two distributions' subnets have in common.
+    """
+    config, data = run.config(), tuple(task["test"].values())
+    protocol = EvaluationProtocol(data, episodes=task["episodes"], seed=task["seed"], modes=(config.normalization,))
+    document = evaluate_run(run.directory, protocol, config.compute)
+    names = {distribution_name(spec): name for name, spec in task["test"].items()}
+    entries = {names[name]: entry for name, entry in document["distributions"].items()}
+    overlaps = document.get("overlap", {}).items()
+    return {
+        "accuracy": {name: _by_mode(entry["table"]) for name, entry in entries.items()},
+        "choices": {name: entry["choices"] for name, entry in entries.items() if entry.get("choices")},
+        "layers": document.get("layers", []),
+        "overlap": {"|".join(names[name] for name in pair.split("|")): shares for pair, shares in overlaps},
+    }
+
+
+def _by_mode(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mode → accuracy, from the table of `evaluate`."""
+    return {row["normalization"]: {key: row[key] for key in ("accuracy", "ci95", "episodes")} for row in table}

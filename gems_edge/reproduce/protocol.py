@@ -1,0 +1,73 @@
+"""What a reproduction trains: setups and presets, and the trials that a paper's tables and figures ask for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from gems_edge.data.specs import absolute
+from gems_edge.errors import UserError
+from gems_edge.meta.settings.run import TrainConfig
+
+# Seed of the test episodes, the same for every network.
+TEST_SEED = 1
+# The run's directory in that of its cell.
+RUN = "run"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One training recipe, which the methods of a table have in common."""
+
+    name: str  # also the directory of its cells
+    config: TrainConfig  # of its plain trainings, apart from the seed
+    sets: tuple[str, ...] = ("",)  # the distributions that it is trained on; one alone needs no name
+
+    @property
+    def label(self) -> str:
+        return " + ".join(self.sets) or self.name
+
+    @property
+    def mode(self) -> str:
+        """The normalisation mode that it is trained in; headline accuracies are of this mode."""
+        return self.config.normalization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How much of a paper is trained, and on what; each paper adds its own."""
+
+    name: str
+    about: str
+    seeds: int  # trainings of each row
+    episodes: int  # test episodes of a training
+    data: Mapping[str, str]  # name → specification; at first only of those that need no --data
+
+    def given_data(self, given: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+        """The preset's data with those that were given; UserError for one that is not among `names`."""
+        for name in given:
+            if name not in names:
+                raise UserError(f"--data {name}=…: the preset {self.name} has {', '.join(names)}")
+        return {name: absolute(spec) for name, spec in {**self.data, **given}.items()}
+
+
+S = TypeVar("S", bound=Setup)
+
+
+@dataclass(frozen=True)
+class Trial(Generic[S]):
+    """A row of a table or figure with one seed; but for Multi-MAML's it is a cell of the grid."""
+
+    setup: S
+    method: str
+    seed: int
+    ratio: float = 0.0  # share of the weights that its ticket removes
+    variant: str = ""  # tells settings apart that the method does not
+    settings: tuple[tuple[str, Any], ...] = ()  # apart from the setup's
+    shared_init: bool = False  # initial weights of one seed for all, episodes of its own
+
+    @property
+    def name(self) -> str:
+        """Of its cell: "omniglot/mwt-0.8-s1"."""
+        ratio, shared = f"{self.ratio:g}" if self.ratio else "", "one-init" if self.shared_init else ""
+        parts = (self.method, ratio, self.variant, shared, f"s{self.seed}")
+        return f"{self.setup.name}/{'-'.join(filter(None, parts))}"
