@@ -2,27 +2,47 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gems_edge.cli.common import emit, json_option, say, table
 from gems_edge.errors import UserError
 
-# In tickets.presets.PRESETS and studies.gems_presets.PRESETS, which --help does without.
+if TYPE_CHECKING:
+    from gems_edge.reproduce.page import Reproduction, Study
+
+# In each paper's protocol.PRESETS, which --help does without.
 PRESETS = ("small", "paper", "tiny")
 
 
 @click.group()
-def command():
+def command() -> None:
     """Train what a paper reports, and compare."""
 
 
-def _study_options(function):
+@dataclass(frozen=True)
+class Request:
     """The options that every reproduction has."""
+
+    preset: str
+    output: Path | None
+    data: tuple[str, ...]
+    jobs: int | None
+    processes: int
+    ray: str | None
+    seeds: int | None
+    methods: tuple[str, ...]
+    report_only: bool
+    as_json: bool
+
+
+def _request_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option(
-            "--preset", "name", type=click.Choice(PRESETS), default="small", show_default=True, help="How much of it."
+            "--preset", type=click.Choice(PRESETS), default="small", show_default=True, help="How much of it."
         ),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory.  [default: see the examples]"),
         click.option(
@@ -38,6 +58,7 @@ def _study_options(function):
             "--ray", metavar="ADDRESS", help="Train on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local."
         ),
         click.option("--seeds", type=click.IntRange(1), help="Trainings of each entry.  [default: the preset's]"),
+        click.option("--method", "methods", multiple=True, help="Only this method (dense, mwt, maml, bmp, …)."),
         click.option("--report-only", is_flag=True, help="Train nothing; write what is done so far."),
         json_option,
     )
@@ -50,11 +71,8 @@ def _study_options(function):
 @click.option("--table", "numbers", type=int, multiple=True, help="Table 2 (cost, Conv-4) or 3 (cost, ResNet-12).")
 @click.option("--figure", "figures", type=int, multiple=True, help="Figure 1 to 15; more than once for several.")
 @click.option("--ratio", "ratios", type=float, multiple=True, help="Share of weights removed.  [default: the preset's]")
-@click.option("--method", "methods", multiple=True, help="Only this method (dense, mwt, pmt, …).")
-@_study_options
-def tickets(
-    name, numbers, figures, output, data, jobs, processes, ray, seeds, ratios, methods, report_only, as_json
-):  # fmt: skip
+@_request_options
+def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[float], **options: Any) -> None:
     """Meta winning tickets (Gao et al., KDD 2022): accuracy and cost of MWT, PMT and their baselines.
 
     Without --table and --figure: accuracy and cost of all methods on the preset's Conv-4 setups. Every training is a
@@ -69,25 +87,24 @@ def tickets(
       gems-edge reproduce tickets --preset small --report-only --json
       gems-edge reproduce tickets --preset paper --table 2 --data mini=folder:miniimagenet --ray auto
     """
-    from gems_edge.reproduce.grid import GridOptions
-    from gems_edge.reproduce.tickets import plan
-    from gems_edge.reproduce.tickets import protocol as presets
+    from gems_edge.reproduce.page import Study
+    from gems_edge.reproduce.tickets import plan, protocol
 
-    _check_methods(methods, (*plan.METHODS, "omt", "pm"))
-    preset = presets.cut(presets.with_data(presets.PRESETS[name], _given_data(data)), seeds, ratios)
-    parts = plan.parts(preset, numbers, figures, methods)
-    cells = plan.cells(preset, [want for wants in parts.values() for want in wants])
-    directory = output or Path(f"reproduce-{name}")
+    request = Request(**options)
+    _check_methods(request.methods, (*plan.METHODS, "omt", "pm"))
+    preset = protocol.with_data(protocol.PRESETS[request.preset], _given_data(request.data))
+    preset = protocol.cut(preset, request.seeds, ratios)
+    parts = plan.parts(preset, numbers, figures, request.methods)
+    cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
+    study = Study(preset, request.output or Path(f"reproduce-{request.preset}"), parts, cells, {})
 
-    def write(results):
-        from gems_edge.reproduce.page import Study
+    def page(study: Any) -> "Reproduction":
         from gems_edge.reproduce.tickets.page import reproduce
 
-        title = f"Meta winning tickets, preset {preset.name}"
-        _write(title, directory, reproduce(Study(preset, directory, parts, cells, results)), as_json)
+        return reproduce(study)
 
     specs = [spec for setup in preset.setups for spec in setup.config.data]
-    _run(directory, cells, GridOptions(jobs, processes, ray), report_only, specs, write)
+    _run(f"Meta winning tickets, preset {preset.name}", study, page, specs, request)
 
 
 @command.command()
@@ -95,11 +112,8 @@ def tickets(
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Where the preset's sets lie: DIR/NAME.npz or the folder DIR/NAME."
 )  # fmt: skip
-@click.option("--method", "methods", multiple=True, help="Only this method (maml, multi-maml, bmp, …).")
-@_study_options
-def gems(
-    name, numbers, output, data, data_root, jobs, processes, ray, seeds, methods, report_only, as_json
-):  # fmt: skip
+@_request_options
+def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None:
     """GEMS (Pimpalkhute et al., WACV 2023): one model for several distributions by BMP and MMSUP, beside MAML and Multi-MAML.
 
     Tables: 1 accuracy and time on the trained distributions, 2 on unseen ones, 3 and 4 MMSUP of fixed sparsity, in all
@@ -114,25 +128,24 @@ def gems(
       gems-edge reproduce gems --preset tiny --data photos=folder:photos
       gems-edge reproduce gems --preset paper --data-root fine-grained --ray auto
     """
-    from gems_edge.reproduce.gems import plan as gems_plan
-    from gems_edge.reproduce.gems import protocol as gems_presets
-    from gems_edge.reproduce.grid import GridOptions
+    from gems_edge.reproduce.gems import plan, protocol
+    from gems_edge.reproduce.page import Study
 
-    _check_methods(methods, gems_plan.METHODS)
-    given = _given_data(data, lambda word: gems_presets.in_root(word, data_root))
-    preset = gems_presets.cut(gems_presets.with_data(gems_presets.PRESETS[name], given, data_root), seeds)
-    parts = gems_plan.parts(preset, numbers, methods)
-    cells = gems_plan.cells(preset, [want for wants in parts.values() for want in wants])
-    directory = output or Path(f"reproduce-gems-{name}")
+    request = Request(**options)
+    _check_methods(request.methods, plan.METHODS)
+    data = _given_data(request.data, lambda word: protocol.in_root(word, data_root))
+    preset = protocol.with_data(protocol.PRESETS[request.preset], data, data_root)
+    preset = protocol.cut(preset, request.seeds)
+    parts = plan.parts(preset, numbers, request.methods)
+    cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
+    study = Study(preset, request.output or Path(f"reproduce-gems-{request.preset}"), parts, cells, {})
 
-    def write(results):
+    def page(study: Any) -> "Reproduction":
         from gems_edge.reproduce.gems.page import reproduce
-        from gems_edge.reproduce.page import Study
 
-        title = f"GEMS, preset {preset.name}"
-        _write(title, directory, reproduce(Study(preset, directory, parts, cells, results)), as_json)
+        return reproduce(study)
 
-    _run(directory, cells, GridOptions(jobs, processes, ray), report_only, preset.data.values(), write)
+    _run(f"GEMS, preset {preset.name}", study, page, preset.data.values(), request)
 
 
 def _check_methods(given: Sequence[str], known: Sequence[str]) -> None:
@@ -141,37 +154,41 @@ def _check_methods(given: Sequence[str], known: Sequence[str]) -> None:
             raise UserError(f"--method {method}: choose from {', '.join(known)}")
 
 
-def _given_data(given: Sequence[str], found: Callable[[str], str] = lambda word: "") -> dict[str, str]:
-    """NAME → specification; `found` gives that of a bare word, or ""."""
+def _given_data(given: Sequence[str], spec_of: Callable[[str], str] = lambda word: "") -> dict[str, str]:
+    """NAME → specification; `spec_of` gives that of a bare word, or ""."""
     data = {}
     for text in given:
-        key, _, spec = text.partition("=")
-        spec = found(spec or key) or spec
-        if not (key and spec):
+        name, _, spec = text.partition("=")
+        spec = spec_of(spec or name) or spec
+        if not (name and spec):
             raise UserError(f"--data {text}: write NAME=SPEC, such as mini=folder:miniimagenet")
-        data[key] = spec
+        data[name] = spec
     return data
 
 
 def _run(
-    directory: Path, cells: Sequence, options, report_only: bool, specs: Iterable[str],
-    write: Callable[[Mapping[str, dict]], None],
-) -> None:  # fmt: skip
-    """Train the cells that are not done and `write` the page of what is; also when some fail or the user stops."""
-    from gems_edge.reproduce.grid import read_results, run_grid
+    title: str, study: "Study[Any, Any]", page: Callable[[Any], "Reproduction"], specs: Iterable[str], request: Request
+) -> None:
+    """Train the cells that are not done and write the `page` of what is; also when some fail or the user stops."""
+    from gems_edge.reproduce.grid import GridOptions, read_results, run_grid
+
+    directory, cells = study.directory, study.cells
+
+    def write(results: Mapping[str, Mapping[str, Any]]) -> None:
+        _write(title, directory, page(replace(study, results=results)), request.as_json)
 
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; choose another directory with -o")
-    if report_only:
+    if request.report_only:
         results = read_results(directory, cells)
         say(f"{len(cells)} cells, {len(results)} done")
         write(results)
         return
     done = read_results(directory, cells) if (directory / "cells").is_dir() else {}
-    if len(done) < len(cells) and not options.ray:
+    if len(done) < len(cells) and not request.ray:
         _check_data(specs)
     try:
-        results = run_grid(directory, cells, options, say)
+        results = run_grid(directory, cells, GridOptions(request.jobs, request.processes, request.ray), say)
     except UserError:
         raise
     except BaseException:  # cells failed, or the user stops: what is done is worth its page
@@ -193,7 +210,7 @@ def _check_data(specs: Iterable[str]) -> None:
             load_images(spec)
 
 
-def _write(title: str, directory: Path, made, as_json: bool) -> None:
+def _write(title: str, directory: Path, made: "Reproduction", as_json: bool) -> None:
     from gems_edge.files import write_atomic
     from gems_edge.report.page import Table, render_page
 
@@ -207,5 +224,6 @@ def _write(title: str, directory: Path, made, as_json: bool) -> None:
     for section in made.printed:
         for block in section.blocks:
             if isinstance(block, Table):
-                click.echo(f"{section.title}\n{table([list(row) for row in block.rows], list(block.header))}\n")
+                rows = [[str(cell) for cell in row] for row in block.rows]
+                click.echo(f"{section.title}\n{table(rows, list(block.header))}\n")
     click.echo(f"{page}")

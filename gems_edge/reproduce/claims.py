@@ -6,20 +6,20 @@ from gems_edge.reproduce import verdicts
 from gems_edge.reproduce.pooling import Difference
 from gems_edge.reproduce.protocol import S, Setup
 from gems_edge.reproduce.results import Row, common_seeds, difference, factor
-from gems_edge.reproduce.verdicts import Bound, Claim, Finding, Quote
+from gems_edge.reproduce.verdicts import INSIDE, MISSING, ONE, SIDES, Bound, Claim, Finding, Quote
 
 
 def rules(alike: str, *of_paper: str) -> tuple[str, ...]:
     """How verdicts come about. `alike`: what networks of one seed have in common; `of_paper`: what its other claims need."""
     return (
-        f"Accuracies: the difference is taken seed by seed (one seed gives both networks {alike}; the test episodes are "
-        "the same for all). Its 95 % interval is the wider of two: that of the episodes, as if both were tested on "
-        "different ones, and Student's over the seeds' differences. A claim holds at a place (a ratio, a distribution) if "
-        "the whole interval is on the claim's side of the bound, does not hold if all of it is on the other side, and is "
-        "not decided otherwise; with one training it never is.",
+        f"Accuracies: the difference is taken seed by seed (one seed gives both networks {alike}; the test episodes "
+        "are the same for all). Its 95 % interval is the wider of two: that of the episodes, as if both were tested "
+        "on different ones, and Student's over the seeds' differences. A claim holds at a place (a ratio, a "
+        "distribution) if the whole interval is on the claim's side of the bound, does not hold if all of it is on "
+        "the other side, and is not decided otherwise; with one training it never is.",
         *of_paper,
-        "A claim over several places holds if it holds at each, and does not hold if it fails at one. A place of which a "
-        "training is missing is “not done”, and so is the claim unless it has failed elsewhere.",
+        "A claim over several places holds if it holds at each, and does not hold if it fails at one. A place of "
+        "which a training is missing is “not done”, and so is the claim unless it has failed elsewhere.",
     )
 
 
@@ -45,11 +45,11 @@ def accuracy_finding(
 def difference_finding(label: str, gap: Difference | None, bound: Bound, row: Row[S]) -> Finding:
     if gap is None:
         return verdicts.not_done(label)
-    text, reason = f"{verdicts.points(gap.mean)} points", verdicts.ONE
+    text, reason = f"{verdicts.points(gap.mean)} points", ONE
     if gap.trainings > 1:
         text = f"{verdicts.points(gap.mean, gap.half)} points (seeds {verdicts.points(gap.low)} … {verdicts.points(gap.high)})"
-        reason = verdicts.INSIDE
-    verdict = bound(gap) if gap.trainings == len(row.wanted) else verdicts.MISSING
+        reason = INSIDE
+    verdict = bound(gap) if gap.trainings == len(row.wanted) else MISSING
     data = gap.as_dict() | {"mode": row.mode}
     return Finding(label, text + verdicts.part(gap.trainings, len(row.wanted)), verdict, data, reason)
 
@@ -59,6 +59,6 @@ def factor_finding(label: str, reference: Row[S], row: Row[S], cost: str, bound:
     values, done = factor(reference, row, cost), len(common_seeds(row, reference))
     if values is None:
         return verdicts.not_done(label)
-    verdict = verdicts.at_least(values, bound) if done == len(row.wanted) else verdicts.MISSING
+    verdict = verdicts.at_least(values, bound) if done == len(row.wanted) else MISSING
     text = verdicts.spread_text(values, "{:.2f}×") + note + verdicts.part(done, len(row.wanted))
-    return Finding(label, text, verdict, values.as_dict(), verdicts.SIDES)
+    return Finding(label, text, verdict, values.as_dict(), SIDES)

@@ -9,16 +9,17 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from gems_edge.clock import clock
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import read_json, write_atomic
-from gems_edge.reproduce.job import Job, Outcome, cell_result, in_use, one_thread, run_cell, try_lock
+from gems_edge.reproduce.job import CellJob, Document, Outcome, cell_result, in_use, one_thread, run_cell, try_lock
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,18 @@ class GridOptions:
     """Python's arguments before the cell's directory."""
 
 
-Document = Mapping[str, Any]  # a result.json
-
-
 class Executor(Protocol):
     """Where jobs run. `close` ends those that still run and returns when they are gone."""
 
     def slots(self) -> int: ...  # how many jobs may run at a time
-    def submit(self, job: Job) -> None: ...
+    def submit(self, job: CellJob) -> None: ...
     def wait(self) -> tuple[str, Outcome]: ...  # the next job to end
     def close(self) -> None: ...
 
 
 def run_grid(
     directory: Path, cells: Sequence[Cell], options: GridOptions, report: Callable[[str], None]
-) -> dict[str, dict]:
+) -> dict[str, Document]:
     """Run the cells that are not done; returns name → the document of its result.json, in the order of `cells`.
 
     A cell is done when its result.json is valid JSON. Cells start in the given order as soon as their needs are done.
@@ -76,8 +74,7 @@ def run_grid(
         raise UserError(f"{directory} is a file; choose another directory") from None
     with _lock_of(directory):
         _write_tasks(directory, cells)
-        results = {cell.name: cell_result(directory / "cells" / cell.name) for cell in cells}
-        results = {name: result for name, result in results.items() if result is not None}
+        results = _results(directory, cells)
         if len(results) < len(cells):
             with _terminable(), contextlib.closing(_make_executor(options)) as executor:
                 _schedule(directory, cells, options, executor, results, report)
@@ -86,8 +83,11 @@ def run_grid(
     return {cell.name: results[cell.name] for cell in cells}
 
 
-def _schedule(directory, cells, options, executor: Executor, results: dict[str, dict], report) -> None:
-    """Run every cell that can be run and add what comes out to `results`."""
+def _schedule(
+    directory: Path, cells: Sequence[Cell], options: GridOptions, executor: Executor, results: dict[str, Document],
+    report: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Run every cell that can be run and add what comes out to `results`; MachineError at the end when some failed."""
     report(f"{len(cells)} cells, {len(results)} done, {executor.slots()} at a time")
     waiting = [cell for cell in cells if cell.name not in results]
     failed: dict[str, str] = {}
@@ -101,10 +101,10 @@ def _schedule(directory, cells, options, executor: Executor, results: dict[str, 
             if len(running) < executor.slots() and all(name in results for name in cell.needs):
                 waiting.remove(cell)
                 running.add(cell.name)
-                place = directory / "cells" / cell.name
-                if in_use(place):
+                if in_use(directory / "cells" / cell.name):
                     report(f"{cell.name}: a process of an earlier call is still at work in it; waiting for its end")
-                executor.submit(Job(cell.name, str(place), options.processes, options.program))
+                path = str(directory / "cells" / cell.name)
+                executor.submit(CellJob(cell.name, path, options.processes, options.program))
         if not running:
             break
         name, outcome = executor.wait()
@@ -155,14 +155,14 @@ class LocalExecutor:
             self._free = [one_thread()] * self._jobs
         self._stop = threading.Event()
         self._pool = futures.ThreadPoolExecutor(self._jobs)
-        self._running: dict[futures.Future, tuple[str, dict[str, str]]] = {}
+        self._running: dict[futures.Future[Outcome], tuple[str, dict[str, str]]] = {}
 
     def slots(self) -> int:
         return self._jobs
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: CellJob) -> None:
         environment = self._free.pop()
-        job = Job(job.name, job.directory, job.processes, job.program, environment)
+        job = replace(job, environment=environment)
         self._running[self._pool.submit(run_cell, job, self._stop.is_set)] = job.name, environment
 
     def wait(self) -> tuple[str, Outcome]:
@@ -181,8 +181,8 @@ def _visible_gpus() -> list[str]:
     import torch
 
     count = torch.cuda.device_count()
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",")[:count] if given else [str(index) for index in range(count)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[:count] if visible else [str(index) for index in range(count)]
 
 
 def _make_executor(options: GridOptions) -> Executor:
@@ -197,7 +197,7 @@ def _make_executor(options: GridOptions) -> Executor:
 
 
 def _check_names(cells: Sequence[Cell]) -> None:
-    """ValueError for what no grid can be: a name twice, one that leaves the directory, a need that is not there or circular."""
+    """ValueError for what is no grid: a name twice, one that leaves the directory, a need that is missing or circular."""
     names = {cell.name for cell in cells}
     if len(names) < len(cells):
         raise ValueError("two cells have the same name")
@@ -216,8 +216,11 @@ def read_results(directory: Path, cells: Sequence[Cell]) -> dict[str, Document]:
     """
     if not (directory / "cells").is_dir():
         raise UserError(f"{directory} holds no reproduction (no directory cells); leave out --report-only to train one")
-    there = [cell for cell in cells if _is_there(directory, cell)]
-    results = {cell.name: cell_result(directory / "cells" / cell.name) for cell in there}
+    return _results(directory, [cell for cell in cells if _is_there(directory, cell)])
+
+
+def _results(directory: Path, cells: Sequence[Cell]) -> dict[str, Document]:
+    results = {cell.name: cell_result(directory / "cells" / cell.name) for cell in cells}
     return {name: result for name, result in results.items() if result is not None}
 
 
@@ -244,18 +247,16 @@ def _is_there(directory: Path, cell: Cell) -> bool:
 
 def _difference(stored: Any, wanted: Any, key: str = "") -> str | None:
     """The first key whose values differ, with both: "training.iterations is 100 there and 200 here"."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for name in [*wanted, *(name for name in stored if name not in wanted)]:
-            inner = f"{key}.{name}" if key else name
-            if name not in stored or name not in wanted:
-                return f"{inner} is given only {'here' if name in wanted else 'there'}"
-            if found := _difference(stored[name], wanted[name], inner):
-                return found
-        return None
     if stored == wanted:
         return None
-    there, here = (text if len(text) <= 60 else text[:59] + "…" for text in (json.dumps(stored), json.dumps(wanted)))
-    return f"{key or 'the task'} is {there} there and {here} here"
+    if not (isinstance(stored, dict) and isinstance(wanted, dict)):
+        there, here = (text if len(text) <= 60 else text[:59] + "…" for text in map(json.dumps, (stored, wanted)))
+        return f"{key or 'the task'} is {there} there and {here} here"
+    name = next(n for n in {**wanted, **stored} if not (n in stored and n in wanted and stored[n] == wanted[n]))
+    inner = f"{key}.{name}" if key else name
+    if name not in stored or name not in wanted:
+        return f"{inner} is given only {'here' if name in wanted else 'there'}"
+    return _difference(stored[name], wanted[name], inner)
 
 
 @contextlib.contextmanager
@@ -279,5 +280,5 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt(number, frame) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt

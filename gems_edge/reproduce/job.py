@@ -1,4 +1,4 @@
-"""One cell of a grid, on whatever machine: its program as a process of its own, and what came of it."""
+"""One cell of a grid on whatever machine: its program as a process of its own, and what came of it."""
 
 import contextlib
 import fcntl
@@ -9,70 +9,68 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # Seconds between SIGTERM and SIGKILL. torchrun gives its own workers 30 s before it kills them; they are in sessions
 # of their own, so killing torchrun before that would leave them running.
 GRACE, TORCHRUN_GRACE = 10.0, 40.0
 
 
+Document = Mapping[str, Any]  # a result.json
+
+
 @dataclass(frozen=True)
-class Job:
+class CellJob:
     """What a machine must know to run a cell."""
 
     name: str
     directory: str  # the same path on every machine
     processes: int
     program: tuple[str, ...]
-    environment: dict[str, str] = field(default_factory=dict)  # added to the one that is there
+    environment: Mapping[str, str] = field(default_factory=dict)  # added to the one that is there
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`result` is the document of result.json; None: the cell failed, and `reason` says why in one line."""
+    """`result` is None where the cell failed, and `reason` says why in one line."""
 
-    result: dict | None
+    result: Document | None
     reason: str = ""
     seconds: float = 0.0
 
 
-def run_cell(job: Job, stopped: Callable[[], bool] = lambda: False) -> Outcome:
+def run_cell(job: CellJob, stopped: Callable[[], bool] = lambda: False) -> Outcome:
     """Run the cell's program to its end; when `stopped()` turns true or this is interrupted, end the program too.
 
     The program and its children hold a lock on log.txt. If the process that called this was killed, a later call so
     waits for the orphans instead of running beside them.
     """
-    started = time.monotonic()
-    directory = Path(job.directory)
+    started, directory = time.monotonic(), Path(job.directory)
     if not (directory / "cell.json").exists():
-        return Outcome(
-            None,
-            f"{directory} is not on {os.uname().nodename}; the grid's directory must be on storage that all machines see",
-        )
+        text = f"{directory} is not on {os.uname().nodename}"
+        return Outcome(None, f"{text}; the grid's directory must be on storage that all machines see")
     try:
         with open(directory / "log.txt", "ab") as log:
             while not try_lock(log):
                 if stopped():
                     return Outcome(None, "stopped")
                 time.sleep(0.2)
-            if (result := cell_result(directory)) is not None:
-                return Outcome(result, seconds=time.monotonic() - started)
             begin = log.seek(0, os.SEEK_END)
-            code = _run_program(job, log, stopped)
+            code: int | None = 0
+            if (result := cell_result(directory)) is None:
+                code = _run_program(job, log, stopped)
+                result = cell_result(directory)
     except OSError as error:
         return Outcome(None, f"{error.strerror or error}: {error.filename or directory}")
-    seconds = time.monotonic() - started
-    result = cell_result(directory)
-    if code == 0 and result is not None:
-        return Outcome(result, seconds=seconds)
-    return Outcome(None, _reason(directory / "log.txt", begin, code), seconds)
+    reason = "" if code == 0 and result is not None else _reason(directory / "log.txt", begin, code)
+    return Outcome(None if reason else result, reason, time.monotonic() - started)
 
 
-def _run_program(job: Job, log: IO[bytes], stopped: Callable[[], bool]) -> int | None:
-    """The exit code, None when it was stopped."""
+def _run_program(job: CellJob, log: IO[bytes], stopped: Callable[[], bool]) -> int | None:
+    """The exit code; None when it was stopped."""
     command = [sys.executable]
     if job.processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.processes)]
@@ -94,13 +92,11 @@ def _run_program(job: Job, log: IO[bytes], stopped: Callable[[], bool]) -> int |
             _end_group(process, TORCHRUN_GRACE if job.processes > 1 else GRACE)
 
 
-def _end_group(process: subprocess.Popen, grace: float) -> None:
+def _end_group(process: subprocess.Popen[bytes], grace: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace)
-        except subprocess.TimeoutExpired:
-            pass
         os.killpg(process.pid, signal.SIGKILL)  # also what the program started and did not end
     process.wait()
 
@@ -126,12 +122,13 @@ def _reason(log: Path, begin: int, code: int | None) -> str:
     return f"exit code {code}, and nothing in its log"
 
 
-def cell_result(directory: Path) -> dict | None:
-    """The document of a done cell, None when it is not done."""
+def cell_result(directory: Path) -> Document | None:
+    """The document of a done cell; None when it is not done."""
     try:
-        return json.loads((directory / "result.json").read_bytes())
+        document: Document = json.loads((directory / "result.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return None
+    return document
 
 
 def one_thread() -> dict[str, str]:

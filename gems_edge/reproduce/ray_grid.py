@@ -9,9 +9,10 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from gems_edge.errors import UserError
-from gems_edge.reproduce.job import Job, Outcome, one_thread, run_cell
+from gems_edge.reproduce.job import CellJob, Outcome, one_thread, run_cell
 
 # Seconds until a machine that does not answer counts as not there.
 CONNECT_TIMEOUT = 10
@@ -48,9 +49,9 @@ class RayExecutor:
             import ray
         except ModuleNotFoundError:
             raise UserError("--ray needs Ray: pip install 'gems-edge[ray]'") from None
-        self._ray = ray
+        self._ray: Any = ray
         self._jobs, self._processes = jobs, processes
-        self._running: dict = {}
+        self._running: dict[Any, str] = {}
         if ray.is_initialized():
             raise RuntimeError("Ray is in use in this process already")
         with _own_signals():
@@ -62,7 +63,7 @@ class RayExecutor:
             raise
 
     def _connect(self, address: str) -> None:
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
             cores = max(len(os.sched_getaffinity(0)), (self._jobs or 1) * self._processes)
             self._ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
@@ -112,7 +113,7 @@ class RayExecutor:
         room = sum(int(min(node.get(self._kind, 0), node.get("CPU", 0)) // self._processes) for node in self._nodes())
         return max(1, min(room, self._jobs or room))
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: CellJob) -> None:
         job = dataclasses.replace(job, environment=self._environment)
         self._running[self._task.options(name=job.name, **self._needs).remote(job)] = job.name
 

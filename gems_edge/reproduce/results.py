@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from gems_edge.reproduce.grid import Document
+from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.pooling import Difference, Entry, Pooled, Spread, paired, pooled, spread, times_less
 from gems_edge.reproduce.protocol import S, Trial
 
@@ -131,11 +131,8 @@ def rows_of(trials: Iterable[Trial[S]], results: Mapping[str, Document]) -> Rows
     for trial in dict.fromkeys(trials):
         key = (trial.setup, trial.method, trial.ratio, trial.variant, trial.shared_init)
         members.setdefault(key, []).append(trial)
-    return Rows(
-        Row(
-            *key,
-            wanted=tuple(trial.seed for trial in group),
-            done={trial.seed: results[trial.name] for trial in group if trial.name in results},
-        )
-        for key, group in members.items()
-    )
+    rows: Rows[S] = Rows()
+    for key, group in members.items():
+        done = {trial.seed: results[trial.name] for trial in group if trial.name in results}
+        rows.append(Row(*key, tuple(trial.seed for trial in group), done))
+    return rows

@@ -10,9 +10,9 @@ from gems_edge.reproduce.verdicts import NONE, points
 from gems_edge.wording import number_text, percent_text
 
 ACCURACY_NOTE = (
-    "±: 95 % interval over all test episodes of all trainings pooled. It knows how exact the test is, not how much one "
-    "training differs from the next, and all networks answer the same test episodes; the range over the seeds stands beside "
-    "it. Differences: the mean over the seeds and its interval (see “The paper's claims”)."
+    "±: 95 % interval over all test episodes of all trainings pooled. It knows how exact the test is, not how much "
+    "one training differs from the next, and all networks answer the same test episodes; the range over the seeds "
+    "stands beside it. Differences: the mean over the seeds and its interval (see “The paper's claims”)."
 )
 WALL_NOTE = (
     "Wall seconds are of cells that ran beside each other on one machine; CPU seconds are the cleaner figure (on GPUs "

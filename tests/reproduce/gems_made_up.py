@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable
 
-from gems_edge.reproduce.gems import plan as gems_plan
-from gems_edge.reproduce.gems import protocol as gems_presets
+from gems_edge.reproduce.gems import plan, protocol
 from gems_edge.reproduce.grid import Cell
 
 EPISODES = 600
 LAYERS = ["blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
 SETS = ("grocery", "omniglot", "gtsrb", "caltech101", "tinyimagenet32")
-PRESET = gems_presets.with_data(gems_presets.SMALL, {name: f"packed:{name}.npz" for name in SETS})
-TWO, FOUR = PRESET.mixtures
+PRESET = protocol.with_data(protocol.SMALL, {name: f"packed:{name}.npz" for name in SETS})
+TWO, FOUR = PRESET.setups
 ACCURACY = {"maml": 0.5, "bmp": 0.56, "mmsup": 0.52, "anil": 0.45, "boil": 0.47}
 
 
@@ -27,7 +26,7 @@ def document(cell: Cell, accuracy: Callable[[dict, str], float], deviation: floa
         for name in task["test"]
     }
     made = {
-        "kind": "gems", "name": cell.name, "accuracy": found, "choices": {}, "layers": [], "overlap": {},
+        "name": cell.name, "accuracy": found, "choices": {}, "layers": [], "overlap": {},
         "training": {"seconds": seconds + 1, "cpu_seconds": seconds, "iterations": config["iterations"]},
     }  # fmt: skip
     if config["method"] == "bmp":
@@ -53,4 +52,4 @@ def results_of(parts: dict, accuracy: Callable[[dict, str], float] = by_method, 
 
 
 def cells_of(parts: dict) -> list[Cell]:
-    return gems_plan.cells(PRESET, [want for wants in parts.values() for want in wants])
+    return plan.cells(PRESET, [trial for trials in parts.values() for trial in trials])

@@ -7,22 +7,21 @@ from gems_made_up import FOUR, PRESET, TWO, cells_of
 
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.run import from_values
-from gems_edge.reproduce.gems import paper as gems_paper
-from gems_edge.reproduce.gems import plan as gems_plan
+from gems_edge.reproduce.gems import paper, plan
 from gems_edge.reproduce.gems.protocol import PAPER, SMALL, TINY, cut, in_root, with_data
 from gems_edge.reproduce.grid import Cell
 
 
 def tasks(*numbers: int) -> dict[str, dict]:
-    return {cell.name: cell.task for cell in cells_of(gems_plan.parts(PRESET, numbers))}
+    return {cell.name: cell.task for cell in cells_of(plan.parts(PRESET, numbers))}
 
 
 def test_multi_maml_is_made_of_single_trainings_that_mixtures_share():
     found = tasks(1)
     assert not any("multi" in name for name in found)
     single = [name for name in found if "+" not in name and name.endswith("s1")]
-    assert single == [f"{name}/maml-s1" for name in FOUR]  # grocery and omniglot serve both mixtures
-    assert len(found) == 3 * (4 + 2 * (len(gems_plan.METHODS) - 1))
+    assert single == [f"{name}/maml-s1" for name in FOUR.sets]  # grocery and omniglot serve both mixtures
+    assert len(found) == 3 * (4 + 2 * (len(plan.METHODS) - 1))
     config = from_values(found["grocery/maml-s2"]["config"], "test")
     assert (config.data[0].rpartition("/")[2], config.method, config.seed) == ("grocery.npz", "maml", 2)
 
@@ -30,7 +29,7 @@ def test_multi_maml_is_made_of_single_trainings_that_mixtures_share():
 def test_tables_1_and_2_are_the_same_cells():
     assert tasks(1) == tasks(2) == tasks(1, 2) == tasks()
     tested = tasks()["grocery+omniglot/bmp-s1"]["test"]
-    assert list(tested) == [*TWO, "tinyimagenet32"] and PRESET.unseen(FOUR) == ("tinyimagenet32",)
+    assert list(tested) == [*TWO.sets, "tinyimagenet32"] and PRESET.unseen(FOUR.sets) == ("tinyimagenet32",)
     # With nothing held out, what another mixture trains is unseen (the paper's Table 2).
     assert PAPER.unseen(("cub200", "fungi")) == ("vgg102", "aircraft")
 
@@ -44,7 +43,7 @@ def test_ablations_share_the_plain_cells():
     plain, sparse, steps = tasks(1), tasks(3, 4), tasks(5)
     assert {name for name in sparse if name in plain} == {f"grocery+omniglot/{m}-s{s}" for m in ("maml", "mmsup") for s in (1, 2, 3)}  # fmt: skip
     depth = sparse["grocery+omniglot/mmsup-depth2-s1"]
-    assert depth["config"]["adapter"]["sparsity"] == [0, 0.9, 0, 0, 0] and list(depth["test"]) == list(TWO)
+    assert depth["config"]["adapter"]["sparsity"] == [0, 0.9, 0, 0, 0] and list(depth["test"]) == list(TWO.sets)
     assert sparse["grocery+omniglot/mmsup-sparsity0.3-s1"]["config"]["adapter"]["sparsity"] == [0.3]
     own = PRESET.config.steps
     assert "grocery+omniglot/bmp-s1" in steps and f"grocery+omniglot/bmp-steps{own}-s1" not in steps
@@ -55,16 +54,16 @@ def test_ablations_share_the_plain_cells():
 def test_every_config_can_be_trained():
     for task in tasks(1, 3, 4, 5).values():
         from_values(task["config"], "test")
-    assert all(isinstance(cell, Cell) and not cell.needs for cell in cells_of(gems_plan.parts(PRESET)))
+    assert all(isinstance(cell, Cell) and not cell.needs for cell in cells_of(plan.parts(PRESET)))
 
 
 def test_what_is_missing_is_left_out():
     two = with_data(SMALL, {"grocery": "packed:a.npz", "omniglot": "packed:b.npz", "gtsrb": "packed:c.npz"})
-    assert two.mixtures == (TWO,) and two.held_out == ("gtsrb",)
+    assert two.mixtures == (TWO.sets,) and two.held_out == ("gtsrb",)
     no_unseen = with_data(SMALL, {"grocery": "packed:a.npz", "omniglot": "packed:b.npz"})
-    assert list(gems_plan.parts(no_unseen)) == [1]
+    assert list(plan.parts(no_unseen)) == ["table 1"]
     with pytest.raises(UserError, match="--table 2 tests on distributions that were not trained"):
-        gems_plan.parts(no_unseen, (2,))
+        plan.parts(no_unseen, (2,))
     with pytest.raises(UserError, match=r"add --data grocery=packed:FILE\.npz"):
         with_data(SMALL, {})
     with pytest.raises(UserError, match="the preset small has grocery, omniglot"):
@@ -94,22 +93,22 @@ def test_a_directory_of_sets(tmp_path):
 
 def test_methods_and_tables_that_are_not_there():
     with pytest.raises(UserError, match="tables 1 to 5"):
-        gems_plan.parts(PRESET, (6,))
+        plan.parts(PRESET, (6,))
     with pytest.raises(UserError, match="--method anil: table 3 has none of these"):
-        gems_plan.parts(PRESET, (3,), ("anil",))
-    (wants,) = gems_plan.parts(cut(PRESET, 1), (1,), ("multi-maml",)).values()
-    assert [want.mixture for want in wants] == [TWO, FOUR]
-    assert len(gems_plan.cells(PRESET, wants)) == 4
+        plan.parts(PRESET, (3,), ("anil",))
+    (trials,) = plan.parts(cut(PRESET, 1), (1,), ("multi-maml",)).values()
+    assert [trial.setup for trial in trials] == [TWO, FOUR]
+    assert len(plan.cells(PRESET, trials)) == 4
 
 
 def test_the_papers_mixtures_are_its_tables():
-    assert [one.mixture for one in gems_paper.TRAININGS] == list(PAPER.mixtures)
+    assert [one.mixture for one in paper.TRAININGS] == list(PAPER.mixtures)
     whole = replace(PAPER, data=dict.fromkeys(PAPER.distributions, "packed:x"))
-    for one in gems_paper.TRAININGS:
+    for one in paper.TRAININGS:
         for sets in one.unseen.values():
             assert set(sets) <= set(whole.unseen(one.mixture))
-        assert set(one.seen) == set(one.unseen) == set(one.time) == set(gems_paper.METHODS)
-    assert gems_paper.training_on(("fungi", "cub200")).mixture == ("cub200", "fungi")
-    assert gems_paper.training_on(TWO).mixture == ("cub200", "vgg102")  # as many, other sets
-    assert gems_paper.training_on(("a",)) is None
-    assert tuple(gems_paper.SPARSITY["vgg102"]) == PAPER.sparsities and tuple(gems_paper.STEPS["bmp"]) == PAPER.steps
+        assert set(one.seen) == set(one.unseen) == set(one.time) == set(paper.METHODS)
+    assert paper.training_on(("fungi", "cub200")).mixture == ("cub200", "fungi")
+    assert paper.training_on(TWO.sets).mixture == ("cub200", "vgg102")  # as many, other sets
+    assert paper.training_on(("a",)) is None
+    assert tuple(paper.SPARSITY["vgg102"]) == PAPER.sparsities and tuple(paper.STEPS["bmp"]) == PAPER.steps

@@ -15,7 +15,7 @@ from small_settings import hear_ctrl_c
 from gems_edge.errors import MachineError, UserError
 from gems_edge.reproduce import grid
 from gems_edge.reproduce.grid import Cell, GridOptions, read_results, run_grid
-from gems_edge.reproduce.job import Job, run_cell
+from gems_edge.reproduce.job import CellJob, run_cell
 
 # What a cell does is in its task: wait, fail in some way, or note in `journal` that it ran and write its result.
 PROGRAM = """
@@ -263,7 +263,7 @@ def test_cells_at_a_time_have_gpus_of_their_own(tmp_path, program, monkeypatch):
 
 
 def test_a_directory_that_is_not_on_the_node(tmp_path, program):
-    outcome = run_cell(Job("a", str(tmp_path / "nowhere"), 1, program))
+    outcome = run_cell(CellJob("a", str(tmp_path / "nowhere"), 1, program))
     assert outcome.result is None and "must be on storage that all machines see" in outcome.reason
 
 

@@ -10,53 +10,54 @@ import numpy as np
 import pytest
 
 from gems_edge.report.page import Table, render_page
+from gems_edge.reproduce.page import Study
 from gems_edge.reproduce.pooling import pooled
-from gems_edge.reproduce.tickets import mask_claims, paper, plan
-from gems_edge.reproduce.tickets import protocol as presets
+from gems_edge.reproduce.protocol import Trial
+from gems_edge.reproduce.results import difference, factor, rows_of
+from gems_edge.reproduce.tickets import mask_claims, paper, plan, protocol
 from gems_edge.reproduce.tickets.claims import accuracy_claims, cost_claims
-from gems_edge.reproduce.tickets.page import Study, reproduce
-from gems_edge.reproduce.tickets.plan import Want
-from gems_edge.reproduce.tickets.results import difference, factor, rows_of
+from gems_edge.reproduce.tickets.page import reproduce
+from gems_edge.reproduce.tickets.plan import TicketTrial
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, OPEN
 
-PRESET = presets.with_data(presets.SMALL, {"omniglot": "omniglot"})
+PRESET = protocol.with_data(protocol.SMALL, {"omniglot": "omniglot"})
 SETUP = PRESET.setups[0]
 LAYERS = ("backbone.blocks.0.conv.weight", "backbone.blocks.1.conv.weight", "head.weight")
 EPISODES = 300
 
 
-def document(want: Want, accuracy: float, deviation: float = 0.1, found_after: int = 12) -> dict:
+def document(trial: TicketTrial, accuracy: float, deviation: float = 0.1, found_after: int = 12) -> dict:
     """A result.json whose single episodes have this mean and standard deviation."""
     ci95 = 1.96 * deviation / math.sqrt(EPISODES)
     dense = 240.0
-    find = {"dense": 0, "mwt": dense, "rr": dense, "pmt": found_after}.get(want.method, 0)
-    books = {name: {"find": unit * find, "train": unit * dense * (1 - want.ratio)} for name, unit in (("paper", 1), ("full", 16))}  # fmt: skip
+    find = {"dense": 0, "mwt": dense, "rr": dense, "pmt": found_after}.get(trial.method, 0)
+    books = {name: {"find": unit * find, "train": unit * dense * (1 - trial.ratio)} for name, unit in (("paper", 1), ("full", 16))}  # fmt: skip
     found = {"iterations": find, "seconds": 0.4 * find, "cpu_seconds": 0.39 * find}
-    if want.method == "pmt":
+    if trial.method == "pmt":
         found |= {"settled": found_after < dense, "delta": 0.98, "interval": 6, "overlaps": [[6, 0.9], [12, 0.99]]}
-    if want.method == "snip":
+    if trial.method == "snip":
         found |= {"episodes": 40}
     ticket = None
-    if want.method != "dense":
-        ticket = {"method": want.method, "ratio": want.ratio, "found": found, "layer_ratios": dict.fromkeys(LAYERS, want.ratio)}  # fmt: skip
+    if trial.method != "dense":
+        ticket = {"method": trial.method, "ratio": trial.ratio, "found": found, "layer_ratios": dict.fromkeys(LAYERS, trial.ratio)}  # fmt: skip
     entry = {"accuracy": accuracy, "ci95": ci95, "episodes": EPISODES}
     return {
-        "name": want.name, "accuracy": {"support": entry | {"accuracy": accuracy - 0.02}, "transductive": entry},
+        "name": trial.name, "accuracy": {"support": entry | {"accuracy": accuracy - 0.02}, "transductive": entry},
         "normalization": "transductive", "training": {"iterations": 240, "seconds": 90.0, "cpu_seconds": 88.0},
         "flops": {name: book | {"total": book["find"] + book["train"]} for name, book in books.items()}, "ticket": ticket,
     }  # fmt: skip
 
 
-def entries(method: str, ratio: float, accuracies: list[float], **options) -> tuple[list[Want], dict]:
-    """The wants and results of one row, a training per accuracy."""
+def entries(method: str, ratio: float, accuracies: list[float], **options) -> tuple[list[TicketTrial], dict]:
+    """The trials and results of one row, a training per accuracy."""
     variant = {key: options.pop(key) for key in ("variant",) if key in options}
-    wants = [Want(SETUP, method, ratio, seed, **variant) for seed in range(1, len(accuracies) + 1)]
-    return wants, {want.name: document(want, value, **options) for want, value in zip(wants, accuracies)}
+    trials = [Trial(SETUP, method, seed, ratio, **variant) for seed in range(1, len(accuracies) + 1)]
+    return trials, {trial.name: document(trial, value, **options) for trial, value in zip(trials, accuracies)}
 
 
-def rows_from(*parts: tuple[list[Want], dict]):
+def rows_from(*parts: tuple[list[TicketTrial], dict]):
     return rows_of(
-        itertools.chain.from_iterable(wants for wants, _ in parts), {k: v for _, r in parts for k, v in r.items()}
+        itertools.chain.from_iterable(trials for trials, _ in parts), {k: v for _, r in parts for k, v in r.items()}
     )
 
 
@@ -80,24 +81,24 @@ def test_difference_is_the_wider_interval():
 
 
 def test_difference_takes_common_seeds_only():
-    wants, results = entries("mwt", 0.8, [0.5, 0.6, 0.7])
+    trials, results = entries("mwt", 0.8, [0.5, 0.6, 0.7])
     dense = entries("dense", 0.0, [0.9, 0.8, 0.7])
-    del results[wants[0].name]
-    found = difference(*rows_from((wants, results), dense))
+    del results[trials[0].name]
+    found = difference(*rows_from((trials, results), dense))
     assert found.trainings == 2 and found.mean == pytest.approx(-0.1)
-    assert difference(*rows_from((wants, {}), dense)) is None
-    one = difference(*rows_from((wants, {wants[1].name: results[wants[1].name]}), dense))
+    assert difference(*rows_from((trials, {}), dense)) is None
+    one = difference(*rows_from((trials, {trials[1].name: results[trials[1].name]}), dense))
     assert one.trainings == 1 and math.isinf(one.half)
     json.dumps(one.as_dict(), allow_nan=False)
 
 
 def test_rows():
-    wants, results = entries("mwt", 0.8, [0.7, 0.8])
-    del results[wants[1].name]
-    rows = rows_of([*wants, *wants, *entries("snip", 0.8, [0.6])[0]], results | entries("snip", 0.8, [0.6])[1])
+    trials, results = entries("mwt", 0.8, [0.7, 0.8])
+    del results[trials[1].name]
+    rows = rows_of([*trials, *trials, *entries("snip", 0.8, [0.6])[0]], results | entries("snip", 0.8, [0.6])[1])
     assert [(row.method, row.wanted, list(row.done)) for row in rows] == [("mwt", (1, 2), [1]), ("snip", (1,), [1])]
     assert rows[0].mode == "transductive" and set(rows[0].modes) == {"transductive", "support"}
-    assert rows[0].accuracy("support").mean == pytest.approx(0.68)
+    assert rows[0].accuracy(mode="support").mean == pytest.approx(0.68)
     assert rows[0].cost("find.iterations").mean == 240
     assert rows[1].cost("find.seconds") is None  # SNIP's gradients are not timed
     assert rows.find(SETUP, "mwt", 0.8) is rows[0] and rows.find(SETUP, "mwt", 0.9) is None
@@ -105,9 +106,9 @@ def test_rows():
 
 def test_factor_is_of_sums_and_of_single_seeds():
     slow, quick = entries("pmt", 0.8, [0.7], found_after=24), entries("pmt", 0.8, [0.7], found_after=12)
-    wants = [Want(SETUP, "pmt", 0.8, seed) for seed in (1, 2)]
-    tickets = {wants[0].name: next(iter(slow[1].values())), wants[1].name: next(iter(quick[1].values()))}
-    rows = rows_from((wants, tickets), entries("mwt", 0.8, [0.7, 0.7]))
+    trials = [Trial(SETUP, "pmt", seed, 0.8) for seed in (1, 2)]
+    tickets = {trials[0].name: next(iter(slow[1].values())), trials[1].name: next(iter(quick[1].values()))}
+    rows = rows_from((trials, tickets), entries("mwt", 0.8, [0.7, 0.7]))
     found = factor(rows[1], rows[0], "paper.find")
     assert (found.low, found.high) == (10, 20)
     assert found.mean == pytest.approx(480 / 36)  # and not 15, the mean of the factors
@@ -128,30 +129,30 @@ def test_accuracy_claims():
     near = entries("mwt", 0.8, [0.87, 0.88, 0.89])
     for mwt, verdict in ((good, HOLDS), (bad, FAILS), (near, OPEN)):
         claim = claim_of(accuracy_claims(rows_from(mwt, dense)), "mwt-dense")
-        assert (claim.verdict, len(claim.figures)) == (verdict, 1)
+        assert (claim.verdict, len(claim.findings)) == (verdict, 1)
     assert claim.explained == "not decided: the interval has the bound in it"
     assert claim.quote is paper.QUOTES["mwt-dense"]
     one = claim_of(accuracy_claims(rows_from(entries("mwt", 0.8, [0.5]), entries("dense", 0.0, [0.9]))), "mwt-dense")
     assert one.explained == "not decided: one training each"
-    wants, results = entries("mwt", 0.8, [0.5, 0.5, 0.5])
-    del results[wants[2].name]
-    part = claim_of(accuracy_claims(rows_from((wants, results), dense)), "mwt-dense")
-    assert part.verdict == MISSING and part.figures[0].text.endswith("[2 of 3 seeds]")
+    trials, results = entries("mwt", 0.8, [0.5, 0.5, 0.5])
+    del results[trials[2].name]
+    part = claim_of(accuracy_claims(rows_from((trials, results), dense)), "mwt-dense")
+    assert part.verdict == MISSING and part.findings[0].text.endswith("[2 of 3 seeds]")
     undone = claim_of(accuracy_claims(rows_from((good[0], {}), dense)), "mwt-dense")
-    assert (undone.verdict, undone.figures[0].text) == (MISSING, "–")
+    assert (undone.verdict, undone.findings[0].text) == (MISSING, "–")
 
 
 def test_a_claim_over_ratios_needs_all_and_fails_by_one():
     def claim(at_80: float, at_90: float | None):
-        wants, results = entries("rr", 0.9, [at_90 or 0.0] * 3)
+        trials, results = entries("rr", 0.9, [at_90 or 0.0] * 3)
         rows = rows_from(
             entries("mwt", 0.8, [0.8] * 3), entries("mwt", 0.9, [0.7] * 3), entries("rr", 0.8, [at_80] * 3),
-            (wants, results if at_90 else {}), entries("rr", 0.6, [0.99] * 3), entries("mwt", 0.6, [0.8] * 3),
+            (trials, results if at_90 else {}), entries("rr", 0.6, [0.99] * 3), entries("mwt", 0.6, [0.8] * 3),
         )  # fmt: skip
         return claim_of(accuracy_claims(rows), "rr-mwt")
 
     assert claim(0.7, 0.6).verdict == HOLDS
-    assert [figure.label for figure in claim(0.7, 0.6).figures] == ["80 %", "90 %"]  # 60 % is not in the claim
+    assert [figure.label for figure in claim(0.7, 0.6).findings] == ["80 %", "90 %"]  # 60 % is not in the claim
     assert claim(0.7, 0.8).verdict == FAILS
     assert claim(0.7, 0.7).verdict == OPEN
     assert claim(0.7, None).verdict == MISSING
@@ -174,7 +175,7 @@ def test_cost_claims(found_after, finds, settles):
     assert claim_of(claims, "find-cost").verdict == finds
     assert claim_of(claims, "settles").verdict == settles
     total = claim_of(claims, "total-cost")
-    assert total.figures[0].data["mean"] == pytest.approx((240 + 48) / (found_after + 48))
+    assert total.findings[0].data["mean"] == pytest.approx((240 + 48) / (found_after + 48))
 
 
 def test_a_mask_that_cannot_move_does_not_settle():
@@ -184,21 +185,21 @@ def test_a_mask_that_cannot_move_does_not_settle():
     def settles(untrained=None):
         return claim_of(cost_claims(rows, untrained and {(SETUP.name, 0.8): untrained}), "settles")
 
-    assert settles().verdict == HOLDS and "the first look that can stop it" in settles().figures[0].text
+    assert settles().verdict == HOLDS and "the first look that can stop it" in settles().findings[0].text
     assert settles(0.97).verdict == HOLDS
     assert settles(0.99).explained == "not decided: the untrained weights have the mask already"
     for result in tickets[1].values():
         result["ticket"]["layer_ratios"] = {LAYERS[0]: 0.0, LAYERS[1]: 0.9}
     assert settles().explained == "not decided: the first layer keeps every weight"
     find = claim_of(cost_claims(rows), "find-cost")
-    assert find.verdict == HOLDS and find.figures[0].text.endswith("γ sets the factor")
+    assert find.verdict == HOLDS and find.findings[0].text.endswith("γ sets the factor")
 
 
 def test_costs_on_both_sides_are_not_decided():
-    wants = [Want(SETUP, "pmt", 0.8, seed) for seed in (1, 2)]
-    tickets = {want.name: document(want, 0.7, found_after=n) for want, n in zip(wants, (30, 36))}
-    claim = claim_of(cost_claims(rows_from(entries("mwt", 0.8, [0.7] * 2), (wants, tickets))), "find-cost")
-    assert claim.verdict == OPEN and claim.figures[0].text == "7.27× (6.67× … 8.00×)"
+    trials = [Trial(SETUP, "pmt", seed, 0.8) for seed in (1, 2)]
+    tickets = {trial.name: document(trial, 0.7, found_after=n) for trial, n in zip(trials, (30, 36))}
+    claim = claim_of(cost_claims(rows_from(entries("mwt", 0.8, [0.7] * 2), (trials, tickets))), "find-cost")
+    assert claim.verdict == OPEN and claim.findings[0].text == "7.27× (6.67× … 8.00×)"
     assert claim.explained == "not decided: the seeds lie on both sides of the bound"
 
 
@@ -206,14 +207,14 @@ def test_overlap_claim_counts_chance():
     first, deep = LAYERS[:2]
     kept = {0.8: {first: 0.7, deep: 0.2}}
     good = mask_claims.overlap_claim(SETUP, {0.8: {first: [1, 0.9, 0.8], deep: [1, 0.3, 0.05]}}, kept)
-    assert good.verdict == HOLDS and "first layer 80.0% (chance 49.0%)" in good.figures[0].text
+    assert good.verdict == HOLDS and "first layer 80.0% (chance 49.0%)" in good.findings[0].text
     shared = mask_claims.overlap_claim(SETUP, {0.8: {first: [1, 0.9, 0.8], deep: [1, 0.9, 0.7]}}, kept)
     assert shared.verdict == FAILS
     # As much as random masks have in common is no overlap.
     chance = mask_claims.overlap_claim(SETUP, {0.8: {first: [1, 0.7, 0.5], deep: [1, 0.2, 0.04]}}, kept)
     assert chance.verdict == FAILS
     # Below 60 % the paper claims nothing.
-    assert mask_claims.overlap_claim(SETUP, {0.4: {first: [1, 0.1], deep: [1, 0.9]}}, kept).figures == ()
+    assert mask_claims.overlap_claim(SETUP, {0.4: {first: [1, 0.1], deep: [1, 0.9]}}, kept).findings == ()
 
 
 def test_emergence_that_the_initial_weights_have_is_not_decided():
@@ -225,7 +226,7 @@ def test_emergence_that_the_initial_weights_have_is_not_decided():
     assert claim(0.5, 0.95, 0.95, 0.85, 1.0).verdict == FAILS  # it has to stay
     assert claim(0.97, 0.95, 0.95, 0.97, 1.0).explained == "not decided: the untrained weights have it already"
     never = claim(0.5, 0.5, 0.5, 0.5, 0.5)
-    assert never.verdict == FAILS and never.figures[0].data["mean"] == 1.0
+    assert never.verdict == FAILS and never.findings[0].data["mean"] == 1.0
 
 
 # --- The paper ---
@@ -244,28 +245,28 @@ def test_the_papers_factors_fit_its_costs():
 
 
 def test_every_setup_of_the_paper_has_its_row():
-    for setup in presets.PAPER.setups:
+    for setup in protocol.PAPER.setups:
         number = next(n for n, backbone in plan.BACKBONES.items() if backbone == setup.config.backbone)
-        assert tuple(paper.TABLES[number][setup.row]) == presets.PAPER.ratios
+        assert tuple(paper.TABLES[number][setup.row]) == protocol.PAPER.ratios
 
 
 # --- The page ---
 
 
-def made_up(parts: Mapping[str, list[Want]]) -> dict:
+def made_up(parts: Mapping[str, list[TicketTrial]]) -> dict:
     """Results of all cells of `parts`, with accuracies that fall with the ratio."""
     loss = {"mwt": 0.1, "pmt": 0.11, "rr": 0.2, "rm": 0.3, "sr": 0.15, "snip": 0.2, "omt": 0.16, "pm": 0.12}
-    wants = dict.fromkeys(want for wants in parts.values() for want in wants)
+    trials = dict.fromkeys(trial for trials in parts.values() for trial in trials)
     random = np.random.default_rng(0)
     return {
-        want.name: document(want, 0.8 - loss.get(want.method, 0) * want.ratio**2 + random.normal(0, 0.003))
-        for want in wants
+        trial.name: document(trial, 0.8 - loss.get(trial.method, 0) * trial.ratio**2 + random.normal(0, 0.003))
+        for trial in trials
     }
 
 
 def study_of(figures=(), numbers=(), results=None) -> Study:
     parts = plan.parts(PRESET, numbers, figures)
-    cells = plan.cells(PRESET, [want for wants in parts.values() for want in wants])
+    cells = plan.cells(PRESET, [trial for trials in parts.values() for trial in trials])
     return Study(PRESET, Path("nowhere"), parts, cells, made_up(parts) if results is None else results)
 
 

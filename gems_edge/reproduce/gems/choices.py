@@ -8,19 +8,19 @@ from gems_edge.report import choice_plots as plots
 from gems_edge.report.page import Block, Note, Picture, Section, Table
 from gems_edge.reproduce.gems.plan import GemsRow
 from gems_edge.reproduce.gems.tables import NAMES
-from gems_edge.reproduce.grid import Document
+from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.pooling import spread
 from gems_edge.reproduce.tables import TIMES_CAPTION
 from gems_edge.reproduce.verdicts import NONE, spread_text
 
 MASKS = (
-    "Share of the test tasks whose mask is on: 1 adapts the layer in every task, 0 in none. A row a layer, a column an inner "
-    "step, a line of maps a training."
+    "Share of the test tasks whose mask is on: 1 adapts the layer in every task, 0 in none. A row a layer, a column "
+    "an inner step, a line of maps a training."
 )
 KEPT = "Share of each layer's weights in the subnet, mean over the test tasks; one map a training. Unseen distributions included."
 COMMON = (
-    "What two distributions' mean subnets share of what either has, per layer (intersection over union); means over the seeds "
-    "and their range."
+    "What two distributions' mean subnets share of what either has, per layer (intersection over union); means over "
+    "the seeds and their range."
 )
 
 

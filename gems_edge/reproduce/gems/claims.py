@@ -9,14 +9,14 @@ from gems_edge.reproduce.gems.plan import MULTI, GemsRow, GemsRows, steps_of
 from gems_edge.reproduce.gems.protocol import GemsPreset
 from gems_edge.reproduce.protocol import Setup
 from gems_edge.reproduce.results import difference
-from gems_edge.reproduce.verdicts import Claim, Finding
+from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, OPEN, Claim, Finding
 
 RULES = rules(
     "their initial weights",
-    "Times are CPU seconds of training; Multi-MAML's are the sum over its trainings. A claim holds if every seed meets the "
-    "bound, does not hold if none does, and is not decided if the seeds lie on both sides.",
-    "“Up to 5 points” holds if the gain on some distribution has its whole interval at or above 5 points, and does not hold "
-    "if that of every distribution lies below.",
+    "Times are CPU seconds of training; Multi-MAML's are the sum over its trainings. A claim holds if every seed "
+    "meets the bound, does not hold if none does, and is not decided if the seeds lie on both sides.",
+    "“Up to 5 points” holds if the gain on some distribution has its whole interval at or above 5 points, and does "
+    "not hold if that of every distribution lies below.",
 )
 
 MEAN = "mean"
@@ -70,13 +70,11 @@ def _greatest(row: GemsRow | None, reference: GemsRow | None, bound: float) -> F
     if len(gaps) < len(row.setup.sets):
         return verdicts.not_done(MEAN)
     findings = {name: difference_finding(name, gap, verdicts.above(bound), row) for name, gap in gaps.items()}
-    verdicts = [finding.verdict for finding in findings.values()]
-    verdict = next(
-        (word for word in (verdicts.MISSING, verdicts.HOLDS, verdicts.OPEN) if word in verdicts), verdicts.FAILS
-    )
+    words = [finding.verdict for finding in findings.values()]
+    verdict = next((word for word in (MISSING, HOLDS, OPEN) if word in words), FAILS)
     best = max(gaps, key=lambda name: gaps[name].mean)
     others = ", ".join(f"{name} {verdicts.points(gap.mean)}" for name, gap in gaps.items() if name != best)
-    reason = next((finding.reason for finding in findings.values() if finding.verdict == verdicts.OPEN), "")
+    reason = next((finding.reason for finding in findings.values() if finding.verdict == OPEN), "")
     return Finding(best, f"{findings[best].text}; {others}", verdict, findings[best].data, reason)
 
 

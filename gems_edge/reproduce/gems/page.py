@@ -13,6 +13,7 @@ from gems_edge.reproduce.gems.plan import GemsRow, trainings
 from gems_edge.reproduce.gems.protocol import PAPER, GemsPreset
 from gems_edge.reproduce.gems.results import TIMES, with_multi_maml
 from gems_edge.reproduce.gems.tables import ABLATIONS, accuracy_section
+from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.page import (
     PaperPage,
     Reproduction,
@@ -59,8 +60,8 @@ def _how(study: GemsStudy) -> list[Block]:
         (name, spec, "trained and tested" if name in trained else "only tested") for name, spec in preset.data.items()
     )
     about = (
-        "The paper's settings stand in a supplement that is not available; the preset paper's are our decision where the paper "
-        "is silent. The adapter's architecture is our reading too (notes on the algorithms)."
+        "The paper's settings stand in a supplement that is not available; the preset paper's are our decision where "
+        "the paper is silent. The adapter's architecture is our reading too (notes on the algorithms)."
     )
     return [
         settings_table(ours, _settings(PAPER, PAPER.config), "preset paper"),
@@ -81,7 +82,7 @@ def _settings(preset: GemsPreset, config: TrainConfig) -> dict[str, str]:
 
 
 def _row_document(row: GemsRow) -> Mapping[str, Any]:
-    first = next(iter(row.done.values()), {"accuracy": {}})
+    first: Document = next(iter(row.done.values()), {"accuracy": {}})
     unseen = tuple(name for name in first["accuracy"] if name not in row.setup.sets)
     document = {
         "mixture": list(row.setup.sets),

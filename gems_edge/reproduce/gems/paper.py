@@ -118,26 +118,28 @@ STEPS: Mapping[str, Mapping[int, float]] = {
 # What is damaged or undefined in the printed tables, and where they contradict each other or the text.
 NOTES: Mapping[int, tuple[str, ...]] = {
     1: (
-        "The paper gives no unit of its times. With four distributions those of MAML and Multi-MAML, 5.59 and 28.49, are our "
-        "reading of damaged characters.",
-        "Section 4.1 says that the training time of BMP and MMSUP is higher than Multi-MAML's; its table says the opposite.",
-        "With four distributions BMP is below MAML on VGG102 (0.649, 0.677) and MMSUP on Fungi (0.380, 0.398); with two, "
-        "Multi-MAML takes 1.75 times as long as BMP, not twice.",
+        "The paper gives no unit of its times. With four distributions those of MAML and Multi-MAML, 5.59 and 28.49, "
+        "are our reading of damaged characters.",
+        "Section 4.1 says that the training time of BMP and MMSUP is higher than Multi-MAML's; its table says the "
+        "opposite.",
+        "With four distributions BMP is below MAML on VGG102 (0.649, 0.677) and MMSUP on Fungi (0.380, 0.398); with "
+        "two, Multi-MAML takes 1.75 times as long as BMP, not twice.",
     ),
     2: (
-        "The columns of all rows but the first are our reading: the table's cells lie apart from their rows in the text.",
+        "The columns of all rows but the first are our reading: the table's cells lie apart from their rows in the "
+        "text.",
         "Section 4.1 has BMP and MMSUP above MAML; on Fungi MMSUP is below (0.388, 0.410).",
-        "How one accuracy comes from Multi-MAML's several models on a distribution that none was trained on is not said. Here: "
-        "each is tested by itself, and the mean is taken.",
+        "How one accuracy comes from Multi-MAML's several models on a distribution that none was trained on is not "
+        "said. Here: each is tested by itself, and the mean is taken.",
     ),
     3: ("The paper says that the fixed sparsity is that of all layers, the head included.",),
     4: (
-        "The paper defines neither S1 to S8 nor how sparse a layer is; Conv-4 has five layers with its head. Our reading: Sn "
-        "is the n-th layer, with a sparsity of 0.9 there and 0 in all others.",
+        "The paper defines neither S1 to S8 nor how sparse a layer is; Conv-4 has five layers with its head. Our "
+        "reading: Sn is the n-th layer, with a sparsity of 0.9 there and 0 in all others.",
     ),
     5: (
-        "Section 4.3 has BMP and MMSUP above MAML's five steps at any number of steps; MAML has 0.703 on VGG102 in Table 1, and "
-        "MMSUP has 0.703 with three steps and 0.689 with four.",
+        "Section 4.3 has BMP and MMSUP above MAML's five steps at any number of steps; MAML has 0.703 on VGG102 in "
+        "Table 1, and MMSUP has 0.703 with three steps and 0.689 with four.",
         "With five steps BMP has 0.739 here and 0.751 in Table 1.",
     ),
 }
@@ -160,8 +162,8 @@ QUOTES: Mapping[str, Quote] = {
     ),
     "steps": Quote("performance of BMP improves as adaptation steps decrease", "section 4.3, table 5"),
     "steps-maml": Quote(
-        "regardless of the number of adaptation steps, both BMP and MMSUP outperform the accuracy of MAML algorithm trained on "
-        "5 adaptation steps",
+        "regardless of the number of adaptation steps, both BMP and MMSUP outperform the accuracy of MAML algorithm "
+        "trained on 5 adaptation steps",
         "section 4.3, table 5",
     ),
 }

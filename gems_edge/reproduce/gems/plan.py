@@ -64,6 +64,7 @@ def _of_table(preset: GemsPreset, number: int, seed: int) -> list[GemsTrial]:
         trials = [_with_steps(preset, "maml", max(preset.steps), seed)]
         return trials + [_with_steps(preset, m, steps, seed) for m in ("bmp", "mmsup") for steps in preset.steps]
     setup = preset.setups[0]
+    sparsities: dict[str, tuple[float, ...]]
     if number == 3:
         sparsities = {f"sparsity{sparsity:g}": (sparsity,) for sparsity in preset.sparsities}
     else:

@@ -5,7 +5,7 @@ from typing import Any
 
 from gems_edge.reproduce.gems.plan import MULTI, GemsTrial, trainings
 from gems_edge.reproduce.gems.protocol import GemsPreset
-from gems_edge.reproduce.grid import Document
+from gems_edge.reproduce.job import Document
 
 TIMES = ("cpu_seconds", "seconds")
 

@@ -18,8 +18,8 @@ NAMES = {
 }  # fmt: skip
 NOTES = (
     f"{tables.ACCURACY_NOTE} The mean counts every distribution alike.",
-    "Seconds of training, validations included, tests not; means over the seeds. Multi-MAML's are the sum over its trainings. "
-    + tables.WALL_NOTE,
+    "Seconds of training, validations included, tests not; means over the seeds. Multi-MAML's are the sum over its "
+    "trainings. " + tables.WALL_NOTE,
 )
 UNSEEN_NOTE = "Multi-MAML on a distribution that it has no model of: each of its models by itself, and the mean of their accuracies."
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from gems_edge.reproduce import verdicts
 from gems_edge.reproduce.claims import accuracy_finding, claim_of, factor_finding, rules
-from gems_edge.reproduce.grid import Document
+from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.pooling import Spread, spread
 from gems_edge.reproduce.tickets.paper import QUOTES
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
-from gems_edge.reproduce.verdicts import Bound, Claim, Finding
+from gems_edge.reproduce.verdicts import HOLDS, MISSING, OPEN, SIDES, Bound, Claim, Finding
 
 RULES = rules(
     "their initial weights and training episodes",
-    "Costs and iterations: a claim holds at a ratio if every seed meets the bound, does not hold if none does, and is not "
-    "decided if the seeds lie on both sides. Where the untrained weights have the mask already, or the first layer keeps "
-    "every weight, nothing has to emerge or to settle, and a claim that it does so early is not decided.",
+    "Costs and iterations: a claim holds at a ratio if every seed meets the bound, does not hold if none does, and "
+    "is not decided if the seeds lie on both sides. Where the untrained weights have the mask already, or the first "
+    "layer keeps every weight, nothing has to emerge or to settle, and a claim that it does so early is not decided.",
 )
 
 
@@ -149,7 +149,7 @@ def _settled_finding(row: TicketRow, untrained: float | None) -> Finding:
     label, values = verdicts.percent(row.ratio), settled_share(row)
     if values is None:
         return verdicts.not_done(label)
-    verdict, reason, data = verdicts.at_most(values, 0.1), verdicts.SIDES, values.as_dict()
+    verdict, reason, data = verdicts.at_most(values, 0.1), SIDES, values.as_dict()
     text = verdicts.spread_text(values, "{:.1%}")
     if earliest(row):
         text += ", the first look that can stop it"
@@ -157,12 +157,12 @@ def _settled_finding(row: TicketRow, untrained: float | None) -> Finding:
         text += f"; the untrained weights have {untrained:.1%} of the mask"
         data["untrained"] = untrained
     first = [next(iter(document["ticket"]["layer_ratios"].values())) for document in row.done.values()]
-    if verdict == verdicts.HOLDS and not any(first):
-        verdict, reason = verdicts.OPEN, "the first layer keeps every weight"
-    elif verdict == verdicts.HOLDS and untrained is not None and untrained > row.setup.ticket.delta:
-        verdict, reason = verdicts.OPEN, "the untrained weights have the mask already"
+    if verdict == HOLDS and not any(first):
+        verdict, reason = OPEN, "the first layer keeps every weight"
+    elif verdict == HOLDS and untrained is not None and untrained > row.setup.ticket.delta:
+        verdict, reason = OPEN, "the untrained weights have the mask already"
     if len(row.done) < len(row.wanted):
-        verdict = verdicts.MISSING
+        verdict = MISSING
     return Finding(label, text + verdicts.part(len(row.done), len(row.wanted)), verdict, data, reason)
 
 

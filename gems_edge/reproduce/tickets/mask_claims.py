@@ -9,7 +9,7 @@ from gems_edge.reproduce.claims import claim_of
 from gems_edge.reproduce.pooling import spread
 from gems_edge.reproduce.tickets.paper import QUOTES
 from gems_edge.reproduce.tickets.protocol import TicketSetup
-from gems_edge.reproduce.verdicts import Claim, Finding
+from gems_edge.reproduce.verdicts import FAILS, HOLDS, OPEN, SIDES, Claim, Finding
 
 
 def ratios_claim(setup: TicketSetup, groups: Mapping[float, Sequence[Mapping[str, float]]]) -> Claim:
@@ -23,9 +23,7 @@ def ratios_claim(setup: TicketSetup, groups: Mapping[float, Sequence[Mapping[str
         name = max(spans, key=spans.__getitem__)
         text = f"at most {100 * spans[name]:.2f} points apart ({_layer(name)})"
         data = {"apart": spans[name], "layer": name, "tickets": len(tickets)}
-        findings.append(
-            Finding(verdicts.percent(ratio), text, verdicts.HOLDS if spans[name] <= 0.02 else verdicts.FAILS, data)
-        )
+        findings.append(Finding(verdicts.percent(ratio), text, HOLDS if spans[name] <= 0.02 else FAILS, data))
     text = "Tickets of one network: the share removed of each layer differs by at most 2 points"
     return claim_of(QUOTES, "layer-ratios", text, setup, findings)
 
@@ -53,7 +51,7 @@ def overlap_claim(
         )
         data = {"tickets": count, "first": shares[-1], "first_chance": chance[first], "other": layers[worst][-1],
                 "other_chance": chance[worst], "other_layer": worst}  # fmt: skip
-        findings.append(Finding(verdicts.percent(ratio), text, verdicts.HOLDS if holds else verdicts.FAILS, data))
+        findings.append(Finding(verdicts.percent(ratio), text, HOLDS if holds else FAILS, data))
     text = (
         "From 60 % on all tickets share at least 40 % of the first layer's mask, more than chance; every other layer's "
         "share is at most 5 points above chance"
@@ -69,14 +67,14 @@ def emergence_claim(setup: TicketSetup, runs: Mapping[float, Sequence[Sequence[t
         if settled is None:
             findings.append(verdicts.not_done(verdicts.percent(ratio)))
             continue
-        verdict, reason = verdicts.at_most(settled, 0.1), verdicts.SIDES
+        verdict, reason = verdicts.at_most(settled, 0.1), SIDES
         text, data = verdicts.spread_text(settled, "{:.1%}"), settled.as_dict()
         untrained = spread(dict(curve).get(0) for curve in curves)  # None if the untrained weights were not kept
         if untrained:
             text += f" of the run; untrained weights have {verdicts.spread_text(untrained, '{:.1%}')} of it"
             data["untrained"] = untrained.mean
-            if verdict == verdicts.HOLDS and untrained.low >= 0.9:
-                verdict, reason = verdicts.OPEN, "the untrained weights have it already"
+            if verdict == HOLDS and untrained.low >= 0.9:
+                verdict, reason = OPEN, "the untrained weights have it already"
         findings.append(Finding(verdicts.percent(ratio), text, verdict, data, reason))
     text = "90 % of the primary mask is there, and stays, from 10 % of the run on"
     return claim_of(QUOTES, "emergence", text, setup, findings)

@@ -112,8 +112,8 @@ def _emergence(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], ti
     means = {f"{percent(ratio)} removed": _mean_curve(group) for ratio, group in curves.items()}
     section = ticket_sections.emergence_section(means, setup.config.iterations, title)
     about = Note(
-        f"Primary mask: what the first layers of all {len(runs)} tickets share. Curves are means over their {len(runs)} "
-        "trainings; each mask is the first layer of the whole network pruned at that iteration."
+        f"Primary mask: what the first layers of all {len(runs)} tickets share. Curves are means over their "
+        f"{len(runs)} trainings; each mask is the first layer of the whole network pruned at that iteration."
     )
     return Section(title, (*section.blocks, about, *notes)), mask_claims.emergence_claim(setup, curves)
 

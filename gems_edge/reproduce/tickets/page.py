@@ -86,8 +86,8 @@ def _how(study: TicketStudy) -> list[Block]:
         blocks.append(settings_table(_settings(setup, config), theirs, f"the paper's {setup.row}", title))
     tickets = ("tickets of one network (figures 6, 7, 9 to 11, 14, 15)", str(study.preset.tickets))
     about = (
-        "PMT can stop after two looks at the earliest, so γ and δ bound what it can save. δ, l, γ's share of the run and the "
-        "masks behind the first layer are ours: the paper does not give them."
+        "PMT can stop after two looks at the earliest, so γ and δ bound what it can save. δ, l, γ's share of the run "
+        "and the masks behind the first layer are ours: the paper does not give them."
     )
     return [*blocks, conditions_table(study.preset, tickets), Note(about)]
 

@@ -84,7 +84,8 @@ NOTES: Mapping[int, tuple[str, ...]] = {
     2: (
         "Section 1 gives 2.07 to 2.78 for the whole training; the table's least is 2.06 (ANIL, 90 %), and "
         "section 5.3 says 2.06 to 2.39.",
-        "Factors of finding are the paper's own, of costs before they were rounded to two digits: 0.78/0.05 is 15.6, not 16.67.",
+        "Factors of finding are the paper's own, of costs before they were rounded to two digits: 0.78/0.05 is 15.6, "
+        "not 16.67.",
     ),
     3: (
         "MAML/tiered at 80 %: PMT 14.34 contradicts its own factor 1.93 (33.53/1.93 = 17.37, so 17.34 was meant?).",
@@ -96,9 +97,9 @@ NOTES: Mapping[int, tuple[str, ...]] = {
 
 QUOTES: Mapping[str, Quote] = {
     "mwt-dense": Quote(
-        "MWT is able to identify tickets with 80% of weights pruned, while incurring a few-shot accuracy drop within 3% "
-        "across backbones, datasets, and few-shot settings. […] at pruning ratio 80% with Conv-4, miniImageNet and 5-way "
-        "1-shot settings, MWT only incurs 1% drop in accuracy",
+        "MWT is able to identify tickets with 80% of weights pruned, while incurring a few-shot accuracy drop within "
+        "3% across backbones, datasets, and few-shot settings. […] at pruning ratio 80% with Conv-4, miniImageNet "
+        "and 5-way 1-shot settings, MWT only incurs 1% drop in accuracy",
         "section 3.2",
     ),
     "rr-mwt": Quote("At the same pruning ratios, the tickets found by RR incur an accuracy drop of 4%", "section 3.2"),
@@ -110,8 +111,8 @@ QUOTES: Mapping[str, Quote] = {
         "section 5.2",
     ),
     "pmt-baselines": Quote(
-        "when the pruning ratio is increased from 60% to 98%, PMT outperforms RM, SR, and SNIP in few-shot classification "
-        "accuracy",
+        "when the pruning ratio is increased from 60% to 98%, PMT outperforms RM, SR, and SNIP in few-shot "
+        "classification accuracy",
         "section 5.2",
     ),
     "settles": Quote(
@@ -124,13 +125,13 @@ QUOTES: Mapping[str, Quote] = {
         "section 1",
     ),
     "total-cost": Quote(
-        "It also reduces the computation overhead of meta-training a sparse network by 2.07 to 2.78 × on Conv-4 and 1.77 "
-        "to 1.94 × on ResNet-12",
+        "It also reduces the computation overhead of meta-training a sparse network by 2.07 to 2.78 × on Conv-4 and "
+        "1.77 to 1.94 × on ResNet-12",
         "section 1",
     ),
     "iterative": Quote(
-        "For both Conv-4 and ResNet-12, iterative pruning and one-shot pruning yield similar performances. However, the "
-        "computation cost of iterative pruning is nearly 7 times that of one-shot pruning",
+        "For both Conv-4 and ResNet-12, iterative pruning and one-shot pruning yield similar performances. However, "
+        "the computation cost of iterative pruning is nearly 7 times that of one-shot pruning",
         "section 3.1, figure 1",
     ),
     "global": Quote(
@@ -146,8 +147,8 @@ QUOTES: Mapping[str, Quote] = {
         "section 4.2, figure 6",
     ),
     "overlap": Quote(
-        "when PR ≥ 60%, the overlapped mask locations drop to zero in the layers other than the first. When PR = 98%, the "
-        "overlap is still 40% in the first layer",
+        "when PR ≥ 60%, the overlapped mask locations drop to zero in the layers other than the first. When PR = "
+        "98%, the overlap is still 40% in the first layer",
         "section 4.2, figures 7 and 15",
     ),
     "emergence": Quote(

@@ -74,7 +74,7 @@ _SMALL = TrainConfig(
     meta_batch=4, queries=5, validate_every=60, validation_episodes=60, checkpoint_every=60,
 )  # fmt: skip
 _SMALL_RESNET = replace(_SMALL, backbone="resnet12", widths=(8,), iterations=120)
-_MAML_MINI = {
+_MAML_MINI: dict[str, Any] = {
     "ticket": TicketConfig(interval=6, queue=5, delta=0.98),
     "row": "MAML/mini/1-shot",
     "looks": Kept(every=(6,)),
@@ -99,7 +99,7 @@ SMALL = TicketPreset(
 # glyphs alone, and little of it: every command of the paper's reproduction in minutes, to see that it works.
 _TINY = replace(_SMALL, widths=(16,), iterations=40, validate_every=20, validation_episodes=10, checkpoint_every=20)
 _TINY_RESNET = replace(_TINY, backbone="resnet12", widths=(4,))
-_TINY_TICKET = {
+_TINY_TICKET: dict[str, Any] = {
     "ticket": TicketConfig(interval=4, queue=5, delta=0.98),
     "row": "MAML/mini/1-shot",
     "looks": Kept(every=(4,)),

@@ -17,10 +17,10 @@ NAMES = {"conv4": "Conv-4", "resnet12": "ResNet-12"}
 Label = Callable[[TicketRow], str]
 
 COST_NOTE = (
-    "MACs are counted. Paper's book: iterations × inner steps × support images × forward MACs of the backbone, by the mask's "
-    "density; full book: what a training step executes, backward passes and second-order terms included. Totals are finding "
-    "and training. Seconds are measured with torch, which multiplies by the zeros all the same: a weight ticket saves no "
-    f"time. {tables.WALL_NOTE}"
+    "MACs are counted. Paper's book: iterations × inner steps × support images × forward MACs of the backbone, by "
+    "the mask's density; full book: what a training step executes, backward passes and second-order terms included. "
+    "Totals are finding and training. Seconds are measured with torch, which multiplies by the zeros all the same: a "
+    f"weight ticket saves no time. {tables.WALL_NOTE}"
 )
 
 
