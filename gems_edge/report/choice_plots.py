@@ -10,12 +10,16 @@ from gems_edge.report.ticket_plots import COLORS, DASHES, MARKERS
 
 
 def share_maps(
-    lines: Mapping[str, Mapping[str, np.ndarray]], rows: Sequence[str], columns: Sequence[str], label: str, below: str = ""
-) -> str:  # fmt: skip
+    lines: Mapping[str, Mapping[str, np.ndarray]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    xlabel: str = "",
+) -> str:
     """Heat maps of shares 0…1 on one colour scale, every cell with its number.
 
-    `lines`: label of a line of maps, may be "" → title of a map → [rows, columns]; all lines have the same titles. `label` is
-    the colour bar's, `below` the columns'.
+    `lines`: label of a line of maps, may be "" → title of a map → [rows, columns]; all lines have the same titles.
+    `label` is the colour bar's.
     """
     titles = list(next(iter(lines.values())))
     width = max(0.25 + 0.52 * len(columns), 0.15 + 0.085 * max(map(len, titles)))
@@ -26,21 +30,13 @@ def share_maps(
     for line, (name, maps) in enumerate(lines.items()):
         for place, (title, values) in enumerate(maps.items()):
             axes = grid[line, place]
-            axes.grid(False)
-            picture = axes.imshow(
-                np.asarray(values), cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="none"
-            )
+            picture = _share_map(axes, np.asarray(values))
             if line == 0:
                 axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", color=INK)
+            if line == len(lines) - 1:
+                axes.set_xlabel(xlabel, fontsize=9)
             axes.set_xticks(range(len(columns)), columns, fontsize=8.5, **_slanted(columns))
             axes.set_yticks(range(len(rows)), [""] * len(rows) if place else rows, fontsize=8.5)
-            axes.tick_params(length=0)
-            for (row, column), value in np.ndenumerate(values):
-                # On viridis white is read below two thirds, black above; the page's own text colour would not be.
-                color = "#ffffff" if value < 0.65 else "#000000"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=color)
-            if line == len(lines) - 1:
-                axes.set_xlabel(below, fontsize=9)
         grid[line, 0].set_ylabel(name, fontsize=9.5, fontweight="bold")
     bar = figure.colorbar(picture, ax=np.ravel(grid).tolist(), shrink=0.9, aspect=18 * len(lines))
     bar.set_label(label, color=INK)
@@ -49,18 +45,29 @@ def share_maps(
     return to_svg(figure)
 
 
+def _share_map(axes: Any, values: np.ndarray) -> Any:
+    axes.grid(False)
+    picture = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="none")
+    axes.tick_params(length=0)
+    for (row, column), value in np.ndenumerate(values):
+        # On viridis white is read below two thirds, black above; the page's own text colour would not be.
+        color = "#ffffff" if value < 0.65 else "#000000"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=color)
+    return picture
+
+
 def accuracy_curves(series: Mapping[str, Sequence[Mapping[str, Any]]], xlabel: str, lines: Mapping[str, float]) -> str:
-    """Accuracy with 95 % bars over a setting. `series`: label → entries {x, accuracy, ci95}; `lines`: references, label → share."""
+    """Accuracy with 95 % bars over a setting. `series`: label → entries {x, accuracy, ci95}; `lines`: label → share."""
     figure, axes = subplots(1, 1, width=6.4, height=3.3)
     for index, (label, entries) in enumerate(series.items()):
         axes.errorbar(
             [entry["x"] for entry in entries], [100 * entry["accuracy"] for entry in entries],
             [100 * (entry.get("ci95") or 0) for entry in entries], label=label, markersize=5, capsize=3, linewidth=1.2,
-            color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)], linestyle=DASHES[index % len(DASHES)],
+            color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)],
+            linestyle=DASHES[index % len(DASHES)],
         )  # fmt: skip
     for index, (label, value) in enumerate(lines.items()):
-        style = (":", "-.", "--")[index % 3]
-        axes.axhline(100 * value, color=INK, linestyle=style, linewidth=1.5, label=label)
+        axes.axhline(100 * value, color=INK, linestyle=(":", "-.", "--")[index % 3], linewidth=1.5, label=label)
     axes.set(xlabel=xlabel, ylabel="accuracy on new episodes, %")
     axes.set_xticks(sorted({entry["x"] for entries in series.values() for entry in entries}))
     legend(axes, loc="best", handlelength=3)

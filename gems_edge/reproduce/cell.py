@@ -1,7 +1,7 @@
 """A cell of a grid: train one run, test it on new episodes, and say what came of it.
 
-cell.json in its directory says what: name (the cell's own), config (a table of settings), episodes and seed of the test;
-"dense", the cell whose trained network a ticket is cut from; "test", the image sets it is tested on (else its own).
+cell.json in its directory says what: name (the cell's own), config (a table of settings), episodes and seed of the
+test; "dense", the cell whose network a ticket is cut from; "test", the image sets it is tested on (else its own).
 """
 
 import os

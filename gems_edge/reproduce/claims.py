@@ -10,7 +10,7 @@ from gems_edge.reproduce.verdicts import INSIDE, MISSING, ONE, SIDES, Bound, Cla
 
 
 def rules(alike: str, *of_paper: str) -> tuple[str, ...]:
-    """How verdicts come about. `alike`: what networks of one seed have in common; `of_paper`: what its other claims need."""
+    """How verdicts come about. `alike`: what networks of one seed share; `of_paper`: rules of its other claims."""
     return (
         f"Accuracies: the difference is taken seed by seed (one seed gives both networks {alike}; the test episodes "
         "are the same for all). Its 95 % interval is the wider of two: that of the episodes, as if both were tested "
@@ -47,7 +47,8 @@ def difference_finding(label: str, gap: Difference | None, bound: Bound, row: Ro
         return verdicts.not_done(label)
     text, reason = f"{verdicts.points(gap.mean)} points", ONE
     if gap.trainings > 1:
-        text = f"{verdicts.points(gap.mean, gap.half)} points (seeds {verdicts.points(gap.low)} … {verdicts.points(gap.high)})"
+        seeds = f"{verdicts.points(gap.low)} … {verdicts.points(gap.high)}"
+        text = f"{verdicts.points(gap.mean, gap.half)} points (seeds {seeds})"
         reason = INSIDE
     verdict = bound(gap) if gap.trainings == len(row.wanted) else MISSING
     data = gap.as_dict() | {"mode": row.mode}

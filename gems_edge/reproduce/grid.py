@@ -197,7 +197,7 @@ def _make_executor(options: GridOptions) -> Executor:
 
 
 def _check_names(cells: Sequence[Cell]) -> None:
-    """ValueError for what is no grid: a name twice, one that leaves the directory, a need that is missing or circular."""
+    """ValueError for what is no grid: a name twice or outside the directory, a need that is missing or circular."""
     names = {cell.name for cell in cells}
     if len(names) < len(cells):
         raise ValueError("two cells have the same name")

@@ -4,8 +4,6 @@ Each paper gives the sections that are its own.
 """
 
 import importlib.metadata
-import os
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from gems_edge.device.host import host_facts
 from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Section, Table
 from gems_edge.reproduce.grid import Cell
@@ -168,15 +167,16 @@ def _quotes_section(claims: Sequence[Claim], paper: PaperPage) -> Section:
 
 def recipe(config: TrainConfig) -> dict[str, str]:
     """The settings that the page shows of every training."""
+    episode = f"{config.ways}-way {config.shots}-shot"
     channels = f"{config.channels} channel{'s' * (config.channels > 1)}"
     return {
         "network": f"{config.backbone}, widths {config.widths_text}, head {config.head}",
         "images": f"{config.image_size} px, {channels}" if config.image_size else "the data's own size",
-        "episodes": f"{config.ways}-way {config.shots}-shot, {config.queries} queries a class, {config.meta_batch} an iteration",
+        "episodes": f"{episode}, {config.queries} queries a class, {config.meta_batch} an iteration",
         "inner loop": f"{config.steps} steps of SGD, {config.inner_lr:g}",
         "outer loop": f"Adam {config.lr:g}, {config.schedule}, {config.iterations:,} iterations",
         "normalisation": config.normalization,
-        "validation": f"{config.validation_episodes} episodes every {config.validate_every:,} iterations; the best stays",
+        "validation": f"{config.validation_episodes} episodes every {config.validate_every:,} iterations; best kept",
     }
 
 
@@ -189,29 +189,14 @@ def settings_table(ours: Mapping[str, str], theirs: Mapping[str, str], paper: st
 
 def conditions_table(preset: Preset, *more: tuple[str, str]) -> Table:
     """How much was trained and tested, and on what machine the page was written."""
-    episodes = f"{preset.episodes} of each distribution, seed {TEST_SEED}: the same for every network"
+    episodes, facts = f"{preset.episodes} of each distribution, seed {TEST_SEED}", host_facts()
     rows = (
         ("trainings of each entry", str(preset.seeds)),
         *more,
-        ("test episodes a training", episodes),
-        ("CPU cores of the machine that wrote this page", str(len(os.sched_getaffinity(0)))),
-        ("processor", f"{_processor()}, {platform.machine()}"),
-        ("torch", _version("torch")),
-        ("Python", platform.python_version()),
+        ("test episodes a training", f"{episodes}: the same for every network"),
+        ("CPU cores of the machine that wrote this page", str(facts["cores"])),
+        ("processor", f"{facts.get('cpu', 'unknown')}, {facts['machine']}"),
+        ("torch", importlib.metadata.version("torch")),
+        ("Python", facts["python"]),
     )
     return Table(("", ""), rows)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

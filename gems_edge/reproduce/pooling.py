@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,15 @@ Entry = Mapping[str, float]  # {accuracy, ci95, episodes} of one training
 
 @dataclass(frozen=True)
 class Pooled:
-    """An accuracy over several trainings: the mean, how well the episodes know it, and how far the trainings lie apart."""
+    """An accuracy over several trainings: mean, how well the episodes know it, how far the trainings lie apart."""
 
-    mean: float
+    accuracy: float
     ci95: float  # half-width over all episodes of all trainings; does not know that trainings differ
     episodes: int  # of all trainings together
-    low: float  # the least and the greatest training's mean
-    high: float
+    seeds_low: float  # the least and the greatest training's mean
+    seeds_high: float
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "accuracy": self.mean, "ci95": self.ci95, "episodes": self.episodes, "seeds_low": self.low,
-            "seeds_high": self.high,
-        }  # fmt: skip
+    as_dict = asdict
 
 
 def pooled(trainings: Sequence[Entry]) -> Pooled:
@@ -34,17 +30,13 @@ def pooled(trainings: Sequence[Entry]) -> Pooled:
     """
     means = np.array([entry["accuracy"] for entry in trainings], float)
     counts = np.array([entry["episodes"] for entry in trainings], float)
-    variances = np.array([_variance(entry) for entry in trainings])
+    # Of single episodes: ci95 is 1.96 · deviation / √n.
+    variances = np.array([entry["episodes"] * (entry["ci95"] / 1.96) ** 2 for entry in trainings])
     total = counts.sum()
     mean = float(counts @ means / total)
     squares = (counts - 1) @ variances + counts @ (means - mean) ** 2
     half = 1.96 * math.sqrt(squares / (total - 1) / total)
     return Pooled(mean, half, int(total), float(means.min()), float(means.max()))
-
-
-def _variance(entry: Entry) -> float:
-    """Of single episodes: ci95 is 1.96 · deviation / √n."""
-    return entry["episodes"] * (entry["ci95"] / 1.96) ** 2
 
 
 @dataclass(frozen=True)
@@ -55,8 +47,7 @@ class Spread:
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, float]:
-        return {"mean": self.mean, "low": self.low, "high": self.high}
+    as_dict = asdict
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
@@ -98,8 +89,8 @@ class Difference:
 def paired(pairs: Sequence[tuple[Entry, Entry]]) -> Difference | None:
     """First less second entry, in shares, over pairs of one seed each; None without pairs.
 
-    The interval is the wider of two: that of the episodes, as if the two were tested on different ones, and Student's over
-    the seeds' differences, which knows that trainings differ.
+    The interval is the wider of two: that of the episodes, as if the two were tested on different ones, and Student's
+    over the seeds' differences, which knows that trainings differ.
     """
     if not pairs:
         return None

@@ -36,14 +36,14 @@ class RayExecutor:
     """
 
     def __init__(self, address: str, jobs: int | None, processes: int):
-        # Ray reads these when it is imported. Nothing is sent anywhere; an address where nobody answers is given up soon.
+        # Ray reads these when it is imported. Nothing is sent anywhere; an address without an answer is given up soon.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         if address != "local":
             for variable, value in PATIENCE.items():
                 os.environ.setdefault(variable, value)
         elif not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
-            # Ray would otherwise make a secret for its own processes and leave it in ~/.ray. It stays in the environment,
-            # because Ray keeps it too as long as this process lives.
+            # Ray would otherwise make a secret for its own processes and leave it in ~/.ray. It stays in the
+            # environment, because Ray keeps it too as long as this process lives.
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         try:
             import ray

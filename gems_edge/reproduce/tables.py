@@ -1,4 +1,4 @@
-"""How rows are written in the tables of a page. A number that is not there yet, or that the paper does not give, is "–"."""
+"""How rows are written in the tables of a page. A number that is not there, here or in the paper, is "–"."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -44,12 +44,12 @@ def accuracy_cells(row: Row[S], modes: Sequence[str], reference: Row[S] | None, 
 
 def accuracy(row: Row[S], mode: str = "", sets: Sequence[str] = ()) -> str:
     pooled = row.accuracy(sets, mode)
-    return percent_text(pooled.mean, pooled.ci95) if pooled else NONE
+    return percent_text(pooled.accuracy, pooled.ci95) if pooled else NONE
 
 
 def seeds_range(row: Row[S], sets: Sequence[str] = ()) -> str:
     pooled = row.accuracy(sets)
-    return f"{100 * pooled.low:.1f} … {100 * pooled.high:.1f}" if pooled and len(row.done) > 1 else NONE
+    return f"{100 * pooled.seeds_low:.1f} … {100 * pooled.seeds_high:.1f}" if pooled and len(row.done) > 1 else NONE
 
 
 def gap_text(gap: Difference | None) -> str:

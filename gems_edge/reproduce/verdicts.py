@@ -1,4 +1,4 @@
-"""Claims of a paper and whether they hold here: bounds, verdicts and how they are worded. Every number is compared unrounded."""
+"""Claims of a paper and whether they hold here: bounds, verdicts and their words. Numbers are compared unrounded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +21,13 @@ class Quote:
 
     words: str
     where: str
+
+
+def quotes_of(text: str) -> dict[str, Quote]:
+    """Key → quote, from lines "key | where | words"; what is indented goes on with the words."""
+    joined = text.strip().replace("\n    ", " ")
+    parts = [[part.strip() for part in line.split("|")] for line in joined.splitlines()]
+    return {key: Quote(words, where) for key, where, words in parts}
 
 
 @dataclass(frozen=True)

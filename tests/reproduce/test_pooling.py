@@ -16,10 +16,10 @@ def test_pooled_is_the_evaluation_of_all_episodes(counts):
     trainings = [random.beta(8, 3, count) + shift for count, shift in zip(counts, (0.0, 0.05, -0.1))]
     whole = mean_accuracy(np.concatenate(trainings))
     found = pooled([mean_accuracy(values).as_dict() for values in trainings])
-    assert found.mean == pytest.approx(whole.accuracy, rel=1e-12)
+    assert found.accuracy == pytest.approx(whole.accuracy, rel=1e-12)
     assert found.ci95 == pytest.approx(whole.ci95, rel=1e-12)
     assert found.episodes == sum(counts)
-    assert (found.low, found.high) == (min(map(np.mean, trainings)), max(map(np.mean, trainings)))
+    assert (found.seeds_low, found.seeds_high) == (min(map(np.mean, trainings)), max(map(np.mean, trainings)))
 
 
 def test_student():

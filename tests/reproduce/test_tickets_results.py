@@ -14,7 +14,7 @@ from gems_edge.reproduce.page import Study
 from gems_edge.reproduce.pooling import pooled
 from gems_edge.reproduce.protocol import Trial
 from gems_edge.reproduce.results import difference, factor, rows_of
-from gems_edge.reproduce.tickets import mask_claims, paper, plan, protocol
+from gems_edge.reproduce.tickets import masks, paper, plan, protocol
 from gems_edge.reproduce.tickets.claims import accuracy_claims, cost_claims
 from gems_edge.reproduce.tickets.page import reproduce
 from gems_edge.reproduce.tickets.plan import TicketTrial
@@ -98,7 +98,7 @@ def test_rows():
     rows = rows_of([*trials, *trials, *entries("snip", 0.8, [0.6])[0]], results | entries("snip", 0.8, [0.6])[1])
     assert [(row.method, row.wanted, list(row.done)) for row in rows] == [("mwt", (1, 2), [1]), ("snip", (1,), [1])]
     assert rows[0].mode == "transductive" and set(rows[0].modes) == {"transductive", "support"}
-    assert rows[0].accuracy(mode="support").mean == pytest.approx(0.68)
+    assert rows[0].accuracy(mode="support").accuracy == pytest.approx(0.68)
     assert rows[0].cost("find.iterations").mean == 240
     assert rows[1].cost("find.seconds") is None  # SNIP's gradients are not timed
     assert rows.find(SETUP, "mwt", 0.8) is rows[0] and rows.find(SETUP, "mwt", 0.9) is None
@@ -206,20 +206,20 @@ def test_costs_on_both_sides_are_not_decided():
 def test_overlap_claim_counts_chance():
     first, deep = LAYERS[:2]
     kept = {0.8: {first: 0.7, deep: 0.2}}
-    good = mask_claims.overlap_claim(SETUP, {0.8: {first: [1, 0.9, 0.8], deep: [1, 0.3, 0.05]}}, kept)
+    good = masks.overlap_claim(SETUP, {0.8: {first: [1, 0.9, 0.8], deep: [1, 0.3, 0.05]}}, kept)
     assert good.verdict == HOLDS and "first layer 80.0% (chance 49.0%)" in good.findings[0].text
-    shared = mask_claims.overlap_claim(SETUP, {0.8: {first: [1, 0.9, 0.8], deep: [1, 0.9, 0.7]}}, kept)
+    shared = masks.overlap_claim(SETUP, {0.8: {first: [1, 0.9, 0.8], deep: [1, 0.9, 0.7]}}, kept)
     assert shared.verdict == FAILS
     # As much as random masks have in common is no overlap.
-    chance = mask_claims.overlap_claim(SETUP, {0.8: {first: [1, 0.7, 0.5], deep: [1, 0.2, 0.04]}}, kept)
+    chance = masks.overlap_claim(SETUP, {0.8: {first: [1, 0.7, 0.5], deep: [1, 0.2, 0.04]}}, kept)
     assert chance.verdict == FAILS
     # Below 60 % the paper claims nothing.
-    assert mask_claims.overlap_claim(SETUP, {0.4: {first: [1, 0.1], deep: [1, 0.9]}}, kept).findings == ()
+    assert masks.overlap_claim(SETUP, {0.4: {first: [1, 0.1], deep: [1, 0.9]}}, kept).findings == ()
 
 
 def test_emergence_that_the_initial_weights_have_is_not_decided():
     def claim(*shares):
-        return mask_claims.emergence_claim(SETUP, {0.8: [list(zip((0, 12, 24, 120, 240), shares))]})
+        return masks.emergence_claim(SETUP, {0.8: [list(zip((0, 12, 24, 120, 240), shares))]})
 
     assert claim(0.5, 0.8, 0.95, 0.97, 1.0).verdict == HOLDS
     assert claim(0.5, 0.8, 0.85, 0.97, 1.0).verdict == FAILS

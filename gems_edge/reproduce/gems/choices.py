@@ -17,7 +17,9 @@ MASKS = (
     "Share of the test tasks whose mask is on: 1 adapts the layer in every task, 0 in none. A row a layer, a column "
     "an inner step, a line of maps a training."
 )
-KEPT = "Share of each layer's weights in the subnet, mean over the test tasks; one map a training. Unseen distributions included."
+KEPT = (
+    "Share of each layer's weights in the subnet, mean over the test tasks; one map a training. Unseen sets included."
+)
 COMMON = (
     "What two distributions' mean subnets share of what either has, per layer (intersection over union); means over "
     "the seeds and their range."

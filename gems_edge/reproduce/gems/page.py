@@ -6,37 +6,28 @@ from typing import Any
 
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.report.page import Block, Note, Section, Table
+from gems_edge.reproduce import page as pages
 from gems_edge.reproduce.gems.choices import choice_sections
 from gems_edge.reproduce.gems.claims import RULES, claims_of
 from gems_edge.reproduce.gems.paper import training_on
-from gems_edge.reproduce.gems.plan import GemsRow, trainings
+from gems_edge.reproduce.gems.plan import TIMES, GemsRow, trainings, with_multi_maml
 from gems_edge.reproduce.gems.protocol import PAPER, GemsPreset
-from gems_edge.reproduce.gems.results import TIMES, with_multi_maml
 from gems_edge.reproduce.gems.tables import ABLATIONS, accuracy_section
 from gems_edge.reproduce.job import Document
-from gems_edge.reproduce.page import (
-    PaperPage,
-    Reproduction,
-    Study,
-    conditions_table,
-    recipe,
-    reproduction,
-    settings_table,
-)
 from gems_edge.reproduce.protocol import Setup
 
 SOURCE = "Pimpalkhute et al., GEMS: Generating Efficient Meta-Subnets, WACV 2023."
-PAGE = PaperPage(SOURCE, RULES, "of")
+PAGE = pages.PaperPage(SOURCE, RULES, "of")
 
-GemsStudy = Study[GemsPreset, Setup]
+GemsStudy = pages.Study[GemsPreset, Setup]
 
 
-def reproduce(study: GemsStudy) -> Reproduction:
+def reproduce(study: GemsStudy) -> pages.Reproduction:
     """Everything that is known, as sections of a page and as a document."""
     study = replace(study, results=with_multi_maml(study.preset, study.trials, study.results))
     rows = study.all_rows
     tables = [section for part in study.parts for section in _table_sections(study, part)]
-    made = reproduction(
+    made = pages.reproduction(
         study, PAGE, claims_of(study.preset, rows), shown=[*tables, *choice_sections(rows)], printed=tables,
         how=_how(study), row_document=_row_document,
     )  # fmt: skip
@@ -64,8 +55,8 @@ def _how(study: GemsStudy) -> list[Block]:
         "the paper is silent. The adapter's architecture is our reading too (notes on the algorithms)."
     )
     return [
-        settings_table(ours, _settings(PAPER, PAPER.config), "preset paper"),
-        Table(("distribution", "images", "use"), data), conditions_table(preset), Note(about),
+        pages.settings_table(ours, _settings(PAPER, PAPER.config), "preset paper"),
+        Table(("distribution", "images", "use"), data), pages.conditions_table(preset), Note(about),
     ]  # fmt: skip
 
 
@@ -75,7 +66,7 @@ def _settings(preset: GemsPreset, config: TrainConfig) -> dict[str, str]:
     ]
     return {
         "mixtures": "; ".join(" + ".join(sets) for sets in preset.mixtures),
-        **recipe(replace(config, steps=preset.config.steps)),
+        **pages.recipe(replace(config, steps=preset.config.steps)),
         "iterations of Multi-MAML": "as many of each model",
         "methods that differ": "; ".join(others) or "none",
     }

@@ -1,7 +1,7 @@
-"""What `reproduce gems` trains: the paper's mixtures in full (`paper`), smaller ones for two CPU cores, and a trial (`tiny`).
+"""What `reproduce gems` trains: the paper's mixtures (`paper`), ones for two CPU cores (`small`), a trial (`tiny`).
 
-Every number that a training depends on stands here. The paper's supplement with its settings is not available; what it leaves
-open is our decision.
+Every number that a training depends on stands here. The paper's supplement with its settings is not available; what it
+leaves open is our decision.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,22 +43,23 @@ class GemsPreset(Preset):
         return [self.setup(sets) for sets in self.mixtures]
 
     def unseen(self, sets: Sequence[str]) -> tuple[str, ...]:
-        """What a training on `sets` is tested on besides: what is held out from all trainings, or else the other sets."""
+        """What a training on `sets` is tested on besides: what no training has seen, or else the other sets."""
         return self.held_out or tuple(name for name in self.distributions if name not in sets)
 
 
 _SMALL = TrainConfig(
-    image_size=28, channels=3, widths=(32,), head="per-class", normalization="transductive", steps=2, inner_lr=0.3, lr=0.004,
-    iterations=200, meta_batch=4, queries=5, validate_every=100, validation_episodes=40, checkpoint_every=100,
+    image_size=28, channels=3, widths=(32,), head="per-class", normalization="transductive", steps=2, inner_lr=0.3,
+    lr=0.004, iterations=200, meta_batch=4, queries=5, validate_every=100, validation_episodes=40, checkpoint_every=100,
 )  # fmt: skip
 
 SMALL = GemsPreset(
-    name="small", about="Conv-4 of 32 channels, 28×28 colour images, 200 iterations: hours on two CPU cores.", config=_SMALL,
+    name="small", config=_SMALL,
+    about="Conv-4 of 32 channels, 28×28 colour images, 200 iterations: hours on two CPU cores.",
     mixtures=(("grocery", "omniglot"), ("grocery", "omniglot", "gtsrb", "caltech101")), held_out=("tinyimagenet32",),
     seeds=3, episodes=600, methods={"boil": {"inner_lr": 0.5}}, data={"omniglot": "omniglot"},
 )  # fmt: skip
 
-# Our decision: 60,000 iterations as MAML's own experiments, everything else as in KDD'22 (Table 1), BOIL's rate from its code.
+# Our decision: 60,000 iterations as MAML's own experiments, else as in KDD'22 (Table 1); BOIL's rate is from its code.
 _PAPER = TrainConfig(
     image_size=84, channels=3, head="per-class", normalization="transductive", steps=5, inner_lr=0.01, lr=0.001,
     schedule="constant", iterations=60_000, meta_batch=4, queries=15, validate_every=2000, validation_episodes=600,
@@ -69,7 +70,8 @@ PAPER = GemsPreset(
     name="paper", config=_PAPER,
     about="The paper's sets at 84×84 and Conv-4 of 64 channels, 60,000 iterations: for GPUs or a cluster.",
     mixtures=(
-        ("cub200", "vgg102"), ("cub200", "fungi"), ("cub200", "vgg102", "fungi"), ("cub200", "vgg102", "fungi", "aircraft"),
+        ("cub200", "vgg102"), ("cub200", "fungi"), ("cub200", "vgg102", "fungi"),
+        ("cub200", "vgg102", "fungi", "aircraft"),
     ),
     held_out=(), seeds=3, episodes=600, methods={"boil": {"inner_lr": 0.5, "steps": 1}}, data={},
 )  # fmt: skip
@@ -92,8 +94,8 @@ PRESETS = {preset.name: preset for preset in (SMALL, PAPER, TINY)}
 def with_data(preset: GemsPreset, given: Mapping[str, str], root: Path | None = None) -> GemsPreset:
     """`preset` on the data that were given (distribution → specification) or lie in `root` (see `in_root`).
 
-    What is not there is left out: mixtures that lack a set, and sets that would only be tested. UserError for a name that
-    the preset does not have, or if no mixture is left.
+    What is not there is left out: mixtures that lack a set, and sets that would only be tested. UserError for a name
+    that the preset does not have, or if no mixture is left.
     """
     if root is not None and not root.is_dir():
         raise UserError(f"--data-root {root} is not a directory")
@@ -114,7 +116,7 @@ def with_data(preset: GemsPreset, given: Mapping[str, str], root: Path | None = 
 
 
 def _checked(data: dict[str, str]) -> dict[str, str]:
-    """UserError for sets that a run could not tell apart: it knows them by file or folder, and lists them with commas."""
+    """UserError for sets that a run could not tell apart (it knows them by file or folder), and for commas in paths."""
     seen: dict[str, str] = {}
     for name, spec in data.items():
         if "," in spec:

@@ -21,7 +21,7 @@ NOTES = (
     "Seconds of training, validations included, tests not; means over the seeds. Multi-MAML's are the sum over its "
     "trainings. " + tables.WALL_NOTE,
 )
-UNSEEN_NOTE = "Multi-MAML on a distribution that it has no model of: each of its models by itself, and the mean of their accuracies."
+UNSEEN_NOTE = "Multi-MAML on a distribution that it has no model of: the mean of each model's accuracy by itself."
 
 
 # --- Tables 1 and 2 ---
@@ -119,29 +119,22 @@ def sparsity_section(rows: GemsRows, preset: GemsPreset) -> Section:
     lines: list[Line] = []
     for row in rows:
         sparsity = row.variant.removeprefix("sparsity")
-        theirs = (
-            [paper.SPARSITY[name].get(float(sparsity)) for name in paper.ABLATION] if sparsity else _plain(row.method)
-        )
+        theirs = paper.SPARSITY.get(float(sparsity), (None, None)) if sparsity else _plain(row.method)
         lines.append((sparsity or _reference(row), row, theirs))
     fixed = [(float(label), row) for label, row, _ in lines if row and row.variant]
     picture = _curves({"fixed": fixed}, "sparsity", [row for row in rows if not row.variant])
-    return _section(3, "sparsity", preset.setups[0], lines, f"The paper: Table 3. {PLAIN}", picture)
+    return _section(3, "sparsity", preset, lines, f"The paper: Table 3. {PLAIN}", picture)
 
 
 def depth_section(rows: GemsRows, preset: GemsPreset) -> Section:
     lines: list[Line] = []
     for row in rows:
-        layer = int(row.variant.removeprefix("depth") or 0)
-        lines.append((f"S{layer}" if layer else _reference(row), row, _depth(layer) if layer else _plain(row.method)))
-    lines += [(f"S{layer}", None, _depth(layer)) for layer in range(LAYERS + 1, 9)]
-    caption = (
-        f"Sparsity {preset.depth_sparsity:g} in one layer of Conv-4 (S{LAYERS}: the head). The paper: Table 4. {PLAIN}"
-    )
-    return _section(4, "sparse layer", preset.setups[0], lines, caption)
-
-
-def _depth(layer: int) -> list[float]:
-    return [paper.DEPTH[name][layer] for name in paper.ABLATION]
+        layer = row.variant.removeprefix("depth")
+        theirs = paper.DEPTH[int(layer)] if layer else _plain(row.method)
+        lines.append((f"S{layer}" if layer else _reference(row), row, theirs))
+    lines += [(f"S{layer}", None, theirs) for layer, theirs in paper.DEPTH.items() if layer > LAYERS]
+    one = f"Sparsity {preset.depth_sparsity:g} in one layer of Conv-4 (S{LAYERS}: the head)."
+    return _section(4, "sparse layer", preset, lines, f"{one} The paper: Table 4. {PLAIN}")
 
 
 def steps_section(rows: GemsRows, preset: GemsPreset) -> Section:
@@ -156,7 +149,7 @@ def steps_section(rows: GemsRows, preset: GemsPreset) -> Section:
             lines.append((f"{name}, {steps}", row, _plain(row.method)[:1]))
     picture = _curves(series, "inner steps", [row for row in rows if row.method == "maml"])
     caption = f"Trained and tested with as many inner steps. The paper: Table 5, tested on VGG102. {PLAIN}"
-    return _section(5, "method, inner steps", preset.setups[0], lines, caption, picture)
+    return _section(5, "method, inner steps", preset, lines, caption, picture)
 
 
 def _reference(row: GemsRow) -> str:
@@ -165,10 +158,10 @@ def _reference(row: GemsRow) -> str:
 
 
 def _section(
-    number: int, what: str, setup: Setup, lines: Sequence[Line], caption: str, pictures: Sequence[Picture] = ()
+    number: int, what: str, preset: GemsPreset, lines: Sequence[Line], caption: str, pictures: Sequence[Picture] = ()
 ) -> Section:
     """Table 3, 4 or 5: a line per row with each distribution, their mean, time, and the paper's figures."""
-    modes = tables.modes_of(row for _, row, _ in lines if row)
+    setup, modes = preset.setups[0], tables.modes_of(row for _, row, _ in lines if row)
     printed = paper.ABLATION[: len(lines[0][2])]
     places = {"mean": setup.sets, **{name: (name,) for name in setup.sets}}
     ours = [*(f"{label}, {modes[0]}, %" for label in places), "mean, seeds, %"]
@@ -206,7 +199,7 @@ def _curves(
                 ", learned shares" if row.method == "mmsup" else "",
                 row.variant.replace("steps", ", steps "),
             )
-            lines[NAMES[row.method] + shares + steps] = pooled.mean
+            lines[NAMES[row.method] + shares + steps] = pooled.accuracy
     mode = next(row.mode for entries in series.values() for _, row in entries)
     caption = f"Mean over the distributions, mode {mode}; bars are the pooled 95 % interval."
     return [Picture(plots.accuracy_curves(curves, xlabel, lines), caption)]

@@ -108,7 +108,7 @@ def _variant(rows: list[TicketRow], begin: str) -> list[TicketRow]:
 def cost_claims(rows: TicketRows, untrained: Mapping[tuple[str, float], float] | None = None) -> list[Claim]:
     """When PMT's first layer settles, and what that saves against MWT in the paper's book.
 
-    `untrained`: (setup, ratio) → share of the first layer's mask that the untrained weights' mask has, where it is known.
+    `untrained`: (setup, ratio) → share of the first layer's mask that the untrained weights' mask has, where known.
     """
     claims = []
     for setup in rows.setups:

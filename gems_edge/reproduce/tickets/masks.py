@@ -1,6 +1,6 @@
 """Figures 6, 7, 9, 10, 11 and 15 of a reproduction: masks computed from the weights that its dense runs have left."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +10,16 @@ from gems_edge.meta.run import Run
 from gems_edge.models.ticket import Masks, load_ticket
 from gems_edge.report import ticket_sections
 from gems_edge.report.page import Note, Section
+from gems_edge.report.ticket_plots import layer_label
+from gems_edge.reproduce import verdicts
+from gems_edge.reproduce.claims import claim_of
+from gems_edge.reproduce.pooling import spread
 from gems_edge.reproduce.protocol import RUN, Trial
-from gems_edge.reproduce.tickets import mask_claims
+from gems_edge.reproduce.tickets.paper import QUOTES
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
 from gems_edge.reproduce.tickets.protocol import TicketPreset, TicketSetup
 from gems_edge.reproduce.tickets.tables import title_of
-from gems_edge.reproduce.verdicts import Claim, percent
+from gems_edge.reproduce.verdicts import FAILS, HOLDS, OPEN, SIDES, Claim, Finding, percent
 from gems_edge.tickets import analysis, criteria
 
 TITLES = {
@@ -61,7 +65,7 @@ def _layer_ratios(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run],
     scores = [best_scores(run) for run in runs]
     groups = {ratio: [analysis.layer_ratios(criteria.largest(s, ratio)) for s in scores] for ratio in preset.ratios}
     section = ticket_sections.ratios_section({percent(ratio): group for ratio, group in groups.items()}, title)
-    return section, mask_claims.ratios_claim(setup, groups)
+    return section, ratios_claim(setup, groups)
 
 
 def _overlap(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], title: str) -> Drawn:
@@ -78,7 +82,7 @@ def _overlap(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], titl
         kept[ratio] = {name: float(np.mean([masks[name].mean() for masks in tickets])) for name in tickets[0]}
         notes += _untrained(runs[0], tickets[0], ratio)
     section = ticket_sections.overlap_section({percent(ratio): panel for ratio, panel in panels.items()}, title)
-    return Section(title, (*section.blocks, *notes)), mask_claims.overlap_claim(setup, panels, kept)
+    return Section(title, (*section.blocks, *notes)), overlap_claim(setup, panels, kept)
 
 
 def _untrained(run: Run, ticket: Masks, ratio: float) -> list[Note]:
@@ -90,8 +94,9 @@ def _untrained(run: Run, ticket: Masks, ratio: float) -> list[Note]:
     kept = {name: int(mask.sum()) for name, mask in ticket.items()}
     first, *others = ticket
     behind = sum(common[name] for name in others) / sum(kept[name] for name in others)
-    text = f"{percent(ratio)} removed: {common[first] / kept[first]:.1%} of the first ticket's first layer and {behind:.1%} "
-    return [Note(text + "of its other layers are in the mask of the untrained weights, which all tickets share.")]
+    text = f"{percent(ratio)} removed: {common[first] / kept[first]:.1%} of the first ticket's first layer and "
+    text += f"{behind:.1%} of its other layers are in the mask of the untrained weights, which all tickets share."
+    return [Note(text)]
 
 
 def _emergence(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], title: str) -> Drawn:
@@ -115,7 +120,7 @@ def _emergence(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], ti
         f"Primary mask: what the first layers of all {len(runs)} tickets share. Curves are means over their "
         f"{len(runs)} trainings; each mask is the first layer of the whole network pruned at that iteration."
     )
-    return Section(title, (*section.blocks, about, *notes)), mask_claims.emergence_claim(setup, curves)
+    return Section(title, (*section.blocks, about, *notes)), emergence_claim(setup, curves)
 
 
 def _kept_masks(run: Run, ratio: float, layer: str) -> list[tuple[int, np.ndarray]]:
@@ -145,7 +150,7 @@ def best_scores(run: Run) -> dict[str, np.ndarray]:
 
 
 def untrained_shares(rows: TicketRows, directory: Path) -> dict[tuple[str, float], float]:
-    """(setup, ratio) → least share over the seeds of PMT's first-layer mask that the mask of its untrained weights has."""
+    """(setup, ratio) → least share over the seeds of PMT's first mask that its untrained weights have."""
     shares: dict[tuple[str, float], float] = {}
     for row in rows:
         if row.method != "pmt" or row.variant or row.shared_init:
@@ -157,3 +162,82 @@ def untrained_shares(rows: TicketRows, directory: Path) -> dict[tuple[str, float
                 key = row.setup.name, row.ratio
                 shares[key] = min(shares.get(key, 1.0), analysis.overlap_of(start, mask))
     return shares
+
+
+# --- Claims ---
+
+
+def ratios_claim(setup: TicketSetup, groups: Mapping[float, Sequence[Mapping[str, float]]]) -> Claim:
+    """Figure 6. `groups`: ratio → analysis.layer_ratios of each ticket."""
+    findings = []
+    for ratio, tickets in groups.items():
+        if len(tickets) < 2:
+            findings.append(verdicts.not_done(percent(ratio), "fewer than two tickets"))
+            continue
+        spans = {name: max(t[name] for t in tickets) - min(t[name] for t in tickets) for name in tickets[0]}
+        name = max(spans, key=spans.__getitem__)
+        text = f"at most {100 * spans[name]:.2f} points apart ({layer_label(name)})"
+        data = {"apart": spans[name], "layer": name, "tickets": len(tickets)}
+        findings.append(Finding(percent(ratio), text, HOLDS if spans[name] <= 0.02 else FAILS, data))
+    text = "Tickets of one network: the share removed of each layer differs by at most 2 points"
+    return claim_of(QUOTES, "layer-ratios", text, setup, findings)
+
+
+def overlap_claim(
+    setup: TicketSetup, panels: Mapping[float, Mapping[str, Sequence[float]]], kept: Mapping[float, Mapping[str, float]]
+) -> Claim:
+    """Figures 7 and 15. `panels`: ratio → analysis.overlap; `kept`: ratio → share of each layer that the tickets keep.
+
+    G random masks that keep the share k have k^(G−1) in common; that is chance.
+    """
+    findings = []
+    for ratio, layers in panels.items():
+        (first, shares), *others = layers.items()
+        count = len(shares)
+        if ratio < 0.6 or count < 2:
+            continue
+        excess = {name: values[-1] - kept[ratio][name] ** (count - 1) for name, values in layers.items()}
+        worst = max((name for name, _ in others), key=excess.__getitem__)
+        chance = {name: kept[ratio][name] ** (count - 1) for name in (first, worst)}
+        holds = shares[-1] >= 0.4 and excess[first] > 0.05 and excess[worst] <= 0.05
+        text = (
+            f"O_{count}: first layer {shares[-1]:.1%} (chance {chance[first]:.1%}), {layer_label(worst)} "
+            f"{layers[worst][-1]:.1%} (chance {chance[worst]:.1%})"
+        )
+        data = {"tickets": count, "first": shares[-1], "first_chance": chance[first], "other": layers[worst][-1],
+                "other_chance": chance[worst], "other_layer": worst}  # fmt: skip
+        findings.append(Finding(percent(ratio), text, HOLDS if holds else FAILS, data))
+    text = (
+        "From 60 % on all tickets share at least 40 % of the first layer's mask, more than chance; every other layer's "
+        "share is at most 5 points above chance"
+    )
+    return claim_of(QUOTES, "overlap", text, setup, findings)
+
+
+def emergence_claim(setup: TicketSetup, runs: Mapping[float, Sequence[Sequence[tuple[int, float]]]]) -> Claim:
+    """Figure 9. `runs`: ratio → analysis.emergence of each ticket's training."""
+    findings = []
+    for ratio, curves in runs.items():
+        settled = spread(min(1.0, since(curve, 0.9) / setup.config.iterations) for curve in curves)
+        if settled is None:
+            findings.append(verdicts.not_done(percent(ratio)))
+            continue
+        verdict, reason = verdicts.at_most(settled, 0.1), SIDES
+        text, data = verdicts.spread_text(settled, "{:.1%}"), settled.as_dict()
+        untrained = spread(dict(curve).get(0) for curve in curves)  # None if the untrained weights were not kept
+        if untrained:
+            text += f" of the run; untrained weights have {verdicts.spread_text(untrained, '{:.1%}')} of it"
+            data["untrained"] = untrained.mean
+            if verdict == HOLDS and untrained.low >= 0.9:
+                verdict, reason = OPEN, "the untrained weights have it already"
+        findings.append(Finding(percent(ratio), text, verdict, data, reason))
+    text = "90 % of the primary mask is there, and stays, from 10 % of the run on"
+    return claim_of(QUOTES, "emergence", text, setup, findings)
+
+
+def since(curve: Iterable[tuple[int, float]], level: float) -> float:
+    """The iteration from which the share never falls below `level` again; infinite if the last one does."""
+    curve = sorted(curve)
+    below_level = np.array([share < level for _, share in curve])
+    first = int(np.flatnonzero(below_level)[-1]) + 1 if below_level.any() else 0
+    return curve[first][0] if first < len(curve) else np.inf

@@ -7,31 +7,22 @@ from gems_edge.data.specs import specs_text
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.report import ticket_plots as plots
 from gems_edge.report.page import Block, Note, Picture, Section
-from gems_edge.reproduce.page import (
-    PaperPage,
-    Reproduction,
-    Study,
-    conditions_table,
-    recipe,
-    reproduction,
-    settings_table,
-)
+from gems_edge.reproduce import page as pages
 from gems_edge.reproduce.results import COSTS, factor
 from gems_edge.reproduce.tickets import plan, tables
 from gems_edge.reproduce.tickets.claims import RULES, accuracy_claims, cost_claims
-from gems_edge.reproduce.tickets.curves import curve_sections
 from gems_edge.reproduce.tickets.masks import mask_sections, untrained_shares
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
 from gems_edge.reproduce.tickets.protocol import PAPER, TicketPreset, TicketSetup
 from gems_edge.reproduce.verdicts import percent
 
 SOURCE = "Gao et al., Finding Meta Winning Ticket to Train Your MAML, KDD 2022."
-PAGE = PaperPage(SOURCE, RULES, "removed")
+PAGE = pages.PaperPage(SOURCE, RULES, "removed")
 
-TicketStudy = Study[TicketPreset, TicketSetup]
+TicketStudy = pages.Study[TicketPreset, TicketSetup]
 
 
-def reproduce(study: TicketStudy) -> Reproduction:
+def reproduce(study: TicketStudy) -> pages.Reproduction:
     """Everything that is known, as sections of a page and as a document."""
     rows = study.all_rows
     claims = accuracy_claims(rows) + cost_claims(rows, untrained_shares(rows, study.directory))
@@ -43,7 +34,7 @@ def reproduce(study: TicketStudy) -> Reproduction:
             accuracies += [tables.accuracy_section(part_rows, setup) for setup in part_rows.setups]
             costs += [_cost_section(study, part_rows, setup) for setup in part_rows.setups]
         elif int(number) not in plan.MASKS:
-            figures += curve_sections(int(number), part_rows)
+            figures += tables.curve_sections(int(number), part_rows)
         else:
             drawn, checked = mask_sections(int(number), study.preset, part_rows, study.directory)
             figures, claims = figures + drawn, claims + checked
@@ -51,7 +42,7 @@ def reproduce(study: TicketStudy) -> Reproduction:
     claims.sort(key=lambda claim: order.index(claim.setup))
     # Who asks for Table 2 or 3 asks for costs; the accuracies stand on the page.
     answered = accuracies if plan.ACCURACY in study.parts else []
-    return reproduction(
+    return pages.reproduction(
         study, PAGE, claims, shown=[*accuracies, *costs, *figures], printed=[*answered, *costs, *figures],
         how=_how(study), row_document=lambda row: _row_document(rows, row),
     )  # fmt: skip
@@ -83,13 +74,13 @@ def _how(study: TicketStudy) -> list[Block]:
         theirs = _settings(alike[0], alike[0].config) if alike else {}
         config = study.resolved([trial for trial in study.trials if trial.setup == setup], setup.config)
         title = tables.title_of(setup)
-        blocks.append(settings_table(_settings(setup, config), theirs, f"the paper's {setup.row}", title))
+        blocks.append(pages.settings_table(_settings(setup, config), theirs, f"the paper's {setup.row}", title))
     tickets = ("tickets of one network (figures 6, 7, 9 to 11, 14, 15)", str(study.preset.tickets))
     about = (
         "PMT can stop after two looks at the earliest, so γ and δ bound what it can save. δ, l, γ's share of the run "
         "and the masks behind the first layer are ours: the paper does not give them."
     )
-    return [*blocks, conditions_table(study.preset, tickets), Note(about)]
+    return [*blocks, pages.conditions_table(study.preset, tickets), Note(about)]
 
 
 def _settings(setup: TicketSetup, config: TrainConfig) -> dict[str, str]:
@@ -97,7 +88,7 @@ def _settings(setup: TicketSetup, config: TrainConfig) -> dict[str, str]:
     pmt = f"γ = {ticket.interval}, l = {ticket.queue}, δ = {ticket.delta:g}, {ticket.stable} of the queue"
     return {
         "data": setup.data_name if config.data == TrainConfig.data else specs_text(config.data),
-        **recipe(config),
+        **pages.recipe(config),
         "method": config.method,
         "PMT": f"{pmt}; behind the first layer: {ticket.secondary}",
     }

@@ -1,13 +1,13 @@
-"""What KDD'22 (Gao et al., Finding Meta Winning Ticket to Train Your MAML) prints: Tables 2 and 3, and its claims in words.
+"""What KDD'22 (Gao et al., Finding Meta Winning Ticket to Train Your MAML) prints: Tables 2 and 3, its claims in words.
 
-Everything stands as printed, contradictions included; NOTES names those. Costs are in 10¹⁵ FLOPs by the paper's own book
-(tickets/flops.py, book "paper").
+Everything stands as printed, contradictions included; NOTES names those. Costs are in 10¹⁵ FLOPs by the paper's own
+book (tickets/flops.py, book "paper").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gems_edge.reproduce.verdicts import Quote
+from gems_edge.reproduce.verdicts import quotes_of
 
 RATIOS = (0.6, 0.8, 0.9)
 
@@ -24,60 +24,35 @@ class PaperCost:
     total_factor: float
 
 
-def _row(
-    find_mwt: float, find: Sequence[tuple[float, float]], total: Sequence[tuple[float, float, float]]
-) -> dict[float, PaperCost]:
-    """`find`: (PMT, factor) at each ratio; `total`: (MWT, PMT, factor) at each ratio."""
-    return {ratio: PaperCost(find_mwt, *f, *t) for ratio, f, t in zip(RATIOS, find, total, strict=True)}
+def _costs(printed: str) -> dict[str, dict[float, PaperCost]]:
+    """Row → ratio → cost, from lines of a name, finding with MWT, with PMT (cost and factor at each ratio), and
+    finding and training (MWT, PMT and factor at each ratio)."""
+    table = {}
+    for line in printed.strip().splitlines():
+        name, find_mwt, *rest = line.split()
+        find, total = iter(map(float, rest[:6])), iter(map(float, rest[6:]))
+        costs = zip(RATIOS, zip(find, find), zip(total, total, total), strict=True)
+        table[name] = {ratio: PaperCost(float(find_mwt), *finding, *whole) for ratio, finding, whole in costs}
+    return table
 
 
 # table → row → ratio → what it prints.
 TABLES: Mapping[int, Mapping[str, Mapping[float, PaperCost]]] = {
-    2: {
-        "MAML/mini/1-shot": _row(
-            0.78, ((0.05, 16.67), (0.06, 13.33), (0.06, 13.3)),
-            ((1.14, 0.41, 2.78), (1.24, 0.52, 2.37), (1.24, 0.52, 2.39)),
-        ),
-        "ANIL/mini/1-shot": _row(
-            1.94, ((0.20, 9.52), (0.28, 7.02), (0.28, 7.02)),
-            ((2.93, 1.20, 2.46), (3.23, 1.56, 2.07), (3.23, 1.57, 2.06)),
-        ),
-        "BOIL/mini/1-shot": _row(
-            0.39, ((0.04, 10.00), (0.05, 7.69), (0.05, 7.69)),
-            ((0.58, 0.23, 2.55), (0.63, 0.29, 2.16), (0.62, 0.28, 2.19)),
-        ),
-        "MAML/tiered/1-shot": _row(
-            0.78, ((0.06, 13.33), (0.08, 9.41), (0.08, 9.41)),
-            ((1.13, 0.41, 2.76), (1.23, 0.53, 2.30), (1.20, 0.51, 2.36)),
-        ),
-        "MAML/mini/5-shot": _row(
-            3.89, ((0.27, 14.29), (0.32, 12.31), (0.32, 12.31)),
-            ((5.71, 2.09, 2.73), (6.22, 2.65, 2.35), (6.20, 2.65, 2.34)),
-        ),
-    },
-    3: {
-        "MAML/mini/1-shot": _row(
-            20.08, ((3.26, 6.15), (3.76, 5.33), (4.14, 4.85)),
-            ((30.62, 13.80, 2.22), (33.73, 17.42, 1.94), (34.13, 18.19, 1.88)),
-        ),
-        "ANIL/mini/1-shot": _row(
-            50.19, ((13.80, 3.64), (14.43, 3.48), (15.18, 3.31)),
-            ((78.05, 41.66, 1.87), (79.30, 43.54, 1.82), (78.30, 43.29, 1.81)),
-        ),
-        "BOIL/mini/1-shot": _row(
-            10.04, ((2.51, 4.00), (2.66, 3.78), (2.86, 3.51)),
-            ((15.46, 7.93, 1.95), (16.06, 8.88, 1.81), (16.46, 9.29, 1.77)),
-        ),
-        "MAML/tiered/1-shot": _row(
-            20.08, ((3.51, 5.71), (3.89, 5.16), (4.64, 4.32)),
-            ((31.37, 14.81, 2.12), (33.53, 14.34, 1.93), (33.13, 17.69, 1.87)),
-        ),
-        "MAML/mini/5-shot": _row(
-            100.38, ((21.33, 4.71), (22.59, 4.44), (26.98, 3.72)),
-            ((154.21, 75.16, 2.05), (165.13, 88.34, 1.87), (162.12, 88.71, 1.82)),
-        ),
-    },
-}  # fmt: skip
+    2: _costs("""
+MAML/mini/1-shot    0.78  0.05 16.67   0.06 13.33   0.06  13.3    1.14  0.41 2.78    1.24  0.52 2.37    1.24  0.52 2.39
+ANIL/mini/1-shot    1.94  0.20  9.52   0.28  7.02   0.28  7.02    2.93  1.20 2.46    3.23  1.56 2.07    3.23  1.57 2.06
+BOIL/mini/1-shot    0.39  0.04    10   0.05  7.69   0.05  7.69    0.58  0.23 2.55    0.63  0.29 2.16    0.62  0.28 2.19
+MAML/tiered/1-shot  0.78  0.06 13.33   0.08  9.41   0.08  9.41    1.13  0.41 2.76    1.23  0.53  2.3    1.20  0.51 2.36
+MAML/mini/5-shot    3.89  0.27 14.29   0.32 12.31   0.32 12.31    5.71  2.09 2.73    6.22  2.65 2.35    6.20  2.65 2.34
+    """),
+    3: _costs("""
+MAML/mini/1-shot   20.08  3.26  6.15   3.76  5.33   4.14  4.85   30.62 13.80 2.22   33.73 17.42 1.94   34.13 18.19 1.88
+ANIL/mini/1-shot   50.19 13.80  3.64  14.43  3.48  15.18  3.31   78.05 41.66 1.87   79.30 43.54 1.82   78.30 43.29 1.81
+BOIL/mini/1-shot   10.04  2.51     4   2.66  3.78   2.86  3.51   15.46  7.93 1.95   16.06  8.88 1.81   16.46  9.29 1.77
+MAML/tiered/1-shot 20.08  3.51  5.71   3.89  5.16   4.64  4.32   31.37 14.81 2.12   33.53 14.34 1.93   33.13 17.69 1.87
+MAML/mini/5-shot  100.38 21.33  4.71  22.59  4.44  26.98  3.72  154.21 75.16 2.05  165.13 88.34 1.87  162.12 88.71 1.82
+    """),
+}
 
 # Where the printed figures contradict each other.
 NOTES: Mapping[int, tuple[str, ...]] = {
@@ -95,68 +70,39 @@ NOTES: Mapping[int, tuple[str, ...]] = {
 }
 
 
-QUOTES: Mapping[str, Quote] = {
-    "mwt-dense": Quote(
-        "MWT is able to identify tickets with 80% of weights pruned, while incurring a few-shot accuracy drop within "
-        "3% across backbones, datasets, and few-shot settings. […] at pruning ratio 80% with Conv-4, miniImageNet "
-        "and 5-way 1-shot settings, MWT only incurs 1% drop in accuracy",
-        "section 3.2",
-    ),
-    "rr-mwt": Quote("At the same pruning ratios, the tickets found by RR incur an accuracy drop of 4%", "section 3.2"),
-    "rm-mwt": Quote("and those found by RM introduce an accuracy drop of 5%", "section 3.2"),
-    "rm-rr": Quote("RM performs notably worse than RR", "section 3.2"),
-    "pmt-mwt": Quote(
-        "Compared with MWT (the upper bound), PMT incurs at most 1% drop in accuracy at the same pruning ratios. […] "
-        "[ResNet-12:] The accuracy drop of PMT compared to MWT is within 2%",
-        "section 5.2",
-    ),
-    "pmt-baselines": Quote(
-        "when the pruning ratio is increased from 60% to 98%, PMT outperforms RM, SR, and SNIP in few-shot "
-        "classification accuracy",
-        "section 5.2",
-    ),
-    "settles": Quote(
-        "Over 90% mask locations of the primary masks are fixed within 3,000 iterations for Conv-4, and 7,500 training "
-        "iterations for ResNet-12. […] only 4%-9% of total iterations",
-        "section 4.3",
-    ),
-    "find-cost": Quote(
-        "PMT accelerates meta winning ticket finding by 7.02 to 16.67 × on Conv-4, and 3.51 to 6.15 × on ResNet-12",
-        "section 1",
-    ),
-    "total-cost": Quote(
-        "It also reduces the computation overhead of meta-training a sparse network by 2.07 to 2.78 × on Conv-4 and "
-        "1.77 to 1.94 × on ResNet-12",
-        "section 1",
-    ),
-    "iterative": Quote(
-        "For both Conv-4 and ResNet-12, iterative pruning and one-shot pruning yield similar performances. However, "
-        "the computation cost of iterative pruning is nearly 7 times that of one-shot pruning",
-        "section 3.1, figure 1",
-    ),
-    "global": Quote(
-        "the global pruning outperforms layer-wise pruning with all pruning ratios by about 1%", "section 3.1, figure 2"
-    ),
-    "rewind": Quote(
-        "an overly large rewind k tends to induce notable accuracy drop at all pruning ratios", "section 3.2, figure 5"
-    ),
-    "pm-sr": Quote("PM outperforms SR, which implies the importance of primary masks", "section 4.2, figure 8"),
-    "omt-sr": Quote("OMT achieves similar performance with the random ticket SR", "section 4.2, figure 8"),
-    "layer-ratios": Quote(
-        "given a global pruning ratio, the per-layer pruning ratios of meta winning tickets are almost the same",
-        "section 4.2, figure 6",
-    ),
-    "overlap": Quote(
-        "when PR ≥ 60%, the overlapped mask locations drop to zero in the layers other than the first. When PR = "
-        "98%, the overlap is still 40% in the first layer",
-        "section 4.2, figures 7 and 15",
-    ),
-    "emergence": Quote(
-        "Over 90% mask locations of the primary masks are fixed within 3,000 iterations for Conv-4, and 7,500 training "
-        "iterations for ResNet-12",
-        "section 4.3, figure 9",
-    ),
-}
+QUOTES = quotes_of("""
+mwt-dense | section 3.2 | MWT is able to identify tickets with 80% of weights pruned, while incurring a few-shot
+    accuracy drop within 3% across backbones, datasets, and few-shot settings. […] at pruning ratio 80% with Conv-4,
+    miniImageNet and 5-way 1-shot settings, MWT only incurs 1% drop in accuracy
+rr-mwt | section 3.2 | At the same pruning ratios, the tickets found by RR incur an accuracy drop of 4%
+rm-mwt | section 3.2 | and those found by RM introduce an accuracy drop of 5%
+rm-rr | section 3.2 | RM performs notably worse than RR
+pmt-mwt | section 5.2 | Compared with MWT (the upper bound), PMT incurs at most 1% drop in accuracy at the same
+    pruning ratios. […] [ResNet-12:] The accuracy drop of PMT compared to MWT is within 2%
+pmt-baselines | section 5.2 | when the pruning ratio is increased from 60% to 98%, PMT outperforms RM, SR, and SNIP
+    in few-shot classification accuracy
+settles | section 4.3 | Over 90% mask locations of the primary masks are fixed within 3,000 iterations for Conv-4,
+    and 7,500 training iterations for ResNet-12. […] only 4%-9% of total iterations
+find-cost | section 1 | PMT accelerates meta winning ticket finding by 7.02 to 16.67 × on Conv-4, and 3.51 to 6.15 ×
+    on ResNet-12
+total-cost | section 1 | It also reduces the computation overhead of meta-training a sparse network by 2.07 to 2.78
+    × on Conv-4 and 1.77 to 1.94 × on ResNet-12
+iterative | section 3.1, figure 1 | For both Conv-4 and ResNet-12, iterative pruning and one-shot pruning yield
+    similar performances. However, the computation cost of iterative pruning is nearly 7 times that of one-shot
+    pruning
+global | section 3.1, figure 2 | the global pruning outperforms layer-wise pruning with all pruning ratios by about
+    1%
+rewind | section 3.2, figure 5 | an overly large rewind k tends to induce notable accuracy drop at all pruning
+    ratios
+pm-sr | section 4.2, figure 8 | PM outperforms SR, which implies the importance of primary masks
+omt-sr | section 4.2, figure 8 | OMT achieves similar performance with the random ticket SR
+layer-ratios | section 4.2, figure 6 | given a global pruning ratio, the per-layer pruning ratios of meta winning
+    tickets are almost the same
+overlap | section 4.2, figures 7 and 15 | when PR ≥ 60%, the overlapped mask locations drop to zero in the layers
+    other than the first. When PR = 98%, the overlap is still 40% in the first layer
+emergence | section 4.3, figure 9 | Over 90% mask locations of the primary masks are fixed within 3,000 iterations
+    for Conv-4, and 7,500 training iterations for ResNet-12
+""")
 
 # What the paper says in words of a method's accuracy; its figures 3, 4, 12 and 13 have no numbers beside the curves.
 ACCURACY: Mapping[str, str] = {

@@ -44,7 +44,7 @@ def over(
 
 
 def figure(preset: TicketPreset, number: int) -> list[TicketTrial]:
-    """The trials of one of the paper's figures; UserError for a number that it does not have, or without its backbone."""
+    """The trials of one of the paper's figures; UserError for a number that it lacks, or a backbone that we lack."""
     if not 1 <= number <= 15:
         raise UserError(f"--figure {number}: the paper has figures 1 to 15")
     trials = [trial for setup in _setups(preset, number) for trial in _of_figure(preset, setup, number)]
@@ -111,8 +111,7 @@ def parts(
     """What a reproduction consists of: "table 2", "figure 3", … → its trials; the accuracy table if none is asked for.
 
     That has every method at every ratio, and so Table 2 too. `methods` cuts every part down to those, and to the dense
-    networks that they are cut from. UserError for a number that the paper does not have, and methods that a part does not
-    have.
+    networks that they are cut from. UserError for a number that the paper lacks, and methods that a part lacks.
     """
     wanted = {f"table {number}": table(preset, number) for number in sorted(set(numbers))}
     wanted |= {f"figure {number}": figure(preset, number) for number in sorted(set(figures))}
@@ -141,7 +140,7 @@ def _cut_from(trial: TicketTrial) -> TicketTrial | None:
 
 
 def cells(preset: TicketPreset, trials: Iterable[TicketTrial]) -> list[Cell]:
-    """The cells of `trials` and the dense ones that they need, each once; dense ones before the tickets cut from them."""
+    """The cells of `trials` and the dense ones that they need, each once and before the tickets cut from it."""
     ordered: dict[str, Cell] = {}
     for trial in trials:
         dense = _cut_from(trial)

@@ -1,4 +1,4 @@
-"""What `reproduce tickets` trains: the KDD'22 setups in full (`paper`), and small ones that two CPU cores do in two hours."""
+"""What `reproduce tickets` trains: KDD'22's setups (`paper`), small ones for two CPU cores, and a trial (`tiny`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +83,7 @@ _MAML_TIERED = _MAML_MINI | {"row": "MAML/tiered/1-shot"}
 
 SMALL = TicketPreset(
     name="small", data={"omniglot": "omniglot"},
-    about="Conv-4 of 32 channels (ResNet-12 of 8…64), 28×28 or 32×32 images, 240 iterations: two hours on two CPU cores.",
+    about="Conv-4 of 32 channels (ResNet-12 of 8…64), 28×28 or 32×32 images, 240 iterations: two hours on two cores.",
     setups=(
         TicketSetup("omniglot", replace(_SMALL, rotate_classes=True), data_name="omniglot", **_MAML_MINI),
         TicketSetup("tinyimagenet32", replace(_SMALL, inner_lr=0.1), data_name="tinyimagenet32", **_MAML_TIERED),
@@ -92,8 +92,8 @@ SMALL = TicketPreset(
             **_MAML_MINI,
         ),
     ),
-    ratios=(0.6, 0.8, 0.9), curve_ratios=(0.4, 0.6, 0.8, 0.9, 0.95), seeds=3, tickets=4, rewinds=(0, 6, 24, 120), rounds=3,
-    episodes=300,
+    ratios=(0.6, 0.8, 0.9), curve_ratios=(0.4, 0.6, 0.8, 0.9, 0.95), seeds=3, tickets=4, rewinds=(0, 6, 24, 120),
+    rounds=3, episodes=300,
 )  # fmt: skip
 
 # glyphs alone, and little of it: every command of the paper's reproduction in minutes, to see that it works.
@@ -118,7 +118,7 @@ PRESETS = {preset.name: preset for preset in (SMALL, PAPER, TINY)}
 
 
 def cut(preset: TicketPreset, seeds: int | None = None, ratios: Sequence[float] = ()) -> TicketPreset:
-    """`preset` with other numbers of trainings, or other ratios of its tables and figures; UserError for no such ratio."""
+    """`preset` with other numbers of trainings, or other ratios in tables and figures; UserError for no such ratio."""
     for ratio in ratios:
         if not 0 < ratio < 1:
             raise UserError(f"--ratio {ratio:g}: give the share of weights to remove, above 0 and below 1")
