@@ -12,11 +12,13 @@ from typing import Any
 
 from gems_edge.data.specs import distribution_name
 from gems_edge.files import read_json
-from gems_edge.meta.evaluation import EvaluationProtocol, evaluate_run
+from gems_edge.meta.evaluation.document import EvaluationProtocol
+from gems_edge.meta.evaluation.run import evaluate_run
 from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import from_values
-from gems_edge.meta.train import Progress, resolve
+from gems_edge.meta.train import resolve
+from gems_edge.progress import Progress
 from gems_edge.reproduce.protocol import RUN
 from gems_edge.tickets.analysis import layer_ratios
 from gems_edge.tickets.costs import ticket_cost
