@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,11 @@ from typing import Any
 import click
 
 from gems_edge.clock import clock
+from gems_edge.progress import Count, Progress
 from gems_edge.wording import accuracy_text
 
 # Seconds between plain lines, and between looks at a live one.
 PLAIN_EVERY, LIVE_EVERY = 10.0, 0.2
-
-Record = Mapping[str, Any]  # a line of metrics.jsonl
 
 
 @dataclass
@@ -27,7 +26,7 @@ class _TrainingLine:
     mask: str = ""
     validation: str = ""
 
-    def updated(self, record: Record) -> str:
+    def updated(self, record: dict[str, Any]) -> str:
         if record["kind"] == "watch":
             seen = f"overlap {record['overlap']:.3f}" if "overlap" in record else "first look"
             self.mask = f"  first layer's mask: {seen} (stops above {record['delta']:g})"
@@ -45,7 +44,7 @@ class _TrainingLine:
 
 
 @contextmanager
-def training_progress(label: str = "train") -> Iterator[Callable[[Record], None]]:
+def training_progress(label: str = "train") -> Iterator[Progress]:
     """A callback for `train`: rate, loss, accuracy, best validation, time left."""
     line = _TrainingLine(label)
     if not sys.stderr.isatty():
@@ -61,10 +60,10 @@ def training_progress(label: str = "train") -> Iterator[Callable[[Record], None]
         )
 
 
-def _plain_lines(line: _TrainingLine) -> Callable[[Record], None]:
+def _plain_lines(line: _TrainingLine) -> Progress:
     last = 0.0
 
-    def show(record: Record) -> None:
+    def show(record: dict[str, Any]) -> None:
         nonlocal last
         text, now = line.updated(record), time.monotonic()
         if record["kind"] != "train" or now - last >= PLAIN_EVERY or record["iteration"] == record["iterations"]:
@@ -75,7 +74,7 @@ def _plain_lines(line: _TrainingLine) -> Callable[[Record], None]:
 
 
 @contextmanager
-def counting_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def counting_progress(label: str, total: int) -> Iterator[Count]:
     """A callback that takes the number done."""
     last = time.monotonic()
     live = sys.stderr.isatty()

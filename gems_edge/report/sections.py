@@ -169,7 +169,7 @@ def _plain(value: Any) -> str:
 
 
 def _read_config(run: Path) -> dict[str, Any]:
-    """config.toml as one flat table; names of nested tables go before a dot unless the key is unique without."""
+    """config.toml as one flat table: "ticket.ratio" for the setting `ratio` of the table `ticket`."""
     try:
         nested = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -178,13 +178,7 @@ def _read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{run / 'config.toml'} is not valid TOML: {error}") from None
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= {
-                (name if name not in nested and name not in flat else f"{key}.{name}"): item
-                for name, item in value.items()
-            }
-        else:
-            flat[key] = value
+        flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 
 
