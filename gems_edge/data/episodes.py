@@ -26,6 +26,14 @@ class EpisodeIndices:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """The groups of near-duplicates of one class."""
+
+    members: tuple[np.ndarray, ...]  # image indices of each group
+    division: frozenset[int]  # groups for the support set that certainly leave enough queries
+
+
+@dataclass(frozen=True)
 class EpisodeSampler:
     """Draws tasks of one split; made by make_sampler."""
 
@@ -36,8 +44,7 @@ class EpisodeSampler:
     seed: int
     classes: np.ndarray  # int64: class ids of the split
     members: tuple[np.ndarray, ...]  # per class of the split: its image indices
-    groups: tuple[tuple[np.ndarray, ...], ...] | None  # per class: image indices of each of its groups
-    divisions: tuple[frozenset[int], ...] | None  # per class: support groups that certainly leave enough queries
+    groups: tuple[Groups, ...] | None  # per class, where near-duplicates are known
     rotate: bool = False  # each class of an episode is turned by a multiple of 90°
     start: int = 0  # added to the images' numbers: where this set begins among those of a mixture
 
@@ -54,36 +61,36 @@ class EpisodeSampler:
                 drawn = members[random.choice(len(members), self.shots + self.queries, replace=False)]
                 support[row], query[row] = drawn[: self.shots], drawn[self.shots :]
             else:
-                support[row], query[row] = self._draw_grouped(position, random)
+                support[row], query[row] = self._draw_grouped(self.groups[position], random)
         turns = random.integers(0, 4, self.ways) if self.rotate else None
         return EpisodeIndices(self.classes[chosen], support, query, turns).shifted(self.start)
 
-    def _draw_grouped(self, position: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _draw_grouped(self, groups: Groups, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Support from as many groups as possible up to `shots`, evenly; query from all the others."""
-        groups = self.groups[position]
-        inside = self._support_groups(position, random)
-        shuffled = [random.permutation(groups[i]) for i in inside]
+        inside = self._support_groups(groups, random)
+        shuffled = [random.permutation(groups.members[i]) for i in inside]
         # The first image of every group, then the second of every group, …
         ranks = np.concatenate([np.arange(len(part)) for part in shuffled])
         support = np.concatenate(shuffled)[np.argsort(ranks, kind="stable")[: self.shots]]
         taken = set(inside)
-        rest = np.concatenate([group for i, group in enumerate(groups) if i not in taken])
+        rest = np.concatenate([group for i, group in enumerate(groups.members) if i not in taken])
         return support, rest[random.choice(len(rest), self.queries, replace=False)]
 
-    def _support_groups(self, position: int, random: np.random.Generator) -> list[int]:
-        groups = self.groups[position]
-        spare = len(self.members[position]) - self.queries
+    def _support_groups(self, groups: Groups, random: np.random.Generator) -> list[int]:
+        sizes = [len(group) for group in groups.members]
+        spare = sum(sizes) - self.queries
         for _ in range(GROUP_TRIES):
-            inside, images = [], 0
-            for i in random.permutation(len(groups)).tolist():
-                if images + len(groups[i]) <= spare:
+            inside: list[int] = []
+            images = 0
+            for i in random.permutation(len(sizes)).tolist():
+                if images + sizes[i] <= spare:
                     inside.append(i)
-                    images += len(groups[i])
+                    images += sizes[i]
                     if len(inside) == self.shots:
                         break
             if images >= self.shots:
                 return inside
-        return random.permutation(sorted(self.divisions[position])).tolist()
+        return [int(i) for i in random.permutation(sorted(groups.division))]
 
 
 def make_sampler(image_set: ImageSet, split: str, ways: int, shots: int, queries: int, seed: int) -> EpisodeSampler:
@@ -106,29 +113,39 @@ def make_sampler(image_set: ImageSet, split: str, ways: int, shots: int, queries
     order = np.argsort(image_set.label, kind="stable")
     starts = np.concatenate([[0], np.cumsum(image_set.class_sizes())])
     members = tuple(order[starts[c] : starts[c + 1]] for c in classes)
-    for class_id, own in zip(classes, members):
-        if len(own) < shots + queries:
-            spare = len(own) - shots
+    for class_id, images in zip(classes, members):
+        if len(images) < shots + queries:
+            spare = len(images) - shots
             raise UserError(
-                f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(own)} images, but {shots} "
-                f"shots and {queries} queries need {shots + queries}; add images or use "
+                f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(images)} images, but "
+                f"{shots} shots and {queries} queries need {shots + queries}; add images or use "
                 f"{f'--queries {spare}' if spare >= 1 else 'fewer --shots'}"
             )
-    groups = divisions = None
-    if image_set.group is not None:
-        groups = tuple(_grouped(own, image_set.group) for own in members)
-        divisions = []
-        for class_id, own in zip(classes, groups):
-            division = divide_groups([len(group) for group in own], shots, queries)
-            if division is None:
-                raise UserError(
-                    f"{image_set.name}: class {image_set.classes[class_id]!r} ({split}) has {len(own)} groups of "
-                    f"near-duplicates, which cannot give {shots} shots and {queries} queries without sharing one; "
-                    "use fewer --queries"
-                )
-            divisions.append(division)
-        divisions = tuple(divisions)
-    return EpisodeSampler(split, ways, shots, queries, seed, classes, members, groups, divisions)
+    groups = (
+        None
+        if image_set.group is None
+        else tuple(
+            _groups(image_set, image_set.group, class_id, images, shots, queries)
+            for class_id, images in zip(classes.tolist(), members)
+        )
+    )
+    return EpisodeSampler(split, ways, shots, queries, seed, classes, members, groups)
+
+
+def _groups(
+    image_set: ImageSet, group: np.ndarray, class_id: int, images: np.ndarray, shots: int, queries: int
+) -> Groups:
+    """The groups of one class, whose `images` these are; UserError if they cannot be divided."""
+    numbers = group[images]
+    members = tuple(images[numbers == number] for number in np.unique(numbers))
+    division = divide_groups([len(each) for each in members], shots, queries)
+    if division is None:
+        raise UserError(
+            f"{image_set.name}: class {image_set.classes[class_id]!r} ({image_set.split[class_id]}) has {len(members)} "
+            f"groups of near-duplicates, which cannot give {shots} shots and {queries} queries without sharing one; "
+            "use fewer --queries"
+        )
+    return Groups(members, division)
 
 
 def divide_groups(sizes: list[int], shots: int, queries: int) -> frozenset[int] | None:
@@ -142,8 +159,3 @@ def divide_groups(sizes: list[int], shots: int, queries: int) -> frozenset[int] 
             if total + size <= most:
                 reached.setdefault(total + size, inside | {i})
     return next((inside for total, inside in reached.items() if shots <= total <= most), None)
-
-
-def _grouped(members: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, ...]:
-    own = group[members]
-    return tuple(members[own == number] for number in np.unique(own))

@@ -24,8 +24,8 @@ FOLDER_LISTS = ("mini-imagenet", "cub-200")
 def read_folder(
     path: Path | str, image_size: int | None = None, channels: int | None = None, seed: int = 0, name: str = ""
 ) -> ImageSet:
-    """Read a folder of class folders. Without given splits those of a published list apply if it names every class of the
-    folder (mini-ImageNet, CUB-200); else the classes are split by `split_classes` with `seed`.
+    """Read a folder of class folders. Without given splits those of a published list apply if it names every class of
+    the folder (mini-ImageNet, CUB-200); else the classes are split by `split_classes` with `seed`.
 
     Images become greyscale only if the first image of every class is; greyscale images with a bright border are
     inverted. A file that occurs twice in a class counts once. Raises UserError for a missing, empty or flat folder,
@@ -43,10 +43,9 @@ def read_folder(
     if channels is None:
         channels = 1 if all(_is_grey(files[class_name][0]) for class_name in classes) else 3
     image_size = image_size or (GREY_SIZE if channels == 1 else COLOUR_SIZE)
-    given = [folders[class_name][0] for class_name in classes]
-    if None in given:
-        given = published_split(classes)
-    split = split_classes(len(classes), seed) if given is None else np.array(given, dtype="<U5")
+    split = _given_split([folders[class_name][0] for class_name in classes], classes)
+    if split is None:
+        split = split_classes(len(classes), seed)
 
     paths = [file for class_name in classes for file in files[class_name]]
     label = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files[class_name]) for class_name in classes])
@@ -67,13 +66,20 @@ def read_folder(
     )
 
 
+def _given_split(parts: Sequence[str | None], classes: Sequence[str]) -> np.ndarray | None:
+    """The split, <U5 [classes], by the folders (`parts`) or by a published list; None where neither says it."""
+    split = None if None in parts else parts
+    split = split or published_split(classes)
+    return None if split is None else np.array(split, dtype="<U5")
+
+
 def published_split(classes: Sequence[str]) -> list[str] | None:
     """The split of each class in the first published list that names all of them and has classes of each split."""
     for name in FOLDER_LISTS:
         lists = json.loads(resources.files("gems_edge.data").joinpath("splits", f"{name}.json").read_text("utf-8"))
         split = {class_name: part for part in SPLITS for class_name in lists[part]}
-        given = [split.get(class_name) for class_name in classes]
-        if None not in given and set(given) == set(SPLITS):
+        given = [split[class_name] for class_name in classes if class_name in split]
+        if len(given) == len(classes) and set(given) == set(SPLITS):
             return given
     return None
 

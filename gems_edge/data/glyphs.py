@@ -8,6 +8,7 @@ import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -73,28 +74,33 @@ def render_glyphs(limit: int | None = None, seed: int = 0, jitter: Jitter = Jitt
     canvases, present = render_faces(characters, FACES)
     keep = np.flatnonzero(present.sum(1) >= MIN_FACES)
     characters, canvases, present = [characters[i] for i in keep], canvases[keep], present[keep]
-    rows, faces, label, group = [], [], [], []
-    for class_id in range(len(characters)):
-        own = np.flatnonzero(present[class_id])
-        variants = -(-MIN_IMAGES // len(own))
-        faces.append(np.repeat(own, variants))
-        label.append(np.full(len(own) * variants, class_id))
-        group.append(np.repeat(len(FACES) * class_id + own, variants))
-    label, faces, group = np.concatenate(label), np.concatenate(faces), np.concatenate(group)
+    label, face = _variants(present)
     random = np.random.default_rng([seed, VERSION])
+    rows = []
     for start in range(0, len(label), 2048):
         part = slice(start, start + 2048)
-        rows.append(_jittered(canvases[label[part], faces[part]], random, jitter))
+        rows.append(_jittered(canvases[label[part], face[part]], random, jitter))
     return ImageSet(
         name="glyphs",
         images=np.concatenate(rows)[..., None],
-        label=label.astype(np.int64),
+        label=label,
         classes=tuple(f"U+{ord(c):04X} {unicodedata.name(c, 'UNNAMED')}" for c in characters),
         split=_split_by_base(characters, seed),
-        group=group.astype(np.int64),
+        group=len(FACES) * label + face,
         inverted=True,
         source=SOURCE,
     )
+
+
+def _variants(present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Class and face of every image, int64 [N]: of each class as many variants of each face as MIN_IMAGES needs."""
+    classes, faces = [], []
+    for class_id, has in enumerate(present):
+        own = np.flatnonzero(has)
+        variants = -(-MIN_IMAGES // len(own))
+        faces.append(np.repeat(own, variants))
+        classes.append(np.full(len(own) * variants, class_id))
+    return np.concatenate(classes).astype(np.int64), np.concatenate(faces).astype(np.int64)
 
 
 def candidates() -> list[str]:
@@ -139,7 +145,7 @@ def render_faces(characters: list[str], faces: tuple[str, ...]) -> tuple[np.ndar
     return canvases, present
 
 
-def _draw(font, character: str, canvas: np.ndarray) -> bool:
+def _draw(font: Any, character: str, canvas: np.ndarray) -> bool:
     font.set_text(character, 0.0)
     font.draw_glyphs_to_bitmap(antialiased=True)
     bitmap = np.asarray(font.get_image())
@@ -187,7 +193,7 @@ def distinct_classes(canvases: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Squared distance of normalised rows: 0 for equal shapes, whatever their amount of ink."""
-    product = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1) + 1e-6)
+    product: np.ndarray = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1) + 1e-6)
     return 2 * (1 - product)
 
 
@@ -195,7 +201,8 @@ def _blurred(canvases: np.ndarray) -> np.ndarray:
     """uint8 [N, CANVAS, CANVAS] → float32 [N, CANVAS/4, CANVAS/4], means of 8 × 8 windows at a stride of 4."""
     blocks = canvases.reshape(len(canvases), CANVAS // 4, 4, CANVAS // 4, 4).mean((2, 4), dtype=np.float32) / 255
     padded = np.pad(blocks, ((0, 0), (0, 1), (0, 1)))
-    return (padded[:, 1:, 1:] + padded[:, :-1, 1:] + padded[:, 1:, :-1] + padded[:, :-1, :-1]) / 4
+    sums: np.ndarray = padded[:, 1:, 1:] + padded[:, :-1, 1:] + padded[:, 1:, :-1] + padded[:, :-1, :-1]
+    return sums / 4
 
 
 def _jittered(canvases: np.ndarray, random: np.random.Generator, jitter: Jitter) -> np.ndarray:
@@ -224,7 +231,8 @@ def _jittered(canvases: np.ndarray, random: np.random.Generator, jitter: Jitter)
     sampled = _sampled(halved, source_x, source_y)
     # Hairlines of light faces stay as bright as the ink of the others.
     sampled *= 255 / np.maximum(sampled.max((1, 2), keepdims=True), 1)
-    return np.rint(sampled).astype(np.uint8)
+    pixels: np.ndarray = np.rint(sampled).astype(np.uint8)
+    return pixels
 
 
 def _thickened(canvases: np.ndarray, stroke: np.ndarray) -> np.ndarray:
@@ -245,7 +253,8 @@ def _thickened(canvases: np.ndarray, stroke: np.ndarray) -> np.ndarray:
 
 
 def _halved(canvases: np.ndarray) -> np.ndarray:
-    return (canvases[:, ::2, ::2] + canvases[:, 1::2, ::2] + canvases[:, ::2, 1::2] + canvases[:, 1::2, 1::2]) / 4
+    sums: np.ndarray = canvases[:, ::2, ::2] + canvases[:, 1::2, ::2] + canvases[:, ::2, 1::2] + canvases[:, 1::2, 1::2]
+    return sums / 4
 
 
 def _sampled(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -258,7 +267,8 @@ def _sampled(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     first = top * (width + 2) + left + (np.arange(count, dtype=np.int32) * (height + 2) * (width + 2))[:, None, None]
     upper = padded[first] * (1 - right_share) + padded[first + 1] * right_share
     lower = padded[first + width + 2] * (1 - right_share) + padded[first + width + 3] * right_share
-    return upper * (1 - low_share) + lower * low_share
+    values: np.ndarray = upper * (1 - low_share) + lower * low_share
+    return values
 
 
 def _split_by_base(characters: list[str], seed: int) -> np.ndarray:
@@ -274,7 +284,7 @@ def _split_by_base(characters: list[str], seed: int) -> np.ndarray:
     return np.array([of_base[base] for base in bases], dtype="<U5")
 
 
-def _font(face: str):
+def _font(face: str) -> Any:
     # Importing matplotlib makes a directory in the user's home unless it is told of another place.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     import matplotlib

@@ -20,9 +20,8 @@ class ImageSet:
     label: np.ndarray  # int64 [N], index into classes
     classes: tuple[str, ...]
     split: np.ndarray  # <U5 [classes]: train | val | test
-    group: (
-        np.ndarray | None
-    )  # int64 [N] near-duplicates share a number: support and query never share a group; None: no such groups
+    # int64 [N]: near-duplicates share a number, and support and query never share a group; None: no such groups
+    group: np.ndarray | None
     inverted: bool  # images were inverted on reading (255 − x): the board must do the same with its photos
     source: str  # one line: where it came from, terms
 
@@ -95,6 +94,6 @@ def contact_sheet(image_set: ImageSet, columns: int = 12, classes: int = 24) -> 
 
 
 def _spread(members: np.ndarray, count: int) -> Sequence[int]:
-    if len(members) <= count:
-        return members
-    return members[np.linspace(0, len(members) - 1, count).astype(int)]
+    if len(members) > count:
+        members = members[np.linspace(0, len(members) - 1, count).astype(int)]
+    return [int(member) for member in members]

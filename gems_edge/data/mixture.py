@@ -26,17 +26,15 @@ class Mixture:
         if len(self.sets) == 1:
             object.__setattr__(self, "images", self.sets[0].images)
             return
-        whole, start, parts = np.concatenate([one.images for one in self.sets]), 0, []
-        for one in self.sets:
-            parts.append(replace(one, images=whole[start : start + len(one.images)]))
-            start += len(one.images)
-        object.__setattr__(self, "images", whole)
-        object.__setattr__(self, "sets", tuple(parts))
+        images = np.concatenate([each.images for each in self.sets])
+        parts = np.split(images, np.cumsum([len(each.images) for each in self.sets])[:-1])
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "sets", tuple(replace(each, images=part) for each, part in zip(self.sets, parts)))
 
     @property
     def inverted(self) -> bool:
         """Whether every set's images were inverted on reading; photos for a board are, if so."""
-        return all(one.inverted for one in self.sets)
+        return all(each.inverted for each in self.sets)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -77,42 +75,55 @@ class MixtureSampler:
 
 
 def load_mixture(
-    specs: Specs, *, image_size: int | None = None, channels: int | None = None, root: Path | None = None,
+    specs: Specs,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    root: Path | None = None,
     say: Say = silent,
-) -> Mixture:  # fmt: skip
+) -> Mixture:
     """Load the image sets of `specs`, all in one size and number of channels.
 
-    By default the size is the smallest of theirs (no pixel is made up), and images are in colour if those of any set are;
-    `say` is told when sets differ. Raises UserError for the same set twice, and as load_images.
+    By default the size is the smallest of theirs (no pixel is made up), and images are in colour if those of any set
+    are; `say` is told when sets differ. Raises UserError for the same set twice, and as load_images.
     """
     specs = located(specs, root)
-    names = tuple(distribution_name(one) for one in specs)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
+    names = tuple(distribution_name(spec) for spec in specs)
+    if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--data names {twice} twice; every distribution needs a name of its own")
     check_format(image_size, channels)
     # Grey images become coloured here, not in the readers: line art among photos stays inverted, as it is alone.
-    read = 1 if channels == 1 else None
-    sets = [load_images(one, image_size=image_size, channels=read, root=root) for one in specs]
-    shapes = [one.images.shape[1:] for one in sets]
+    grey = 1 if channels == 1 else None
+    sets = [load_images(spec, image_size=image_size, channels=grey, root=root) for spec in specs]
+    shapes = [each.images.shape[1:] for each in sets]
     size, depth = min(shape[0] for shape in shapes), channels or max(shape[2] for shape in shapes)
-    if len({shape[0] for shape in shapes} | {size}) > 1:  # read again: resized once, as any later reading will
-        sets = [load_images(one, image_size=size, channels=read, root=root) for one in specs]
+    if any(shape[0] != size for shape in shapes):  # read again: resized once, as any later reading will
+        sets = [load_images(spec, image_size=size, channels=grey, root=root) for spec in specs]
     if len(set(shapes)) > 1:
-        own = ", ".join(f"{name} {shape[0]}×{shape[1]}×{shape[2]}" for name, shape in zip(names, shapes))
-        say(f"image sets differ ({own}): all are read as {size}×{size}×{depth} (--image-size, --channels)")
-    return Mixture(names, tuple(resized(one, None, depth) for one in sets))
+        differing = ", ".join(f"{name} {shape[0]}×{shape[1]}×{shape[2]}" for name, shape in zip(names, shapes))
+        say(f"image sets differ ({differing}): all are read as {size}×{size}×{depth} (--image-size, --channels)")
+    return Mixture(names, tuple(resized(each, None, depth) for each in sets))
 
 
 def mixture_sampler(
-    mixture: Mixture, split: str, ways: int, shots: int, queries: int, seed: int, *,
-    weights: Sequence[float] = (), rotate: bool = False,
-) -> MixtureSampler:  # fmt: skip
-    """A sampler over the classes of `split` of every set. UserError as make_sampler, and for weights that do not fit."""
-    starts = np.cumsum([0, *(len(one.images) for one in mixture.sets[:-1])])
+    mixture: Mixture,
+    split: str,
+    ways: int,
+    shots: int,
+    queries: int,
+    seed: int,
+    *,
+    weights: Sequence[float] = (),
+    rotate: bool = False,
+) -> MixtureSampler:
+    """A sampler over the classes of `split` of every set; `weights`: their shares of the tasks (none: alike).
+
+    UserError as make_sampler, and for weights that do not fit.
+    """
+    starts = np.cumsum([0, *(len(each.images) for each in mixture.sets[:-1])])
     samplers = tuple(
-        replace(make_sampler(one, split, ways, shots, queries, seed), rotate=rotate, start=int(start))
-        for one, start in zip(mixture.sets, starts)
+        replace(make_sampler(each, split, ways, shots, queries, seed), rotate=rotate, start=int(start))
+        for each, start in zip(mixture.sets, starts)
     )
     return MixtureSampler(mixture.names, samplers, _shares(weights, mixture.names), seed)
 
@@ -123,6 +134,7 @@ def _shares(weights: Sequence[float], names: Sequence[str]) -> tuple[float, ...]
     if len(weights) != len(names) or not all(0 < weight < np.inf for weight in weights):
         given = ",".join(f"{weight:g}" for weight in weights)
         raise UserError(
-            f"--data-weights {given}: give a number above 0 for each of the image sets ({', '.join(names)}), with commas"
+            f"--data-weights {given}: give a number above 0 for each of the image sets, with commas "
+            f"({', '.join(names)})"
         )
     return tuple(weight / sum(weights) for weight in weights)

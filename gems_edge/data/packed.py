@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,11 @@ from gems_edge.files import cache_directory, write_atomic
 from gems_edge.images import decode_image, open_image
 
 JPEG_QUALITY = 92
+# What reading a damaged archive, or one of foreign objects, raises.
+_DAMAGED = (
+    *(ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 # Read if present; any other key of the file is left alone.
 KEYS = ("classes", "label", "split", "data", "offset", "images", "group", "meta")
 
@@ -40,9 +46,7 @@ def read_packed(
         size, channels = image_size or min(images.shape[1:3]), channels or images.shape[3]
         images = resize_images(images, size, channels)
     elif "data" in arrays and "offset" in arrays:
-        images = _decoded(
-            arrays["data"], arrays["offset"], [classes[i] for i in label], image_size, channels, meta, path
-        )
+        images = _decoded(arrays, [classes[i] for i in label], image_size, channels, path)
     else:
         raise UserError(
             f"{path} holds no images (neither images nor data and offset); pack it with gems-edge data pack"
@@ -87,8 +91,8 @@ def write_packed(image_set: ImageSet, path: Path | str, *, encode: bool = True, 
     else:
         arrays["images"] = images
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomic(path, buffer.getbuffer())
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_atomic(path, buffer.getvalue())
 
 
 def cached_set(file_name: str, name: str, build: Callable[[], ImageSet]) -> ImageSet:
@@ -128,18 +132,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is a directory; use folder:{path} or pack it with gems-edge data pack") from None
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied") from None
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        NotImplementedError,
-        SyntaxError,
-    ) as error:
-        raise _unreadable(path, error) from None
-    except (zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error) from None
 
 
@@ -148,7 +141,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is no packed data file or is damaged{detail}; write it anew with gems-edge data pack")
 
 
-def _meta(arrays: dict[str, np.ndarray], path: Path) -> dict:
+def _meta(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
     if "meta" not in arrays:
         return {}
     try:
@@ -202,14 +195,17 @@ def _stored_pixels(images: np.ndarray, count: int, path: Path) -> np.ndarray:
     return images
 
 
-def _decoded(data, offset, class_names, image_size, channels, meta, path) -> np.ndarray:
+def _decoded(
+    arrays: dict[str, np.ndarray], class_names: list[str], image_size: int | None, channels: int | None, path: Path
+) -> np.ndarray:
+    data, offset = arrays["data"], arrays["offset"]
     count = len(class_names)
     sound = data.dtype == np.uint8 and data.ndim == 1 and offset.dtype.kind in "iu" and offset.shape == (count + 1,)
     if not sound or offset[0] != 0 or offset[-1] > len(data) or (np.diff(offset.astype(np.int64)) <= 0).any():
         raise UserError(f"{path}: data and offset do not hold {count} images; the file is inconsistent, pack it anew")
     parts = [data[offset[i] : offset[i + 1]].tobytes() for i in range(count)]
     if image_size is None or channels is None:
-        size, own_channels = _format(parts[0], meta, path)
+        size, own_channels = _format(parts[0], _meta(arrays, path), path)
         image_size, channels = image_size or size, channels or own_channels
     images = np.empty((count, image_size, image_size, channels), np.uint8)
     for i, part in enumerate(parts):
@@ -217,7 +213,7 @@ def _decoded(data, offset, class_names, image_size, channels, meta, path) -> np.
     return images
 
 
-def _format(first: bytes, meta: dict, path: Path) -> tuple[int, int]:
+def _format(first: bytes, meta: dict[str, Any], path: Path) -> tuple[int, int]:
     """Size and channels of the file: what meta says, else those of the first image."""
     with open_image(first, f"{path}: image 0") as image:
         size, channels = min(image.size), 1 if image.mode in ("1", "L", "LA", "I;16") else 3

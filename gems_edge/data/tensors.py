@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gems_edge.data.episodes import EpisodeIndices
@@ -31,20 +32,22 @@ class EpisodeTensors:
         query_images, query_labels = self._part(indices.query, indices.turns, dtype)
         return Episode(support_images, support_labels, query_images, query_labels)
 
-    def _part(self, indices, turns, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def _part(
+        self, indices: np.ndarray, turns: np.ndarray | None, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ways, count = indices.shape
         chosen = torch.from_numpy(indices.reshape(-1)).to(self.images.device)
         # In float32 first: bfloat16 cannot hold every whole number up to 255.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         images = (self.images[chosen].to(wide) * (1 / 255)).to(dtype)
         if turns is not None:
-            by_class = images.split(count)
+            by_class = torch.split(images, count)
             images = torch.cat([part.rot90(turn, (2, 3)) for part, turn in zip(by_class, turns.tolist())])
         return fast_layout(images), torch.arange(ways, device=self.images.device).repeat_interleave(count)
 
 
 def fast_layout(images: torch.Tensor) -> torch.Tensor:
-    """The same [N, C, H, W], on a CPU with a pixel's channels side by side: what its convolutions and pools vectorise over.
+    """The same [N, C, H, W], on a CPU with a pixel's channels side by side, which its convolutions and pools vectorise.
 
     Copied into new strides: of one channel `contiguous` would keep whatever there were, and all maps after it follow.
     """
@@ -54,9 +57,9 @@ def fast_layout(images: torch.Tensor) -> torch.Tensor:
 
 
 def episode_tensors(image_set: ImageSet | Mixture, device: torch.device | str = "cpu") -> EpisodeTensors:
-    """Put a set on a device, once."""
+    """Put one image set, or all of a mixture, on a device, once."""
     channels_first = torch.from_numpy(image_set.images).permute(0, 3, 1, 2)
-    # Copied into fresh strides: with one channel the axes' order is ambiguous, `contiguous()` keeps whatever strides numpy
-    # had, and a convolution chooses its kernel, and so its rounding, by them.
+    # Copied into fresh strides: with one channel the axes' order is ambiguous, `contiguous()` keeps whatever strides
+    # numpy had, and a convolution chooses its kernel, and so its rounding, by them.
     images = torch.empty(channels_first.shape, dtype=torch.uint8).copy_(channels_first)
     return EpisodeTensors(images.to(device))

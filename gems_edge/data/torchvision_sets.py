@@ -112,7 +112,9 @@ def load_public(
 
 def read_split(name: str) -> dict[str, list[str]]:
     """The published class lists of a set: {"train": […], "val": […], "test": […], "source": one line}."""
-    return json.loads(resources.files("gems_edge.data").joinpath("splits", f"{name}.json").read_text(encoding="utf-8"))
+    text = resources.files("gems_edge.data").joinpath("splits", f"{name}.json").read_text(encoding="utf-8")
+    lists: dict[str, list[str]] = json.loads(text)
+    return lists
 
 
 def split_of(classes: tuple[str, ...], lists: dict[str, list[str]]) -> np.ndarray:

@@ -31,6 +31,6 @@ class Choices:
         if not float(self.count):
             return {}
         return {
-            name: [[round(x, 5) for x in row] for row in (total / self.count).tolist()]
+            name: [[round(value, 5) for value in row] for row in (total / self.count).tolist()]
             for name, total in self.sums.items()
         }

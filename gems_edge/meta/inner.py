@@ -48,21 +48,28 @@ class Trajectory:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over images of −Σ target · log softmax(logits); one-hot targets keep the number of classes dynamic in ONNX."""
+    """Mean over images of −Σ target · log softmax(logits); one-hot targets keep ONNX's number of classes dynamic."""
     return -(targets * F.log_softmax(logits, 1)).sum(1).mean()
 
 
 def inner_step(
-    model: FewShotModel, weights: Weights, support: Support, rule: Rule, state: State | None = None,
-    *, differentiable: bool = False, passed: Body | None = None,
-) -> InnerStep:  # fmt: skip
+    model: FewShotModel,
+    weights: Weights,
+    support: Support,
+    rule: Rule,
+    state: State | None = None,
+    *,
+    differentiable: bool = False,
+    passed: Body | None = None,
+) -> InnerStep:
     """One gradient step on the support set: (weights, support, rule) → (weights, loss). Masked weights do not move.
 
     `state`: what the rule handed on from the step before; `rule.begin` gives that of the first.
 
     `differentiable` keeps the graph of the gradient, so that a meta-gradient through the new weights has its
     second-order terms; without it the gradient is a constant (first-order MAML).
-    `passed`: the support images through the body, if that was done before. The adapted entries of `weights` must require grad.
+    `passed`: the support images through the body, if that was done before. The adapted entries of `weights` must
+    require grad.
     """
     features, statistics = passed or body(model, weights, support.images)
     loss = cross_entropy(head(weights, features), support.targets)
@@ -90,14 +97,15 @@ def adapt(
     Without `differentiable` every entry is detached from the ones before unless the meta-parameters require grad.
     A body that no step moves (ANIL's) sees the support images once.
     """
-    reached, state, taken = [initial_weights(model, weights, support.targets.shape[1])], rule.begin(weights), []
+    reached, state = [initial_weights(model, weights, support.targets.shape[1])], rule.begin(weights)
     passed = None if _moves_the_body(rule, weights) else body(model, weights, support.images)
+    taken = []
     for _ in range(steps):
         step = inner_step(model, reached[-1], support, rule, state, differentiable=differentiable, passed=passed)
         state = step.state
         reached.append(step.weights)
         taken.append(step)
-    return Trajectory(reached, taken, passed and passed.statistics)
+    return Trajectory(reached, taken, None if passed is None else passed.statistics)
 
 
 def _moves_the_body(rule: Rule, weights: Weights) -> bool:
@@ -111,14 +119,18 @@ def detached(weights: Weights, rule: Rule) -> Weights:
 
 
 def classify(
-    model: FewShotModel, weights: Weights, images: Tensor, support: Support, normalization: str,
+    model: FewShotModel,
+    weights: Weights,
+    images: Tensor,
+    support: Support,
+    normalization: str,
     known: Statistics | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Logits [N, classes] of query images in a named normalisation mode.
 
     transductive: statistics of the query batch itself (the papers' protocol). support: statistics of the support set
-    under these weights, so one image at a time gives the same answer (`known`: those of a Trajectory). group: each image by
-    itself.
+    under these weights, so one image at a time gives the same answer (`known`: those of a Trajectory). group: each
+    image by itself.
     """
     statistics = None
     if normalization == "support":

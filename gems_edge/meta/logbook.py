@@ -1,9 +1,12 @@
 """The lines of metrics.jsonl, with the time that training has taken so far, and TensorBoard's curves."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gems_edge.meta.run import Run
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Logbook:
@@ -11,7 +14,8 @@ class Logbook:
 
     def __init__(self, run: Run, iteration: int):
         """`iteration`: the one that training goes on from; curves behind it are dropped."""
-        self.run, self.iteration, self._board = run, iteration, None
+        self.run, self.iteration = run, iteration
+        self._board: SummaryWriter | None = None
         self._before, self._clock, self._cpu_clock = run.spent(), time.perf_counter(), time.process_time()
 
     def write(self, kind: str, iteration: int, values: dict[str, Any]) -> dict[str, Any]:
@@ -20,8 +24,10 @@ class Logbook:
         spent = {name: round(self._before.get(name, 0.0) + value, 3) for name, value in spent.items()}
         record = {"kind": kind, "iteration": iteration, **values, **spent, "time": round(time.time(), 3)}
         self.run.log(record)
-        curves = {name: values[name] for name in ("loss", "accuracy", "lr", "overlap") if name in values}
-        curves |= {f"accuracy of {name}": one["accuracy"] for name, one in values.get("distributions", {}).items()}
+        curves: dict[str, float] = {
+            name: values[name] for name in ("loss", "accuracy", "lr", "overlap") if name in values
+        }
+        curves |= {f"accuracy of {name}": each["accuracy"] for name, each in values.get("distributions", {}).items()}
         for name, value in curves.items():
             self._tensorboard().add_scalar(f"{kind}/{name}", value, iteration)
         return record
@@ -30,7 +36,7 @@ class Logbook:
         if self._board:
             self._board.close()
 
-    def _tensorboard(self):
+    def _tensorboard(self) -> "SummaryWriter":
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 

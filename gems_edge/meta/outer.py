@@ -29,13 +29,17 @@ def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: T
 
 
 def meta_gradient(
-    threads: TaskThreads, weights: Weights, episodes: Iterable[Episode], config: TrainConfig, rule: Rule,
+    threads: TaskThreads,
+    weights: Weights,
+    episodes: Iterable[Episode],
+    config: TrainConfig,
+    rule: Rule,
     seen: Callable[[int, MetaTask], None] = lambda number, task: None,
-) -> tuple[Weights, Weights]:  # fmt: skip
-    """The gradient of the query losses' sum over `episodes`, divided by `config.meta_batch`, and the weights of any subnet.
+) -> tuple[Weights, Weights]:
+    """The gradient of the query losses' sum over `episodes`, divided by `config.meta_batch`, and the union of subnets.
 
-    Of a rule with subnets each task moves its own alone; the second dictionary is 1 where some task moves a weight, else 0
-    (GEMS, equation 7). `seen` is called with the number of each task and what it did, in order.
+    Of a rule with subnets each task moves its own alone; the second dictionary is 1 where some task moves a weight,
+    else 0 (GEMS, equation 7). `seen` is called with the number of each task and what it did, in order.
     """
 
     def of_task(model: FewShotModel, episode: Episode) -> tuple[MetaTask, tuple[Tensor | None, ...]]:

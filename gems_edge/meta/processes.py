@@ -31,12 +31,12 @@ class Processes:
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Sum each tensor over all processes, in place, as one message."""
-        tensors = list(tensors)
-        if self.count == 1 or not tensors:
+        parts = list(tensors)
+        if self.count == 1 or not parts:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        flat = torch.cat([tensor.reshape(-1) for tensor in parts])
         dist.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+        for tensor, part in zip(parts, torch.split(flat, [tensor.numel() for tensor in parts])):
             tensor.copy_(part.view_as(tensor))
 
     def wait(self) -> None:
@@ -56,7 +56,7 @@ class Processes:
 
 
 def start_processes(compute: str) -> Processes:
-    """This process's place; joins the group when torchrun started it (nccl on GPUs, gloo on CPUs)."""
+    """This process among all; joins the group when torchrun started it (nccl on GPUs, gloo on CPUs)."""
     cuda = torch.cuda.is_available()
     if compute == "cuda" and not cuda:
         raise UserError("--compute cuda: no CUDA GPU is visible here; use --compute cpu or auto")
@@ -67,18 +67,18 @@ def start_processes(compute: str) -> Processes:
         raise UserError(
             f"more processes than GPUs: there are {torch.cuda.device_count()}; start as many with --nproc-per-node"
         )
-    place = torch.device("cuda", local) if use_cuda else torch.device("cpu")
+    device = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
-        torch.cuda.set_device(place)
+        torch.cuda.set_device(device)
         # The same kernels on every run, so that a resumed run repeats itself as far as the GPU's libraries do.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if count > 1 and not dist.is_initialized():
         if use_cuda:
-            dist.init_process_group("nccl", device_id=place)
+            dist.init_process_group("nccl", device_id=device)
         else:
             dist.init_process_group("gloo")
-    return Processes(dist.get_rank() if count > 1 else 0, local, count, place)
+    return Processes(dist.get_rank() if count > 1 else 0, local, count, device)
 
 
 def single_process(command: str) -> None:

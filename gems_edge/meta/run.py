@@ -1,4 +1,4 @@
-"""A run directory: its files, written so that a kill at any moment loses nothing but the work since the last checkpoint."""
+"""A run directory: its files, written so that a kill at any moment loses only the work since the last checkpoint."""
 
 import json
 import os
@@ -51,7 +51,8 @@ class Run:
     def config(self) -> TrainConfig:
         if not self.directory.is_dir():
             raise UserError(
-                f"{self.directory} is not a run directory (it does not exist); train one with gems-edge train -o {self.directory}"
+                f"{self.directory} is not a run directory (it does not exist); "
+                f"train one with gems-edge train -o {self.directory}"
             )
         return read_config(self.config_path)
 
@@ -60,10 +61,10 @@ class Run:
         return _load(self.weights_path, "the run has no finished validation yet; train it longer (--resume)")
 
     def model(self, config: TrainConfig | None = None) -> tuple[FewShotModel, Weights]:
-        """The run's model (a ticket's masks or compact widths are its own) with its best weights, the rule's φ among them.
+        """The run's model (with a ticket's masks or compact widths) and its best weights, the rule's φ among them.
 
-        `config`: the run's with another normalisation mode, for instance. UserError if config, ticket and weights do not
-        fit each other.
+        `config`: the run's with another normalisation mode, for instance. UserError if config, ticket and weights do
+        not fit each other.
         """
         config = config or self.config()
         model, weights = self.empty_model(config), self.weights()
@@ -108,9 +109,9 @@ class Run:
     def kept(self, iteration: int) -> Weights:
         """The weights after `iteration` steps; UserError if the run did not keep them (see --keep)."""
         if not (path := self._kept_file(iteration)).exists():
-            there = ", ".join(map(str, self.kept_iterations())) or "none"
+            kept = ", ".join(map(str, self.kept_iterations())) or "none"
             raise UserError(
-                f"{self.directory} did not keep its weights of iteration {iteration} (kept: {there}); "
+                f"{self.directory} did not keep its weights of iteration {iteration} (kept: {kept}); "
                 f"choose one of those, or train it with --keep {iteration}"
             )
         return _load(path, "train the run anew")
@@ -133,7 +134,7 @@ class Run:
         """Seconds of wall clock and of processor time that training has taken so far, as the last log line says."""
         if self.config_path.exists() and (parts := self.distributions()):
             spent = [part.spent() for part in parts.values()]
-            return {name: sum(one.get(name, 0.0) for one in spent) for name in ("seconds", "cpu_seconds")}
+            return {name: sum(each.get(name, 0.0) for each in spent) for name in ("seconds", "cpu_seconds")}
         last = self.metrics()[-1:]
         return {name: line[name] for line in last for name in ("seconds", "cpu_seconds") if name in line}
 
@@ -190,21 +191,22 @@ class Run:
 
     def remove_leftovers(self) -> None:
         """Delete the temporary files that a kill inside write_atomic leaves."""
-        for place in (self.directory, self.checkpoint_path.parent, self.kept_path):
-            for path in place.glob(".*.tmp"):
+        for directory in (self.directory, self.checkpoint_path.parent, self.kept_path):
+            for path in directory.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
 
 
 def fitting(config: TrainConfig, model: FewShotModel, weights: Weights, path: Path) -> Weights:
     """`weights` if they have the names and shapes of the model and of its update rule's φ, else UserError."""
-    own = dict(model.named_parameters())
+    network: Weights = dict(model.named_parameters())
     with torch.random.fork_rng(devices=[]):
-        expected = {name: tuple(tensor.shape) for name, tensor in (own | rule_of(config).initial(own)).items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if expected != found:
-        odd = next(name for name in {**expected, **found} if expected.get(name) != found.get(name))
+        expected = {name: tuple(tensor.shape) for name, tensor in (network | rule_of(config).initial(network)).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != shapes:
+        odd = next(name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name))
         raise UserError(
-            f"{path} does not fit the run's config: {odd} is {found.get(odd, 'missing')}, not {expected.get(odd, 'there')}"
+            f"{path} does not fit the run's config: "
+            f"{odd} is {shapes.get(odd, 'missing')}, not {expected.get(odd, 'there')}"
         )
     return {name: weights[name] for name in expected}
 
@@ -223,13 +225,13 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:
-    """θ0 of the dense model, and φ0 of its update rule: they depend on the config's seeds alone. `other` > 0 draws afresh.
+    """θ0 of the dense model, and φ0 of its update rule: they depend on the config's seeds alone.
 
-    The global generator is left as it was.
+    `other` > 0 draws afresh. The global generator is left as it was.
     """
     seed = config.seed if config.init_seed < 0 else config.init_seed
     with torch.random.fork_rng(devices=[]):
         # Of a seed torch takes the lower 32 bits alone.
         torch.manual_seed(int(np.random.SeedSequence([seed, other]).generate_state(1)[0]) if other else seed)
-        weights = dict(FewShotModel(config.model_spec()).named_parameters())
+        weights: Weights = dict(FewShotModel(config.model_spec()).named_parameters())
         return weights | rule_of(config).initial(weights)

@@ -41,12 +41,14 @@ class Tally:
 
     def details(self, weights: Weights) -> dict[str, Any]:
         rows = {name: row for name, row in zip(self.names, self.sums.tolist()) if row[0]}
-        values = {name: {"loss": loss / n, "accuracy": accuracy / n} for name, (n, loss, accuracy) in rows.items()}
+        values = {
+            name: {"loss": loss / tasks, "accuracy": accuracy / tasks} for name, (tasks, loss, accuracy) in rows.items()
+        }
         chosen = {name: means for name, choices in zip(self.names, self.choices) if (means := choices.means())}
         return details(values, chosen, weights)
 
 
-def details(values: dict[str, dict], chosen: dict[str, dict], weights: Weights) -> dict[str, Any]:
-    """What a log line says of each distribution (where there are several), and of the rule's choices (where it has any)."""
+def details(values: dict[str, Any], chosen: dict[str, Any], weights: Weights) -> dict[str, Any]:
+    """What a log line says of each distribution (of several), and of the rule's choices (where it has any)."""
     parts: dict[str, Any] = {"distributions": values} if len(values) > 1 else {}
     return parts | ({"layers": list(layers_of(weights)), "choices": chosen} if chosen else {})

@@ -1,7 +1,7 @@
 """Tasks of a meta-batch side by side on the cores of a CPU, a thread each.
 
-The operations of one task are too small to share out well: two cores that work on an operation together wait for each other at
-the end of it, and for whatever else runs on the machine. Two that work on a task each do not.
+The operations of one task are too small to share out well: two cores that work on an operation together wait for each
+other at the end of it, and for whatever else runs on the machine. Two that work on a task each do not.
 """
 
 import copy
@@ -15,14 +15,16 @@ import torch
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.process_memory import available_mb, peak_rss_mb, rss_mb
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class TaskThreads:
     """Runs work(model, item) for independent items, results in the items' order.
 
-    On a CPU as many run at a time as torch has threads (OMP_NUM_THREADS), or as there are `tasks` at most; they share those
-    threads. How many is limited by memory, too, once the first has shown what it needs. On a GPU they run one by one.
+    On a CPU as many run at a time as torch has threads (OMP_NUM_THREADS), or as there are `tasks` at most; they share
+    those threads. How many is limited by memory, too, once the first has shown what it needs. On a GPU they run one by
+    one.
     """
 
     def __init__(self, model: FewShotModel, tasks: int):
@@ -38,7 +40,7 @@ class TaskThreads:
             yield from (work(self._model, item) for item in items)
             return
         self._pool = self._pool or self._start()
-        waiting: list[Future] = []
+        waiting: list[Future[R]] = []
         try:
             for item in items:
                 if len(waiting) > self.side_by_side:  # one more than run, so that none waits for its item
@@ -79,7 +81,7 @@ class TaskThreads:
 
 
 def _more_at_a_time(most: int, before: float | None) -> int:
-    """How many tasks like one that just ended have room beside it, `most` in all; `before`: this process's MB before it."""
+    """How many tasks like one that just ended have room beside it, `most` in all; `before`: the process's MB then."""
     peak, available = peak_rss_mb(), available_mb()
     if before is None or peak is None or available is None:
         return most - 1

@@ -9,7 +9,8 @@ from gems_edge.models.layers import Normalization, NormPass, convolution
 
 
 class ConvBlock(nn.Module):
-    """3×3 convolution, normalisation, ReLU, 2×2 max-pool. ReLU keeps the order of values: it comes last, on a quarter of them."""
+    """3×3 convolution, normalisation, ReLU, 2×2 max-pool; ReLU keeps the order of values, so it comes last, on a
+    quarter of them."""
 
     def __init__(self, inputs: int, outputs: int, name: str, grouped: bool):
         super().__init__()

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -36,7 +36,7 @@ class Body(NamedTuple):
 
 
 class Head(nn.Module):
-    """A linear classifier. "per-class": one learned row per way (the papers'); "shared": one learned row for every class.
+    """A linear classifier. "per-class": one learned row per way (the papers'); "shared": one learned row for all.
 
     The shared row is copied to each class before the inner loop moves the copies apart (UNICORN-MAML, Ye & Chao 2022),
     so one model serves any number of classes.
@@ -65,14 +65,14 @@ class FewShotModel(nn.Module):
         self.backbone = BACKBONE_CLASSES[spec.backbone](spec.widths, spec.channels, grouped)
         self.head = Head(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
 
-    def forward(self, images: Tensor, statistics: Statistics | None = None) -> "Answer":
-        """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if they were given), features."""
+    def forward(self, images: Tensor, statistics: Statistics | None = None) -> Answer:
+        """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if given), features."""
         norm = NormPass(statistics)
         features = self.backbone(images, norm)
         return Answer(self.head(features), norm.seen, features)
 
     def masked(self, tensors: Weights) -> Weights:
-        """`tensors` (weights or gradients by name; of a head perhaps fewer rows than trained) without what is removed."""
+        """`tensors` (weights or gradients by name; of a head perhaps fewer rows than trained), zero where removed."""
         return tensors | {
             name: tensors[name] * self._mask(name, tensors[name]) for name in tensors if name in self.masks
         }
@@ -88,9 +88,9 @@ class FewShotModel(nn.Module):
         other.masks = masks
         return other
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FewShotModel":
         """Masks follow the model to another device or type."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's has no types
         self.masks = {name: fn(mask) for name, mask in self.masks.items()}
         return self
 
@@ -100,9 +100,10 @@ class FewShotModel(nn.Module):
         return tuple(f"{norm.name}.{kind}" for norm in norms for kind in ("mean", "var"))
 
 
-def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None):
+def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None) -> Answer:
     """`model` with `weights` in place of its own: a pure function. Shapes as FewShotModel.forward."""
-    return functional_call(model, network_weights(weights), (images, statistics))
+    answer: Answer = functional_call(model, network_weights(weights), (images, statistics))
+    return answer
 
 
 def body(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None) -> Body:

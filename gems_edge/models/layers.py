@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ Statistics = dict[str, Tensor]
 
 @dataclass
 class NormPass:
-    """Statistics that travel with one forward pass: `given` ones are used, otherwise those of the batch, which are kept in `seen`."""
+    """Statistics of one forward pass: `given` ones are used, else the batch's own, which are kept in `seen`."""
 
     given: Statistics | None = None
     seen: Statistics = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Normalization(nn.Module):
         self.groups = math.gcd(GROUPS, channels) if grouped else 0
 
     def forward(self, conv: nn.Conv2d, x: Tensor, statistics: NormPass, halve: bool = False) -> Tensor:
-        """The normalised conv(x), and its 2×2 max-pool where `halve`: x [N, I, H, W] → [N, O, H, W] or [N, O, H/2, W/2].
+        """The normalised conv(x), and its 2×2 max-pool where `halve`: x [N, I, H, W] → [N, O, H, W] or half of H and W.
 
         Given statistics go into the convolution's weights. Otherwise a map that is to be halved is pooled before it is
         normalised, which is a quarter of the work and of the memory: normalising keeps the order of a channel's values
@@ -71,22 +72,23 @@ class Normalization(nn.Module):
 
     def _of_groups(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and 1/√(variance + ε) of each channel's group [N, C], from the channels' own moments [N, C]."""
-        channels = mean.unflatten(1, (self.groups, -1))
+        channels = torch.unflatten(mean, 1, (self.groups, -1))
         mean = channels.mean(2, keepdim=True)
-        var = (var.unflatten(1, (self.groups, -1)) + (channels - mean).square()).mean(2, keepdim=True)
+        var = (torch.unflatten(var, 1, (self.groups, -1)) + (channels - mean).square()).mean(2, keepdim=True)
         root = torch.rsqrt(var + EPSILON)
-        return tuple(part.expand_as(channels).flatten(1) for part in (mean, root))
+        return mean.expand_as(channels).flatten(1), root.expand_as(channels).flatten(1)
 
 
 class _Moments(torch.autograd.Function):
     """Mean and variance of the maps of y [N, C, H, W]: of every image by itself, [N, C], or `together`, [C].
 
     The variance does not depend on the mean to first order, which autograd would find out by summing zeros over whole
-    maps: hence gradients by hand. `torch.var_mean` is slower on CPUs (its Welford sum is not vectorised over these axes).
+    maps: hence gradients by hand. `torch.var_mean` is slower on CPUs: its Welford sum is not vectorised over these
+    axes.
     """
 
     @staticmethod
-    def forward(ctx, y: Tensor, together: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, y: Tensor, together: bool) -> tuple[Tensor, Tensor]:
         mean = y.mean((2, 3))
         centred = y - mean[..., None, None]
         var = (centred * centred).mean((2, 3))
@@ -97,15 +99,15 @@ class _Moments(torch.autograd.Function):
         return mean, var
 
     @staticmethod
-    def backward(ctx, to_mean: Tensor, to_var: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, to_mean: Tensor, to_var: Tensor) -> tuple[Tensor, None]:
         return _MomentsGradient.apply(*ctx.saved_tensors, to_mean, to_var), None
 
 
 class _MomentsGradient(torch.autograd.Function):
-    """(to_mean + 2 · to_var · (y − mean)) / number of values of each mean, [N, C, H, W]; the others are [N, C] or [C]."""
+    """(to_mean + 2 · to_var · (y − mean)) / number of values of each mean, [N, C, H, W]; mean and var [N, C] or [C]."""
 
     @staticmethod
-    def forward(ctx, y: Tensor, mean: Tensor, to_mean: Tensor, to_var: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, mean: Tensor, to_mean: Tensor, to_var: Tensor) -> Tensor:
         count = y.shape[2] * y.shape[3] * (1 if mean.ndim == 2 else y.shape[0])
         slope = to_var * (2 / count)
         ctx.save_for_backward(y, mean, slope)
@@ -113,7 +115,7 @@ class _MomentsGradient(torch.autograd.Function):
         return torch.addcmul((to_mean / count - mean * slope)[..., None, None], y, slope[..., None, None])
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         y, mean, slope = ctx.saved_tensors
         axes = (2, 3) if mean.ndim == 2 else (0, 2, 3)
         total, product = gradient.sum(axes), (gradient * y).sum(axes)
@@ -124,18 +126,18 @@ class _MomentsGradient(torch.autograd.Function):
 class _DoublyDifferentiable(torch.autograd.Function):
     """conv2d of stride 1 in one group, [N, I, H, W] and [O, I, kh, kw] → [N, O, H, W], fast to differentiate twice.
 
-    torch's own second derivative computes a weight gradient as a convolution whose kernel is the whole map, with transposed
-    copies of all images, and two convolutions where one of twice the channels does.
+    torch's own second derivative computes a weight gradient as a convolution whose kernel is the whole map, with
+    transposed copies of all images, and two convolutions where one of twice the channels does.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
         return F.conv2d(x, weight, padding=padding)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         needed = ctx.needs_input_grad[:2]
         return *_ConvolutionGradient.apply(gradient, *ctx.saved_tensors, ctx.padding, needed), None
 
@@ -144,36 +146,40 @@ class _ConvolutionGradient(torch.autograd.Function):
     """The gradients of a convolution at its input and its weight; None for one that is not `needed`."""
 
     @staticmethod
-    def forward(ctx, gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], needed: tuple[bool, bool]):
+    def forward(
+        ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], needed: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(gradient, x, weight)
         ctx.padding = padding
         ctx.set_materialize_grads(False)
         return _convolution_gradient(gradient, x, weight, padding, needed)
 
     @staticmethod
-    def backward(ctx, of_x: Tensor | None, of_weight: Tensor | None):
+    def backward(
+        ctx: Any, of_x: Tensor | None, of_weight: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         """`of_x` [N, I, H, W] and `of_weight` [O, I, kh, kw]: the gradients at the two gradients."""
         gradient, x, weight = ctx.saved_tensors
         to_gradient, to_x, to_weight = ctx.needs_input_grad[:3]
-        found_gradient = found_x = found_weight = None
+        at_gradient = at_x = at_weight = None
         pairs = [(m, f) for m, f in ((of_x, weight), (x, of_weight)) if m is not None and f is not None]
         if to_gradient and pairs:
             inputs, filters = zip(*pairs)
-            found_gradient = F.conv2d(torch.cat(inputs, 1), torch.cat(filters, 1), padding=ctx.padding)
+            at_gradient = F.conv2d(torch.cat(inputs, 1), torch.cat(filters, 1), padding=ctx.padding)
         if to_x and of_weight is not None:
-            found_x = _convolution_gradient(gradient, x, of_weight, ctx.padding, (True, False))[0]
+            at_x = _convolution_gradient(gradient, x, of_weight, ctx.padding, (True, False))[0]
         if to_weight and of_x is not None:
-            found_weight = _convolution_gradient(gradient, of_x, weight, ctx.padding, (False, True))[1]
-        return found_gradient, found_x, found_weight, None, None
+            at_weight = _convolution_gradient(gradient, of_x, weight, ctx.padding, (False, True))[1]
+        return at_gradient, at_x, at_weight, None, None
 
 
 def _convolution_gradient(
     gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], needed: tuple[bool, bool]
-):
-    found = torch.ops.aten.convolution_backward(
+) -> tuple[Tensor | None, Tensor | None]:
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, (1, 1), padding, (1, 1), False, (0, 0), 1, (*needed, False)
     )
-    return found[0], found[1]
+    return of_x, of_weight
 
 
 def _times(values: Tensor, signs: Tensor | None) -> Tensor:
@@ -186,7 +192,8 @@ def convolved(conv: nn.Conv2d, x: Tensor, factors: Tensor | None = None, bias: T
     plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
     # Where statistics are given (hence a bias) nothing is differentiated twice. Autocast knows no functions of ours.
     if bias is None and plain and not torch.is_autocast_enabled(x.device.type):
-        return _DoublyDifferentiable.apply(x, weight, conv.padding)
+        y: Tensor = _DoublyDifferentiable.apply(x, weight, conv.padding)
+        return y
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

@@ -1,5 +1,6 @@
 """What a model is, as plain data: a compact model differs from a dense one in `widths` alone. No torch here."""
 
+import itertools
 from dataclasses import dataclass
 
 from gems_edge.errors import UserError
@@ -72,9 +73,10 @@ class ModelSpec:
     def convolutions(self) -> list[ConvolutionShape]:
         """Every convolution of the backbone in forward order."""
         if self.backbone == "conv4":
-            inputs = (self.channels, *self.widths[:-1])
+            channels = (self.channels, *self.widths)
             return [
-                ConvolutionShape(i, o, 3, self.image_size >> n) for n, (i, o) in enumerate(zip(inputs, self.widths))
+                ConvolutionShape(inputs, outputs, 3, self.image_size >> block)
+                for block, (inputs, outputs) in enumerate(itertools.pairwise(channels))
             ]
         layers, inputs = [], self.channels
         for block in range(len(self.widths) // 3):
@@ -97,7 +99,7 @@ class ModelSpec:
 
 
 def full_widths(widths: tuple[int, ...], backbone: str) -> tuple[int, ...]:
-    """One width per convolution from none (the backbone's own), one N (every width scaled so that the first is N) or all.
+    """One width per convolution, from none (the backbone's own), one N (all scaled so that the first is N) or all.
 
     UserError for an unknown backbone and for a width below 1.
     """

@@ -52,9 +52,13 @@ class Ticket:
 def model_of(spec: ModelSpec) -> dict[str, Any]:
     """What must agree for a ticket to fit a model."""
     return {
-        "backbone": spec.backbone, "widths": list(spec.widths), "image_size": spec.image_size, "channels": spec.channels,
-        "head": spec.head, "ways": spec.ways if spec.head == "per-class" else 0,
-    }  # fmt: skip
+        "backbone": spec.backbone,
+        "widths": list(spec.widths),
+        "image_size": spec.image_size,
+        "channels": spec.channels,
+        "head": spec.head,
+        "ways": spec.ways if spec.head == "per-class" else 0,
+    }
 
 
 def maskable(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
@@ -83,9 +87,13 @@ def save_ticket(path: Path | str, ticket: Ticket) -> None:
     from safetensors.numpy import save
 
     about = {
-        "method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio, "model": ticket.model, "found": ticket.found,
+        "method": ticket.method,
+        "unit": ticket.unit,
+        "ratio": ticket.ratio,
+        "model": ticket.model,
+        "found": ticket.found,
         "shapes": {name: list(mask.shape) for name, mask in ticket.masks.items()},
-    }  # fmt: skip
+    }
     bits = {name: np.packbits(mask.reshape(-1)) for name, mask in ticket.masks.items()}
     write_atomic(path, save(bits, {"format": FORMAT, "ticket": json.dumps(about)}))
 

@@ -76,7 +76,7 @@ def _check(manifest: dict[str, Any], protocol: EvaluationProtocol) -> str:
 
 
 def _image_sets(manifest: dict[str, Any], protocol: EvaluationProtocol) -> Specs:
-    """Those that are asked for, else those of the run that was exported; UserError where only that run knows a path."""
+    """Those that are asked for, else those of the exported run; UserError where only that run knows a path."""
     if protocol.data:
         return protocol.data
     data = split_specs(manifest["provenance"]["data"])
@@ -114,8 +114,8 @@ def _int8(answers: Sequence[Answers]) -> list[Int8Answers]:
 
 
 def compare_precisions(answers: Sequence[Answers]) -> dict[str, Any]:
-    """int8 beside fp32 on the same episodes: both accuracies, the mean of the paired differences with its 95 % interval,
-    agreement of labels and mean difference of a probability."""
+    """int8 beside fp32 on the same episodes: both accuracies, the mean of the paired differences with its 95 %
+    interval, agreement of labels and mean difference of a probability."""
     int8 = _int8(answers)
     paired = mean_accuracy([each.right - float32.right for each, float32 in zip(int8, answers, strict=True)])
     return {

@@ -6,6 +6,7 @@ closest public relative: means of weights and gradients through one hidden layer
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ _TINY = 1e-12
 
 
 def initial_adapter(inputs: int, outputs: Tensor) -> Weights:
-    """φ: a random hidden layer, and an output layer that answers `outputs` to everything until it has learned better."""
+    """φ: a random hidden layer, and an output layer that answers `outputs` to everything until it has learned."""
     bound = 1 / math.sqrt(inputs)
     return {
         f"{ADAPTER}hidden.weight": torch.empty(HIDDEN, inputs).uniform_(-bound, bound),
@@ -42,7 +43,7 @@ def feature_channels(weights: Weights) -> int:
 
 
 def without_channels(weights: Weights, kept: Tensor) -> Weights:
-    """φ for a network of which the last map keeps only the channels `kept` (bool [channels]); {} where there is no φ."""
+    """φ for a network whose last map keeps the channels `kept` alone (bool [channels]); {} where there is no φ."""
     adapter = {name: tensor.clone() for name, tensor in weights.items() if name.startswith(ADAPTER)}
     if adapter:
         hidden = adapter[f"{ADAPTER}hidden.weight"]
@@ -56,10 +57,11 @@ def without_channels(weights: Weights, kept: Tensor) -> Weights:
 def adapter_inputs(weights: Weights, gradients: Weights, features: Tensor | None) -> Tensor:
     """What g_φ sees, [inputs]: means of every weight tensor, of every gradient's magnitude and of the support features.
 
-    Magnitudes, where ALFA takes plain means: a classifier's gradients sum to zero over the classes, and at the first step of
-    a shared head no other gradient is there, so that plain means would be rounding alone. Each of the three groups is
-    brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled they would not be seen. Gradients and features are constants for the meta-gradient, weights are not (as in ALFA).
-    A tensor without a gradient (an update rule that leaves it alone) counts as one of mean 0.
+    Magnitudes, where ALFA takes plain means: a classifier's gradients sum to zero over the classes, and at the first
+    step of a shared head no other gradient is there, so that plain means would be rounding alone. Each of the three
+    groups is brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled they would not be
+    seen. Gradients and features are constants for the meta-gradient, weights are not (as in ALFA). A tensor without a
+    gradient (an update rule that leaves it alone) counts as one of mean 0.
     """
     names = [name for layer in layers_of(weights).values() for name in layer]
     means = torch.stack([_mean(weights[name]) for name in names])
@@ -67,7 +69,7 @@ def adapter_inputs(weights: Weights, gradients: Weights, features: Tensor | None
     pushes = torch.stack([_mean(gradients[name].detach().abs()) if name in gradients else none for name in names])
     parts = [standardised(means), standardised(pushes)]
     if features is not None:
-        maps = features.detach().to(means.dtype).unflatten(1, (feature_channels(weights), -1))
+        maps = torch.unflatten(features.detach().to(means.dtype), 1, (feature_channels(weights), -1))
         parts.append(standardised(maps.mean((0, 2))))
     return torch.cat(parts)
 
@@ -94,34 +96,34 @@ class StraightThrough(torch.autograd.Function):
     """1 where a logit is above 0, else 0; the gradient passes as if it were the logit itself (Bengio et al. 2013)."""
 
     @staticmethod
-    def forward(context, logits: Tensor) -> Tensor:
+    def forward(context: Any, logits: Tensor) -> Tensor:
         return (logits > 0).to(logits.dtype)
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 
 class Below(torch.autograd.Function):
-    """1 where a rank (0…1, the largest weight has 0) is below the kept share, else 0: the top share of a layer's weights.
+    """1 where a rank (0…1, the largest weight has 0) is below the kept share, else 0: a layer's largest weights.
 
     The gradient of every position passes to the share unchanged, summed (straight-through top-k).
     """
 
     @staticmethod
-    def forward(context, rank: Tensor, share: Tensor) -> Tensor:
+    def forward(context: Any, rank: Tensor, share: Tensor) -> Tensor:
         return (rank < share).to(rank.dtype)
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> tuple[None, Tensor]:
+    def backward(context: Any, gradient: Tensor) -> tuple[None, Tensor]:
         return None, gradient.sum()
 
 
 def ranks(weight: Tensor) -> Tensor:
-    """The place of each entry by magnitude, largest first, as a share of the tensor: 0, 1/n, … (n − 1)/n."""
+    """The rank of each entry by magnitude, largest first, as a share of the tensor: 0, 1/n, … (n − 1)/n."""
     order = weight.detach().abs().flatten().argsort(descending=True, stable=True)
-    places = torch.arange(len(order), device=weight.device, dtype=weight.dtype) / len(order)
-    return torch.empty_like(places).scatter_(0, order, places).view_as(weight)
+    shares = torch.arange(len(order), device=weight.device, dtype=weight.dtype) / len(order)
+    return torch.empty_like(shares).scatter_(0, order, shares).view_as(weight)
 
 
 def by_layer(names: Iterable[str]) -> dict[str, int]:

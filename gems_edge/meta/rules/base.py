@@ -75,5 +75,5 @@ class Rule:
         raise NotImplementedError
 
     def subnet(self, state: State) -> Weights:
-        """Weights by name → 1 where the task's meta-gradient may move them, else 0; what is not named moves everywhere."""
+        """Weights by name → 1 where the task's meta-gradient may move them, else 0; all others move everywhere."""
         return {}

@@ -17,8 +17,8 @@ RATES = "rates"
 class Frozen(Rule):
     """θ^l ← θ^l − α_l^m ∇_{θ^l} L with rates for each step m and layer l; steps beyond the last repeat it.
 
-    A layer that moves in no step gets no gradient at all, and neither do the tensors in `still`. The state is the rates of
-    the steps to come.
+    A layer that moves in no step gets no gradient at all, and neither do the tensors in `still`. The state is the rates
+    of the steps to come.
     """
 
     name: str  # of the method that was frozen

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from gems_edge.device.bundle import HEAD
 from gems_edge.meta.rules.base import Move, Rule, State
 from gems_edge.meta.rules.registry import RULES
-from gems_edge.models.fewshot import HEAD, Weights
+from gems_edge.models.fewshot import Weights
 
 if TYPE_CHECKING:
     from gems_edge.meta.settings.run import TrainConfig

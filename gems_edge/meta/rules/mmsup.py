@@ -22,12 +22,12 @@ KEEP, RANK = "keep", "rank."
 
 @dataclass(frozen=True)
 class MMSUP(Rule):
-    """The inner loop moves only the subnet G_i: of each layer the share k_l of its weights that are largest in θ (eq. 6).
+    """The inner loop moves only the subnet G_i: of each layer the share k_l of its weights largest in θ (equation 6).
 
-    k = sigmoid(g_φ(θ, ∇θ)) is chosen at a task's first step and kept (Algorithm 2, lines 5 and 6); the forward pass uses
-    all weights. Convolution and linear weights are chosen; biases and normalisation belong to every subnet. Since all
-    tasks rank the same θ, the subnets of a layer lie inside each other. `keep`: a fixed share for each layer, or one for
-    all, in place of g_φ (the paper's Tables 3 and 4).
+    k = sigmoid(g_φ(θ, ∇θ)) is chosen at a task's first step and kept (Algorithm 2, lines 5 and 6); the forward pass
+    uses all weights. Convolution and linear weights are chosen; biases and normalisation belong to every subnet. Since
+    all tasks rank the same θ, the subnets of a layer lie inside each other. `keep`: a fixed share for each layer, or
+    one for all, in place of g_φ (the paper's Tables 3 and 4).
 
     The state holds the ranks of |θ|, which no step changes, and the shares: −1 until they are chosen.
     """

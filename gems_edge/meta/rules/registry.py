@@ -1,7 +1,7 @@
 """The update rules by name: what each decides and needs, and where it is made. No torch before one is made.
 
-A new rule is a module here with `make(config)`, and a line in RULES: the settings' choices and checks, --help and everything
-that asks what a rule does follow from it.
+A new rule is a module here with `make(config)`, and a line in RULES: the settings' choices and checks, --help and
+everything that asks what a rule does follow from it.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses whose fields carry their help and limits: CLI, config.toml and --help come from them."""
+"""Settings as frozen dataclasses whose fields carry help and limits: options, config.toml and --help come from them."""
 
 import math
 from dataclasses import MISSING, Field, field, fields, is_dataclass

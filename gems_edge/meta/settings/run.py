@@ -1,4 +1,4 @@
-"""Everything that defines a training run, as one dataclass: the CLI's options, config.toml and --help derive from it."""
+"""Everything that defines a training run, as one dataclass: options, config.toml and --help derive from it."""
 
 import tomllib
 from dataclasses import dataclass, field
@@ -90,8 +90,8 @@ class TrainConfig:
         """What the user should know of these settings before training; "" if there is nothing."""
         if self.rule.chooses == SHARES and self.head == "shared" and not self.adapter.sparsity:
             return (
-                f"{self.method} chooses at the first step, where only the head of --head shared has a gradient: it will "
-                "choose alike for every task; --head per-class lets it see them"
+                f"{self.method} chooses at the first step, where only the head of --head shared has a gradient: "
+                "it will choose alike for every task; --head per-class lets it see them"
             )
         return ""
 
