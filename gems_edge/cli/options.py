@@ -1,10 +1,12 @@
-"""Click options from the fields of TrainConfig and its nested tables: a setting is named, described and checked in one place."""
+"""Click options from the fields of TrainConfig and its nested tables: a setting is named and described in one place."""
 
-from dataclasses import replace
+from dataclasses import Field, replace
+from typing import Any
 
 import click
 
 from gems_edge.cli import values
+from gems_edge.cli.common import Command
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
 from gems_edge.meta.rules.registry import owners_of
@@ -26,33 +28,40 @@ _TYPES = {
 }
 
 
-def config_options(command):
+def config_options(command: Command) -> Command:
     """Adds one option per setting of a run; use with `given_config`."""
     return _options(ticket_options(_options(command, AdapterConfig, ADAPTER)), TrainConfig, "")
 
 
-def ticket_options(command):
+def ticket_options(command: Command) -> Command:
     """Adds one option per setting of a ticket."""
     return _options(command, TicketConfig, TICKET)
 
 
-def _options(command, settings: type, prefix: str):
+def _options(command: Command, settings: type, prefix: str) -> Command:
     for item in reversed(settings_of(settings)):
-        choices = item.metadata["choices"]
-        if isinstance(item.default, bool):
-            kind: dict = {"is_flag": True, "default": None}
-        else:
-            plain = click.Choice(choices) if choices else type(item.default)
-            kind = {"type": _TYPES.get(item.name, plain), "default": None}
-        empty = item.default in ("", (), Kept())
-        shown = item.metadata["empty"] if empty else specs_text(item.default) if item.name == "data" else item.default
+        help = f"{item.metadata['help']}  [default: {_shown_default(item)}]"
+        is_flag = isinstance(item.default, bool)
+        kind = None if is_flag else _type_of(item)
         command = click.option(
-            option_name(item), prefix + item.name, help=f"{item.metadata['help']}  [default: {shown}]", **kind
+            option_name(item), prefix + item.name, help=help, type=kind, is_flag=is_flag, default=None
         )(command)
     return command
 
 
-def given_config(base: TrainConfig, options: dict) -> TrainConfig:
+def _type_of(item: Field[Any]) -> "click.ParamType[Any] | type":
+    if choices := item.metadata["choices"]:
+        return click.Choice(choices)
+    return _TYPES.get(item.name, type(item.default))
+
+
+def _shown_default(item: Field[Any]) -> str:
+    if item.default in ("", (), Kept()):
+        return str(item.metadata["empty"])
+    return specs_text(TrainConfig.data) if item.name == "data" else str(item.default)
+
+
+def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     """`base` with the options that were given on the command line."""
     given = {name: value for name, value in options.items() if value is not None}
     ticket, adapter = _taken(given, TICKET), _taken(given, ADAPTER)
@@ -64,17 +73,19 @@ def given_config(base: TrainConfig, options: dict) -> TrainConfig:
     return config
 
 
-def _check_adapter(config: TrainConfig, given: dict) -> None:
+def _check_adapter(config: TrainConfig, given: dict[str, Any]) -> None:
     """UserError for an option that this method would not heed."""
     options = {item.name: option_name(item) for item in settings_of(AdapterConfig)}
     for name in given:
         if name not in config.rule.settings:
-            first, *others = owners_of(name)
-            owners = " or ".join((first, *others))
-            raise UserError(f"{options[name]} belongs to {owners}; add --method {first}, or leave it out")
+            owners = owners_of(name)
+            raise UserError(
+                f"{options[name]} belongs to {' or '.join(owners)}; add --method {owners[0]}, or leave it out"
+            )
         if name in ("keep_share", "lr") and config.adapter.sparsity:
             raise UserError(f"{options[name]} is of no use with a fixed --sparsity; leave one of the two out")
 
 
-def _taken(given: dict, prefix: str) -> dict:
+def _taken(given: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The options of a nested table, taken out of `given`."""
     return {name.removeprefix(prefix): given.pop(name) for name in list(given) if name.startswith(prefix)}

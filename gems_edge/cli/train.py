@@ -1,33 +1,38 @@
 """gems-edge train: meta-train a few-shot model into a run directory."""
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
-from gems_edge.cli.common import data_root_option, emit, json_option, refuse_device, say
+from gems_edge.cli.common import PATH, data_root_option, emit, json_option, refuse_device, say
 from gems_edge.cli.options import config_options, given_config
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
+from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.wording import accuracy_text
 
 
 @click.command(context_settings={"show_default": False})
-@click.option(
-    "-o", "--output", "output", type=click.Path(path_type=Path), required=True, help="Run directory to write."
-)
+@click.option("-o", "--output", "output", type=PATH, required=True, help="Run directory to write.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --output from its last checkpoint.")
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="Start from the config.toml of another run."
-)
+@click.option("--config", "config_file", type=PATH, help="Start from the config.toml of another run.")
 @data_root_option
-@click.option(
-    "--ticket-file", type=click.Path(path_type=Path), help="Train the ticket in this file instead of finding one."
-)
+@click.option("--ticket-file", type=PATH, help="Train the ticket in this file instead of finding one.")
 @config_options
 @refuse_device
 @json_option
-def command(output, resume, config_file, root, ticket_file, as_json, **options):
+def command(
+    output: Path,
+    resume: bool,
+    config_file: Path | None,
+    root: Path | None,
+    ticket_file: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Meta-train a few-shot model; with --ticket, find a sparse network in it and train that.
 
     \b
@@ -39,39 +44,19 @@ def command(output, resume, config_file, root, ticket_file, as_json, **options):
       gems-edge train --data glyphs --ticket pmt --interval 20 --unit channel --ratio 0.8 -o runs/small
       torchrun --nproc-per-node 4 -m gems_edge train --data glyphs -o runs/four
     """
-    from gems_edge.meta.settings.run import TrainConfig, read_config
-
-    if resume:
-        if not (output / "config.toml").exists():
-            raise UserError(
-                f"{output} holds no run to go on with; give -o the run's directory, or begin a run without --resume"
-            )
-        base = read_config(output / "config.toml")
-    else:
-        base = read_config(config_file) if config_file else TrainConfig()
-    config = given_config(base, options)
-
-    from gems_edge.cli.progress import training_progress
-    from gems_edge.meta.run import Run
-    from gems_edge.meta.train import train
-
-    if config.ticket.method != "none":
-        from functools import partial
-
-        from gems_edge.tickets.training import train_ticket
-
-        train = partial(train_ticket, given=ticket_file)
-    elif config.rule.one_model_each:
-        from gems_edge.meta.multi import train_multi as train
+    config = given_config(_base(output, resume, config_file), options)
     if ticket_file and config.ticket.method == "none":
         raise UserError("--ticket-file needs --ticket: the method that made the file (see gems-edge ticket show)")
     if remark := config.remark():
         say(remark)
+    train = partial(_train, output, config, ticket_file, resume=resume, root=root)
     if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
-        train(Run(output), config, resume=resume, root=root)
+        train()
         return
+    from gems_edge.cli.progress import training_progress
+
     with training_progress() as progress:
-        best = train(Run(output), config, resume=resume, progress=progress, root=root, say=say)
+        best = train(progress=progress, say=say)
     if as_json:
         emit({"run": str(output), "best": best, "normalization": config.normalization, "data": specs_text(config.data)})
     else:
@@ -79,3 +64,32 @@ def command(output, resume, config_file, root, ticket_file, as_json, **options):
             f"{output}: best validation {accuracy_text(best)} "
             f"({config.ways}-way {config.shots}-shot, {config.normalization}) at iteration {best['iteration']}"
         )
+
+
+def _base(output: Path, resume: bool, config_file: Path | None) -> TrainConfig:
+    """The settings that the options change: of the run to go on with, of a file, or the defaults."""
+    if not resume:
+        return read_config(config_file) if config_file else TrainConfig()
+    if not (output / "config.toml").exists():
+        raise UserError(
+            f"{output} holds no run to go on with; give -o the run's directory, or begin a run without --resume"
+        )
+    return read_config(output / "config.toml")
+
+
+def _train(output: Path, config: TrainConfig, ticket_file: Path | None, **options: Any) -> dict[str, float]:
+    """Train what the settings ask for: a ticket, a model for each distribution, or one for all."""
+    from gems_edge.meta.run import Run
+
+    run = Run(output)
+    if config.ticket.method != "none":
+        from gems_edge.tickets.training import train_ticket
+
+        return train_ticket(run, config, given=ticket_file, **options)
+    if config.rule.one_model_each:
+        from gems_edge.meta.multi import train_multi
+
+        return train_multi(run, config, **options)
+    from gems_edge.meta.train import train
+
+    return train(run, config, **options)

@@ -1,7 +1,7 @@
 """Values that an option's text stands for: lists with commas, image sets, iterations to keep, boards."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,7 +13,13 @@ from gems_edge.predict.profiles import DeviceProfile, find_profile
 N = TypeVar("N", int, float)
 
 
-class Parsed(click.ParamType[Any]):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # older versions of click know no type of its values
+
+
+class Parsed(_ParamType):
     """An option's type whose values come from `parse(text, option)`, which raises UserError for text that is none."""
 
     name = "text"
