@@ -1,5 +1,6 @@
 """Click options from the fields of TrainConfig and its nested tables: a setting is named and described in one place."""
 
+from collections.abc import Iterable
 from dataclasses import Field, replace
 from typing import Any
 
@@ -63,9 +64,9 @@ def _shown_default(item: Field[Any]) -> str:
 
 def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     """`base` with the options that were given on the command line."""
-    given = {name: value for name, value in options.items() if value is not None}
-    ticket, adapter = _taken(given, TICKET), _taken(given, ADAPTER)
-    config = replace(base, **given, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
+    options = {name: value for name, value in options.items() if value is not None}
+    ticket, adapter = _taken(options, TICKET), _taken(options, ADAPTER)
+    config = replace(base, **options, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
     if config.ticket.method == "none" and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")
         raise UserError(f"{option_name(odd)} belongs to a ticket; add --ticket mwt, pmt, … or leave it out")
@@ -73,10 +74,10 @@ def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     return config
 
 
-def _check_adapter(config: TrainConfig, given: dict[str, Any]) -> None:
-    """UserError for an option that this method would not heed."""
+def _check_adapter(config: TrainConfig, changed: Iterable[str]) -> None:
+    """UserError for a setting of the adapter that this method would not heed."""
     options = {item.name: option_name(item) for item in settings_of(AdapterConfig)}
-    for name in given:
+    for name in changed:
         if name not in config.rule.settings:
             owners = owners_of(name)
             raise UserError(
@@ -86,6 +87,6 @@ def _check_adapter(config: TrainConfig, given: dict[str, Any]) -> None:
             raise UserError(f"{options[name]} is of no use with a fixed --sparsity; leave one of the two out")
 
 
-def _taken(given: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The options of a nested table, taken out of `given`."""
-    return {name.removeprefix(prefix): given.pop(name) for name in list(given) if name.startswith(prefix)}
+def _taken(options: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The options of a nested table, taken out of `options`."""
+    return {name.removeprefix(prefix): options.pop(name) for name in list(options) if name.startswith(prefix)}

@@ -78,9 +78,9 @@ def published_split(classes: Sequence[str]) -> list[str] | None:
     for name in FOLDER_LISTS:
         lists = json.loads(resources.files("gems_edge.data").joinpath("splits", f"{name}.json").read_text("utf-8"))
         split = {class_name: part for part in SPLITS for class_name in lists[part]}
-        given = [split[class_name] for class_name in classes if class_name in split]
-        if len(given) == len(classes) and set(given) == set(SPLITS):
-            return given
+        parts = [split[class_name] for class_name in classes if class_name in split]
+        if len(parts) == len(classes) and set(parts) == set(SPLITS):
+            return parts
     return None
 
 
@@ -112,18 +112,18 @@ def _class_folders(path: Path) -> dict[str, tuple[str | None, Path]]:
         raise UserError(f"{path} has no sub-folders; put the images into one sub-folder per class")
     if not all(folder.name in SPLITS for folder in top):
         return {folder.name: (None, folder) for folder in top}
-    found: dict[str, tuple[str | None, Path]] = {}
+    classes: dict[str, tuple[str | None, Path]] = {}
     for part in top:
         for folder in _sub_folders(part):
-            if folder.name in found:
+            if folder.name in classes:
                 raise UserError(
-                    f"class {folder.name!r} is in {found[folder.name][0]} and in {part.name}: the split leaks; "
+                    f"class {folder.name!r} is in {classes[folder.name][0]} and in {part.name}: the split leaks; "
                     "keep it in one of them"
                 )
-            found[folder.name] = (part.name, folder)
-    if not found:
+            classes[folder.name] = (part.name, folder)
+    if not classes:
         raise UserError(f"{path} has split folders but no class folders inside; expected {path}/train/CLASS/image")
-    return found
+    return classes
 
 
 def _sub_folders(path: Path) -> list[Path]:

@@ -96,10 +96,10 @@ def _variants(present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class and face of every image, int64 [N]: of each class as many variants of each face as MIN_IMAGES needs."""
     classes, faces = [], []
     for class_id, has in enumerate(present):
-        own = np.flatnonzero(has)
-        variants = -(-MIN_IMAGES // len(own))
-        faces.append(np.repeat(own, variants))
-        classes.append(np.full(len(own) * variants, class_id))
+        its_faces = np.flatnonzero(has)
+        variants = -(-MIN_IMAGES // len(its_faces))
+        faces.append(np.repeat(its_faces, variants))
+        classes.append(np.full(len(its_faces) * variants, class_id))
     return np.concatenate(classes).astype(np.int64), np.concatenate(faces).astype(np.int64)
 
 
@@ -239,16 +239,16 @@ def _thickened(canvases: np.ndarray, stroke: np.ndarray) -> np.ndarray:
     """Blend of each canvas with its one-pixel dilation (stroke > 0) or erosion (stroke < 0), float32."""
     out = canvases.astype(np.float32)
     for sign, extreme in ((1, np.maximum), (-1, np.minimum)):
-        own = np.flatnonzero(np.sign(stroke) == sign)
-        part = canvases[own]
+        chosen = np.flatnonzero(np.sign(stroke) == sign)
+        part = canvases[chosen]
         moved = part.copy()
         extreme(moved[:, 1:], part[:, :-1], out=moved[:, 1:])
         extreme(moved[:, :-1], part[:, 1:], out=moved[:, :-1])
         tall = moved.copy()
         extreme(moved[:, :, 1:], tall[:, :, :-1], out=moved[:, :, 1:])
         extreme(moved[:, :, :-1], tall[:, :, 1:], out=moved[:, :, :-1])
-        weight = np.abs(stroke[own])[:, None, None]
-        out[own] += weight * (moved.astype(np.float32) - out[own])
+        weight = np.abs(stroke[chosen])[:, None, None]
+        out[chosen] += weight * (moved.astype(np.float32) - out[chosen])
     return out
 
 

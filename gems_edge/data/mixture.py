@@ -132,9 +132,9 @@ def _shares(weights: Sequence[float], names: Sequence[str]) -> tuple[float, ...]
     if not weights:
         return (1 / len(names),) * len(names)
     if len(weights) != len(names) or not all(0 < weight < np.inf for weight in weights):
-        given = ",".join(f"{weight:g}" for weight in weights)
+        listed = ",".join(f"{weight:g}" for weight in weights)
         raise UserError(
-            f"--data-weights {given}: give a number above 0 for each of the image sets, with commas "
+            f"--data-weights {listed}: give a number above 0 for each of the image sets, with commas "
             f"({', '.join(names)})"
         )
     return tuple(weight / sum(weights) for weight in weights)

@@ -57,8 +57,8 @@ def check_format(image_size: int | None, channels: int | None) -> None:
 
 def list_sources(root: Path | None = None) -> list[Source]:
     """Every source, with whether it is on this machine."""
-    place = Path(root or default_root())
-    public = [Source(name, is_present(name, place), str(place)) for name in PUBLIC_SETS]
+    directory = Path(root or default_root())
+    public = [Source(name, is_present(name, directory), str(directory)) for name in PUBLIC_SETS]
     cached = glyphs_cache()
     return [
         Source("glyphs", True, str(cached) if cached.exists() else "rendered at the first use"),

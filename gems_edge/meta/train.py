@@ -75,13 +75,13 @@ def starting(
     Raises UserError for a directory that is not empty (without `resume`), and as `resolve`.
     """
     check_directory(run, resume)
-    own = processes or start_processes(config.compute)
-    resolved, images = own.first_of_node(lambda: resolve(config, root, say if own.first else silent))
-    if own.device.type == "cpu":
+    joined = processes or start_processes(config.compute)
+    resolved, images = joined.first_of_node(lambda: resolve(config, root, say if joined.first else silent))
+    if joined.device.type == "cpu":
         keep_freed_memory()
-    yield Start(resolved, images, own)
+    yield Start(resolved, images, joined)
     if processes is None:
-        own.leave()
+        joined.leave()
 
 
 def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) -> tuple[TrainConfig, Mixture]:

@@ -109,8 +109,8 @@ def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: S
 def body(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None) -> Body:
     """The backbone of `model` with `weights`, without its head: a pure function."""
     norm = NormPass(statistics)
-    own = {name.removeprefix(_BODY): tensor for name, tensor in weights.items() if name.startswith(_BODY)}
-    return Body(functional_call(model.backbone, own, (images, norm)), norm.seen)
+    backbone = {name.removeprefix(_BODY): tensor for name, tensor in weights.items() if name.startswith(_BODY)}
+    return Body(functional_call(model.backbone, backbone, (images, norm)), norm.seen)
 
 
 def head(weights: Weights, features: Tensor) -> Tensor:
@@ -132,8 +132,8 @@ def layers_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     layers: dict[str, list[str]] = {}
     for name in names:
         if not name.startswith(ADAPTER):
-            place = name.rpartition(".")[0].removeprefix("backbone.")
-            layers.setdefault(_KIND.sub("", place).rstrip("."), []).append(name)
+            module = name.rpartition(".")[0].removeprefix(_BODY)
+            layers.setdefault(_KIND.sub("", module).rstrip("."), []).append(name)
     return {layer: tuple(tensors) for layer, tensors in layers.items()}
 
 

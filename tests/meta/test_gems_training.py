@@ -185,13 +185,13 @@ def assert_subnet_moves_alike(directory):
 
 @pytest.fixture
 def trainer(image_sets, environment, monkeypatch, tmp_path):
-    """A trainer of MMSUP whose Adam has momentum everywhere, as after many iterations; stirred if shares are learned."""
+    """A trainer of MMSUP whose Adam has momentum everywhere, as after many iterations; learned shares are stirred."""
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
 
     def make(sparsity, head="shared"):
         config = TrainConfig(
-            data=("ink", "tint"), widths=(8,), method="mmsup", head=head, steps=2, inner_lr=0.1, meta_batch=4, queries=3,
-            clip=0.0, compute="cpu", adapter=AdapterConfig(sparsity=sparsity),
+            data=("ink", "tint"), widths=(8,), method="mmsup", head=head, steps=2, inner_lr=0.1, meta_batch=4,
+            queries=3, clip=0.0, compute="cpu", adapter=AdapterConfig(sparsity=sparsity),
         )  # fmt: skip
         config, images = resolve(config, image_sets)
         weights = seeded_weights(config)

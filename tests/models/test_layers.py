@@ -1,4 +1,4 @@
-"""Layers whose gradients are written by hand: first and second derivatives, in float64, against differences and torch's own."""
+"""Layers with gradients by hand: first and second derivatives, in float64, against differences and torch's own."""
 
 import itertools
 

@@ -140,11 +140,12 @@ def written(path, about, bits=None, form=FORMAT) -> None:
 
 ABOUT = {"method": "mwt", "unit": "weight", "ratio": 0.5, "model": model_of(SPEC), "found": {}, "shapes": {"w": [3]}}
 WRONG = [
-    "", "[]", '"text"', "null", "3", ABOUT | {"more": 1}, ABOUT | {"masks": {}}, ABOUT | {"unit": "layer"}, ABOUT | {"shapes": {}},
-    ABOUT | {"shapes": [3]}, ABOUT | {"shapes": {"v": [3]}}, ABOUT | {"shapes": {"w": [9]}},
-    ABOUT | {"shapes": {"w": [3.0]}}, ABOUT | {"shapes": {"w": [-1, -3]}}, ABOUT | {"shapes": {"w": [1 << 40, 1 << 40]}},
-    ABOUT | {"shapes": {"w": None}}, ABOUT | {"model": []}, {n: v for n, v in ABOUT.items() if n != "ratio"},
-]  # fmt: skip
+    *("", "[]", '"text"', "null", "3"),
+    *(ABOUT | {"more": 1}, ABOUT | {"masks": {}}, ABOUT | {"unit": "layer"}, ABOUT | {"model": []}),
+    *(ABOUT | {"shapes": shapes} for shapes in ({}, [3], {"v": [3]})),
+    *(ABOUT | {"shapes": {"w": shape}} for shape in ([9], [3.0], [-1, -3], [1 << 40, 1 << 40], None)),
+    {name: value for name, value in ABOUT.items() if name != "ratio"},
+]
 
 
 @pytest.mark.parametrize("about", WRONG, ids=range(len(WRONG)))

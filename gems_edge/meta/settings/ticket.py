@@ -35,9 +35,11 @@ FROM_TRAINED = tuple(name for name, method in TICKETS.items() if method.from_tra
 @dataclass(frozen=True)
 class TicketConfig:
     method: str = setting(
-        "none", "Train a sparse network: a meta winning ticket (mwt, pmt) or a baseline.", ("none", *TICKETS),
+        "none",
+        "Train a sparse network: a meta winning ticket (mwt, pmt) or a baseline.",
+        ("none", *TICKETS),
         name="ticket",
-    )  # fmt: skip
+    )
     ratio: float = setting(0.8, "Share of weights that the ticket removes.", least=0)
     unit: str = setting("weight", "What is removed: single weights, or whole channels (then physically).", UNITS)
     scope: str = setting("global", "Magnitudes are ranked over all layers, or inside each.", ("global", "layer"))
