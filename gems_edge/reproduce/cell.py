@@ -17,7 +17,7 @@ from gems_edge.meta.evaluation.run import evaluate_run
 from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import from_values
-from gems_edge.meta.train import resolve
+from gems_edge.meta.train import Start, resolve
 from gems_edge.progress import Progress
 from gems_edge.reproduce.protocol import RUN
 from gems_edge.tickets.analysis import layer_ratios
@@ -37,7 +37,7 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
         config = replace(config, ticket=replace(config.ticket, dense_run=str(root / task["dense"] / RUN)))
     run, processes = Run(directory / RUN), start_processes(config.compute)
     config, images = processes.first_of_node(lambda: resolve(config))
-    best = train_run(run, config, processes, images, progress if processes.first else None)
+    best = train_run(Start(config, images, processes), run, progress if processes.first else None)
     processes.wait()
     processes.leave()
     if not processes.first:

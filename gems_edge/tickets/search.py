@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gems_edge.data.mixture import Mixture, mixture_sampler
+from gems_edge.data.mixture import mixture_sampler
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.meta.outer import meta_loss
-from gems_edge.meta.processes import Processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run, seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
@@ -31,21 +30,23 @@ SEARCH = "search"  # the training that finds a ticket is a run of its own, in th
 # Streams of random numbers drawn from a run's seed, apart from its episodes and initial weights.
 _RANDOM_MASKS = 0x7C3E
 # Trains a run, dense or with a ticket of its own; training.train_run.
-TrainRun = Callable[[Run, TrainConfig, Processes, Mixture, Progress | None], dict[str, Any]]
+TrainRun = Callable[[Start, Run, Progress | None], dict[str, float]]
 
 
 @dataclass
 class Search:
     """What the ticket functions work with: the settings, where to train, and what the search has cost so far."""
 
+    start: Start  # its config holds the ticket's settings
     run: Run  # of the ticket; a training that finds it lives in its directory "search"
-    config: TrainConfig  # resolved, with the ticket's settings
-    processes: Processes
-    images: Mixture
     train: TrainRun  # handed in, for with several rounds a training has a search of its own
     progress: Progress | None = None
     # How the ticket was found, as its file keeps it.
     report: dict[str, Any] = field(default_factory=lambda: {"iterations": 0, "seconds": 0.0, "cpu_seconds": 0.0})
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.start.config
 
     @property
     def ticket(self) -> TicketConfig:
@@ -86,7 +87,7 @@ class Search:
             spent = run.spent()
         else:
             run = Run(self.run.directory / SEARCH)
-            self.train(run, self._search_config(), self.processes, self.images, self._progress())
+            self.train(replace(self.start, config=self._search_config()), run, self._progress())
             spent = _spent_in_all(run)
         self.report |= {"iterations": run.config().iterations * self.ticket.rounds, **spent}
         return run.model()[1]
@@ -94,10 +95,10 @@ class Search:
     def settled(self, mask_of: Callable[[Weights], np.ndarray]) -> Weights:
         """The dense network when its first layer's mask settles, or at the last iteration if it never does."""
         run = Run(self.run.directory / SEARCH)
-        watch = PrimaryWatch(run.directory / "primary.safetensors", self.ticket, mask_of, self.processes.first)
+        watch = PrimaryWatch(run.directory / "primary.safetensors", self.ticket, mask_of, self.start.processes.first)
         # Nothing but the weights at the end is wanted, so a validation would only cost.
         config = replace(self._search_config(), validate_every=max(1, self.config.iterations))
-        train_from(Start(config, self.images, self.processes), run, watch=watch, progress=self._progress())
+        train_from(replace(self.start, config=config), run, watch=watch, progress=self._progress())
         checkpoint = run.checkpoint()
         assert checkpoint is not None, "a training leaves its last checkpoint"
         self.report |= {
@@ -137,10 +138,10 @@ class Search:
 
     def sensitivity(self, weights: Weights) -> dict[str, np.ndarray]:
         """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
-        config, device = self.config, self.processes.device
-        tensors = episode_tensors(self.images, device)
+        config, images, device = self.config, self.start.images, self.start.processes.device
+        tensors = episode_tensors(images, device)
         sampler = mixture_sampler(
-            self.images, "train", config.ways, config.shots, config.queries, config.seed,
+            images, "train", config.ways, config.shots, config.queries, config.seed,
             weights=config.data_weights, rotate=config.rotate_classes,
         )  # fmt: skip
         model = FewShotModel(self.spec).to(device)
@@ -165,7 +166,7 @@ class Search:
             directory = directory / SEARCH
         return Run(directory).kept(iteration)
 
-    def start(self, ticket: Ticket) -> Weights:
+    def initial_weights(self, ticket: Ticket) -> Weights:
         """What training the ticket starts from, before masking: the dense network's fresh, first or rewound weights.
 
         For a channel ticket they are sliced to its channels.

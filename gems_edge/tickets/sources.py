@@ -11,6 +11,7 @@ from gems_edge.errors import UserError
 from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
+from gems_edge.meta.train import Start
 from gems_edge.models.ticket import Masks, Ticket, load_ticket, save_ticket
 from gems_edge.tickets import criteria
 from gems_edge.tickets.analysis import check_alike
@@ -89,10 +90,9 @@ def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None
         raise UserError(f"{place} trained a ticket already; its file is {run.ticket_path}")
     if method.from_trained:
         settings = replace(settings, dense_run=str(place.absolute()))
-    config = replace(config, ticket=settings)
     images = load_mixture(config.data, image_size=config.image_size, channels=config.channels, root=root)
-    search = Search(run, config, start_processes(config.compute), images, train_run)
-    ticket = find_ticket(search)
+    start = Start(replace(config, ticket=settings), images, start_processes(config.compute))
+    ticket = find_ticket(Search(start, run, train_run))
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     save_ticket(output, ticket)
     return ticket

@@ -4,9 +4,7 @@ From then on a channel ticket's network is the small one.
 """
 
 from pathlib import Path
-from typing import Any
 
-from gems_edge.data.mixture import Mixture
 from gems_edge.errors import UserError
 from gems_edge.meta.processes import Processes
 from gems_edge.meta.run import Run
@@ -43,7 +41,7 @@ def train_ticket(
 
 def _train_ticket(start: Start, run: Run, given: Path | None, progress: Progress | None) -> dict[str, float]:
     check_directory(run, resume=True)
-    search = Search(run, start.config, start.processes, start.images, train_run, progress)
+    search = Search(start, run, train_run, progress)
     if given is not None:
         read_given(search, given)
     elif not run.ticket_path.exists():  # a ticket that was found needs its dense run no more
@@ -55,28 +53,22 @@ def _train_ticket(start: Start, run: Run, given: Path | None, progress: Progress
 
 def _ensure_ticket(search: Search, given: Path | None) -> None:
     """Where the run has no ticket yet, find one or read `given`, and save it with the weights to start from."""
-    run, processes = search.run, search.processes
+    run, processes = search.run, search.start.processes
     exists = run.ticket_path.exists()
     processes.wait()  # nobody writes it before everybody has looked
     if exists:
         return
     ticket = find_ticket(search) if given is None else read_given(search, given)
-    weights = search.start(ticket)
+    weights = search.initial_weights(ticket)
     if processes.first:
         run.save_initial(weights)
         save_ticket(run.ticket_path, ticket)  # last: where it is, the weights to start from are too
     processes.wait()
 
 
-def train_run(
-    run: Run, config: TrainConfig, processes: Processes, images: Mixture, progress: Progress | None
-) -> dict[str, Any]:
-    """Train `run`, dense or with its ticket, which is found first; goes on where it was. Returns the best validation.
-
-    `config` is resolved and `images` are its own.
-    """
-    start = Start(config, images, processes)
-    if config.ticket.method == "none":
+def train_run(start: Start, run: Run, progress: Progress | None) -> dict[str, float]:
+    """Train `run` from where it stands, dense or with its ticket, which is found first; returns the best validation."""
+    if start.config.ticket.method == "none":
         return train_from(start, run, progress=progress)
     return _train_ticket(start, run, None, progress)
 
