@@ -6,6 +6,7 @@ GFLOP/s, as patches and MatMul at 59–64; MaxPool with its Indices output takes
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from onnx import TensorProto
@@ -21,24 +22,40 @@ FEW_PATCHES = 32
 PATCHES_BYTES = 1 << 20
 
 
-def require_plain(node: fx.Node, stride: Sequence[int], dilation: Sequence[int], transposed: bool, groups: int) -> None:
+class ConvolutionForm(NamedTuple):
+    """As ATen hands it to a convolution."""
+
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    transposed: bool
+    output_padding: Sequence[int]
+    groups: int
+
+
+class PoolForm(NamedTuple):
+    """As ATen hands it to a max-pool."""
+
+    kernel: Sequence[int]
+    stride: Sequence[int] | None = None
+    padding: Sequence[int] = (0, 0)
+    dilation: Sequence[int] = (1, 1)
+    ceil: bool = False
+
+
+def require_plain(node: fx.Node, form: ConvolutionForm) -> None:
     """Refuse convolutions other than stride 1, dilation 1, one group."""
-    if list(stride) != [1, 1] or list(dilation) != [1, 1] or transposed or groups != 1:
+    stride, dilation = list(form.stride), list(form.dilation)
+    if stride != [1, 1] or dilation != [1, 1] or form.transposed or form.groups != 1:
         raise UserError(
-            f"cannot export the convolution {node.name}: stride {list(stride)}, dilation {list(dilation)}, "
-            f"groups {groups}, transposed {transposed}; only stride 1, dilation 1, one group"
+            f"cannot export the convolution {node.name}: stride {stride}, dilation {dilation}, groups {form.groups}, "
+            f"transposed {form.transposed}; only stride 1, dilation 1, one group"
         )
 
 
-def require_halving(
-    node: fx.Node,
-    kernel: Sequence[int],
-    stride: Sequence[int] | None,
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    ceil: bool = False,
-) -> None:
+def require_halving(node: fx.Node, form: PoolForm) -> None:
     """Refuse max-pools other than 2×2 with stride 2 and no padding."""
+    kernel, stride, padding, dilation, ceil = form
     if list(kernel) != [2, 2] or list(stride or kernel) != [2, 2] or any(padding) or set(dilation) != {1} or ceil:
         raise UserError(f"cannot export the pool {node.name}: only 2×2 max-pool with stride 2 and no padding")
 

@@ -178,8 +178,8 @@ def _reshape(reader: _Reader) -> bool:
 
 def _pad(reader: _Reader) -> bool:
     pads = reader.integers(1)
-    whole = reader.first_alone and len(reader.node.input) < 4  # no axes are given: the pads are of all
-    return whole and pads is not None and pads[0] == pads[reader.rank] == 0
+    all_axes = len(reader.node.input) < 4
+    return reader.first_alone and all_axes and pads is not None and pads[0] == pads[reader.rank] == 0
 
 
 def _slice(reader: _Reader) -> bool:

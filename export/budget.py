@@ -82,12 +82,12 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Found:
+class Fitting:
     candidates: tuple[Candidate, ...]  # that fit; more steps first
     binds: tuple[str, ...]  # what the next larger network would break, empty if the whole network fits
 
 
-def search(source: Source, budget: Budget, say: Callable[[str], None]) -> Found:
+def search(source: Source, budget: Budget, say: Callable[[str], None]) -> Fitting:
     """What fits the budget: for every number of steps the network of the most weights, without those that another one
     beats in both. Raises UserError with the nearest that there is if nothing fits."""
     for board in budget.boards:
@@ -109,7 +109,7 @@ def search(source: Source, budget: Budget, say: Callable[[str], None]) -> Found:
             binds = binds or _binding(networks, best)
         if not best.ratio:
             break
-    return Found(tuple(fitting), tuple(binds))
+    return Fitting(tuple(fitting), tuple(binds))
 
 
 def spread(candidates: Sequence[Candidate], count: int = TRAINED) -> list[Candidate]:
@@ -155,7 +155,7 @@ class _Networks:
 
     source: Source
     budget: Budget
-    say: Callable[[str], None]  # told of every network that is looked at
+    say: Callable[[str], None]  # hears of every network that is looked at
     built: dict[tuple[float, int], _Network] = field(default_factory=dict)
     known: dict[tuple[float, int, str], dict[str, dict[str, Prediction]]] = field(default_factory=dict)
 
@@ -184,19 +184,20 @@ class _Networks:
 
     def fit(self, ratio: float, round_to: int, steps: int) -> Candidate | None:
         """The fastest way to export this network that fits; None where none does."""
-        fitting = [c for c in self.ways(ratio, round_to, steps) if not c.over(self.budget)]
+        fitting = [c for c in self.candidates(ratio, round_to, steps) if not c.over(self.budget)]
         return min(fitting, key=lambda c: max(p["adapt"].value for p in c.predicted.values()), default=None)
 
     def smallest(self) -> Candidate:
         """The candidate that comes nearest to the budget among those of the fewest weights and one step."""
-        ways = [w for round_to in self.budget.roundings for w in self.ways(self.ratios[-1], round_to, 1)]
-        return min(ways, key=lambda candidate: candidate.excess(self.budget))
+        smallest = [c for round_to in self.budget.roundings for c in self.candidates(self.ratios[-1], round_to, 1)]
+        return min(smallest, key=lambda candidate: candidate.excess(self.budget))
 
-    def ways(self, ratio: float, round_to: int, steps: int) -> Iterable[Candidate]:
+    def candidates(self, ratio: float, round_to: int, steps: int) -> Iterable[Candidate]:
+        """The ways to export this network."""
         for memory in self.budget.memories:
             predicted = {
-                board: found | {"adapt": found["step"].times(steps)}
-                for board, found in self._predicted(ratio, round_to, memory).items()
+                board: predictions | {"adapt": predictions["step"].times(steps)}
+                for board, predictions in self._predicted(ratio, round_to, memory).items()
             }
             yield Candidate(ratio, round_to, memory, steps, predicted)
 
@@ -251,21 +252,21 @@ def _binding(networks: _Networks, candidate: Candidate) -> list[str]:
     index = networks.ratios.index(candidate.ratio)
     if not index:
         return []
-    ways = networks.ways(networks.ratios[index - 1], candidate.round_to, candidate.steps)
-    nearest = min(ways, key=lambda way: way.excess(networks.budget))
-    return [_about(board, limit, found) for board, limit, found in nearest.over(networks.budget)]
+    larger = networks.candidates(networks.ratios[index - 1], candidate.round_to, candidate.steps)
+    nearest = min(larger, key=lambda other: other.excess(networks.budget))
+    return [_about(*broken) for broken in nearest.over(networks.budget)]
 
 
-def _about(board: str, limit: Limit, found: Prediction) -> str:
-    return f"{limit.option} {limit.most:g} on {board} ({found.value_text('.3g')}, up to {found.high:.3g})"
+def _about(board: str, limit: Limit, prediction: Prediction) -> str:
+    return f"{limit.option} {limit.most:g} on {board} ({prediction.value_text('.3g')}, up to {prediction.high:.3g})"
 
 
 def _nothing_fits(nearest: Candidate, budget: Budget) -> str:
     over = "; ".join(_about(*broken) for broken in nearest.over(budget))
-    wanted: dict[str, float] = {}
-    for _, limit, found in nearest.over(budget):
-        wanted[limit.option] = max(wanted.get(limit.option, 0), budget.counted(found))
-    enough = ", ".join(f"{option} {_up(value)}" for option, value in wanted.items())
+    least: dict[str, float] = {}
+    for _, limit, prediction in nearest.over(budget):
+        least[limit.option] = max(least.get(limit.option, 0), budget.counted(prediction))
+    enough = ", ".join(f"{option} {_up(value)}" for option, value in least.items())
     return (
         f"nothing fits: the smallest network (ratio {nearest.ratio:g}, {nearest.steps} step, --memory {nearest.memory})"
         f" breaks {over}; give {enough}, or another board"

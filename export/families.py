@@ -7,12 +7,12 @@ from typing import Any
 
 from gems_edge.data.mixture import mixture_sampler
 from gems_edge.errors import UserError
-from gems_edge.export.budget import Budget, Candidate, Found, predictions, search, spread
+from gems_edge.export.budget import Budget, Candidate, predictions, search, spread
 from gems_edge.export.bundle import check_target
 from gems_edge.export.pipeline import accuracies, export_source
 from gems_edge.export.recovery import recover, remaining_ratio
-from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source, open_source
-from gems_edge.models.fewshot import FewShotModel
+from gems_edge.export.source import ExportOptions, Reports, Source, open_source
+from gems_edge.predict.profiles import DeviceProfile
 from gems_edge.tickets.channels import prune
 
 
@@ -26,15 +26,15 @@ def export_within(
     """
     check_target(output)
     source = open_source(directory, options, reports)
-    found = search(source, budget, reports.say)
-    chosen = _most_accurate(source, spread(found.candidates), options, reports)
-    reports.say(_about(chosen, found))
+    fitting = search(source, budget, reports.say)
+    chosen = _most_accurate(source, spread(fitting.candidates), options, reports)
+    reports.say(_about(chosen, fitting.binds))
     options, source = _applied(chosen, source, options)
     about = {
         "budget": {
             "limits": {limit.option.removeprefix("--").replace("-", "_"): limit.most for limit in budget.limits},
             "threads": budget.threads,
-            "binds": list(found.binds),
+            "binds": list(fitting.binds),
             "predicted": {
                 board: {
                     "predict": values["predict"].as_dict(),
@@ -63,12 +63,12 @@ def export_family(
 
 
 def front_points(
-    manifests: Sequence[dict[str, Any]], boards: Sequence[Any], threads: int | None
+    manifests: Sequence[dict[str, Any]], boards: Sequence[DeviceProfile], threads: int | None
 ) -> list[dict[str, Any]]:
     """What a family's front is drawn from: of each bundle its accuracy, and what it is predicted to take on boards."""
     points = []
     for manifest in manifests:
-        made = {
+        predicted = {
             board.id: predictions(manifest["cost"], board, threads, manifest["ways"], manifest["shots"])
             for board in boards
         }
@@ -85,7 +85,7 @@ def front_points(
                         "adapt": values["step"].times(manifest["rule"]["steps"]).as_dict(),
                         "memory": values["memory"].as_dict(),
                     }
-                    for board, values in made.items()
+                    for board, values in predicted.items()
                 },
             }
         )
@@ -108,10 +108,8 @@ def _most_accurate(
         learned = trained = source.trained
         left = remaining_ratio(source.dense.spec, trained.model.spec, chosen.ratio)
         if left:
-            pruned, _ = recover(
-                shortened, prune(trained.model, trained.weights, left, chosen.round_to), chosen, reports
-            )
-            learned = MetaModel(FewShotModel(pruned.spec), pruned.weights, trained.rule)
+            pruned = prune(trained.model, trained.weights, left, chosen.round_to)
+            learned = recover(shortened, pruned, chosen, reports)
         label = f"validate ratio {chosen.ratio:g}, {chosen.steps} steps"
         with reports.evaluation(label, options.episodes) as progress:
             modes = accuracies(learned, shortened, sampler, options.episodes, progress)
@@ -127,9 +125,9 @@ def _applied(candidate: Candidate, source: Source, options: ExportOptions) -> tu
     return chosen, replace(source, config=replace(source.config, steps=candidate.steps))
 
 
-def _about(chosen: Candidate, found: Found) -> str:
-    binds = f"bound by {'; '.join(found.binds)}" if found.binds else "nothing binds: the whole network fits"
+def _about(chosen: Candidate, binds: Sequence[str]) -> str:
+    limits = f"bound by {'; '.join(binds)}" if binds else "nothing binds: the whole network fits"
     return (
         f"within the budget: ratio {chosen.ratio:g}, widths in multiples of {chosen.round_to}, "
-        f"--memory {chosen.memory}, {chosen.steps} steps; {binds}"
+        f"--memory {chosen.memory}, {chosen.steps} steps; {limits}"
     )

@@ -10,6 +10,7 @@ from torch import fx
 
 from gems_edge.errors import UserError
 from gems_edge.export import backward
+from gems_edge.export.backward import ConvolutionForm, PoolForm
 from gems_edge.export.builder import Value, numbers
 from gems_edge.export.translation import Translation
 
@@ -165,75 +166,45 @@ def _log_softmax_backward(
 
 
 def _convolution(
-    low: Translation,
-    node: fx.Node,
-    x: fx.Node,
-    weight: fx.Node,
-    bias: fx.Node | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    _padding: Sequence[int],
-    groups: int,
+    low: Translation, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None, *form: Any
 ) -> Value:
-    backward.require_plain(node, stride, dilation, transposed, groups)
+    convolution = ConvolutionForm(*form)
+    backward.require_plain(node, convolution)
     inputs = [low.full(tensor) for tensor in (x, weight, bias) if tensor is not None]
-    kernel = list(low.shape(weight)[2:])
+    kernel, padding = list(low.shape(weight)[2:]), convolution.padding
     name = low.builder.op("Conv", *inputs, kernel_shape=kernel, pads=[*padding, *padding], strides=[1, 1])
     return Value(name, low.shape(node))
 
 
 def _convolution_backward(
-    low: Translation,
-    node: fx.Node,
-    gradient: fx.Node,
-    x: fx.Node,
-    weight: fx.Node,
-    _bias: Sequence[int] | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    _padding: Sequence[int],
-    groups: int,
-    needed: Sequence[bool],
+    low: Translation, node: fx.Node, gradient: fx.Node, x: fx.Node, weight: fx.Node, _bias: Any, *rest: Any
 ) -> list[Value | None]:
     """The gradients of x, weight and bias; None for those that are not needed."""
-    backward.require_plain(node, stride, dilation, transposed, groups)
-    b, g = low.builder, low.full(gradient)
+    *form, needed = rest
+    convolution = ConvolutionForm(*form)
+    backward.require_plain(node, convolution)
+    b, g, padding = low.builder, low.full(gradient), convolution.padding
     shape, kernel = low.shape(x), numbers(low.shape(weight))
     of_x = of_weight = of_bias = None
     if needed[0]:
         of_x = Value(backward.convolution_input(b, g, low.full(weight), kernel, padding), shape)
     if needed[1]:
-        of_weight = Value(backward.convolution_weight(b, g, low.full(x), numbers(shape[2:]), kernel, padding), kernel)
+        total = backward.convolution_weight(b, g, low.full(x), numbers(shape[2:]), kernel, padding)
+        of_weight = Value(total, kernel)
     if needed[2]:
         of_bias = Value(b.op("ReduceSum", g, b.constant([0, 2, 3]), keepdims=0), kernel[:1])
     return [of_x, of_weight, of_bias]
 
 
-def _max_pool(
-    low: Translation, node: fx.Node, x: fx.Node, kernel: Sequence[int], stride: Sequence[int] | None = None, *rest: Any
-) -> list[Value | None]:
-    backward.require_halving(node, kernel, stride, *rest)
+def _max_pool(low: Translation, node: fx.Node, x: fx.Node, *form: Any) -> list[Value | None]:
+    backward.require_halving(node, PoolForm(*form))
     name = low.builder.op("MaxPool", low.full(x), kernel_shape=[2, 2], strides=[2, 2])
     return [Value(name, tuple(low.dim(s) for s in node.meta["val"][0].shape)), None]  # no Indices: 9× slower
 
 
-def _max_pool_backward(
-    low: Translation,
-    node: fx.Node,
-    gradient: fx.Node,
-    x: fx.Node,
-    kernel: Sequence[int],
-    stride: Sequence[int] | None,
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil: bool,
-    _indices: fx.Node,
-) -> Value:
-    backward.require_halving(node, kernel, stride, padding, dilation, ceil)
+def _max_pool_backward(low: Translation, node: fx.Node, gradient: fx.Node, x: fx.Node, *rest: Any) -> Value:
+    *form, _indices = rest
+    backward.require_halving(node, PoolForm(*form))
     sides = numbers(low.shape(x)[2:])
     return Value(backward.max_pool(low.builder, low.full(gradient), low.full(x), sides), low.shape(x))
 

@@ -114,8 +114,7 @@ def _compacted(source: Source, ratio: float, options: ExportOptions, reports: Re
         reports.say(_about_ticket(ticket, kept, ratio))
     if not ratio:
         return Compact(replace(trained, weights=pruned.weights), pruned, kept)
-    pruned, _ = recover(source, pruned, options, reports)
-    return Compact(MetaModel(FewShotModel(pruned.spec), pruned.weights, trained.rule), pruned, kept)
+    return Compact(recover(source, pruned, options, reports), pruned, kept)
 
 
 def ticket_kept(model: FewShotModel, ticket: Ticket, pruned: Pruned) -> float:

@@ -208,10 +208,10 @@ def _scans(plan: _Plan, outside: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     return nodes + list(feeding.values())
 
 
-def _body(plan: _Plan, own: list[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
+def _body(plan: _Plan, nodes: list[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:
     """The nodes that give `wanted`, in order: the level's own, and earlier ones whose results are not kept."""
     graph = plan.graph
-    of_level = {id(node) for node in own}
+    of_level = {id(node) for node in nodes}
     body: set[int] = set()
     waiting = list(wanted)
     while waiting:

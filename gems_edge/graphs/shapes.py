@@ -71,14 +71,14 @@ def _observe(model: onnx.ModelProto, names: list[str]) -> dict[str, TensorSize]:
     from gems_edge.device.onnxfile import initializers
     from gems_edge.device.runtime import Session
 
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    observed = onnx.ModelProto()
+    observed.CopyFrom(model)
+    observed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     feeds = {}
     for value in model.graph.input:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         feeds[value.name] = np.zeros([dim.dim_value for dim in value.type.tensor_type.shape.dim], dtype)
-    content, what = watched.SerializeToString(), "the graph whose cost is asked"
+    content, what = observed.SerializeToString(), "the graph whose cost is asked"
     initializers(content, what)
     tensors = Session(content, what).run(names, feeds)
     return {name: TensorSize(tensor.shape, tensor.dtype.itemsize) for name, tensor in zip(names, tensors)}

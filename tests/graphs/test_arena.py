@@ -29,8 +29,14 @@ KB = 1024
         # The smallest that is large enough is taken.
         ([("a", 40 * KB), ("b", 30 * KB), ("a", None), ("b", None), ("c", 30 * KB), ("d", 40 * KB)], 70 * KB),
         # Neighbours of one region join when they are free, whatever comes back first …
-        ([("a", 90 * KB), ("a", None), ("b", 30 * KB), ("c", 30 * KB), ("b", None), ("c", None), ("d", 90 * KB)], 90 * KB),
-        ([("a", 90 * KB), ("a", None), ("b", 30 * KB), ("c", 30 * KB), ("c", None), ("b", None), ("d", 90 * KB)], 90 * KB),
+        (
+            [("a", 90 * KB), ("a", None), ("b", 30 * KB), ("c", 30 * KB), ("b", None), ("c", None), ("d", 90 * KB)],
+            90 * KB,
+        ),
+        (
+            [("a", 90 * KB), ("a", None), ("b", 30 * KB), ("c", 30 * KB), ("c", None), ("b", None), ("d", 90 * KB)],
+            90 * KB,
+        ),
         # … regions never do.
         ([("a", 50 * KB), ("b", 50 * KB), ("a", None), ("b", None), ("c", 100 * KB)], 200 * KB),
         ([("a", 2 * MOST_UNUSED - 1), ("a", None), ("b", MOST_UNUSED - KB), ("c", MOST_UNUSED - KB)], 2 * MOST_UNUSED),
