@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import draw_rooms
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -48,3 +49,8 @@ def test_every_room_has_tests_and_quick_ones(request):
     }
     rooms = {directory.parent.name for directory in (ROOT / "gems_edge").glob("*/__init__.py")}
     assert rooms - {"device_profiles"} <= quick
+
+
+def test_the_picture_is_of_these_imports():
+    picture = draw_rooms.PICTURE.read_text()
+    assert draw_rooms.mark(draw_rooms.source()) in picture, "draw it again: python tools/draw_rooms.py"
