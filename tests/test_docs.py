@@ -1,0 +1,118 @@
+"""The commands of README.md and docs/, run in order as written, but with training cut short."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+TINY = ["--iterations", "3", "--validation-episodes", "3", "--image-size", "32", "--widths", "16"]
+SHORT = {
+    "train": [*TINY, "--queries", "4", "--meta-batch", "2"],
+    "tickets": ["--preset", "tiny", "--ratio", "0.6", "--method", "pmt"],
+    "gems": ["--preset", "tiny", "--data", "photos=folder:photos", "--method", "bmp"],
+    "evaluate": ["--episodes", "3"],
+    "export": ["--round-to", "1", "--recover-iterations", "2", "--episodes", "3"],
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of the page's bash blocks; what stands in sh blocks needs a board, hours, or an empty machine."""
+    return [line for block in blocks(page, "bash") for line in block.splitlines() if line.strip()]
+
+
+def write_photo(path: Path, kind: int, number: int) -> None:
+    """A coloured shape on a noisy ground: each kind has its own colour and number of corners."""
+    random = np.random.default_rng([kind, number])
+    image = Image.fromarray(random.integers(180, 255, (48, 60, 3), dtype=np.uint8))
+    red, green, blue = (int(value) for value in np.random.default_rng(kind).integers(0, 200, 3))
+    corners, radius = 3 + kind % 6, 14 + number % 5
+    ImageDraw.Draw(image).regular_polygon((30, 24, radius), corners, rotation=10 * number, fill=(red, green, blue))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def write_photos(directory: Path) -> None:
+    for kind in range(18):
+        for number in range(8):
+            write_photo(directory / "photos" / f"kind-{kind}" / f"{number}.jpg", kind, number)
+    for kind, name in enumerate(("mango", "papaya", "quince"), 50):
+        write_photo(directory / "new-fruit" / name / "1.jpg", kind, 0)
+    write_photo(directory / "table.jpg", 50, 1)
+    (directory / "sets").mkdir()
+
+
+@pytest.fixture(scope="session")
+def run_commands(cli_here, environment) -> Callable[[Path, Path], None]:
+    """`run_commands(page, directory)` runs the page's commands there, gems-edge in this process."""
+
+    def run(page: Path, directory: Path) -> None:
+        for line in commands(page):
+            program, *words = shlex.split(line)
+            short = next((options for name, options in SHORT.items() if name in words), [])
+            if program == "torchrun":
+                words[words.index("--nproc-per-node") + 1] = "2"
+                command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words, *short]
+                result = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+                assert result.returncode == 0, f"{line}\n{result.stderr}"
+            else:
+                assert program == "gems-edge", line
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.chdir(directory)
+                    cli_here(*words, *short)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def after_readme(once, run_commands) -> Path:
+    """A directory with photos in which the README's commands have run; look, don't touch."""
+
+    def make(directory: Path) -> None:
+        write_photos(directory)
+        run_commands(README, directory)
+
+    return once("readme", make)
+
+
+def test_the_readme(after_readme, environment, tmp_path):
+    assert len(commands(README)) >= 8
+    assert (after_readme / "fruit.html").stat().st_size > 10_000 and (after_readme / "zero.gems").is_dir()
+    directory = tmp_path / "readme"
+    shutil.copytree(after_readme, directory)
+    subprocess.run([sys.executable, "-c", *blocks(README, "python")], cwd=directory, env=environment, check=True)
+    assert (directory / "plates.state").is_dir()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+def test_a_page(page, after_readme, run_commands, tmp_path):
+    shutil.copytree(after_readme, tmp_path / "work")
+    run_commands(page, tmp_path / "work")
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem)
+def test_what_a_page_names_is_there(page):
+    text = page.read_text()
+    for path in re.findall(r"\b(?:tools|tests|gems_edge|export|device_profiles)/[\w/]+(?:\.\w+)?", text):
+        assert (ROOT / path).exists(), path
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+    make = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake (demo|test|quick|lint)\b", text)) <= set(make)
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
