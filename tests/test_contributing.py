@@ -64,6 +64,7 @@ QUICK = [*map(str, SMALL), "--iterations", "3", "--validation-episodes", "2"]
 PYTEST = ("pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
+@pytest.mark.slow(30)
 def test_an_update_rule(changed):
     apply, run = changed
     apply("An update rule")
@@ -72,6 +73,7 @@ def test_an_update_rule(changed):
     run(*PYTEST, "tests/meta/test_rules.py", "-k", "bounded")
 
 
+@pytest.mark.slow(30)
 def test_a_criterion(changed):
     apply, run = changed
     apply("A criterion")
@@ -80,6 +82,7 @@ def test_a_criterion(changed):
     run(*PYTEST, "tests/tickets/test_tickets.py", "-k", "every_method_has_a_finder or large_init")
 
 
+@pytest.mark.slow(30)
 def test_a_board(changed):
     apply, run = changed
     apply("A board")

@@ -70,24 +70,24 @@ def run_commands(cli_here, environment) -> Callable[[Path, Path], None]:
                 assert result.returncode == 0, f"{line}\n{result.stderr}"
             else:
                 assert program == "gems-edge", line
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.chdir(directory)
-                    cli_here(*words, *short)
+                cli_here(*words, *short, cwd=directory)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def after_readme(once, run_commands) -> Path:
+def after_readme(made_once, run_commands) -> Path:
     """A directory with photos in which the README's commands have run; look, don't touch."""
 
     def make(directory: Path) -> None:
+        directory.mkdir()
         write_photos(directory)
         run_commands(README, directory)
 
-    return once("readme", make)
+    return made_once("readme", make)
 
 
+@pytest.mark.slow(60)
 def test_the_readme(after_readme, environment, tmp_path):
     assert len(commands(README)) >= 8
     assert (after_readme / "fruit.html").stat().st_size > 10_000 and (after_readme / "zero.gems").is_dir()
@@ -97,6 +97,7 @@ def test_the_readme(after_readme, environment, tmp_path):
     assert (directory / "plates.state").is_dir()
 
 
+@pytest.mark.slow(40)
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 def test_a_page(page, after_readme, run_commands, tmp_path):
     shutil.copytree(after_readme, tmp_path / "work")
