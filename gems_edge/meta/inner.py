@@ -84,13 +84,7 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def adapt(
-    model: FewShotModel,
-    weights: Weights,
-    support: Support,
-    rule: Rule,
-    steps: int,
-    *,
-    differentiable: bool = False,
+    model: FewShotModel, weights: Weights, support: Support, rule: Rule, steps: int, *, differentiable: bool = False
 ) -> Trajectory:
     """`steps` inner steps from the meta-weights; the trajectory has one more entry of weights than steps.
 

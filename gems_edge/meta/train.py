@@ -25,7 +25,8 @@ from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
-from gems_edge.meta.settings.run import TrainConfig, as_values, write_config
+from gems_edge.meta.settings.base import to_table
+from gems_edge.meta.settings.run import TrainConfig, write_config
 from gems_edge.meta.tally import MetaTask, Tally, details
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import Weights
@@ -164,7 +165,7 @@ def prepare(run: Run, config: TrainConfig) -> None:
     if run.config_path.exists():
         stored = replace(run.config(), compute=config.compute)  # where it runs does not define a run
         if stored != config:
-            name, there, wanted = _first_difference(as_values(stored), as_values(config))
+            name, there, wanted = _first_difference(to_table(stored), to_table(config))
             raise UserError(
                 f"{run.directory} was started with {name} = {there!r}, not {wanted!r}; "
                 "resume it without that option, or train in another directory"

@@ -16,7 +16,8 @@ from gems_edge.meta.evaluation.document import EvaluationProtocol
 from gems_edge.meta.evaluation.run import evaluate_run
 from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
-from gems_edge.meta.settings.run import from_values
+from gems_edge.meta.settings.base import from_table
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.train import Start, resolve
 from gems_edge.progress import Progress
 from gems_edge.reproduce.protocol import RUN
@@ -31,7 +32,7 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
     Returns the document of result.json, or None in all processes but the first.
     """
     task = read_json(directory / "cell.json", "cell")
-    config = from_values(task["config"], str(directory / "cell.json"))
+    config = from_table(TrainConfig, task["config"], str(directory / "cell.json"))
     if task.get("dense"):
         root = directory.parents[task["name"].count("/")]
         config = replace(config, ticket=replace(config.ticket, dense_run=str(root / task["dense"] / RUN)))

@@ -13,8 +13,8 @@ from gems_edge.meta.inner import adapt, detached, support_of
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.registry import LAYERS, RULES, SHARES, owners_of, rule_of
 from gems_edge.meta.settings.adapter import AdapterConfig
-from gems_edge.meta.settings.base import settings_of
-from gems_edge.meta.settings.run import TrainConfig, as_values, from_values
+from gems_edge.meta.settings.base import from_table, settings_of, to_table
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import HEAD, FewShotModel, Weights
 from gems_edge.models.spec import ADAPTER
 
@@ -100,7 +100,7 @@ def test_all_meta_parameters_have_a_gradient(name, first_order):
 @rules
 def test_settings_of_a_rule(name):
     facts, config = RULES[name], config_of(name)
-    assert from_values(as_values(config), "here") == config and config.rule is facts
+    assert from_table(TrainConfig, to_table(config), "here") == config and config.rule is facts
     assert set(facts.settings) <= {item.name for item in settings_of(AdapterConfig)}
     assert all(name in owners_of(setting) for setting in facts.settings)
     if facts.needs_per_class_head:

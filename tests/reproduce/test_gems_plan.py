@@ -6,7 +6,8 @@ import pytest
 from gems_made_up import FOUR, PRESET, TWO, cells_of
 
 from gems_edge.errors import UserError
-from gems_edge.meta.settings.run import from_values
+from gems_edge.meta.settings.base import from_table
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.reproduce.gems import paper, plan
 from gems_edge.reproduce.gems.protocol import PAPER, SMALL, TINY, cut, in_root, with_data
 from gems_edge.reproduce.grid import Cell
@@ -22,7 +23,7 @@ def test_multi_maml_is_made_of_single_trainings_that_mixtures_share():
     single = [name for name in found if "+" not in name and name.endswith("s1")]
     assert single == [f"{name}/maml-s1" for name in FOUR.sets]  # grocery and omniglot serve both mixtures
     assert len(found) == 3 * (4 + 2 * (len(plan.METHODS) - 1))
-    config = from_values(found["grocery/maml-s2"]["config"], "test")
+    config = from_table(TrainConfig, found["grocery/maml-s2"]["config"], "test")
     assert (config.data[0].rpartition("/")[2], config.method, config.seed) == ("grocery.npz", "maml", 2)
 
 
@@ -53,7 +54,7 @@ def test_ablations_share_the_plain_cells():
 
 def test_every_config_can_be_trained():
     for task in tasks(1, 3, 4, 5).values():
-        from_values(task["config"], "test")
+        from_table(TrainConfig, task["config"], "test")
     assert all(isinstance(cell, Cell) and not cell.needs for cell in cells_of(plan.parts(PRESET)))
 
 

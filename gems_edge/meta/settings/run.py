@@ -3,7 +3,6 @@
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
@@ -116,20 +115,10 @@ def read_config(path: Path | str) -> TrainConfig:
         raise UserError(f"{path} does not exist; is {path.parent} a run directory?") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    return from_values(values, str(path))
-
-
-def from_values(values: dict[str, Any], where: str) -> TrainConfig:
-    """A config from a table of settings, with the tables "keep", "ticket" and "adapter" in it if there are any."""
-    return from_table(TrainConfig, values, where)
-
-
-def as_values(config: TrainConfig) -> dict[str, Any]:
-    """The inverse of `from_values`; a table whose settings are all the defaults is left out."""
-    return to_table(config)
+    return from_table(TrainConfig, values, str(path))
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
     import tomli_w
 
-    write_atomic(path, tomli_w.dumps(as_values(config)))
+    write_atomic(path, tomli_w.dumps(to_table(config)))

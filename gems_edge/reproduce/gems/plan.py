@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from gems_edge.errors import UserError
-from gems_edge.meta.settings.run import as_values
+from gems_edge.meta.settings.base import to_table
 from gems_edge.reproduce.gems.protocol import GemsPreset
 from gems_edge.reproduce.grid import Cell
 from gems_edge.reproduce.job import Document
@@ -114,7 +114,7 @@ def _cell(preset: GemsPreset, trial: GemsTrial) -> Cell:
     # Variants are compared on what they were trained on; the plain cells serve Table 2 too.
     tested = setup.sets if trial.variant else (*setup.sets, *preset.unseen(setup.sets))
     task = {
-        "name": trial.name, "config": as_values(config),
+        "name": trial.name, "config": to_table(config),
         "test": {name: preset.data[name] for name in tested}, "episodes": preset.episodes, "seed": TEST_SEED,
     }  # fmt: skip
     return Cell(trial.name, task)

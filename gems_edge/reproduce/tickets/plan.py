@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from gems_edge.errors import UserError
+from gems_edge.meta.settings.base import to_table
 from gems_edge.meta.settings.kept import Kept
-from gems_edge.meta.settings.run import as_values
 from gems_edge.meta.settings.ticket import FROM_TRAINED
 from gems_edge.reproduce.grid import Cell
 from gems_edge.reproduce.protocol import TEST_SEED, Trial
@@ -160,7 +160,7 @@ def _cell(preset: TicketPreset, trial: TicketTrial, dense: TicketTrial | None) -
         settings = {**dict(trial.settings), "method": trial.method, "ratio": trial.ratio}
         config = replace(config, ticket=replace(setup.ticket, **settings))
     task = {
-        "name": trial.name, "config": as_values(config), "dense": dense.name if dense else "",
+        "name": trial.name, "config": to_table(config), "dense": dense.name if dense else "",
         "episodes": preset.episodes, "seed": TEST_SEED,
     }  # fmt: skip
     return Cell(trial.name, task, (dense.name,) if dense else ())
