@@ -1,8 +1,15 @@
 """gems-edge adapt: teach a bundle new classes from a folder of photos."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from gems_edge.cli.common import emit, json_option, say
+from gems_edge.cli.common import Document, emit, json_option, say
+
+if TYPE_CHECKING:
+    from gems_edge.device import Adaptation, Learner
+    from gems_edge.device.state import State
+    from gems_edge.device.support import SupportSet
 
 
 @click.command()
@@ -20,7 +27,7 @@ from gems_edge.cli.common import emit, json_option, say
     "-o", "--output", "state", required=True, type=click.Path(), metavar="STATE", help="Where to keep what is learned."
 )
 @json_option
-def command(bundle, support, steps, threads, state, as_json):
+def command(bundle: str, support: str, steps: int | None, threads: int | None, state: str, as_json: bool) -> None:
     """Teach BUNDLE new classes from a folder of photos.
 
     A STATE that exists already keeps its last content in one slot while the new one is written to the other.
@@ -29,46 +36,63 @@ def command(bundle, support, steps, threads, state, as_json):
     Example:
       gems-edge adapt plates.gems --support photos -o mine.state
     """
-    from pathlib import Path
-
     from gems_edge.device import Learner
-    from gems_edge.device.measure import summarise
-    from gems_edge.device.state import check_destination, state_bytes
+    from gems_edge.device.state import check_destination
     from gems_edge.device.support import read_support
-    from gems_edge.predict.memory import predict_memory
-    from gems_edge.process_memory import peak_rss_mb
 
     learner = Learner.load(bundle, threads)
     check_destination(state, learner.bundle.hash)
-    shown = read_support(support, learner.bundle)
+    photos = read_support(support, learner.bundle)
+    adaptation = _adapt(learner, photos, steps)
+    document, text = _told(learner, adaptation, learner.save(state), state)
+    if as_json:
+        emit(document)
+        return
+    click.echo(text)
+    click.echo(f"next: gems-edge predict {bundle} --state {state} IMAGE…")
+
+
+def _adapt(learner: "Learner", photos: "SupportSet", steps: int | None) -> "Adaptation":
+    """Teach what the photos show, and say how it goes."""
+    counts = ", ".join(f"{name} ({photos.labels.count(name)})" for name in photos.classes)
+    say(f"{len(photos.classes)} classes from {len(photos.labels)} images: {counts}")
     total = steps or learner.bundle.steps
-    counts = ", ".join(f"{name} ({shown.labels.count(name)})" for name in shown.classes)
-    say(f"{len(shown.classes)} classes from {len(shown.labels)} images: {counts}")
 
     def on_step(step: int, loss: float, seconds: float) -> None:
         say(f"step {step}/{total}  loss {loss:.4f}  {1e3 * seconds:.1f} ms")
 
-    adaptation = learner.adapt(shown.images, shown.labels, steps, on_step)
-    saved = learner.save(state)
+    return learner.adapt(photos.images, photos.labels, steps, on_step)
+
+
+def _told(learner: "Learner", adaptation: "Adaptation", saved: "State", path: str) -> tuple[Document, str]:
+    """What was learned, what it took and what it was predicted to take: for --json and for people."""
+    from pathlib import Path
+
+    from gems_edge.device.measure import summarise
+    from gems_edge.device.state import state_bytes
+    from gems_edge.predict.memory import predict_memory
+    from gems_edge.process_memory import peak_rss_mb
+
     times = summarise([1e3 * seconds for seconds in adaptation.seconds], {"p50": 0.5, "p90": 0.9}).quantiles
-    measured, predicted = peak_rss_mb(), predict_memory(learner.bundle.manifest["cost"], adaptation.images, "adapt")
-    if as_json:
-        emit({
-            "state": str(Path(state)),
-            "generation": saved.generation,
-            "classes": list(adaptation.classes),
-            "images": adaptation.images,
-            "steps": adaptation.steps,
-            "loss": list(adaptation.losses),
-            "ms_per_step": {name: round(value, 3) for name, value in times.items()},
-            "peak_rss_mb": measured and round(measured, 1),
-            "predicted_peak_mb": round(predicted.value, 1),
-            "state_bytes": state_bytes(state),
-        })  # fmt: skip
-        return
+    measured, size = peak_rss_mb(), state_bytes(path)
+    predicted = predict_memory(learner.bundle.manifest["cost"], adaptation.images, "adapt")
+    document = {
+        "state": str(Path(path)),
+        "generation": saved.generation,
+        "classes": list(adaptation.classes),
+        "images": adaptation.images,
+        "steps": adaptation.steps,
+        "loss": list(adaptation.losses),
+        "ms_per_step": {name: round(value, 3) for name, value in times.items()},
+        "peak_rss_mb": None if measured is None else round(measured, 1),
+        "predicted_peak_mb": round(predicted.value, 1),
+        "state_bytes": size,
+    }
     memory = f"{predicted.value_text('.0f')} predicted ({predicted.interval_text('.0f')})"
-    if measured:
+    if measured is not None:
         memory = f"{measured:.0f} MB measured, {memory}"
-    click.echo(f"{state}: generation {saved.generation}, {state_bytes(state)} bytes")
-    click.echo(f"{times['p50']:.1f} ms per step; peak memory {memory}")
-    click.echo(f"next: gems-edge predict {bundle} --state {state} IMAGE…")
+    lines = (
+        f"{path}: generation {saved.generation}, {size} bytes",
+        f"{times['p50']:.1f} ms per step; peak memory {memory}",
+    )
+    return document, "\n".join(lines)

@@ -1,12 +1,19 @@
 """gems-edge devices: what is known of each board and from where; calibrating new ones; times of a user's graph."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from gems_edge.cli.common import emit, json_option, say, table
+from gems_edge.cli.common import PATH, Document, emit, json_option, say, table
+from gems_edge.errors import UserError
+
+if TYPE_CHECKING:
+    from gems_edge.predict.profiles import DeviceProfile, Fact
 
 
 @click.group()
-def command():
+def command() -> None:
     """List, show, check and calibrate device profiles, and predict what a graph takes on them.
 
     \b
@@ -18,7 +25,7 @@ def command():
     """
 
 
-def _document(profile):
+def _document(profile: "DeviceProfile") -> Document:
     facts = {
         name: {"value": fact.value, "unit": fact.unit, "source": fact.source} for name, fact in profile.facts.items()
     }
@@ -28,7 +35,7 @@ def _document(profile):
     return document | {"latency": _calibration(profile)}
 
 
-def _calibration(profile):
+def _calibration(profile: "DeviceProfile") -> Document:
     """How times on a board are known: by which source, and within which factor for a published runtime."""
     import math
 
@@ -40,13 +47,13 @@ def _calibration(profile):
     return {"source": rates.source, "within": round(math.exp(rates.spread), 3)}
 
 
-def _value(fact):
+def _value(fact: "Fact") -> str:
     return f"{fact.value} {fact.unit}".strip()
 
 
 @command.command("list")
 @json_option
-def list_command(as_json):
+def list_command(as_json: bool) -> None:
     """The boards that gems-edge has a profile of.
 
     \b
@@ -59,24 +66,22 @@ def list_command(as_json):
     if as_json:
         emit([_document(profile) for profile in profiles])
         return
-    rows = [
-        [
-            p.id,
-            p.name,
-            f"{p['cores']} × {p['core']}",
-            _value(p.facts["clock"]),
-            _value(p.facts["ram"]),
-            "no onnxruntime: memory only" if p.memory_only else f"within ×/÷ {_calibration(p)['within']:.2f}",
-        ]
-        for p in profiles
-    ]
-    click.echo(table(rows, ["id", "board", "cores", "clock", "memory", "fp32 times of 9 in 10 networks"]))
+    header = ("id", "board", "cores", "clock", "memory", "fp32 times of 9 in 10 networks")
+    click.echo(table([_list_row(profile) for profile in profiles], header))
+
+
+def _list_row(profile: "DeviceProfile") -> tuple[str, ...]:
+    within = "no onnxruntime: memory only"
+    if not profile.memory_only:
+        within = f"within ×/÷ {_calibration(profile)['within']:.2f}"
+    cores, clock, ram = f"{profile['cores']} × {profile['core']}", profile.facts["clock"], profile.facts["ram"]
+    return profile.id, profile.name, cores, _value(clock), _value(ram), within
 
 
 @command.command("show")
 @click.argument("device")
 @json_option
-def show_command(device, as_json):
+def show_command(device: str, as_json: bool) -> None:
     """Every fact of the board DEVICE (an id, or a profile's file), with its source.
 
     \b
@@ -96,14 +101,14 @@ def show_command(device, as_json):
     if profile.memory_only:
         click.echo(f"no onnxruntime here: {profile.memory_only}")
     else:
-        known = _calibration(profile)
-        click.echo(f"times: {known['source']}; 9 of 10 networks within ×/÷ {known['within']:.2f}")
+        calibration = _calibration(profile)
+        click.echo(f"times: {calibration['source']}; 9 of 10 networks within ×/÷ {calibration['within']:.2f}")
 
 
 @command.command("check")
 @click.argument("files", nargs=-1, type=click.Path(dir_okay=False))
 @json_option
-def check_command(files, as_json):
+def check_command(files: tuple[str, ...], as_json: bool) -> None:
     """Check profile FILES (.toml), or all that come with gems-edge: units, ranges, a source for every fact.
 
     \b
@@ -121,10 +126,10 @@ def check_command(files, as_json):
 
 
 @command.command("calibrate")
-@click.option("-o", "--output", required=True, type=click.Path(), help="The profile to write, e.g. my-board.toml.")
+@click.option("-o", "--output", required=True, type=PATH, help="The profile to write, e.g. my-board.toml.")
 @click.option("--id", "device", help="The profile's id; the file's name if left out.")
 @json_option
-def calibrate_command(output, device, as_json):
+def calibrate_command(output: Path, device: str | None, as_json: bool) -> None:
     """Measure this machine with onnxruntime and write its profile: some two minutes, best with nothing else running.
 
     The profile is accepted wherever a board's id is. The error on networks that were not fitted is printed and
@@ -140,11 +145,11 @@ def calibrate_command(output, device, as_json):
     from gems_edge.files import write_atomic
     from gems_edge.predict.profiles import read_profile
 
-    path = _profile_path(output, device)
+    _check_destination(output, device)
     _warn_of_load()
     calibration = calibrate(on_stage=lambda stage: say(f"{stage} …"))
-    write_atomic(path, profile_text(path.stem, calibration))
-    profile = read_profile(path)
+    write_atomic(output, profile_text(output.stem, calibration))
+    profile = read_profile(output)
     checks = [
         {
             "network": check.network,
@@ -155,30 +160,24 @@ def calibrate_command(output, device, as_json):
         for check in calibration.checks
     ]
     if as_json:
-        emit({"profile": str(path), "checks": checks, **_document(profile)})
+        emit({"profile": str(output), "checks": checks, **_document(profile)})
         return
     rows = [[*row.values(), f"{check.error:+.0%}"] for row, check in zip(checks, calibration.checks)]
     click.echo(table(rows, ["network, not fitted", "threads", "measured ms", "predicted ms", "error"]))
-    click.echo(f"wrote {path}: {profile.measured.source}")
+    click.echo(f"wrote {output}: {_calibration(profile)['source']}")
 
 
-def _profile_path(output, device):
-    """Where the profile is to be written. UserError for a place that cannot be, before minutes of measuring."""
-    from pathlib import Path
-
-    from gems_edge.errors import UserError
-
-    path = Path(output)
+def _check_destination(path: Path, device: str | None) -> None:
+    """UserError for a place that a profile cannot be written to, before minutes of measuring."""
     if path.suffix != ".toml":
-        raise UserError(f"{output}: a profile's file ends in .toml, so that it is told from an id")
+        raise UserError(f"{path}: a profile's file ends in .toml, so that it is told from an id")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is not a directory; create it first")
     if device is not None and device != path.stem:
         raise UserError(f"the id must be the file's name: -o {path.with_name(device + '.toml')}, or leave --id out")
-    return path
 
 
-def _warn_of_load():
+def _warn_of_load() -> None:
     import os
 
     from gems_edge.device.host import available_cores
@@ -196,7 +195,9 @@ def _warn_of_load():
 @click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime, ncnn, xnnpack or tengine.")
 @click.option("--precision", help="fp32, fp16 or int8; int8 for a graph with QuantizeLinear, else fp32, if left out.")
 @json_option
-def predict_command(model, devices, threads, dims, runtime, precision, as_json):
+def predict_command(
+    model: str, devices: str, threads: int | None, dims: str, runtime: str, precision: str | None, as_json: bool
+) -> None:
     """Predict the time of one run of MODEL (any ONNX file) on boards, with an interval and where it comes from.
 
     Needs the workstation's part (onnx). Ops that are not known are counted and named, and widen the interval.
@@ -205,43 +206,38 @@ def predict_command(model, devices, threads, dims, runtime, precision, as_json):
     Example:
       gems-edge devices predict model.onnx --device rpi-4b,rpi-zero-2w --dims batch=1
     """
-    import onnx
-
-    from gems_edge.errors import UserError
-    from gems_edge.graphs.cost import describe
+    from gems_edge.graphs.cost import describe, load_model
     from gems_edge.predict.latency import latency
-    from gems_edge.predict.profiles import find_profile
+    from gems_edge.predict.profiles import find_profiles
 
-    try:
-        graph = onnx.load(model, load_external_data=False)
-    except FileNotFoundError:
-        raise UserError(f"{model} does not exist") from None
-    except Exception as error:
-        raise UserError(f"{model} is not a readable ONNX file ({type(error).__name__})") from None
-    profiles = [find_profile(name) for name in dict.fromkeys(part.strip() for part in devices.split(",")) if name]
+    graph = load_model(model)
+    profiles = find_profiles(devices).values()
     quantised = any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
     precision = precision or ("int8" if quantised else "fp32")
     cost = describe(graph, _dims(dims), strict=False)
-    made = {profile.id: latency(cost, profile, threads, runtime=runtime, precision=precision) for profile in profiles}
+    predictions = {
+        profile.id: latency(cost, profile, threads, runtime=runtime, precision=precision) for profile in profiles
+    }
     if as_json:
-        predictions = {device: each.as_dict("ms", digits=4, with_unit=False) for device, each in made.items()}
-        shown = {key: cost[key] for key in ("dims", "macs", "bytes", "peak_bytes", "constant_bytes", "work")}
-        unknown = cost.get("unknown", {})
-        emit({"model": model, "precision": precision, "cost": shown, "unknown": unknown, "devices": predictions})
+        emit({
+            "model": model,
+            "precision": precision,
+            "cost": {key: cost[key] for key in ("dims", "macs", "bytes", "peak_bytes", "constant_bytes", "work")},
+            "unknown": cost.get("unknown", {}),
+            "devices": {board: time.as_dict("ms", digits=4, with_unit=False) for board, time in predictions.items()},
+        })  # fmt: skip
         return
-    rows = [[device, each.value_text(), each.interval_text(), each.source] for device, each in made.items()]
+    rows = [(board, time.value_text(), time.interval_text(), time.source) for board, time in predictions.items()]
     click.echo(f"{model}: {cost['macs']:,} MACs, {precision}")
-    click.echo(table(rows, ["board", "predicted", "interval", "how known"]))
+    click.echo(table(rows, ("board", "predicted", "interval", "how known")))
 
 
-def _dims(text):
+def _dims(text: str) -> dict[str, int]:
     """{"images": 1} from "images=1"."""
-    from gems_edge.errors import UserError
-
-    found = {}
+    dims = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, size = part.partition("=")
         if not name or not size.isdigit() or int(size) < 1:
             raise UserError(f"--dims takes NAME=N with N of at least 1, e.g. images=1; not {part!r}")
-        found[name] = int(size)
-    return found
+        dims[name] = int(size)
+    return dims

@@ -1,8 +1,15 @@
 """gems-edge predict: classify images with a bundle and what it learned."""
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from gems_edge.cli.common import emit, json_option, say, table
+from gems_edge.cli.common import PATH, Document, emit, json_option, say, table
+
+if TYPE_CHECKING:
+    from gems_edge.device import Learner
 
 _PROGRESS_SECONDS = 5.0
 # Images decoded and held at a time.
@@ -11,7 +18,7 @@ _CHUNK = 64
 
 @click.command()
 @click.argument("bundle", type=click.Path())
-@click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE…")
+@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE…")
 @click.option("--state", type=click.Path(), metavar="STATE", help="What `gems-edge adapt` learned.")
 @click.option(
     "--precision",
@@ -22,7 +29,9 @@ _CHUNK = 64
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
 @json_option
-def command(bundle, images, state, precision, threads, as_json):
+def command(
+    bundle: str, images: tuple[Path, ...], state: str | None, precision: str, threads: int | None, as_json: bool
+) -> None:
     """Classify images, or all images of a directory, with BUNDLE.
 
     \b
@@ -30,9 +39,6 @@ def command(bundle, images, state, precision, threads, as_json):
       gems-edge predict plates.gems --state mine.state image.jpg
       gems-edge predict plates.gems --state mine.state photos/ --json
     """
-    import time
-    import warnings
-
     from gems_edge.device import Learner
 
     files = _expand(images)
@@ -40,43 +46,54 @@ def command(bundle, images, state, precision, threads, as_json):
     if state is None:
         say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")
     else:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            learner.load_state(state)
-        for warning in caught:
-            say(f"warning: {warning.message}")
-    rows = []
+        _load_state(learner, state)
+    answers = _answers(learner, files)
+    if as_json:
+        emit(answers)
+    else:
+        click.echo(table(map(_line, answers), ("image", "class", "probability", "next")))
+
+
+def _load_state(learner: "Learner", state: str) -> None:
+    """Load it, and say what it warns of."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learner.load_state(state)
+    for warning in caught:
+        say(f"warning: {warning.message}")
+
+
+def _answers(learner: "Learner", files: Sequence[Path]) -> list[Document]:
+    """The document of `predict --json`: one entry for each image."""
+    import time
+
+    names = [str(name) for name in learner.classes]
+    answers: list[Document] = []
     said = time.monotonic()
     for start in range(0, len(files), _CHUNK):
-        rows.extend(learner.predict(learner.read_images(files[start : start + _CHUNK])))
+        chunk = files[start : start + _CHUNK]
+        for file, row in zip(chunk, learner.predict(learner.read_images(chunk))):
+            answers.append({
+                "image": str(file),
+                "label": names[int(row.argmax())],
+                "probability": float(row.max()),
+                "probabilities": dict(zip(names, map(float, row))),
+            })  # fmt: skip
         if time.monotonic() - said > _PROGRESS_SECONDS:
             said = time.monotonic()
-            say(f"{len(rows)} of {len(files)} images")
-    names = [str(name) for name in learner.classes]
-    results = [
-        {
-            "image": str(file),
-            "label": names[int(row.argmax())],
-            "probability": float(row.max()),
-            "probabilities": dict(zip(names, map(float, row))),
-        }
-        for file, row in zip(files, rows)
-    ]
-    if as_json:
-        emit(results)
-    else:
-        click.echo(table([_line(result) for result in results], ["image", "class", "probability", "next"]))
+            say(f"{len(answers)} of {len(files)} images")
+    return answers
 
 
-def _expand(images):
+def _expand(images: Iterable[Path]) -> list[Path]:
     """Files as they are given; a directory stands for the images in it."""
-    from pathlib import Path
-
     from gems_edge.errors import UserError
     from gems_edge.images import list_images
 
-    files = []
-    for path in map(Path, images):
+    files: list[Path] = []
+    for path in images:
         if not path.is_dir():
             files.append(path)
             continue
@@ -87,7 +104,7 @@ def _expand(images):
     return files
 
 
-def _line(result):
-    ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
+def _line(answer: Document) -> tuple[str, str, str, str]:
+    ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
     following = f"{ranked[1][0]} {ranked[1][1]:.3f}" if len(ranked) > 1 else ""
-    return [result["image"], result["label"], f"{result['probability']:.3f}", following]
+    return answer["image"], answer["label"], f"{answer['probability']:.3f}", following

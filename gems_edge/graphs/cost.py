@@ -59,7 +59,7 @@ def describe(
     Raises UserError for an op whose MACs are not counted, or shapes that cannot be known. With strict=False such ops,
     and ops of other domains, are counted in a further entry `unknown` (op → count), and their work is left out.
     """
-    model = _loaded(model)
+    model = load_model(model)
     fixed = fix_dims(model, dims)
     unknown = unknown_ops(fixed, UNCOUNTED)
     if strict and unknown:
@@ -103,7 +103,7 @@ def adapt_peak(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> dic
     From the peaks at dims["images"] and at twice as many. The peak is a maximum of lines, so between the two the line
     is never below it.
     """
-    model = _loaded(model)
+    model = load_model(model)
     images = dims["images"]
     once, twice = (describe(model, dims | {"images": count})["peak_bytes"] for count in (images, 2 * images))
     slope = math.ceil((twice - once) / images)
@@ -117,7 +117,7 @@ class RunRequests(NamedTuple):
 
 def run_requests(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> RunRequests:
     """What one run of `model` asks of onnxruntime's allocator. Fed tensors and constants are not from there."""
-    fixed = fix_dims(_loaded(model), dims)
+    fixed = fix_dims(load_model(model), dims)
     ops, sizes, constants = _operations(fixed)
     outputs = [value.name for value in fixed.graph.output]
     elsewhere = frozenset(constants) | {value.name for value in fixed.graph.input}
@@ -131,7 +131,8 @@ def _operations(fixed: onnx.ModelProto, channel_blocks: bool = True) -> Operatio
     return Operations(_ops(nodes, scope, [value.name for value in fixed.graph.output]), sizes, constants)
 
 
-def _loaded(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
+def load_model(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
+    """The model in a file, without tensors that lie in other files; a model is given back as it is."""
     if isinstance(model, onnx.ModelProto):
         return model
     try:

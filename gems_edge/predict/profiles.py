@@ -92,6 +92,12 @@ def find_profile(device: str) -> DeviceProfile:
     return read_profile(device) if device.endswith(".toml") else load_profile(device)
 
 
+def find_profiles(devices: str) -> dict[str, DeviceProfile]:
+    """The profiles of ids and files with commas between, by their names as given."""
+    names = (name.strip() for name in devices.split(","))
+    return {name: find_profile(name) for name in names if name}
+
+
 def load_profile(device: str) -> DeviceProfile:
     """The profile of a device id. UserError that lists the known ids, or names the fact that is wrong."""
     if device not in list_profiles():

@@ -78,7 +78,7 @@ def test_predict_in_int8_from_a_state(cli_here, bundle, photos, tmp_path):
 
 def test_bench_says_which_graph_is_faster(bundle):
     """Of `bench` only what it does for int8: the rest takes its time."""
-    from gems_edge.cli.bench import _int8 as told
+    from gems_edge.cli.bench_text import _int8_line as told
     from gems_edge.device.bench import _int8 as measured
     from gems_edge.device.bundle import read_bundle
 
