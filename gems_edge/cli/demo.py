@@ -72,35 +72,13 @@ def command(output: Path, iterations: int, episodes: int, ratio: float, as_json:
     click.echo(f"{clock(seconds)} in all. The page: {files.page.resolve().as_uri()}")
 
 
-@dataclass(frozen=True)
 class _Files:
     """What the demo writes into its directory."""
 
-    directory: Path
-
-    @property
-    def run(self) -> Path:
-        return self.directory / "run"
-
-    @property
-    def bundle(self) -> Path:
-        return self.directory / "glyphs.gems"
-
-    @property
-    def state(self) -> Path:
-        return self.directory / "glyphs.state"
-
-    @property
-    def support(self) -> Path:
-        return self.directory / "photos" / "support"
-
-    @property
-    def new(self) -> Path:
-        return self.directory / "photos" / "new"
-
-    @property
-    def page(self) -> Path:
-        return self.directory / "report.html"
+    def __init__(self, directory: Path):
+        self.run, self.page = directory / "run", directory / "report.html"
+        self.bundle, self.state = directory / "glyphs.gems", directory / "glyphs.state"
+        self.support, self.new = directory / "photos" / "support", directory / "photos" / "new"
 
 
 @dataclass(frozen=True)
