@@ -1,0 +1,98 @@
+"""What the command line's text stands for, and how config.toml holds it."""
+
+import tomllib
+
+import pytest
+
+from gems_edge.cli import values
+from gems_edge.errors import UserError
+from gems_edge.meta.settings.adapter import AdapterConfig
+from gems_edge.meta.settings.kept import Kept
+from gems_edge.meta.settings.run import TrainConfig, read_config, write_config
+
+
+@pytest.mark.parametrize(
+    "kind, text, value",
+    [
+        (values.WIDTHS, "full", ()),
+        (values.WIDTHS, "32", (32,)),
+        (values.WIDTHS, "32, 32,48,64", (32, 32, 48, 64)),
+        (values.DATA_WEIGHTS, "", ()),
+        (values.DATA_WEIGHTS, "2,0.5", (2.0, 0.5)),
+        (values.SPARSITY, "learned", ()),
+        (values.SPARSITY, "0,0.9", (0.0, 0.9)),
+        (values.KEPT, "", Kept()),
+        (values.KEPT, "500, every:1000,0", Kept((500, 0), (1000,))),
+        (values.IMAGE_SETS, "glyphs, packed:no.npz", ("glyphs", "packed:no.npz")),
+        (values.ONE_IMAGE_SET, "glyphs", "glyphs"),
+    ],
+)
+def test_text_becomes_a_value(kind, text, value):
+    assert kind.convert(text, None, None) == value == kind.convert(value, None, None)
+
+
+@pytest.mark.parametrize(
+    "kind, text",
+    [
+        (kind, text)
+        for kind in (values.WIDTHS, values.DATA_WEIGHTS, values.SPARSITY)
+        for text in ("x", "1,,2", ",", "1,x")
+    ]
+    + [(values.WIDTHS, "1.5"), (values.WIDTHS, ""), (values.SPARSITY, ""), (values.ONE_IMAGE_SET, "glyphs,omniglot")]
+    + [(values.KEPT, text) for text in ("nonsense", "every:0", "-1", "every:", "1.5", "²")],
+)
+def test_other_text_is_refused_in_one_line(kind, text):
+    with pytest.raises(UserError, match="write|give") as error:
+        kind.convert(text, None, None)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kept, iterations",
+    [
+        (Kept(), set()),
+        (Kept((3, 9)), {3, 9}),
+        (Kept(every=(4,)), {0, 4, 8}),
+        (Kept((3,), (5, 4)).also(7), {0, 3, 4, 5, 7, 8}),
+    ],
+)
+def test_kept_iterations(kept, iterations):
+    assert {iteration for iteration in range(10) if iteration in kept} == iterations
+
+
+def test_config_toml_holds_arrays_and_numbers(tmp_path):
+    config = TrainConfig(
+        data=("ink", "packed:/a,b.npz"), data_weights=(2.0, 1.0), widths=(8, 8, 6, 4), keep=Kept((5,), (10,)),
+        method="mmsup", adapter=AdapterConfig(sparsity=(0.5,)),
+    )  # fmt: skip
+    write_config(tmp_path / "config.toml", config)
+    stored = tomllib.loads((tmp_path / "config.toml").read_text())
+    assert (stored["data"], stored["data_weights"], stored["widths"]) == (
+        ["ink", "packed:/a,b.npz"],
+        [2.0, 1.0],
+        [8, 8, 6, 4],
+    )
+    assert (
+        stored["keep"] == {"at": [5], "every": [10]}
+        and stored["adapter"]["sparsity"] == [0.5]
+        and "ticket" not in stored
+    )
+    assert read_config(tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('widths = "8,8,6,4"', "widths is '8,8,6,4'; it must be an array"),
+        ('widths = ["8"]', "widths is '8'; it must be of type int"),
+        ("keep = 5", "keep is 5; it must be a table"),
+        ("[keep]\nevery = [0]", r"every \[0\] 1 or more"),
+        ("[adapter]\nsparsity = [2]", "--sparsity 2"),
+        ("[adapter]\nkeep = 1", r"\[adapter\]: unknown setting 'keep'"),
+        ("wdths = 1", "unknown setting 'wdths'; known are data, "),
+    ],
+)
+def test_other_config_is_refused(tmp_path, line, message):
+    (tmp_path / "config.toml").write_text(line)
+    with pytest.raises(UserError, match=message):
+        read_config(tmp_path / "config.toml")
