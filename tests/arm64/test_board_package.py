@@ -22,7 +22,7 @@ SCRIPT = """
 import json, platform, sys
 from gems_edge.cli.main import main
 from gems_edge.device.host import host_facts
-import gems_edge, gems_edge.device, onnxruntime
+import gems_edge
 
 cpu = sys.argv[1]
 for line in (
