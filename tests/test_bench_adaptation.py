@@ -18,7 +18,7 @@ from gems_edge.models.fewshot import forward
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.6])
-@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
+@pytest.mark.parametrize("backbone", ["conv4", pytest.param("resnet12", marks=pytest.mark.slow(2))])
 def test_the_plain_step_is_the_products_step(backbone, ratio):
     row = Row(backbone, 16, 20, 2, ratio, "maml", "balanced")
     model, weights = row.start
@@ -39,6 +39,7 @@ def test_the_plain_step_is_the_products_step(backbone, ratio):
     torch.testing.assert_close(found, answer.features, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow(30)
 def test_measures_and_resumes(tmp_path):
     output = tmp_path / "found.json"
     options = [

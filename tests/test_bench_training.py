@@ -31,6 +31,7 @@ def bench(environment, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.slow(20)
 def test_compares_measures_and_resumes(bench):
     done, output = bench()
     assert done.exit_code == 0, done.output
@@ -51,6 +52,7 @@ def test_compares_measures_and_resumes(bench):
     assert other.exit_code == 1 and "other settings" in other.output
 
 
+@pytest.mark.slow(20)
 def test_a_wrong_gradient_stops_it(bench, tmp_path, monkeypatch):
     for file in (*TOOLS.glob("training_*.py"), TOOLS / "process_peak.py"):
         shutil.copy(file, tmp_path)

@@ -27,6 +27,7 @@ def call(*command, **options):
     return subprocess.run([*map(str, command)], capture_output=True, text=True, **options)
 
 
+@pytest.mark.slow(5)
 def test_sessions_and_copies_are_inside(pi, tmp_path):
     server, board = pi
     write_board("cortex-a72", board)

@@ -50,6 +50,7 @@ def test_roomy_limits_take_the_whole_network_and_say_that_nothing_binds(source):
     assert [(c.ratio, c.steps) for c in found.candidates] == [(0.0, source.config.steps)] and not found.binds
 
 
+@pytest.mark.slow(12)
 def test_a_tight_limit_is_kept_and_the_next_larger_network_would_break_it(source):
     everything = whole(source).predicted[BOARD]
     most = 0.6 * everything["predict"].high
@@ -59,6 +60,7 @@ def test_a_tight_limit_is_kept_and_the_next_larger_network_would_break_it(source
     assert len(found.binds) == 1 and "--max-latency-ms" in found.binds[0] and BOARD in found.binds[0]
 
 
+@pytest.mark.slow(12)
 def test_fewer_steps_leave_room_for_more_weights(source):
     assert source.config.steps > 1
     step = whole(source).predicted[BOARD]["step"].high
@@ -70,6 +72,7 @@ def test_fewer_steps_leave_room_for_more_weights(source):
         assert candidate.predicted[BOARD]["adapt"].high <= step * 1.01
 
 
+@pytest.mark.slow(12)
 def test_limits_that_hold_typically_allow_more(source):
     typical = 0.9 * whole(source).predicted[BOARD]["predict"].value
     (loose,) = search(source, budget(surely=False, predict=typical), silent).candidates
@@ -115,6 +118,7 @@ def test_predictions_of_a_bundle_are_those_that_its_manifest_gives(small_bundle)
     assert all(0 < p.low <= p.value <= p.high and p.source for p in made.values())
 
 
+@pytest.mark.slow(12)
 def test_command_keeps_its_limits(cli_here, own_small_run, tmp_path):
     done = cli_here(
         "export", own_small_run, "-o", tmp_path / "b.gems", "--device", BOARD,
@@ -127,6 +131,7 @@ def test_command_keeps_its_limits(cli_here, own_small_run, tmp_path):
     assert predicted["predict"]["tag"] == "predicted" and predicted["predict"]["source"]
 
 
+@pytest.mark.slow(12)
 def test_family_and_its_front(cli_here, own_small_run, tmp_path):
     done = cli_here(
         "export", own_small_run, "--ratio", "0,0.5", "-o", tmp_path / "f.gems", "--device", f"{BOARD},rpi-4b",

@@ -9,6 +9,8 @@ from small_settings import SMALL
 from gems_edge.device import Learner
 from gems_edge.meta.run import Run
 
+pytestmark = pytest.mark.slow(8)
+
 FEW = ("--iterations", "12", "--validate-every", "12", "--interval", "4")
 
 

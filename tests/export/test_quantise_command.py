@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow(4)
+
 
 @pytest.fixture(scope="module")
 def bundle(cli_here, small_run, tmp_path_factory):

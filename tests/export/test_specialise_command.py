@@ -16,6 +16,8 @@ from gems_edge.meta.rules.adapter import ranks
 from gems_edge.meta.run import Run
 from gems_edge.models.fewshot import layers_of
 
+pytestmark = pytest.mark.slow(6)
+
 QUICK = ("--episodes", "6", "--for-tasks", "6")
 # What the stirred adapters answer on average. BMP: the lower two blocks never move, block 2 sometimes, the rest does.
 BMP_LOGITS, MMSUP_LOGITS = [-9.0, -9.0, 0.0, 9.0, 9.0, 0.0], [-2.0, -2.0, -2.0, -9.0, 0.5]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from small_settings import SMALL
 
 HEAVY = ("torch", "torchvision", "onnx", "matplotlib", "rich", "scipy", "jinja2")
@@ -14,6 +15,7 @@ def files_below(directory):
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow(30)
 def test_nothing_is_written_outside_run_bundle_state_and_cache(cli, tmp_path):
     home, work, temporary = tmp_path / "home", tmp_path / "work", tmp_path / "tmp"
     for place in (home, work, temporary):

@@ -99,6 +99,7 @@ def test_weights_are_the_shares_of_the_meta_batches(cli_here, image_sets, tmp_pa
 # Resuming, processes
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("method", ["bmp", "mmsup"])
 def test_a_killed_run_ends_with_the_same_bits(two_set_run, cli_here, environment, image_sets, tmp_path, method):
     whole, cut = two_set_run(method), tmp_path / "cut"
@@ -266,6 +267,7 @@ def test_the_union_is_that_of_the_tasks_and_each_gives_to_its_own_subnet(trainer
 # Multi-MAML
 
 
+@pytest.mark.slow(4)
 def test_multi_maml_is_a_maml_run_for_each_set(two_set_run, cli_here, image_sets, tmp_path):
     multi = two_set_run("multi-maml")
     alone = (*TWO_SETS, "--data-root", image_sets, "--method", "maml", "--image-size", "28", "--channels", "3")

@@ -19,6 +19,7 @@ COST = {
 }
 
 
+@pytest.mark.slow(15)
 def test_a_real_bundle_takes_what_was_predicted(small_bundle):
     opened = read_bundle(small_bundle)
     images = opened.ways * opened.shots

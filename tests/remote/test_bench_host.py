@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from on_board import bench_directory, left_on, runs_in, sessions, write_wheel
 
+pytestmark = pytest.mark.slow(8)
+
 # A second or two of lost connection, so that what happens after it can be waited for.
 IMPATIENT = ("--reconnect", 2)
 LEASE = 6

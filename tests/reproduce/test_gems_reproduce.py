@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow(8)
+
 TINY = ("reproduce", "gems", "--preset", "tiny", "--jobs", "2")
 
 

@@ -242,6 +242,7 @@ def test_orphans_of_a_killed_grid_are_waited_for(tmp_path, program):
     assert sum("earlier call" in line for line in lines) == 2
 
 
+@pytest.mark.slow(10)
 def test_torchrun_cell(tmp_path, program):
     cells = [Cell("a", {"x": 1}), Cell("b", {"x": 1, "raise": "worker's last words"})]
     with pytest.raises(MachineError, match=r"\(b\); b: ValueError: worker's last words"):
@@ -267,6 +268,7 @@ def test_a_directory_that_is_not_on_the_node(tmp_path, program):
     assert outcome.result is None and "must be on storage that all machines see" in outcome.reason
 
 
+@pytest.mark.slow(10)
 def test_ray(tmp_path, program):
     pytest.importorskip("ray")
     cells = [Cell("b", {"x": 2}, ("a",)), Cell("a", {"x": 1}), Cell("bad", {"raise": "oh"}), Cell("c", {"x": 3})]

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from small_settings import hear_ctrl_c
 
+pytestmark = pytest.mark.slow(8)
+
 CUT = ("reproduce", "tickets", "--preset", "tiny", "--ratio", "0.8", "--jobs", "1")
 METHODS = ("--method", "mwt", "--method", "pmt", "--method", "rm")
 DONE = ["dense-s1", "mwt-0.8-s1", "pmt-0.8-s1", "rm-0.8-s1"]

@@ -92,7 +92,7 @@ def plain_meta_gradient(config, weights, masks, task):
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("method, head", RULES)
-@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
+@pytest.mark.parametrize("backbone", ["conv4", pytest.param("resnet12", marks=pytest.mark.slow(2))])
 def test_the_masked_meta_gradient_is_that_of_the_sparse_network(backbone, method, head, first_order):
     config = settings(method, head, backbone, first_order=first_order)
     model, task = masked_model(config), episode()
@@ -190,6 +190,7 @@ TINY = (
 MWT = (*TINY, "--ticket", "mwt", "--ratio", "0.7", "--rewind", "4")
 
 
+@pytest.mark.slow(20)
 def test_a_ticket_killed_in_both_phases_ends_with_the_same_bits(environment, tmp_path):
     def start(run, *options):
         command = [sys.executable, "-m", "gems_edge", "train", *MWT, *options, "-o", str(run)]

@@ -85,6 +85,7 @@ def test_a_search_that_is_stopped_goes_on_with_its_queue(trained, gems, tmp_path
     assert run.weights_path.read_bytes() == whole.weights_path.read_bytes()
 
 
+@pytest.mark.slow(15)
 def test_two_processes_find_the_ticket_that_one_finds(trained, environment, tmp_path):
     """Of two tasks each process does one: their sum has the same bits as one process's."""
     one, run = trained("unsettled"), Run(tmp_path / "two")
