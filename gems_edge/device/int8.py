@@ -53,8 +53,8 @@ def layer_tensors(
     """The graph's initialisers for `layer`: WEIGHT.folded and WEIGHT.bias in float32 where it stays so, otherwise
     WEIGHT.int8, WEIGHT.scale [O], WEIGHT.bias (int32 [O]) and WEIGHT.bias_scale [O]."""
     weight, bias = _folded(layer, weights, epsilon)
-    made = {"folded": weight, "bias": bias} if input_scale is None else _quantised(weight, bias, input_scale)
-    return {f"{layer.weight}.{part}": value for part, value in made.items()}
+    parts = {"folded": weight, "bias": bias} if input_scale is None else _quantised(weight, bias, input_scale)
+    return {f"{layer.weight}.{part}": value for part, value in parts.items()}
 
 
 def refreshed(model: bytes, quantisation: Quantisation, weights: Mapping[str, np.ndarray], what: str) -> bytes:

@@ -7,6 +7,7 @@ import signal
 import tempfile
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ def test_power_cut_at_every_call(tmp_path, generations):
         path = tmp_path / f"{instant}.state"
         for number in range(1, generations + 1):
             save_state(path, make(number))
-        codes.append(in_child(lambda: cut_power_at(instant, path, 77)))
+        codes.append(in_child(partial(cut_power_at, instant, path, 77)))
         if generations == 0 and codes[-1] == 9:
             try:
                 found = number_of(load_state(path, BUNDLE))
@@ -223,11 +224,11 @@ def test_write_that_ends_at_any_byte(tmp_path, full):
         save_state(path, make(3))
 
     for limit in range(0, size, 37):
-        assert in_child(lambda: work(limit)) == (1 if full else -signal.SIGXFSZ)
+        assert in_child(partial(work, limit)) == (1 if full else -signal.SIGXFSZ)
         assert {slot: (path / slot).read_bytes() for slot in SLOTS} == before
         left = {entry.name for entry in path.iterdir()} - set(SLOTS)
         assert not (left and full), "a failed write leaves nothing behind"
-    assert in_child(lambda: work(size)) == 0
+    assert in_child(partial(work, size)) == 0
     assert number_of(load_state(path, BUNDLE)) == 3
 
 
