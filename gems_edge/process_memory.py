@@ -36,8 +36,8 @@ def available_mb() -> float | None:
 
 
 def _entry_mb(file: str, name: str) -> float | None:
-    found = re.search(rf"^{name}:\s+(\d+) kB", _text(file), re.MULTILINE)
-    return int(found[1]) * 1024 / 1e6 if found else None
+    match = re.search(rf"^{name}:\s+(\d+) kB", _text(file), re.MULTILINE)
+    return int(match[1]) * 1024 / 1e6 if match else None
 
 
 def _text(file: str) -> str:

@@ -85,7 +85,7 @@ def _train(output: Path, config: TrainConfig, ticket_file: Path | None, **option
     if config.ticket.method != "none":
         from gems_edge.tickets.training import train_ticket
 
-        return train_ticket(run, config, given=ticket_file, **options)
+        return train_ticket(run, config, ticket_file=ticket_file, **options)
     if config.rule.one_model_each:
         from gems_edge.meta.multi import train_multi
 

@@ -44,13 +44,13 @@ class Delivery:
     """What is copied to the board: files in `directory`."""
 
     directory: Path
-    own: Path  # the wheel of gems-edge
+    own_wheel: Path  # the wheel of gems-edge
     wheels: tuple[Path, ...]  # with those that it needs; none if the board has them or has to find them itself
     environment: str  # the path on the board where the environment is, or will be, kept
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("payload.zip", *(wheel.name for wheel in self.wheels or (self.own,)))
+        return ("payload.zip", *(wheel.name for wheel in self.wheels or (self.own_wheel,)))
 
     @property
     def size(self) -> int:
@@ -103,12 +103,12 @@ def bench_on(bundle: Bundle, target: Target, threads: int | None, on_stage: Call
 
 def _pack(bundle: Bundle, board: Board, target: Target, directory: Path, on_stage: Callable[[str], None]) -> Delivery:
     """Everything for the board, in `directory`. UserError if it has no room for that."""
-    own = build_own_wheel(directory)
-    environment = f"env-{board.tag}-{hashlib.sha256(own.read_bytes()).hexdigest()[:12]}"
+    own_wheel = build_own_wheel(directory)
+    environment = f"env-{board.tag}-{hashlib.sha256(own_wheel.read_bytes()).hexdigest()[:12]}"
     reused = target.keep and environment in board.kept
-    wheels = () if reused else _gather(own, board, target, directory, on_stage)
+    wheels = () if reused else _gather(own_wheel, board, target, directory, on_stage)
     _write_payload(bundle, directory)
-    delivery = Delivery(directory, own, wheels, f"{board.base}/{environment}")
+    delivery = Delivery(directory, own_wheel, wheels, f"{board.base}/{environment}")
     if reused:
         unpacked = 0.0
     else:
@@ -119,13 +119,13 @@ def _pack(bundle: Bundle, board: Board, target: Target, directory: Path, on_stag
 
 
 def _gather(
-    own: Path, board: Board, target: Target, directory: Path, on_stage: Callable[[str], None]
+    own_wheel: Path, board: Board, target: Target, directory: Path, on_stage: Callable[[str], None]
 ) -> tuple[Path, ...]:
     """The wheels for the board; none if it has to find them itself. UserError if it could not install them then."""
     on_stage(f"gathering packages for Python {board.version[0]}.{board.version[1]} on {board.machine}")
     gathered = directory / "wheels"
     gathered.mkdir()
-    wheels = gather(own, board, target.host, Path(target.wheels) if target.wheels else None, gathered)
+    wheels = gather(own_wheel, board, target.host, Path(target.wheels) if target.wheels else None, gathered)
     if wheels is None:
         on_stage(f"no packages for it could be fetched here; {target.host} has to fetch them itself")
         if not board.ensurepip:
@@ -135,7 +135,7 @@ def _gather(
             )
         return ()
     for wheel in wheels:
-        if wheel.name != own.name:
+        if wheel.name != own_wheel.name:
             shutil.move(wheel, directory / wheel.name)
     return tuple(directory / wheel.name for wheel in wheels)
 
@@ -146,7 +146,7 @@ def _plan(delivery: Delivery, keep: bool, threads: int | None) -> dict[str, Any]
     return {
         "files": {name: hashlib.sha256((delivery.directory / name).read_bytes()).hexdigest() for name in names},
         "wheels": [wheel.name for wheel in delivery.wheels],
-        "own": delivery.own.name,
+        "package": delivery.own_wheel.name,
         "keep": keep,
         "environment": delivery.environment,
         "commands": _commands(threads),

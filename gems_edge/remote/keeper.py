@@ -245,7 +245,7 @@ def install(directory: Path, plan: dict[str, Any], call: Call) -> str:
     emit(directory, {"stage": "installing gems-edge and what it needs"})
     try:
         # Bytecode is made on first import, of what is imported: less wear and minutes less on a small board.
-        call([*run_pip, "install", "--quiet", "--no-compile", *source, plan["own"]], "pip install")
+        call([*run_pip, "install", "--quiet", "--no-compile", *source, plan["package"]], "pip install")
     except Failed as error:
         if plan["wheels"]:
             raise

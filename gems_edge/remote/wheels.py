@@ -72,38 +72,38 @@ def _metadata(installed: Distribution) -> dict[str, bytes]:
     return {name: text.encode() for name, text in texts.items()}
 
 
-def gather(own: Path, board: Board, host: str, source: Path | None, directory: Path) -> list[Path] | None:
-    """What `own` and pip need on `board`, as wheel files in `directory`, resolved by this machine's pip.
+def gather(own_wheel: Path, board: Board, host: str, source: Path | None, directory: Path) -> list[Path] | None:
+    """What `own_wheel` and pip need on `board`, as wheel files in `directory`, resolved by this machine's pip.
 
     They come from `source`, a directory of wheels, and nowhere else; without it, from the package index that pip is set
     up for, and what was fetched is kept in the cache. None if that fails: then the board must find them itself.
     Raises UserError for a `source` that is no directory, or lacks a wheel for the board (named), or without pip.
     """
     if source is not None:
-        return _gather_from(source, own, board, host, directory)
+        return _gather_from(source, own_wheel, board, host, directory)
     if find_spec("pip") is None:
         return None
     cache = cache_directory() / "wheels"
     cache.mkdir(parents=True, exist_ok=True)
     for index in (["--retries", "1"], ["--no-index"]):
-        if _resolve(own, board, directory, [*index, "--find-links", str(cache)]) is None:
+        if _resolve(own_wheel, board, directory, [*index, "--find-links", str(cache)]) is None:
             for wheel in directory.glob("*.whl"):
-                if wheel.name != own.name and not (cache / wheel.name).exists():
+                if wheel.name != own_wheel.name and not (cache / wheel.name).exists():
                     shutil.copy(wheel, cache / f".{wheel.name}")
                     (cache / f".{wheel.name}").rename(cache / wheel.name)
             return sorted(directory.glob("*.whl"))
     return None
 
 
-def _gather_from(source: Path, own: Path, board: Board, host: str, directory: Path) -> list[Path]:
+def _gather_from(source: Path, own_wheel: Path, board: Board, host: str, directory: Path) -> list[Path]:
     if not source.is_dir():
         raise UserError(f"--wheels {source} is not a directory; give one that holds wheel files")
     if find_spec("pip") is None:
         raise UserError("this Python has no pip, which chooses from --wheels; install it, or leave --wheels out")
     options = ["--no-index", "--find-links", str(source)]
-    missing = _resolve(own, board, directory, options)
+    missing = _resolve(own_wheel, board, directory, options)
     if missing == "pip" and board.ensurepip:
-        missing = _resolve(own, board, directory, options, tool=())
+        missing = _resolve(own_wheel, board, directory, options, tool=())
     if missing:
         raise UserError(
             f"{source} holds no wheel for {missing} that fits {host} (Python {board.version[0]}.{board.version[1]}, "
@@ -113,7 +113,7 @@ def _gather_from(source: Path, own: Path, board: Board, host: str, directory: Pa
 
 
 def _resolve(
-    own: Path, board: Board, directory: Path, options: list[str], tool: tuple[str, ...] = ("pip",)
+    own_wheel: Path, board: Board, directory: Path, options: list[str], tool: tuple[str, ...] = ("pip",)
 ) -> str | None:
     """None if `directory` now holds all that is needed; else the requirement that could not be met.
 
@@ -123,7 +123,9 @@ def _resolve(
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*board.version)]
     for platform in _platforms(board):
         command += ["--platform", platform]
-    done = subprocess.run([*command, *options, "-d", str(directory), str(own), *tool], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *options, "-d", str(directory), str(own_wheel), *tool], capture_output=True, text=True
+    )
     if done.returncode == 0:
         return None
     missing = [line for line in done.stderr.splitlines() if "No matching distribution found for" in line]

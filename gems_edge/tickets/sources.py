@@ -25,28 +25,28 @@ def is_dense(run: Run) -> bool:
     return run.config().ticket.method == "none"
 
 
-def ticket_of(place: Path) -> Ticket:
+def ticket_of(path: Path) -> Ticket:
     """The ticket of a file or a run; UserError for a dense run."""
-    if not place.is_dir():
-        return load_ticket(place)
-    run = Run(place)
+    if not path.is_dir():
+        return load_ticket(path)
+    run = Run(path)
     ticket = run.ticket(run.config())
     if ticket is None:
-        raise UserError(f"{place} is a dense run; give one that was trained with --ticket, or a ticket file")
+        raise UserError(f"{path} is a dense run; give one that was trained with --ticket, or a ticket file")
     return ticket
 
 
-def masks_of(place: Path, ratio: float, scope: str = "global") -> Masks:
+def masks_of(path: Path, ratio: float, scope: str = "global") -> Masks:
     """The masks of a ticket, or those that magnitude pruning cuts from a dense run's best weights."""
-    if not place.is_dir() or not is_dense(Run(place)):
-        return ticket_of(place).masks
-    return criteria.largest(criteria.magnitudes(Run(place).model()[1]), ratio, scope)
+    if not path.is_dir() or not is_dense(Run(path)):
+        return ticket_of(path).masks
+    return criteria.largest(criteria.magnitudes(Run(path).model()[1]), ratio, scope)
 
 
-def several_masks(places: Sequence[Path], ratio: float, scope: str = "global") -> list[Masks]:
+def several_masks(paths: Sequence[Path], ratio: float, scope: str = "global") -> list[Masks]:
     """Of one network; UserError where two differ in layers or shapes."""
-    masks = [masks_of(place, ratio, scope) for place in places]
-    check_alike(masks, names=[str(place) for place in places])
+    masks = [masks_of(path, ratio, scope) for path in paths]
+    check_alike(masks, names=[str(path) for path in paths])
     return masks
 
 
@@ -69,8 +69,8 @@ def first_layer_masks(run: Run, ratio: float, scope: str = "global") -> list[tup
     return [(iteration, next(iter(masks.values()))) for iteration, masks in kept_masks(run, ratio, scope)]
 
 
-def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None = None) -> Ticket:
-    """Cut a ticket from the finished dense run at `place` and write it to `output`; nothing is trained."""
+def find_in(path: Path, settings: TicketConfig, output: Path, root: Path | None = None) -> Ticket:
+    """Cut a ticket from the finished dense run at `path` and write it to `output`; nothing is trained."""
     single_process("ticket find")
     method = TICKETS[settings.method]
     if method.settles:
@@ -81,15 +81,15 @@ def find_in(place: Path, settings: TicketConfig, output: Path, root: Path | None
         raise UserError("several rounds train between prunings: gems-edge train --ticket mwt --rounds N")
     if output.is_dir():
         raise UserError(f"{output} is a directory; give a file to write, such as NAME.ticket")
-    run = Run(place)
+    run = Run(path)
     config = run.config()
     if config.rule.one_model_each:
         runs = ", ".join(str(part.directory) for part in run.distributions().values())
-        raise UserError(f"{place} holds a run for each distribution; name one of them: {runs}")
+        raise UserError(f"{path} holds a run for each distribution; name one of them: {runs}")
     if config.ticket.method != "none":
-        raise UserError(f"{place} trained a ticket already; its file is {run.ticket_path}")
+        raise UserError(f"{path} trained a ticket already; its file is {run.ticket_path}")
     if method.from_trained:
-        settings = replace(settings, dense_run=str(place.absolute()))
+        settings = replace(settings, dense_run=str(path.absolute()))
     images = load_mixture(config.data, image_size=config.image_size, channels=config.channels, root=root)
     start = Start(replace(config, ticket=settings), images, start_processes(config.compute))
     ticket = find_ticket(Search(start, run, train_run))

@@ -21,7 +21,7 @@ def train_ticket(
     config: TrainConfig,
     *,
     resume: bool = False,
-    given: Path | None = None,
+    ticket_file: Path | None = None,
     progress: Progress | None = None,
     root: Path | None = None,
     processes: Processes | None = None,
@@ -29,36 +29,36 @@ def train_ticket(
 ) -> dict[str, float]:
     """Find the config's ticket and meta-train it into `run`; returns the best validation.
 
-    `given`: a ticket file to train instead of finding one, from the seed's weights. Both phases resume: a ticket that
+    `ticket_file`: a ticket to train instead of finding one, from the seed's weights. Both phases resume: a ticket that
     was found is not searched for again. Raises as `train` does, and UserError for a ratio that leaves a layer empty, a
     ticket of another model and a dense run that does not fit.
     """
     if config.ticket.method == "none":
         raise UserError("there is no ticket in these settings; add --ticket mwt, pmt, …")
     with starting(run, config, resume=resume, root=root, processes=processes, say=say) as start:
-        return _train_ticket(start, run, given, progress)
+        return _train_ticket(start, run, ticket_file, progress)
 
 
-def _train_ticket(start: Start, run: Run, given: Path | None, progress: Progress | None) -> dict[str, float]:
+def _train_ticket(start: Start, run: Run, ticket_file: Path | None, progress: Progress | None) -> dict[str, float]:
     check_directory(run, resume=True)
     search = Search(start, run, train_run, progress)
-    if given is not None:
-        read_given(search, given)
+    if ticket_file is not None:
+        _read_ticket_file(search, ticket_file)
     elif not run.ticket_path.exists():  # a ticket that was found needs its dense run no more
         check_search(search)
     start.begin(run)
-    _ensure_ticket(search, given)
+    _ensure_ticket(search, ticket_file)
     return train_from(start, run, initial=run.initial(), progress=progress)
 
 
-def _ensure_ticket(search: Search, given: Path | None) -> None:
-    """Where the run has no ticket yet, find one or read `given`, and save it with the weights to start from."""
+def _ensure_ticket(search: Search, ticket_file: Path | None) -> None:
+    """Where the run has no ticket yet, find one or read `ticket_file`, and save it with the weights to start from."""
     run, processes = search.run, search.start.processes
     exists = run.ticket_path.exists()
     processes.wait()  # nobody writes it before everybody has looked
     if exists:
         return
-    ticket = find_ticket(search) if given is None else read_given(search, given)
+    ticket = find_ticket(search) if ticket_file is None else _read_ticket_file(search, ticket_file)
     weights = search.initial_weights(ticket)
     if processes.first:
         run.save_initial(weights)
@@ -73,7 +73,7 @@ def train_run(start: Start, run: Run, progress: Progress | None) -> dict[str, fl
     return _train_ticket(start, run, None, progress)
 
 
-def read_given(search: Search, path: Path) -> Ticket:
+def _read_ticket_file(search: Search, path: Path) -> Ticket:
     """A ticket from a file; UserError if it is one of another model, or not what the run's settings say."""
     ticket = check_fits(load_ticket(path), search.spec, path)
     for name, option in (("method", "--ticket"), ("unit", "--unit"), ("ratio", "--ratio")):
