@@ -1,12 +1,78 @@
-"""From rows to the findings that a claim rests on; `rules` says in words how a verdict comes about."""
+"""Claims of a paper, the findings of rows that they rest on, and in words how a verdict comes about (`rules`)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from gems_edge.reproduce import verdicts
 from gems_edge.reproduce.pooling import Difference
 from gems_edge.reproduce.protocol import S, Setup
 from gems_edge.reproduce.results import Row, common_seeds, difference, factor
-from gems_edge.reproduce.verdicts import INSIDE, MISSING, ONE, SIDES, Bound, Claim, Finding, Quote
+from gems_edge.reproduce.verdicts import FAILS, HOLDS, INSIDE, MISSING, NONE, ONE, OPEN, SIDES, Bound
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A claim in a paper's words, and where they stand."""
+
+    words: str
+    where: str
+
+
+def quotes_of(text: str) -> dict[str, Quote]:
+    """Key → quote, from lines "key | where | words"; what is indented goes on with the words."""
+    joined = text.strip().replace("\n    ", " ")
+    parts = [[part.strip() for part in line.split("|")] for line in joined.splitlines()]
+    return {key: Quote(words, where) for key, where, words in parts}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a claim comes down to at one place (a ratio, a distribution)."""
+
+    label: str
+    text: str
+    verdict: str
+    data: Mapping[str, Any]
+    reason: str = ""  # why it is not decided
+
+
+def not_done(label: str, text: str = NONE) -> Finding:
+    return Finding(label, text, MISSING, {})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim holds if all of its findings do, and fails if one does."""
+
+    key: str
+    quote: Quote
+    text: str  # as it is checked here
+    setup: str  # what it is checked on
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        verdicts = [finding.verdict for finding in self.findings]
+        for word in (FAILS, MISSING, OPEN):
+            if word in verdicts:
+                return word
+        return HOLDS if verdicts else MISSING
+
+    @property
+    def explained(self) -> str:
+        """The verdict, and why it is none."""
+        if self.verdict != OPEN:
+            return self.verdict
+        reasons = dict.fromkeys(finding.reason for finding in self.findings if finding.verdict == OPEN)
+        return f"{OPEN}: {'; '.join(reasons)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "claim": self.key, "text": self.text, "setup": self.setup, "verdict": self.verdict,
+            "explained": self.explained, "paper": {"words": self.quote.words, "where": self.quote.where},
+            "figures": [{"at": f.label, "verdict": f.verdict, **f.data} for f in self.findings],
+        }  # fmt: skip
 
 
 def rules(alike: str, *of_paper: str) -> tuple[str, ...]:
@@ -44,22 +110,22 @@ def accuracy_finding(
 
 def difference_finding(label: str, gap: Difference | None, bound: Bound, row: Row[S]) -> Finding:
     if gap is None:
-        return verdicts.not_done(label)
+        return not_done(label)
     text, reason = f"{verdicts.points(gap.mean)} points", ONE
     if gap.trainings > 1:
         seeds = f"{verdicts.points(gap.low)} … {verdicts.points(gap.high)}"
         text = f"{verdicts.points(gap.mean, gap.half)} points (seeds {seeds})"
         reason = INSIDE
-    verdict = bound(gap) if gap.trainings == len(row.wanted) else MISSING
+    verdict = bound.verdict(gap.mean - gap.half, gap.mean + gap.half) if gap.trainings == len(row.wanted) else MISSING
     data = gap.as_dict() | {"mode": row.mode}
     return Finding(label, text + verdicts.part(gap.trainings, len(row.wanted)), verdict, data, reason)
 
 
-def factor_finding(label: str, reference: Row[S], row: Row[S], cost: str, bound: float, note: str = "") -> Finding:
-    """How many times less `row` costs than `reference`, at least `bound` times where it holds."""
+def factor_finding(label: str, reference: Row[S], row: Row[S], cost: str, least: float, note: str = "") -> Finding:
+    """How many times less `row` costs than `reference`, at least `least` times where it holds."""
     values, done = factor(reference, row, cost), len(common_seeds(row, reference))
     if values is None:
-        return verdicts.not_done(label)
-    verdict = verdicts.at_least(values, bound) if done == len(row.wanted) else MISSING
+        return not_done(label)
+    verdict = Bound(least).verdict(values.low, values.high) if done == len(row.wanted) else MISSING
     text = verdicts.spread_text(values, "{:.2f}×") + note + verdicts.part(done, len(row.wanted))
     return Finding(label, text, verdict, values.as_dict(), SIDES)

@@ -14,11 +14,12 @@ from typing import Any, Generic, TypeVar
 from gems_edge.device.host import host_facts
 from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Section, Table
+from gems_edge.reproduce.claims import Claim
 from gems_edge.reproduce.grid import Cell
 from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.protocol import RUN, TEST_SEED, Preset, S, Trial
 from gems_edge.reproduce.results import Row, Rows, rows_of
-from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, NONE, OPEN, Claim
+from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, NONE, OPEN
 
 P = TypeVar("P", bound=Preset)
 

@@ -1,4 +1,4 @@
-"""Two small image sets made of glyphs, packed by the real command: turned ones, and ink in the place of paper, in colour."""
+"""Two small image sets made of glyphs, packed by the real command: turned ones, and ink for paper, in colour."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ IMAGES = 6
 
 
 @pytest.fixture(scope="session")
-def sets(cli, environment, tmp_path_factory) -> dict[str, Path]:
+def sets(cli_here, environment, tmp_path_factory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("sets")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
@@ -26,7 +26,7 @@ def sets(cli, environment, tmp_path_factory) -> dict[str, Path]:
                 folder.mkdir(parents=True)
                 for index in np.flatnonzero(glyphs.label == number)[:IMAGES]:
                     Image.fromarray(change(glyphs.images[index, :, :, 0])).save(folder / f"{index}.png")
-        cli("data", "pack", place / name, "-o", place / f"{name}.npz")
+        cli_here("data", "pack", place / name, "-o", place / f"{name}.npz")
     return {name: place / f"{name}.npz" for name in ("turned", "tinted")}
 
 

@@ -1,4 +1,4 @@
-"""gems-edge reproduce gems, through the real command on the preset tiny."""
+"""gems-edge reproduce gems on the preset tiny. Cells are processes; the command is this one."""
 
 import json
 from pathlib import Path
@@ -23,10 +23,10 @@ METHODS = [part for name in ("maml", "multi-maml", "bmp", "mmsup") for part in (
 
 
 @pytest.fixture(scope="module")
-def grid(cli, sets, tmp_path_factory) -> tuple[Path, str, str]:
+def grid(cli_here, sets, tmp_path_factory) -> tuple[Path, str, str]:
     """Tables 1 and 2, and what the command that made them printed."""
     directory = tmp_path_factory.mktemp("gems") / "tiny"
-    result = cli(*TINY, *options(sets), *METHODS, "-o", directory)
+    result = cli_here(*TINY, *options(sets), *METHODS, "-o", directory)
     return directory, result.stdout, result.stderr
 
 
@@ -67,28 +67,28 @@ def test_what_was_adapted_is_on_the_page(grid):
     assert page.count("<svg ") == 2
 
 
-def test_a_second_call_trains_nothing(cli, grid, sets):
+def test_a_second_call_trains_nothing(cli_here, grid, sets):
     directory, *_ = grid
     before = {path: path.stat().st_mtime_ns for path in directory.glob("cells/**/*")}
-    again = cli(*TINY, *options(sets), *METHODS, "--table", "1", "-o", directory, "--json")
+    again = cli_here(*TINY, *options(sets), *METHODS, "--table", "1", "-o", directory, "--json")
     assert again.stderr == "5 cells, all done\n"
     assert json.loads(again.stdout)["parts"] == ["table 1"]
     assert {path: path.stat().st_mtime_ns for path in directory.glob("cells/**/*")} == before
 
 
-def test_ablations_share_cells_and_report_what_is_missing(cli, grid, sets):
+def test_ablations_share_cells_and_report_what_is_missing(cli_here, grid, sets):
     directory, *_ = grid
-    result = cli(*TINY, *options(sets), "--table", "3", "--table", "4", "--report-only", "-o", directory)
+    result = cli_here(*TINY, *options(sets), "--table", "3", "--table", "4", "--report-only", "-o", directory)
     assert result.stderr == "9 cells, 2 done\n"
     lines = [line.split() for line in result.stdout.splitlines()]
     assert any(line[:2] == ["0.5", "–"] for line in lines) and any(line[:2] == ["S3", "–"] for line in lines)
     assert "not done" in result.stdout
 
 
-def test_ablations_are_trained(cli, grid, sets):
+def test_ablations_are_trained(cli_here, grid, sets):
     """After the first tests of `grid`: cells come into its directory."""
     directory, *_ = grid
-    result = cli(*TINY, *options(sets), "--table", "3", "--method", "mmsup", "-o", directory)
+    result = cli_here(*TINY, *options(sets), "--table", "3", "--method", "mmsup", "-o", directory)
     assert "3 cells, 1 done" in result.stderr and "Table 3, fixed sparsity" in result.stdout
     cell = json.loads((directory / "cells/glyphs+turned/mmsup-sparsity0.9-s1/result.json").read_text())
     assert set(cell["accuracy"]) == {"glyphs", "turned"}
@@ -96,15 +96,15 @@ def test_ablations_are_trained(cli, grid, sets):
     assert keep == pytest.approx([0.1] * 5, abs=1e-3) and cell["overlap"] == {"glyphs|turned": [1.0] * 5}
 
 
-def test_under_torchrun(cli, sets, tmp_path):
+def test_under_torchrun(cli_here, sets, tmp_path):
     cell = ("--table", "1", "--method", "bmp", "--processes", "2")
-    cli("reproduce", "gems", "--preset", "tiny", *options(sets)[:2], *cell, "-o", tmp_path / "grid")
+    cli_here("reproduce", "gems", "--preset", "tiny", *options(sets)[:2], *cell, "-o", tmp_path / "grid")
     assert done(tmp_path / "grid") == ["glyphs+turned/bmp-s1"]
 
 
-def test_other_settings_are_refused(cli, grid, sets):
+def test_other_settings_are_refused(cli_here, grid, sets):
     directory, *_ = grid
-    result = cli(*TINY, "--data", f"turned=packed:{sets['turned']}", "-o", directory, code=2)
+    result = cli_here(*TINY, "--data", f"turned=packed:{sets['turned']}", "-o", directory, code=2)
     assert "holds another grid: test.tinted is given only there" in result.stderr
 
 
@@ -124,6 +124,6 @@ def test_other_settings_are_refused(cli, grid, sets):
         (["--data", "a=folder:a", "--report-only"], "holds no reproduction"),
     ],
 )
-def test_bad_input_writes_nothing(cli, tmp_path, arguments, words):
-    result = cli("reproduce", "gems", "--preset", "tiny", *arguments, "-o", tmp_path / "out", code=2)
+def test_bad_input_writes_nothing(cli_here, tmp_path, arguments, words):
+    result = cli_here("reproduce", "gems", "--preset", "tiny", *arguments, "-o", tmp_path / "out", code=2)
     assert words in result.stderr and not (tmp_path / "out").exists()

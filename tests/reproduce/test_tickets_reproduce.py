@@ -1,4 +1,4 @@
-"""gems-edge reproduce tickets, through the real command on the preset tiny cut down to a few cells."""
+"""gems-edge reproduce tickets on the preset tiny cut down to a few cells. Cells are processes; the command is this one."""
 
 import json
 import os
@@ -19,10 +19,10 @@ DONE = ["dense-s1", "mwt-0.8-s1", "pmt-0.8-s1", "rm-0.8-s1"]
 
 
 @pytest.fixture(scope="module")
-def grid(cli, tmp_path_factory) -> tuple[Path, str, str]:
+def grid(cli_here, tmp_path_factory) -> tuple[Path, str, str]:
     """A finished grid, and what the command that made it printed."""
     directory = tmp_path_factory.mktemp("reproduce") / "tiny"
-    result = cli(*CUT, *METHODS, "-o", directory)
+    result = cli_here(*CUT, *METHODS, "-o", directory)
     return directory, result.stdout, result.stderr
 
 
@@ -50,26 +50,26 @@ def test_trains_and_writes(grid):
     assert {c["verdict"] for c in document["claims"] if c["claim"] in ("mwt-dense", "rm-mwt")} == {"not decided"}
 
 
-def test_a_second_call_trains_nothing(cli, grid):
+def test_a_second_call_trains_nothing(cli_here, grid):
     directory, stdout, _ = grid
     before = {path: path.stat().st_mtime_ns for path in directory.glob("cells/**/*")}
-    again = cli(*CUT, *METHODS, "-o", directory)
+    again = cli_here(*CUT, *METHODS, "-o", directory)
     assert again.stderr == "4 cells, all done\n" and again.stdout == stdout
     assert {path: path.stat().st_mtime_ns for path in directory.glob("cells/**/*")} == before
 
 
-def test_tables_and_figures_share_the_cells(cli, grid):
+def test_tables_and_figures_share_the_cells(cli_here, grid):
     directory, *_ = grid
-    result = cli(*CUT, "--table", "2", "--figure", "12", *METHODS, "-o", directory, "--json")
+    result = cli_here(*CUT, "--table", "2", "--figure", "12", *METHODS, "-o", directory, "--json")
     assert result.stderr == "4 cells, all done\n"
     document = json.loads(result.stdout)
     assert document["parts"] == ["table 2", "figure 12"] and document["cells"]["done"] == 4
     assert "Figure 12: accuracy of tickets" in (directory / "report.html").read_text()
 
 
-def test_report_only_shows_what_is_missing(cli, grid):
+def test_report_only_shows_what_is_missing(cli_here, grid):
     directory, *_ = grid
-    result = cli("reproduce", "tickets", "--preset", "tiny", "--report-only", "-o", directory)
+    result = cli_here("reproduce", "tickets", "--preset", "tiny", "--report-only", "-o", directory)
     assert result.stderr == "13 cells, 4 done\n"
     assert cells(directory) == DONE
     lines = result.stdout.splitlines()
@@ -77,16 +77,16 @@ def test_report_only_shows_what_is_missing(cli, grid):
     assert "not done" in result.stdout and "Not everything is done" in (directory / "report.html").read_text()
 
 
-def test_other_settings_are_refused(cli, grid, tmp_path):
+def test_other_settings_are_refused(cli_here, grid, tmp_path):
     directory, *_ = grid
     page = (directory / "report.html").read_bytes()
     for extra in (["--report-only"], []):
-        result = cli(*CUT, *METHODS, "--data", f"glyphs=folder:{tmp_path}", "-o", directory, *extra, code=2)
+        result = cli_here(*CUT, *METHODS, "--data", f"glyphs=folder:{tmp_path}", "-o", directory, *extra, code=2)
         assert "holds another grid" in result.stderr
     assert (directory / "report.html").read_bytes() == page
 
 
-def test_masks_of_several_networks_on_ray(cli, tmp_path):
+def test_masks_of_several_networks_on_ray(cli, cli_here, tmp_path):
     pytest.importorskip("ray")
     directory = tmp_path / "ray"
     figures = ("--figure", "7", "--figure", "10")
@@ -94,17 +94,17 @@ def test_masks_of_several_networks_on_ray(cli, tmp_path):
     assert "1 cells, 0 done, 1 at a time" in result.stderr and cells(directory) == ["dense-one-init-s1"]
     assert "Figure 7: what tickets keep in common" in result.stdout and "Figure 10: distance" in result.stdout
     # The whole figure has two networks: one more is to come.
-    more = cli(*CUT, *figures, "--report-only", "-o", directory)
+    more = cli_here(*CUT, *figures, "--report-only", "-o", directory)
     assert (
         more.stderr == "2 cells, 1 done\n"
         and "1 of 2 networks are not trained yet" in (directory / "report.html").read_text()
     )
 
 
-def test_a_failure_leaves_the_page(cli, tmp_path):
+def test_a_failure_leaves_the_page(cli_here, tmp_path):
     """One weight is left of the network: the cell fails when its layers are checked."""
     command = ("reproduce", "tickets", "--preset", "tiny", "--ratio", "0.9999", "--method", "rm", "--jobs", "1")
-    result = cli(*command, "-o", tmp_path, "--json", code=1)
+    result = cli_here(*command, "-o", tmp_path, "--json", code=1)
     assert json.loads(result.stdout)["cells"] == {"planned": 1, "done": 0, "missing": ["glyphs/rm-0.9999-s1"]}
     assert "1 of 1 cells failed" in result.stderr and "without weights" in result.stderr
     assert "–" in (tmp_path / "report.html").read_text()
@@ -144,12 +144,12 @@ def test_an_interrupt_leaves_the_page(environment, tmp_path):
         (["--report-only"], "holds no reproduction"),
     ],
 )
-def test_bad_input_writes_nothing(cli, tmp_path, arguments, words):
-    result = cli("reproduce", "tickets", "--preset", "tiny", *arguments, "-o", tmp_path / "out", code=2)
+def test_bad_input_writes_nothing(cli_here, tmp_path, arguments, words):
+    result = cli_here("reproduce", "tickets", "--preset", "tiny", *arguments, "-o", tmp_path / "out", code=2)
     assert words in result.stderr and not (tmp_path / "out").exists()
 
 
-def test_a_file_is_no_directory(cli, tmp_path):
+def test_a_file_is_no_directory(cli_here, tmp_path):
     (tmp_path / "out").write_text("mine")
-    assert "is a file" in cli(*CUT, "-o", tmp_path / "out", code=2).stderr
+    assert "is a file" in cli_here(*CUT, "-o", tmp_path / "out", code=2).stderr
     assert (tmp_path / "out").read_text() == "mine"

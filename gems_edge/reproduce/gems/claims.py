@@ -1,15 +1,24 @@
-"""Does what GEMS claims hold here? Each claim is computed, with the figures it rests on."""
+"""Does what GEMS claims hold here? Each claim is computed, with the findings it rests on."""
 
 from collections.abc import Iterable
 
 from gems_edge.reproduce import verdicts
-from gems_edge.reproduce.claims import accuracy_finding, claim_of, difference_finding, factor_finding, rules
+from gems_edge.reproduce.claims import (
+    Claim,
+    Finding,
+    accuracy_finding,
+    claim_of,
+    difference_finding,
+    factor_finding,
+    not_done,
+    rules,
+)
 from gems_edge.reproduce.gems.paper import QUOTES
 from gems_edge.reproduce.gems.plan import MULTI, GemsRow, GemsRows, steps_of
 from gems_edge.reproduce.gems.protocol import GemsPreset
 from gems_edge.reproduce.protocol import Setup
 from gems_edge.reproduce.results import difference
-from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, OPEN, Claim, Finding
+from gems_edge.reproduce.verdicts import ABOVE_ZERO, FAILS, HOLDS, MISSING, OPEN, above, below
 
 RULES = rules(
     "their initial weights",
@@ -49,14 +58,14 @@ def _same_distribution(rows: GemsRows, setup: Setup) -> list[Claim]:
     return [
         _claim(
             "bmp-maml", "BMP is not below MAML, on each distribution and their mean", setup,
-            [accuracy_finding(label, bmp, maml, verdicts.above(0), sets) for label, sets in tested.items()],
+            [accuracy_finding(label, bmp, maml, above(0), sets) for label, sets in tested.items()],
         ),
         _claim("bmp-five", "BMP is up to 5 points above MAML", setup, [_greatest(bmp, maml, 0.05)]),
         _claim(
             "mmsup-between", "MMSUP lies between MAML and Multi-MAML (means over the distributions)", setup,
             [
-                accuracy_finding("MMSUP − MAML", mmsup, maml, verdicts.above(0)),
-                accuracy_finding("Multi-MAML − MMSUP", multi, mmsup, verdicts.above(0)),
+                accuracy_finding("MMSUP − MAML", mmsup, maml, above(0)),
+                accuracy_finding("Multi-MAML − MMSUP", multi, mmsup, above(0)),
             ],
         ),
     ]  # fmt: skip
@@ -68,8 +77,8 @@ def _greatest(row: GemsRow | None, reference: GemsRow | None, bound: float) -> F
         return None
     gaps = {name: gap for name in row.setup.sets if (gap := difference(row, reference, (name,)))}
     if len(gaps) < len(row.setup.sets):
-        return verdicts.not_done(MEAN)
-    findings = {name: difference_finding(name, gap, verdicts.above(bound), row) for name, gap in gaps.items()}
+        return not_done(MEAN)
+    findings = {name: difference_finding(name, gap, above(bound), row) for name, gap in gaps.items()}
     words = [finding.verdict for finding in findings.values()]
     verdict = next((word for word in (MISSING, HOLDS, OPEN) if word in words), FAILS)
     best = max(gaps, key=lambda name: gaps[name].mean)
@@ -96,7 +105,7 @@ def _cross_domain(rows: GemsRows, setup: Setup, preset: GemsPreset) -> list[Clai
         return []
     text = f"BMP and MMSUP are above MAML on unseen distributions (mean over {', '.join(unseen)})"
     methods = {method.upper(): rows.find(setup, method) for method in ("bmp", "mmsup")}
-    findings = [accuracy_finding(label, row, maml, verdicts.above_zero, unseen) for label, row in methods.items()]
+    findings = [accuracy_finding(label, row, maml, ABOVE_ZERO, unseen) for label, row in methods.items()]
     return [_claim("cross", text, setup, findings)]
 
 
@@ -108,8 +117,8 @@ def _sparsity(rows: GemsRows, setup: Setup) -> list[Claim]:
     if not fixed:
         return []
     learned, least, most = rows.find(setup, "mmsup"), list(fixed)[0], list(fixed)[-1]
-    against = [accuracy_finding(f"sparsity {value}", learned, row, verdicts.above_zero) for value, row in fixed.items()]
-    falls = [accuracy_finding(MEAN, fixed[most], fixed[least], verdicts.below(0))] if most != least else []
+    against = [accuracy_finding(f"sparsity {value}", learned, row, ABOVE_ZERO) for value, row in fixed.items()]
+    falls = [accuracy_finding(MEAN, fixed[most], fixed[least], below(0))] if most != least else []
     return [
         _claim("sparsity-learned", "MMSUP's learned keep shares are above every fixed sparsity", setup, against),
         _claim("sparsity-falls", f"A sparsity of {most} is below one of {least}", setup, falls),
@@ -124,15 +133,13 @@ def _steps(preset: GemsPreset, rows: GemsRows, setup: Setup) -> list[Claim]:
     if most in bmp and len(bmp) > 1:
         text = f"BMP with fewer inner steps is at most {100 * HARMLESS:g} point below {most} steps"
         fewer = {steps: row for steps, row in bmp.items() if steps < most}
-        findings = [
-            accuracy_finding(_plural(steps), row, bmp[most], verdicts.above(-HARMLESS)) for steps, row in fewer.items()
-        ]
+        findings = [accuracy_finding(_plural(steps), row, bmp[most], above(-HARMLESS)) for steps, row in fewer.items()]
         claims.append(_claim("steps", text, setup, findings))
     several = [series for series in (bmp, mmsup) if len(series) > 1]
     if most in maml and several:
         text = f"BMP and MMSUP with any number of inner steps are above MAML with {most}"
         findings = [
-            accuracy_finding(f"{row.method.upper()}, {_plural(steps)}", row, maml[most], verdicts.above_zero)
+            accuracy_finding(f"{row.method.upper()}, {_plural(steps)}", row, maml[most], ABOVE_ZERO)
             for series in several
             for steps, row in series.items()
         ]

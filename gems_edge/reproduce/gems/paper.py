@@ -7,7 +7,7 @@ The unit of the times is not given.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gems_edge.reproduce.verdicts import quotes_of
+from gems_edge.reproduce.claims import quotes_of
 
 CUB, VGG, FUNGI, AIRCRAFT = "cub200", "vgg102", "fungi", "aircraft"
 # The columns of Tables 1 and 2.

@@ -1,18 +1,18 @@
-"""Does what KDD'22 claims hold here? Each claim is computed, with the figures it rests on.
+"""Does what KDD'22 claims hold here? Each claim is computed, with the findings it rests on.
 
-RULES says in words how a verdict comes about. The claims about masks are in mask_claims.py.
+RULES says in words how a verdict comes about. The claims about masks are in masks.py.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gems_edge.reproduce import verdicts
-from gems_edge.reproduce.claims import accuracy_finding, claim_of, factor_finding, rules
+from gems_edge.reproduce.claims import Claim, Finding, accuracy_finding, claim_of, factor_finding, not_done, rules
 from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.pooling import Spread, spread
 from gems_edge.reproduce.tickets.paper import QUOTES
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
-from gems_edge.reproduce.verdicts import HOLDS, MISSING, OPEN, SIDES, Bound, Claim, Finding
+from gems_edge.reproduce.verdicts import ABOVE_ZERO, HOLDS, MISSING, OPEN, SIDES, Bound, above, below, within
 
 RULES = rules(
     "their initial weights and training episodes",
@@ -43,38 +43,23 @@ class Check:
 def _checks(backbone: str) -> tuple[Check, ...]:
     drop = 2 if backbone == "resnet12" else 1
     baselines = [
-        Check("pmt-baselines", f"PMT is above {name.upper()} from 60 % on", "pmt", name, verdicts.above_zero, 0.6)
+        Check("pmt-baselines", f"PMT is above {name.upper()} from 60 % on", "pmt", name, ABOVE_ZERO, 0.6)
         for name in ("rm", "sr", "snip")
     ]
     return (
-        Check(
-            "mwt-dense", "MWT is at most 3 points below dense at 80 %", "mwt", "dense", verdicts.above(-0.03), 0.8, 0.8
-        ),
-        Check(
-            "pmt-mwt",
-            f"PMT is at most {drop} point{'s' * (drop > 1)} below MWT",
-            "pmt",
-            "mwt",
-            verdicts.above(-drop / 100),
-        ),
-        Check("rr-mwt", "RR is below MWT from 80 % on (the paper: −4 points)", "rr", "mwt", verdicts.below(0), 0.8),
-        Check("rm-mwt", "RM is below MWT from 80 % on (the paper: −5 points)", "rm", "mwt", verdicts.below(0), 0.8),
-        Check("rm-rr", "RM is below RR from 80 % on", "rm", "rr", verdicts.below(0), 0.8),
+        Check("mwt-dense", "MWT is at most 3 points below dense at 80 %", "mwt", "dense", above(-0.03), 0.8, 0.8),
+        Check("pmt-mwt", f"PMT is at most {drop} point{'s' * (drop > 1)} below MWT", "pmt", "mwt", above(-drop / 100)),
+        Check("rr-mwt", "RR is below MWT from 80 % on (the paper: −4 points)", "rr", "mwt", below(0), 0.8),
+        Check("rm-mwt", "RM is below MWT from 80 % on (the paper: −5 points)", "rm", "mwt", below(0), 0.8),
+        Check("rm-rr", "RM is below RR from 80 % on", "rm", "rr", below(0), 0.8),
         *baselines,
         Check(
-            "iterative",
-            "Iterative pruning is within 1 point of one-shot",
-            "mwt",
-            "mwt",
-            verdicts.within(0.01),
-            variant="rounds",
+            "iterative", "Iterative pruning is within 1 point of one-shot", "mwt", "mwt", within(0.01), variant="rounds"
         ),
-        Check(
-            "global", "Global pruning is above layer-wise", "mwt", "mwt", verdicts.above_zero, reference_variant="layer"
-        ),
-        Check("rewind", "The largest rewind k is below k = 0", "mwt", "mwt", verdicts.below(0), variant="k"),
-        Check("pm-sr", "PM is above SR from 60 % on", "pm", "sr", verdicts.above_zero, 0.6),
-        Check("omt-sr", "OMT is within 1 point of SR from 60 % on", "omt", "sr", verdicts.within(0.01), 0.6),
+        Check("global", "Global pruning is above layer-wise", "mwt", "mwt", ABOVE_ZERO, reference_variant="layer"),
+        Check("rewind", "The largest rewind k is below k = 0", "mwt", "mwt", below(0), variant="k"),
+        Check("pm-sr", "PM is above SR from 60 % on", "pm", "sr", ABOVE_ZERO, 0.6),
+        Check("omt-sr", "OMT is within 1 point of SR from 60 % on", "omt", "sr", within(0.01), 0.6),
     )
 
 
@@ -148,8 +133,8 @@ def earliest(row: TicketRow) -> bool:
 def _settled_finding(row: TicketRow, untrained: float | None) -> Finding:
     label, values = verdicts.percent(row.ratio), settled_share(row)
     if values is None:
-        return verdicts.not_done(label)
-    verdict, reason, data = verdicts.at_most(values, 0.1), SIDES, values.as_dict()
+        return not_done(label)
+    verdict, reason, data = Bound(most=0.1).verdict(values.low, values.high), SIDES, values.as_dict()
     text = verdicts.spread_text(values, "{:.1%}")
     if earliest(row):
         text += ", the first look that can stop it"

@@ -12,14 +12,14 @@ from gems_edge.report import ticket_sections
 from gems_edge.report.page import Note, Section
 from gems_edge.report.ticket_plots import layer_label
 from gems_edge.reproduce import verdicts
-from gems_edge.reproduce.claims import claim_of
+from gems_edge.reproduce.claims import Claim, Finding, claim_of, not_done
 from gems_edge.reproduce.pooling import spread
 from gems_edge.reproduce.protocol import RUN, Trial
 from gems_edge.reproduce.tickets.paper import QUOTES
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
 from gems_edge.reproduce.tickets.protocol import TicketPreset, TicketSetup
 from gems_edge.reproduce.tickets.tables import title_of
-from gems_edge.reproduce.verdicts import FAILS, HOLDS, OPEN, SIDES, Claim, Finding, percent
+from gems_edge.reproduce.verdicts import FAILS, HOLDS, OPEN, SIDES, Bound, percent
 from gems_edge.tickets import analysis, criteria
 
 TITLES = {
@@ -172,7 +172,7 @@ def ratios_claim(setup: TicketSetup, groups: Mapping[float, Sequence[Mapping[str
     findings = []
     for ratio, tickets in groups.items():
         if len(tickets) < 2:
-            findings.append(verdicts.not_done(percent(ratio), "fewer than two tickets"))
+            findings.append(not_done(percent(ratio), "fewer than two tickets"))
             continue
         spans = {name: max(t[name] for t in tickets) - min(t[name] for t in tickets) for name in tickets[0]}
         name = max(spans, key=spans.__getitem__)
@@ -220,9 +220,9 @@ def emergence_claim(setup: TicketSetup, runs: Mapping[float, Sequence[Sequence[t
     for ratio, curves in runs.items():
         settled = spread(min(1.0, since(curve, 0.9) / setup.config.iterations) for curve in curves)
         if settled is None:
-            findings.append(verdicts.not_done(percent(ratio)))
+            findings.append(not_done(percent(ratio)))
             continue
-        verdict, reason = verdicts.at_most(settled, 0.1), SIDES
+        verdict, reason = Bound(most=0.1).verdict(settled.low, settled.high), SIDES
         text, data = verdicts.spread_text(settled, "{:.1%}"), settled.as_dict()
         untrained = spread(dict(curve).get(0) for curve in curves)  # None if the untrained weights were not kept
         if untrained:

@@ -7,7 +7,7 @@ book (tickets/flops.py, book "paper").
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gems_edge.reproduce.verdicts import quotes_of
+from gems_edge.reproduce.claims import quotes_of
 
 RATIOS = (0.6, 0.8, 0.9)
 
