@@ -76,8 +76,8 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
     """Meta winning tickets (Gao et al., KDD 2022): accuracy and cost of MWT, PMT and their baselines.
 
     Without --table and --figure: accuracy and cost of all methods on the preset's Conv-4 setups. Every training is a
-    directory below DIR/cells (DIR is reproduce-PRESET without -o); the same command goes on where it was stopped. Leaves
-    DIR/report.html and DIR/results.json.
+    directory below DIR/cells (DIR is reproduce-PRESET without -o); the same command goes on where it was stopped.
+    Leaves DIR/report.html and DIR/results.json.
 
     \b
     Examples:
@@ -110,16 +110,17 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
 @command.command()
 @click.option("--table", "numbers", type=int, multiple=True, help="Table 1 to 5; more than once.  [default: 1 and 2]")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Where the preset's sets lie: DIR/NAME.npz or the folder DIR/NAME."
+    "--data-root", type=click.Path(path_type=Path), help="Where the preset's sets lie: DIR/NAME.npz or folder DIR/NAME."
 )  # fmt: skip
 @_request_options
 def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None:
-    """GEMS (Pimpalkhute et al., WACV 2023): one model for several distributions by BMP and MMSUP, beside MAML and Multi-MAML.
+    """GEMS (Pimpalkhute et al., WACV 2023): one model for several distributions, by BMP and MMSUP beside MAML.
 
     Tables: 1 accuracy and time on the trained distributions, 2 on unseen ones, 3 and 4 MMSUP of fixed sparsity, in all
-    layers and in one, 5 inner steps. Every training is a directory below DIR/cells (DIR is reproduce-gems-PRESET without
-    -o); tables share them, and the same command goes on where it was stopped. Leaves DIR/report.html and DIR/results.json.
-    Sets that are not given are left out. With the preset tiny the first two sets are trained, and NAME is yours to choose.
+    layers and in one, 5 inner steps. Every training is a directory below DIR/cells (DIR is reproduce-gems-PRESET
+    without -o); tables share them, and the same command goes on where it was stopped. Leaves DIR/report.html and
+    DIR/results.json. Sets that are not given are left out. With the preset tiny the first two sets are trained, and
+    NAME is yours to choose.
 
     \b
     Examples:

@@ -42,7 +42,8 @@ def test_variants_of_a_method_have_its_settings():
 
 def test_ablations_share_the_plain_cells():
     plain, sparse, steps = tasks(1), tasks(3, 4), tasks(5)
-    assert {name for name in sparse if name in plain} == {f"grocery+omniglot/{m}-s{s}" for m in ("maml", "mmsup") for s in (1, 2, 3)}  # fmt: skip
+    shared = {f"grocery+omniglot/{method}-s{seed}" for method in ("maml", "mmsup") for seed in (1, 2, 3)}
+    assert {name for name in sparse if name in plain} == shared
     depth = sparse["grocery+omniglot/mmsup-depth2-s1"]
     assert depth["config"]["adapter"]["sparsity"] == [0, 0.9, 0, 0, 0] and list(depth["test"]) == list(TWO.sets)
     assert sparse["grocery+omniglot/mmsup-sparsity0.3-s1"]["config"]["adapter"]["sparsity"] == [0.3]

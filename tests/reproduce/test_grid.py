@@ -39,8 +39,8 @@ if not task.get("forget"):
     while len(list(ranks.iterdir())) < int(os.environ.get("WORLD_SIZE", "1")):
         time.sleep(0.01)
     if os.environ.get("RANK", "0") == "0":
-        result = {"answer": task["x"], "ranks": len(list(ranks.iterdir())), "threads": os.environ.get("OMP_NUM_THREADS"),
-                  "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        result = {"answer": task["x"], "ranks": len(list(ranks.iterdir()))}
+        result |= {"threads": os.environ.get("OMP_NUM_THREADS"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
         (directory / "result.json.tmp").write_text(json.dumps(result))
         os.replace(directory / "result.json.tmp", directory / "result.json")
 """
@@ -180,7 +180,8 @@ def start_sleeping_grid(tmp_path: Path, program, **options) -> subprocess.Popen:
     script = (
         "import sys\nfrom pathlib import Path\nfrom gems_edge.reproduce.grid import *\n"
         "cells = [Cell('quick', {'x': 1}), Cell('a', {'x': 2, 'sleep': 60}), Cell('b', {'x': 3, 'sleep': 60})]\n"
-        f"run_grid(Path({str(tmp_path / 'grid')!r}), cells, GridOptions(jobs=2, program={program!r}, **{options!r}), print)\n"
+        f"options = GridOptions(jobs=2, program={program!r}, **{options!r})\n"
+        f"run_grid(Path({str(tmp_path / 'grid')!r}), cells, options, print)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c

@@ -1,4 +1,4 @@
-"""gems-edge reproduce tickets on the preset tiny cut down to a few cells. Cells are processes; the command is this one."""
+"""gems-edge reproduce tickets on the preset tiny, a few cells of it. Cells are processes; the command is this one."""
 
 import json
 import os

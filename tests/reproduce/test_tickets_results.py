@@ -31,7 +31,8 @@ def document(trial: TicketTrial, accuracy: float, deviation: float = 0.1, found_
     ci95 = 1.96 * deviation / math.sqrt(EPISODES)
     dense = 240.0
     find = {"dense": 0, "mwt": dense, "rr": dense, "pmt": found_after}.get(trial.method, 0)
-    books = {name: {"find": unit * find, "train": unit * dense * (1 - trial.ratio)} for name, unit in (("paper", 1), ("full", 16))}  # fmt: skip
+    train = dense * (1 - trial.ratio)
+    books = {name: {"find": unit * find, "train": unit * train} for name, unit in (("paper", 1), ("full", 16))}
     found = {"iterations": find, "seconds": 0.4 * find, "cpu_seconds": 0.39 * find}
     if trial.method == "pmt":
         found |= {"settled": found_after < dense, "delta": 0.98, "interval": 6, "overlaps": [[6, 0.9], [12, 0.99]]}
@@ -39,12 +40,14 @@ def document(trial: TicketTrial, accuracy: float, deviation: float = 0.1, found_
         found |= {"episodes": 40}
     ticket = None
     if trial.method != "dense":
-        ticket = {"method": trial.method, "ratio": trial.ratio, "found": found, "layer_ratios": dict.fromkeys(LAYERS, trial.ratio)}  # fmt: skip
+        ratios = dict.fromkeys(LAYERS, trial.ratio)
+        ticket = {"method": trial.method, "ratio": trial.ratio, "found": found, "layer_ratios": ratios}
     entry = {"accuracy": accuracy, "ci95": ci95, "episodes": EPISODES}
     return {
         "name": trial.name, "accuracy": {"support": entry | {"accuracy": accuracy - 0.02}, "transductive": entry},
         "normalization": "transductive", "training": {"iterations": 240, "seconds": 90.0, "cpu_seconds": 88.0},
-        "flops": {name: book | {"total": book["find"] + book["train"]} for name, book in books.items()}, "ticket": ticket,
+        "flops": {name: book | {"total": book["find"] + book["train"]} for name, book in books.items()},
+        "ticket": ticket,
     }  # fmt: skip
 
 
