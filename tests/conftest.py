@@ -41,10 +41,11 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory) -> Iterator[MadeOnce]:
+def made_once(tmp_path_factory, request) -> Iterator[MadeOnce]:
     """`made_once(name, make)`: a file or directory that all workers of this session share; look, don't touch."""
     own = tmp_path_factory.getbasetemp()
-    shared = MadeOnce((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once")
+    is_worker = hasattr(request.config, "workerinput")  # its environment says so too, but to its children as well
+    shared = MadeOnce((own.parent if is_worker else own) / "made-once")
     yield shared
     shared.check_untouched()
 
