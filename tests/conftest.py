@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 from gems_runs import OPTIONS, TWO_SETS
+from hypothesis import HealthCheck, settings
 from image_sets import write_image_sets
 from made_once import MadeOnce
 from small_settings import EXPORT, SMALL
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+# A busy machine is no failure: nothing in hypothesis looks at the clock.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ def test_probes_are_counted_as_their_graphs_are():
         assert {t: pytest.approx(v, rel=0.01) for t, v in graph_work(probe).items()} == counted, probe.name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 24), st.integers(1, 8), st.integers(1, 6), st.booleans(), st.data())
 def test_a_smaller_gradient_step_is_never_more_work(width, quarters, images, each, data):
     """In channels, pixels and images, in every term."""
@@ -32,7 +32,7 @@ def test_a_smaller_gradient_step_is_never_more_work(width, quarters, images, eac
     assert all(smaller.get(term, 0) <= whole.get(term, 0) for term in TERMS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     channels=st.integers(1, 40),
     outputs=st.integers(1, 40),

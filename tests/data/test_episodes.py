@@ -10,7 +10,7 @@ from gems_edge.data.episodes import divide_groups, make_sampler
 from gems_edge.errors import UserError
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ways=st.integers(2, 5),
     shots=st.integers(1, 5),
@@ -32,7 +32,7 @@ def test_ungrouped_episode(ways, shots, queries, seed, extra):
     assert (again.support == episode.support).all() and (again.query == episode.query).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     sizes=st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=9), min_size=3, max_size=3),
     shots=st.integers(1, 4),

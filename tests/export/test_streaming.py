@@ -63,7 +63,7 @@ CASES = [
 ]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     case=st.sampled_from(CASES),
     least=st.sampled_from([1, 1 << 14, 1 << 16, 1 << 18]),

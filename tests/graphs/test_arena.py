@@ -60,7 +60,7 @@ def runs(draw):
     return asked + [(name, None) for name in taken]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(runs())
 def test_invariants(asked):
     arena = Arena()

@@ -62,14 +62,14 @@ def graphs(draw):
     return ops, sizes, sorted({*outputs, extra})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(graphs())
 def test_peak_equals_reference_counting(graph):
     ops, sizes, outputs = graph
     assert peak_bytes(ops, sizes, ["in"], outputs, frozenset()) == simulate(ops, sizes, ["in"], outputs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(graphs())
 def test_execution_order_is_a_topological_order(graph):
     ops, _, _ = graph

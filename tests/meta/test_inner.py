@@ -65,7 +65,7 @@ def test_a_transductive_answer_does():
 
 
 @given(classes=st.integers(2, 9))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_shared_head_takes_any_number_of_classes(classes):
     model = small()
     rule = Descent("maml", 0.1)

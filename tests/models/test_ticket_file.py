@@ -40,7 +40,7 @@ def masks(draw):
 
 
 @given(masks(), st.sampled_from(["weight", "channel"]), st.floats(0, 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_what_was_saved_comes_back(tmp_path_factory, masks, unit, ratio):
     path = tmp_path_factory.getbasetemp() / "any.ticket"
     ticket = made(masks=masks, unit=unit, ratio=ratio)
@@ -103,7 +103,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_file_with_wrong_bytes_is_refused_or_read_but_never_crashes(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "wrong.ticket"
     save_ticket(path, made())

@@ -39,14 +39,14 @@ def test_constants_by_hand():
     assert found == pytest.approx(cycles / profile["clock"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(works, st.sampled_from(BOARDS), st.sampled_from(RUNTIMES), st.sampled_from(["fp32", "int8"]))
 def test_the_interval_holds_the_value(work, device, runtime, precision):
     made = latency({"work": {"ops": 1} | work}, load_profile(device), runtime=runtime, precision=precision)
     assert 0 < made.low < made.value < made.high < math.inf and made.source
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(works, st.sampled_from(TERMS), st.integers(1, 10**8), st.sampled_from(BOARDS), st.sampled_from(RUNTIMES))
 def test_more_work_is_never_faster(work, term, more, device, runtime):
     profile = load_profile(device)
@@ -106,7 +106,7 @@ def test_a_measured_profile_is_taken_at_its_word():
     assert made.source == "measured here" and width(made) == pytest.approx(math.exp(0.2), rel=0.05)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(works, st.sampled_from(BOARDS), st.sampled_from(RUNTIMES), st.sampled_from(["fp32", "int8"]))
 def test_more_threads_are_never_slower(work, device, runtime, precision):
     profile = load_profile(device)

@@ -47,7 +47,7 @@ def test_by_hand():
 
 
 @given(tickets())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_overlap_against_sets(made):
     measured = overlap(made)
     for name in SHAPES:
@@ -59,7 +59,7 @@ def test_overlap_against_sets(made):
 
 
 @given(tickets())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_hamming_against_counting(made):
     distances = hamming(made)
     size = sum(int(np.prod(shape)) for shape in SHAPES.values())
@@ -82,7 +82,7 @@ def test_hamming_over_several_chunks(monkeypatch):
 
 
 @given(tickets())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_primary_is_in_every_ticket_and_all_of_it_emerges(made):
     common = set.intersection(*(positions(masks["first"]) for masks in made))
     if not common:
@@ -97,7 +97,7 @@ def test_primary_is_in_every_ticket_and_all_of_it_emerges(made):
 
 
 @given(arrays(bool, (4, 3)), arrays(bool, (4, 3)), st.integers(0, 11))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_overlap_of_against_sets(previous, current, place):
     current.flat[place] = True
     assert overlap_of(previous, current) == len(positions(previous) & positions(current)) / len(positions(current))
@@ -105,7 +105,7 @@ def test_overlap_of_against_sets(previous, current, place):
 
 
 @given(tickets(1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_layer_ratios_add_up_to_the_whole(made):
     ratios = layer_ratios(made[0])
     sizes = {name: int(np.prod(shape)) for name, shape in SHAPES.items()}

@@ -20,7 +20,7 @@ def made(backbone="conv4", normalization="support", head="shared", widths=None, 
 
 
 @given(st.floats(0.05, 0.97))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_ratio_is_met_within_two_points(ratio):
     model, weights = made()
     pruned = prune(model, weights, ratio)

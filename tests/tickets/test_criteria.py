@@ -51,7 +51,6 @@ def exact(masks, shapes, ratio):
 
 
 @given(networks(), RATIOS, st.integers(0, 3), st.integers(0, 9))
-@settings(deadline=None)
 def test_every_criterion_keeps_the_exact_share(shapes, ratio, levels, seed):
     random, scores, sizes = np.random.default_rng(seed), scores_for(shapes, seed, levels), sizes_of(shapes)
     equal, smart = criteria.equal_counts(sizes, ratio), criteria.smart_counts(sizes, ratio)
@@ -68,7 +67,6 @@ def test_every_criterion_keeps_the_exact_share(shapes, ratio, levels, seed):
 
 
 @given(networks(), RATIOS, RATIOS, st.integers(0, 3))
-@settings(deadline=None)
 def test_a_sparser_mask_lies_inside_a_denser_one(shapes, one, other, levels):
     scores, sizes = scores_for(shapes, levels=levels), sizes_of(shapes)
     low, high = sorted((one, other))
@@ -82,7 +80,6 @@ def test_a_sparser_mask_lies_inside_a_denser_one(shapes, one, other, levels):
 
 
 @given(networks(), RATIOS, st.integers(0, 3))
-@settings(deadline=None)
 def test_what_stays_scores_at_least_what_goes(shapes, ratio, levels):
     scores = scores_for(shapes, levels=levels)
     masks = criteria.largest(scores, ratio)
@@ -148,7 +145,7 @@ def smart_shares(sizes: dict[str, int], ratio: float, head_keep: float) -> dict[
 
 
 @given(networks(), RATIOS, st.floats(0, 1))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_smart_counts_equal_the_plain_reference(shapes, ratio, head_keep):
     sizes = sizes_of(shapes)
     counts = criteria.smart_counts(sizes, ratio, head_keep)
