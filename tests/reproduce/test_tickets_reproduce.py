@@ -6,16 +6,33 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_settings import hear_ctrl_c
+
+from gems_edge.reproduce.tickets import protocol
 
 pytestmark = pytest.mark.slow(8)
 
 CUT = ("reproduce", "tickets", "--preset", "tiny", "--ratio", "0.8", "--jobs", "1")
 METHODS = ("--method", "mwt", "--method", "pmt", "--method", "rm")
 DONE = ["dense-s1", "mwt-0.8-s1", "pmt-0.8-s1", "rm-0.8-s1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow_preset():
+    """The preset tiny with less of everything; the one that is interrupted is tiny itself."""
+    less = {"widths": (4,), "iterations": 16, "validate_every": 8, "validation_episodes": 4, "checkpoint_every": 8}
+    tiny = protocol.TINY
+    setups = tuple(
+        replace(setup, config=replace(setup.config, **less), ticket=replace(setup.ticket, interval=2))
+        for setup in tiny.setups
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(protocol.PRESETS, "tiny", replace(tiny, setups=setups, episodes=8))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +56,11 @@ def test_trains_and_writes(grid):
     document = json.loads((directory / "results.json").read_text())
     assert document["cells"] == {"planned": 4, "done": 4, "missing": []}
     rows = {row["method"]: row for row in document["rows"]}
-    assert list(rows) == ["dense", "mwt", "rm", "pmt"] and rows["mwt"]["cost"]["find.iterations"]["mean"] == 40
+    assert list(rows) == ["dense", "mwt", "rm", "pmt"] and rows["mwt"]["cost"]["find.iterations"]["mean"] == 16
     # PMT pays only for the iterations that it has watched, in both books.
     watched = rows["pmt"]["cost"]["find.iterations"]["mean"]
-    assert rows["pmt"]["times_less_than_mwt"]["paper.find"]["mean"] == pytest.approx(40 / watched)
-    assert rows["pmt"]["times_less_than_mwt"]["full.find"]["mean"] == pytest.approx(40 / watched)
+    assert rows["pmt"]["times_less_than_mwt"]["paper.find"]["mean"] == pytest.approx(16 / watched)
+    assert rows["pmt"]["times_less_than_mwt"]["full.find"]["mean"] == pytest.approx(16 / watched)
     page = (directory / "report.html").read_text()
     assert page.count("<svg ") >= 2 and "transductive, %" in page
     # One training each decides no claim about accuracies.
@@ -86,11 +103,11 @@ def test_other_settings_are_refused(cli_here, grid, tmp_path):
     assert (directory / "report.html").read_bytes() == page
 
 
-def test_masks_of_several_networks_on_ray(cli, cli_here, tmp_path):
+def test_masks_of_several_networks_on_ray(cli_here, tmp_path):
     pytest.importorskip("ray")
     directory = tmp_path / "ray"
     figures = ("--figure", "7", "--figure", "10")
-    result = cli(*CUT, *figures, "--seeds", "1", "--ray", "local", "-o", directory)
+    result = cli_here(*CUT, *figures, "--seeds", "1", "--ray", "local", "-o", directory)
     assert "1 cells, 0 done, 1 at a time" in result.stderr and cells(directory) == ["dense-one-init-s1"]
     assert "Figure 7: what tickets keep in common" in result.stdout and "Figure 10: distance" in result.stdout
     # The whole figure has two networks: one more is to come.
