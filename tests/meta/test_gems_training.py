@@ -228,7 +228,7 @@ def moved_by(trainer):
 
 
 def test_outside_the_union_a_weight_keeps_its_bits(trainer):
-    one = trainer("0.7,0.5,0.25,0.9,0.4")
+    one = trainer((0.7, 0.5, 0.25, 0.9, 0.4))
     before, moved = moved_by(one)
     shares = layer_shares(before, [0.3, 0.5, 0.75, 0.1, 0.6])
     for name, changed in moved.items():
@@ -244,7 +244,7 @@ def test_outside_the_union_a_weight_keeps_its_bits(trainer):
 
 
 def test_the_union_is_that_of_the_tasks_and_each_gives_to_its_own_subnet(trainer):
-    one = trainer("learned", "per-class")
+    one = trainer((), "per-class")
     expected = {name: torch.zeros_like(weight) for name, weight in one.weights.items()}
     keeps, names = [], list(one.weights)
     for task in range(4):
