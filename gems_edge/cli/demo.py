@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -101,6 +102,7 @@ def _run_all(files: _Files, iterations: int, episodes: int, ratio: float) -> tup
     export = _run("export", files.run, "--ratio", f"{ratio:g}", *count, "-o", files.bundle)
     on_board = _run("evaluate", files.bundle, *count)
     photos = _write_photos(files)
+    shutil.rmtree(files.state, ignore_errors=True)  # a demo before this one taught another bundle
     adaptation = _run("adapt", files.bundle, "--support", files.support, "-o", files.state)
     answers = _run("predict", files.bundle, "--state", files.state, files.new)
     bench = _run("bench", files.bundle, "--device", BOARDS)
