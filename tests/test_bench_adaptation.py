@@ -18,7 +18,7 @@ from gems_edge.models.fewshot import forward
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.6])
-@pytest.mark.parametrize("backbone", ["conv4", pytest.param("resnet12", marks=pytest.mark.slow(2))])
+@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
 def test_the_plain_step_is_the_products_step(backbone, ratio):
     row = Row(backbone, 16, 20, 2, ratio, "maml", "balanced")
     model, weights = row.start

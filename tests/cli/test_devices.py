@@ -114,6 +114,7 @@ def test_predict_needs_an_onnx_file(tmp_path):
         assert done.returncode == 2 and name in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow(15)
 def test_calibrate_here(tmp_path, cli_here, network, monkeypatch):
     """The real measurements, shortened: a profile that check takes and predict uses."""
     from gems_edge.calibrate import fit as calibrate

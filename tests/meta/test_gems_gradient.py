@@ -55,7 +55,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("method,head,mode,first_order,adapter", CASES)
-@pytest.mark.parametrize("backbone", ["conv4", pytest.param("resnet12", marks=pytest.mark.slow(2))])
+@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
 def test_meta_gradient_equals_plain_loop(backbone, method, head, mode, first_order, adapter):
     config = settings(backbone, method, head, mode, first_order, adapter)
     model, weights = start(config)
@@ -85,7 +85,7 @@ def test_meta_gradient_equals_plain_loop(backbone, method, head, mode, first_ord
         assert 0 < sum(flat) < len(flat), "a case in which all masks are alike proves little"
 
 
-@pytest.mark.parametrize("backbone", ["conv4", pytest.param("resnet12", marks=pytest.mark.slow(2))])
+@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
 def test_an_untrained_bmp_is_maml(backbone):
     config = settings(backbone, "bmp")
     model, weights = start(config, disturbed=False)

@@ -28,7 +28,7 @@ def episode(channels: int, size: int, seed: int) -> Episode:
 @pytest.mark.parametrize(
     "method,head", [("maml", "per-class"), ("maml", "shared"), ("anil", "shared"), ("boil", "per-class")]
 )
-@pytest.mark.parametrize("backbone", ["conv4", pytest.param("resnet12", marks=pytest.mark.slow(2))])
+@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
 def test_meta_gradient_equals_plain_loop(backbone, method, head, normalization, first_order):
     config = TrainConfig(
         backbone=backbone, widths=WIDTHS[backbone], image_size=22, channels=3, method=method, head=head,

@@ -92,7 +92,7 @@ def plain_meta_gradient(config, weights, masks, task):
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("method, head", RULES)
-@pytest.mark.parametrize("backbone", ["conv4", pytest.param("resnet12", marks=pytest.mark.slow(2))])
+@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
 def test_the_masked_meta_gradient_is_that_of_the_sparse_network(backbone, method, head, first_order):
     config = settings(method, head, backbone, first_order=first_order)
     model, task = masked_model(config), episode()
