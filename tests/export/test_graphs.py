@@ -60,7 +60,7 @@ def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalizatio
     assert np.median(errors) <= 1e-4 and max(errors) <= 1e-2, errors
 
 
-@pytest.mark.parametrize("backbone,size", [("conv4", 28), ("resnet12", 42)])
+@pytest.mark.parametrize("backbone,size", [("conv4", 28), pytest.param("resnet12", 42, marks=pytest.mark.slow(3))])
 @pytest.mark.parametrize("normalization", ["support", "group"])
 @pytest.mark.parametrize("head", ["shared", "per-class"])
 def test_predict_equals_torch_and_is_folded(backbone, size, normalization, head):
@@ -113,6 +113,7 @@ def test_frozen_parts_have_no_backward_pass():
     assert inputs == {"images", "targets", "head.weight", "head.bias"}
 
 
+@pytest.mark.slow(6)
 @pytest.mark.parametrize("backbone,size", [("conv4", 84), ("resnet12", 84)])
 def test_models_are_plain_small_and_say_nothing_of_this_machine(backbone, size):
     model, weights = made(backbone, "shared", "support", size)
