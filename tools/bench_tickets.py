@@ -92,7 +92,7 @@ def check(runs: dict[str, list[Run]], iterations: int, ratio: float) -> bool:
             config = run.config()
             dense, trained = config.model_spec(), run.model()[0].spec
             reached = 1 - trained.backbone_weights / dense.backbone_weights
-            wanted = 0.0 if config.ticket.method == "none" else ratio
+            wanted = 0.0 if config.dense else ratio
             if run.checkpoint().iteration != iterations or abs(reached - wanted) > 0.02:
                 print(f"{run.directory}: iteration {run.checkpoint().iteration}, {reached:.3f} of the weights gone")
                 same = False

@@ -1,8 +1,8 @@
-"""Draws docs/rooms.svg, the rooms of the house and the imports between them, from the code: `python tools/draw_rooms.py`.
+"""Draws docs/rooms.svg, the rooms of the house and the imports between them, from the code.
 
-Needs graphviz (`dot`). Ranks are the layers that pyproject.toml holds the imports to ([tool.importlinter]), texts the first
-line of a room's docstring. An arrow that follows from others (a → c where a → b → c) is left out. The picture holds the
-SHA-256 of what it was drawn from, so that a test can tell whether it is still true.
+Needs graphviz (`dot`). Ranks are the layers that pyproject.toml holds the imports to ([tool.importlinter]), texts the
+first line of a room's docstring. An arrow that follows from others (a → c where a → b → c) is left out. The picture
+holds the SHA-256 of what it was drawn from, so that a test can tell whether it is still true.
 """
 
 import ast

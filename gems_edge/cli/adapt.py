@@ -44,7 +44,7 @@ def command(bundle: str, support: str, steps: int | None, threads: int | None, s
     check_destination(state, learner.bundle.hash)
     photos = read_support(support, learner.bundle)
     adaptation = _adapt(learner, photos, steps)
-    document, text = _told(learner, adaptation, learner.save(state), state)
+    document, text = _report(learner, adaptation, learner.save(state), state)
     if as_json:
         emit(document)
         return
@@ -64,7 +64,7 @@ def _adapt(learner: "Learner", photos: "SupportSet", steps: int | None) -> "Adap
     return learner.adapt(photos.images, photos.labels, steps, on_step)
 
 
-def _told(learner: "Learner", adaptation: "Adaptation", saved: "State", path: str) -> tuple[Document, str]:
+def _report(learner: "Learner", adaptation: "Adaptation", saved: "State", path: str) -> tuple[Document, str]:
     """What was learned, what it took and what it was predicted to take: for --json and for people."""
     from pathlib import Path
 

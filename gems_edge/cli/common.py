@@ -11,6 +11,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 Document = dict[str, Any]  # of --json
 PATH = click.Path(path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else there."

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import PATH, Document, emit, json_option, say, table
+from gems_edge.cli.common import FILE, PATH, Document, emit, json_option, say, table
 from gems_edge.errors import UserError
 
 if TYPE_CHECKING:
     from gems_edge.data.imageset import ImageSet
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 root_option = click.option(
     "--root", type=PATH, help="Where torchvision's sets are or are downloaded to.  [default: the cache]"
 )

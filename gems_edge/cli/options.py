@@ -67,7 +67,7 @@ def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     options = {name: value for name, value in options.items() if value is not None}
     ticket, adapter = _taken(options, TICKET), _taken(options, ADAPTER)
     config = replace(base, **options, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
-    if config.ticket.method == "none" and ticket.keys() - {"method"}:
+    if config.dense and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")
         raise UserError(f"{option_name(odd)} belongs to a ticket; add --ticket mwt, pmt, … or leave it out")
     _check_adapter(config, adapter)

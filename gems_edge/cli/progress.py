@@ -50,10 +50,11 @@ def training_progress(label: str = "train") -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield _plain_lines(line)
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
 
-    with Progress(BarColumn(30), TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+    columns = bars.BarColumn(30), bars.TextColumn("{task.description}")
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label)
         yield lambda record: bar.update(
             task, description=line.updated(record), completed=record["iteration"], total=record["iterations"]

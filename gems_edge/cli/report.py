@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import PATH, emit, json_option
+from gems_edge.cli.common import FILE, PATH, emit, json_option
 from gems_edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("subjects", nargs=-1, required=True, type=PATH, metavar="RUN|BUNDLE…")
-@click.option(
-    "-o",
-    "--output",
-    default="report.html",
-    show_default=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The page to write.",
-)
+@click.option("-o", "--output", default="report.html", show_default=True, type=FILE, help="The page to write.")
 @click.option("--title", help="Heading of the page; the names of what it is about if left out.")
 @json_option
 def command(subjects: tuple[Path, ...], output: Path, title: str | None, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import emit, json_option, say, table
+from gems_edge.cli.common import PATH, emit, json_option, say, table
 from gems_edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _request_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--preset", type=click.Choice(PRESETS), default="small", show_default=True, help="How much of it."
         ),
-        click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory.  [default: see the examples]"),
+        click.option("-o", "--output", type=PATH, help="Directory.  [default: see the examples]"),
         click.option(
             "--data", multiple=True, metavar="NAME=SPEC", help="Images of the preset's data NAME, as --data of train."
         ),
@@ -110,7 +110,7 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
 @command.command()
 @click.option("--table", "numbers", type=int, multiple=True, help="Table 1 to 5; more than once.  [default: 1 and 2]")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Where the preset's sets lie: DIR/NAME.npz or folder DIR/NAME."
+    "--data-root", type=PATH, help="Where the preset's sets lie: DIR/NAME.npz or folder DIR/NAME."
 )  # fmt: skip
 @_request_options
 def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import PATH, Command, data_root_option, emit, json_option, say, table
+from gems_edge.cli.common import FILE, PATH, Command, data_root_option, emit, json_option, say, table
 from gems_edge.cli.options import TICKET, ticket_options
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ scope_option = click.option(
     "--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
     help="Magnitudes of a dense run are ranked over all layers, or inside each.",
 )  # fmt: skip
-page_option = click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with the plot."
-)
+page_option = click.option("-o", "--output", type=FILE, help="Also write a page with the plot.")
 
 
 def mask_options(command: Command) -> Command:
@@ -279,9 +277,9 @@ def _panels(subjects: Sequence[Path], ratios: Sequence[float], scope: str) -> "d
     Where no subject is a dense run there is one panel, "own", of the tickets' own ratios.
     """
     from gems_edge.meta.run import Run
-    from gems_edge.tickets.sources import is_dense, several_masks
+    from gems_edge.tickets.sources import several_masks
 
-    if not any(subject.is_dir() and is_dense(Run(subject)) for subject in subjects):
+    if not any(subject.is_dir() and Run(subject).config().dense for subject in subjects):
         return {"own": several_masks(subjects, 0.0, scope)}
     return {f"{ratio:g}": several_masks(subjects, ratio, scope) for ratio in ratios}
 

@@ -45,7 +45,7 @@ def command(
       torchrun --nproc-per-node 4 -m gems_edge train --data glyphs -o runs/four
     """
     config = given_config(_base(output, resume, config_file), options)
-    if ticket_file and config.ticket.method == "none":
+    if ticket_file and config.dense:
         raise UserError("--ticket-file needs --ticket: the method that made the file (see gems-edge ticket show)")
     if remark := config.remark():
         say(remark)
@@ -82,7 +82,7 @@ def _train(output: Path, config: TrainConfig, ticket_file: Path | None, **option
     from gems_edge.meta.run import Run
 
     run = Run(output)
-    if config.ticket.method != "none":
+    if not config.dense:
         from gems_edge.tickets.training import train_ticket
 
         return train_ticket(run, config, ticket_file=ticket_file, **options)

@@ -1,15 +1,14 @@
 """folder:PATH: PATH/CLASS/image, or PATH/train|val|test/CLASS/image where the split is given."""
 
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, split_classes
+from gems_edge.data.published import split_of_folder
 from gems_edge.errors import UserError
 from gems_edge.files import sha256_bytes
 from gems_edge.images import decode_image, list_images, open_image
@@ -17,8 +16,6 @@ from gems_edge.images import decode_image, list_images, open_image
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
 # Side of the images where none is asked for: mini-ImageNet's for colour, Omniglot's for greyscale.
 COLOUR_SIZE, GREY_SIZE = 84, 28
-# Published class lists (gems_edge/data/splits) of sets that people keep as one folder a class.
-FOLDER_LISTS = ("mini-imagenet", "cub-200")
 
 
 def read_folder(
@@ -69,19 +66,8 @@ def read_folder(
 def _given_split(parts: Sequence[str | None], classes: Sequence[str]) -> np.ndarray | None:
     """The split, <U5 [classes], by the folders (`parts`) or by a published list; None where neither says it."""
     split = None if None in parts else parts
-    split = split or published_split(classes)
+    split = split or split_of_folder(classes)
     return None if split is None else np.array(split, dtype="<U5")
-
-
-def published_split(classes: Sequence[str]) -> list[str] | None:
-    """The split of each class in the first published list that names all of them and has classes of each split."""
-    for name in FOLDER_LISTS:
-        lists = json.loads(resources.files("gems_edge.data").joinpath("splits", f"{name}.json").read_text("utf-8"))
-        split = {class_name: part for part in SPLITS for class_name in lists[part]}
-        parts = [split[class_name] for class_name in classes if class_name in split]
-        if len(parts) == len(classes) and set(parts) == set(SPLITS):
-            return parts
-    return None
 
 
 def decode_files(paths: Sequence[Path | str], size: int, channels: int) -> tuple[np.ndarray, list[str]]:

@@ -7,15 +7,15 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gems_edge.data.folder import decode_files
-from gems_edge.data.imageset import SPLITS, ImageSet, resize_images
+from gems_edge.data.imageset import ImageSet, resize_images
 from gems_edge.data.packed import cached_set
+from gems_edge.data.published import read_split, split_of
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import cache_directory, sha256_bytes
 
@@ -32,15 +32,19 @@ class PublicSet:
     dataset: str  # name of the class in torchvision.datasets
     parts: tuple[dict[str, Any], ...]  # arguments of that class, all of whose images together are the set
     size: int
-    channels: int
-    inverted: bool
     files: tuple[str, ...]  # what torchvision puts below the root
     terms: str
+    channels: int = 3
+    inverted: bool = False
 
 
 PUBLIC_SETS = {
     "omniglot": PublicSet(
-        *("Omniglot", ({"background": True}, {"background": False}), 28, 1, True),
+        dataset="Omniglot",
+        parts=({"background": True}, {"background": False}),
+        size=28,
+        channels=1,
+        inverted=True,
         files=tuple(
             f"omniglot-py/images_{part}{end}"
             for part in ("background", "evaluation")
@@ -49,17 +53,23 @@ PUBLIC_SETS = {
         terms="Omniglot (Lake et al. 2015), MIT",
     ),
     "flowers102": PublicSet(
-        *("Flowers102", ({"split": "train"}, {"split": "val"}, {"split": "test"}), 84, 3, False),
+        dataset="Flowers102",
+        parts=({"split": "train"}, {"split": "val"}, {"split": "test"}),
+        size=84,
         files=("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat"),
         terms="Oxford 102 Flowers (Nilsback and Zisserman 2008); the authors state no licence",
     ),
     "fgvc-aircraft": PublicSet(
-        *("FGVCAircraft", ({"split": "trainval"}, {"split": "test"}), 84, 3, False),
+        dataset="FGVCAircraft",
+        parts=({"split": "trainval"}, {"split": "test"}),
+        size=84,
         files=("fgvc-aircraft-2013b/data",),
         terms="FGVC-Aircraft (Maji et al. 2013), non-commercial research only",
     ),
     "cifar100": PublicSet(
-        *("CIFAR100", ({"train": True}, {"train": False}), 32, 3, False),
+        dataset="CIFAR100",
+        parts=({"train": True}, {"train": False}),
+        size=32,
         files=("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
         terms="CIFAR-100 (Krizhevsky 2009); the author states no licence",
     ),
@@ -108,25 +118,6 @@ def load_public(
         return _labelled(name, public, 255 - images if public.inverted else images, names)
 
     return cached_set(f"{name}-{size}x{size}x{channels}-v{VERSION}-{key}.npz", name, build)
-
-
-def read_split(name: str) -> dict[str, list[str]]:
-    """The published class lists of a set: {"train": […], "val": […], "test": […], "source": one line}."""
-    text = resources.files("gems_edge.data").joinpath("splits", f"{name}.json").read_text(encoding="utf-8")
-    lists: dict[str, list[str]] = json.loads(text)
-    return lists
-
-
-def split_of(classes: tuple[str, ...], lists: dict[str, list[str]]) -> np.ndarray:
-    """The split of each class, <U5: by its name or, for Omniglot, by its alphabet; UserError for an unlisted one."""
-    where = {entry: split for split in SPLITS for entry in lists[split]}
-    split = [where.get(name) or where.get(name.split("/")[0]) for name in classes]
-    if None in split:
-        raise UserError(
-            f"class {classes[split.index(None)]!r} is in no published split; "
-            "the files are not those of the set, remove them"
-        )
-    return np.array(split, dtype="<U5")
 
 
 def _labelled(name: str, public: PublicSet, images: np.ndarray, names: list[str]) -> ImageSet:

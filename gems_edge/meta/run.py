@@ -83,7 +83,7 @@ class Run:
 
     def ticket(self, config: TrainConfig) -> Ticket | None:
         """The ticket that the run trains; None for a dense one."""
-        if config.ticket.method == "none":
+        if config.dense:
             return None
         return check_fits(load_ticket(self.ticket_path), config.model_spec(), self.ticket_path)
 

@@ -179,17 +179,17 @@ def _least(width: int) -> int:
     return min(width, max(LEAST_CHANNELS, int(width * LEAST_SHARE)))
 
 
-# (layer, change of its width) of the one or two layers that a move changes.
-Move = tuple[tuple[int, int], ...]
+# (layer, change of its width) for one or two layers.
+_Move = tuple[tuple[int, int], ...]
 
 
-def _moves(layers: int, step: int) -> list[Move]:
+def _moves(layers: int, step: int) -> list[_Move]:
     single = [(layer, change) for layer in range(layers) for change in (-step, step)]
-    moves: list[Move] = [(change,) for change in single]
+    moves: list[_Move] = [(change,) for change in single]
     return moves + [pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0]]
 
 
-def _moved(widths: tuple[int, ...], move: Move) -> tuple[int, ...]:
+def _moved(widths: tuple[int, ...], move: _Move) -> tuple[int, ...]:
     changed = list(widths)
     for layer, change in move:
         changed[layer] += change

@@ -79,11 +79,6 @@ class Book:
         return {"book": self.name, "total": self.total, "layers": layers}
 
 
-def layer_names(spec: ModelSpec) -> tuple[str, ...]:
-    """Names of the convolution and linear weights, in the order of the model's parameters."""
-    return tuple(layer.name for layer in _layers(spec, spec.ways))
-
-
 def densities_of(masks: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Share kept of each weight, from the bool masks of a weight ticket (models/ticket.py).
 

@@ -191,7 +191,7 @@ def dense_run(config: TrainConfig) -> Run:
     run = Run(config.ticket.dense_run)
     stored = run.config()
     free = {name: getattr(config, name) for name in ("compute", "keep", "precision", "ticket", "checkpoint_every")}
-    if stored.ticket.method != "none":
+    if not stored.dense:
         raise UserError(f"{run.directory} trained a ticket; --dense-run wants a dense run")
     if (same := replace(stored, **free)) != config:
         name = next(n for n in same.__dataclass_fields__ if getattr(same, n) != getattr(config, n))

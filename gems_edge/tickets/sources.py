@@ -21,10 +21,6 @@ from gems_edge.tickets.search import SEARCH, Search
 from gems_edge.tickets.training import train_run
 
 
-def is_dense(run: Run) -> bool:
-    return run.config().ticket.method == "none"
-
-
 def ticket_of(path: Path) -> Ticket:
     """The ticket of a file or a run; UserError for a dense run."""
     if not path.is_dir():
@@ -38,7 +34,7 @@ def ticket_of(path: Path) -> Ticket:
 
 def masks_of(path: Path, ratio: float, scope: str = "global") -> Masks:
     """The masks of a ticket, or those that magnitude pruning cuts from a dense run's best weights."""
-    if not path.is_dir() or not is_dense(Run(path)):
+    if not path.is_dir() or not Run(path).config().dense:
         return ticket_of(path).masks
     return criteria.largest(criteria.magnitudes(Run(path).model()[1]), ratio, scope)
 
@@ -86,7 +82,7 @@ def find_in(path: Path, settings: TicketConfig, output: Path, root: Path | None 
     if config.rule.one_model_each:
         runs = ", ".join(str(part.directory) for part in run.distributions().values())
         raise UserError(f"{path} holds a run for each distribution; name one of them: {runs}")
-    if config.ticket.method != "none":
+    if not config.dense:
         raise UserError(f"{path} trained a ticket already; its file is {run.ticket_path}")
     if method.from_trained:
         settings = replace(settings, dense_run=str(path.absolute()))

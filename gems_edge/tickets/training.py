@@ -33,7 +33,7 @@ def train_ticket(
     was found is not searched for again. Raises as `train` does, and UserError for a ratio that leaves a layer empty, a
     ticket of another model and a dense run that does not fit.
     """
-    if config.ticket.method == "none":
+    if config.dense:
         raise UserError("there is no ticket in these settings; add --ticket mwt, pmt, …")
     with starting(run, config, resume=resume, root=root, processes=processes, say=say) as start:
         return _train_ticket(start, run, ticket_file, progress)
@@ -68,7 +68,7 @@ def _ensure_ticket(search: Search, ticket_file: Path | None) -> None:
 
 def train_run(start: Start, run: Run, progress: Progress | None) -> dict[str, float]:
     """Train `run` from where it stands, dense or with its ticket, which is found first; returns the best validation."""
-    if start.config.ticket.method == "none":
+    if start.config.dense:
         return train_from(start, run, progress=progress)
     return _train_ticket(start, run, None, progress)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gems_edge.data.episodes import make_sampler
+from gems_edge.data.published import read_split, split_of
 from gems_edge.data.sources import load_images
-from gems_edge.data.torchvision_sets import read_split, split_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real images in {SHARED}")

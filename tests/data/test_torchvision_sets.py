@@ -6,8 +6,9 @@ import pytest
 from data_making import write_image
 from PIL import Image
 
+from gems_edge.data.published import read_split, split_of
 from gems_edge.data.sources import list_sources, load_images
-from gems_edge.data.torchvision_sets import PUBLIC_SETS, read_split, split_of
+from gems_edge.data.torchvision_sets import PUBLIC_SETS
 from gems_edge.errors import MachineError, UserError
 
 datasets = pytest.importorskip("torchvision.datasets")

@@ -69,7 +69,7 @@ class TrainConfig:
         check_settings(self)
         if not self.inner_lr > 0 or not self.lr > 0:
             raise UserError("--inner-lr and --lr must be above 0")
-        if self.ticket.method != "none" and not self.rule.takes_tickets:
+        if not self.dense and not self.rule.takes_tickets:
             raise UserError(f"--ticket with {self.method}: find a ticket of each distribution's own maml run instead")
         if self.data_weights and self.rule.one_model_each:
             raise UserError(
@@ -84,6 +84,11 @@ class TrainConfig:
     def rule(self) -> Facts:
         """What the method decides and needs."""
         return RULES[self.method]
+
+    @property
+    def dense(self) -> bool:
+        """Whether the whole network is trained: no ticket is."""
+        return self.ticket.method == "none"
 
     def remark(self) -> str:
         """What the user should know of these settings before training; "" if there is nothing."""
