@@ -20,6 +20,7 @@ from gems_edge.predict.memory import predict_memory
 from gems_edge.remote import ssh
 from gems_edge.remote.board import Board, check, check_disk, check_memory, look
 from gems_edge.remote.job import BoardJob, alive_seconds
+from gems_edge.remote.untrusted import not_understood
 from gems_edge.remote.wheels import build_own_wheel, gather, unpacked_bytes
 
 # How much the packages are is not known where the board must find them itself: what they took in 2026, and a reserve.
@@ -83,22 +84,35 @@ def bench_on(bundle: Bundle, target: Target, threads: int | None, on_stage: Call
             job.copy(directory, delivery.names)
             outcome = job.run(_plan(delivery, target.keep, threads))
         copied = delivery.size
-    results = outcome["results"]
-    document: dict[str, Any] = results.pop("bench")
-    document["bundle"] = str(bundle.path)
-    for answer in results["predict"]:
-        answer.pop("image")
-    document["remote"] = {
+    try:
+        measured, answered = _results(outcome, expected)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise not_understood(host) from None
+    remote = {
         "host": host,
-        **outcome["versions"],
-        **results,
-        "agreement": _agreement(expected, results["predict"]),
-        "seconds": {name: round(value, 2) for name, value in outcome["seconds"].items()},
+        **answered,
         "copied_bytes": copied,
         "reconnections": job.reconnections,
         "kept": delivery.environment if target.keep else None,
     }
-    return document
+    return measured | {"bundle": str(bundle.path), "remote": remote}
+
+
+def _results(outcome: dict[str, Any], expected: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The board's own `bench --json`, and what "remote" holds of its answers.
+
+    Entries are taken by name: none that a board adds stands for one of this machine's. Raises KeyError, TypeError,
+    ValueError or AttributeError for results of another form.
+    """
+    results, versions = outcome["results"], outcome["versions"]
+    answers = [{name: value for name, value in answer.items() if name != "image"} for answer in results["predict"]]
+    return dict(results["bench"]), {
+        **{name: versions[name] for name in ("python", "onnxruntime", "numpy")},
+        "adapt": results["adapt"],
+        "predict": answers,
+        "agreement": _agreement(expected, answers),
+        "seconds": {name: round(value, 2) for name, value in outcome["seconds"].items()},
+    }
 
 
 def _pack(bundle: Bundle, board: Board, target: Target, directory: Path, on_stage: Callable[[str], None]) -> Delivery:

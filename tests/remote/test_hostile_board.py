@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gems_edge.errors import MachineError, UserError
-from gems_edge.remote import board, job, ssh
+from gems_edge.remote import bench, board, job, ssh
 from gems_edge.remote.wheels import build_own_wheel
 
 FACTS = {
@@ -169,6 +170,26 @@ def test_a_result_has_no_control_characters_however_deep_they_are(told):
         [(name, [inner])] = work.run({}).items()
     text, *others = inner["a"]
     assert name.isprintable() and text.isprintable() and others == [1, None]
+
+
+RESULT = {
+    "versions": {"python": "3.11.2", "onnxruntime": "1.31.1", "numpy": "2.4"}, "seconds": {"install": 1.0},
+    "results": {
+        "adapt": {}, "predict": [{"image": "query/0.png", "probabilities": {"a": 0.75, "b": 0.25}}], "bench": {},
+    },
+}  # fmt: skip
+
+
+def test_a_result_says_nothing_of_this_machine():
+    expected, false = np.array([[0.75, 0.25]]), {"host": "another", "kept": "/etc", "copied_bytes": 0}
+    honest = bench._results(RESULT, expected)
+    result = {
+        **RESULT,
+        "versions": RESULT["versions"] | false,
+        "results": RESULT["results"] | false | {"agreement": {}},
+    }
+    assert bench._results(result, expected) == honest
+    assert honest[1]["agreement"]["largest_difference"] == 0 and not honest[1].keys() & false.keys()
 
 
 def enter(
