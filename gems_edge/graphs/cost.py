@@ -10,10 +10,10 @@ import onnx
 
 from gems_edge.errors import UserError
 from gems_edge.graphs.fusion import Group, fused
+from gems_edge.graphs.integer_ops import DOMAIN as INTEGER_DOMAIN
+from gems_edge.graphs.integer_ops import float_twin, integer_nodes
 from gems_edge.graphs.liveness import ALIASES, Op, Request, TensorSize, execution_order, peak_bytes, requests
 from gems_edge.graphs.nodes import attributes
-from gems_edge.graphs.quantised import DOMAIN as QUANTISED
-from gems_edge.graphs.quantised import float_twin, integer_nodes
 from gems_edge.graphs.scans import scan_body
 from gems_edge.graphs.shapes import fix_dims, tensor_sizes
 from gems_edge.graphs.unknown import unknown_ops, with_stand_ins
@@ -237,7 +237,7 @@ def _work(
     parameters = {item.name: list(item.ints) or item.i for item in node.attribute}
     kind = node.op_type
     weight = node.input[1] if len(node.input) > 1 else ""
-    if node.domain == QUANTISED and moved:
+    if node.domain == INTEGER_DOMAIN and moved:
         kind, inputs = float_twin(node)
         sizes = {name: TensorSize(sizes[name].shape, 4) for name in (*inputs, *outputs)}
         moved = sum(size.bytes for size in sizes.values())

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from gems_edge.graphs.cost import describe
-from gems_edge.graphs.quantised import integer_nodes
+from gems_edge.graphs.integer_ops import integer_nodes
 
 DIMS = {"images": 1}
 
