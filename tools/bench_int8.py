@@ -45,7 +45,7 @@ def session_ms(learner: Learner, precision: str, repeats: int = 15) -> float:
     taken = []
     for _ in range(repeats):
         started = time.perf_counter()
-        predict_session(learner.bundle, learner._weights, learner.threads, precision)
+        predict_session(learner.bundle, learner._now.weights, learner.threads, precision)
         taken.append(1e3 * (time.perf_counter() - started))
     return round(statistics.median(taken), 2)
 

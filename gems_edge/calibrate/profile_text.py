@@ -19,10 +19,10 @@ SIMD = (
 
 def profile_text(device: str, calibration: Calibration) -> str:
     """The TOML of a profile, as `gems-edge devices check` wants it."""
-    import onnxruntime
+    from gems_edge.device.runtime import VERSION
 
     today = date.today().isoformat()
-    by = f"measured {today} by gems-edge devices calibrate, onnxruntime {onnxruntime.__version__}"
+    by = f"measured {today} by gems-edge devices calibrate, onnxruntime {VERSION}"
     facts = _machine_facts(today) | {
         "bandwidth": Fact(round(calibration.copy_gbs, 3), "GB/s", f"{by}: one core, bytes copied"),
         "fp32_peak_core": Fact(

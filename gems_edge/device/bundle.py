@@ -104,7 +104,7 @@ def read_bundle(path: Path | str) -> Bundle:
     fields = _Fields(path, manifest)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path} is not a gems-edge bundle: its manifest.json has no format {FORMAT!r}")
-    version = fields.whole("format_version")
+    version = fields.integer("format_version")
     if version > FORMAT_VERSION:
         raise UserError(
             f"{path} has bundle format {version} and this gems-edge reads up to {FORMAT_VERSION}; "
@@ -115,15 +115,15 @@ def read_bundle(path: Path | str) -> Bundle:
         path=path,
         hash=sha256_bytes(manifest_path.read_bytes()),
         name=fields.text("name"),
-        ways=fields.whole("ways", 2),
-        shots=fields.whole("shots"),
+        ways=fields.integer("ways", 2),
+        shots=fields.integer("shots"),
         head=fields.text("head", ("per-class", "shared")),
-        image_size=fields.whole("image.size"),
-        channels=fields.whole("image.channels"),
+        image_size=fields.integer("image.size"),
+        channels=fields.integer("image.channels"),
         inverted=fields.get("image.inverted", bool, "true or false"),
         normalization=fields.text("normalization", ("transductive", "support", "group")),
-        steps=fields.whole("rule.steps"),
-        predict_peak_bytes=fields.whole("cost.predict.peak_bytes", 0, 1 << 40),
+        steps=fields.integer("rule.steps"),
+        predict_peak_bytes=fields.integer("cost.predict.peak_bytes", 0, 1 << 40),
         adapted=fields.names("tensors.adapted"),
         statistics=fields.names("tensors.statistics"),
         carried=fields.names("tensors.carried", optional=True),
@@ -205,8 +205,8 @@ def _check_costs(fields: "_Fields") -> None:
     for what in ("predict", "adapt"):
         key, expected = f"cost.memory.{what}", "sizes of the arena for ascending numbers of images"
         images, sizes = (fields.get(f"{key}.{part}", list, expected) for part in ("images", "arena_bytes"))
-        whole = all(_is_amount(number) and isinstance(number, int) for number in (*images, *sizes))
-        if not whole or not images or len(images) != len(sizes) or images != sorted({*images} - {0}):
+        countable = all(_is_amount(number) and isinstance(number, int) for number in (*images, *sizes))
+        if not countable or not images or len(images) != len(sizes) or images != sorted({*images} - {0}):
             raise fields.error(key, expected)
 
 
@@ -247,7 +247,7 @@ class _Fields:
             raise self.error(key, expected)
         return value
 
-    def whole(self, key: str, least: int = 1, most: int = 10_000) -> int:
+    def integer(self, key: str, least: int = 1, most: int = 10_000) -> int:
         expected = f"a whole number from {least} to {most}"
         value: int = self.get(key, int, expected)
         if not least <= value <= most:

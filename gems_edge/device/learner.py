@@ -110,10 +110,6 @@ class Learner:
         """What was taught; None before any teaching."""
         return self._now.state
 
-    @property
-    def _weights(self) -> Tensors:
-        return self._now.weights
-
     def read_images(self, files: Sequence[Path | str | bytes]) -> np.ndarray:
         """Image files (or their bytes) as this bundle wants them: uint8 [N, S, S, C]. UserError names a bad one."""
         size, channels, invert = self.bundle.image_size, self.bundle.channels, self.bundle.inverted

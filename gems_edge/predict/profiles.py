@@ -42,7 +42,7 @@ class _Rule:
     low: float = -math.inf
     high: float = math.inf
     required: bool = True
-    whole: bool = False
+    integer: bool = False
 
     @property
     def numeric(self) -> bool:
@@ -53,7 +53,7 @@ class _Rule:
 RULES = {
     "soc": _Rule(),
     "core": _Rule(),
-    "cores": _Rule(low=1, high=256, whole=True),
+    "cores": _Rule(low=1, high=256, integer=True),
     "other_cores": _Rule(required=False),
     "clock": _Rule("GHz", 0.05, 6),
     "simd": _Rule(),
@@ -168,8 +168,8 @@ def _fact(where: str, name: str, rule: _Rule, table: Any) -> Fact:
     if not rule.numeric:
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{where}: {name} must be text, not {value!r}")
-    elif isinstance(value, bool) or not isinstance(value, int if rule.whole else int | float):
-        raise UserError(f"{where}: {name} must be a {'whole ' if rule.whole else ''}number, not {value!r}")
+    elif isinstance(value, bool) or not isinstance(value, int if rule.integer else int | float):
+        raise UserError(f"{where}: {name} must be a {'whole ' if rule.integer else ''}number, not {value!r}")
     elif not rule.low <= value <= rule.high:
         raise UserError(f"{where}: {name} = {value} is outside {rule.low:g} to {rule.high:g} {rule.unit}".rstrip())
     return Fact(value, unit, source.strip())

@@ -15,10 +15,7 @@ from gems_edge.errors import UserError
 from gems_edge.predict.work import MEASURED_TERMS, TERMS
 
 FILE = "latency.toml"
-
-
-# latency.toml as it was read.
-Constants = dict[str, Any]
+Constants = dict[str, Any]  # the file's content
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,6 @@ def _is_number(value: object) -> bool:
 def constants() -> Constants:
     text = (resources.files("gems_edge.device_profiles") / FILE).read_text(encoding="utf-8")
     return tomllib.loads(text)
-
-
-def known_cores() -> tuple[str, ...]:
-    return tuple(constants()["cores"])
 
 
 def published_rates(

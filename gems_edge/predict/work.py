@@ -158,12 +158,12 @@ def _rows(op: FusedOp, inputs: Sequence[Size], output: Size) -> float | None:
     return None
 
 
-def _shared(whole: Sequence[int], part: Sequence[int]) -> int:
-    """Elements that lie in one stretch both in a tensor and in the part that is cut out of it or put into it."""
+def _shared(shape: Sequence[int], other: Sequence[int]) -> int:
+    """Elements that are contiguous both in a tensor and in what Slice cuts out of it or Pad makes around it."""
     stretch = 1
-    for side, part_side in zip(reversed(whole), reversed(part)):
-        stretch *= max(1, min(side, part_side))
-        if side != part_side:
+    for side, other_side in zip(reversed(shape), reversed(other)):
+        stretch *= max(1, min(side, other_side))
+        if side != other_side:
             break
     return stretch
 

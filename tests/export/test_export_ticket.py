@@ -72,7 +72,7 @@ def test_masks_hold_on_the_board(weight_run, cli_here, tmp_path):
         taught.load_state(tmp_path / f"{classes}.state")
         moved = 0
         for name, mask in masks.items():
-            weight, kept = taught._weights[name], mask[:classes] if name.startswith("head") else mask
+            weight, kept = taught._now.weights[name], mask[:classes] if name.startswith("head") else mask
             assert weight.shape == kept.shape and (weight[~kept] == 0).all(), name
             moved += int((weight[kept] != start[name][kept]).sum())
         assert moved > 1000

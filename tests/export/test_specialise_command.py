@@ -149,7 +149,7 @@ def test_a_frozen_mmsup_bundle_moves_its_subnet_alone(exported, cli_here, photos
     slot = taught(cli_here, bundle, photos, state)
     learner = Learner.load(bundle)
     learner.load_state(state)
-    moved = {name: learner._weights[name] != weights[name] for name in names}
+    moved = {name: learner._now.weights[name] != weights[name] for name in names}
     assert not any(moved[name][~mask].any() for name, mask in inside.items())
     assert sum(changed.sum() for changed in moved.values()) > 0.5 * sum(mask.sum() for mask in inside.values())
     # The same tensors in full, and those of a bundle whose every weight moves.
@@ -158,7 +158,7 @@ def test_a_frozen_mmsup_bundle_moves_its_subnet_alone(exported, cli_here, photos
         held = {name.removesuffix(".changed").removesuffix(".values") for name in file.keys()}
         assert held == {*manifest["tensors"]["adapted"], *manifest["tensors"]["statistics"]}
     assert slot.stat().st_size < 0.7 * full.stat().st_size
-    assert slot.stat().st_size < sum(learner._weights[name].nbytes for name in held)
+    assert slot.stat().st_size < sum(learner._now.weights[name].nbytes for name in held)
 
 
 @pytest.mark.parametrize("made", [("bmp",), ("bmp", "tint"), ("mmsup",)])
