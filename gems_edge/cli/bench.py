@@ -64,7 +64,7 @@ def command(
     if host is None and any(value is not None and value is not False for value in connection.values()):
         raise click.UsageError("-F, --wheels, --keep and --reconnect belong with --host")
     opened = read_bundle(bundle)
-    # Before minutes of measuring: an unknown board is told at once.
+    # Before minutes of measuring, so that an unknown board is reported at once.
     predictions = {name: _predict(opened, profile, threads) for name, profile in find_profiles(devices or "").items()}
     document = _measure_here(opened, threads) if host is None else _measure_there(opened, threads, host, **connection)
     if host is not None:
@@ -129,7 +129,7 @@ def _compare(measured: Document, predicted: Document) -> Document:
     """For each figure that is both measured and predicted: both, how far off, and whether the interval holds it."""
     compared = {}
     for what, (*sections, name) in _BOTH.items():
-        if sections[0] not in predicted:  # of boards that onnxruntime does not run on the memory alone is predicted
+        if sections[0] not in predicted:  # where onnxruntime does not run, only memory is predicted
             continue
         measurement, prediction = _section(measured, sections), _section(predicted, sections)
         low, high = prediction["interval"][name]

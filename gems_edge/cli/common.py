@@ -18,7 +18,7 @@ json_option = click.option(
 )
 data_root_option = click.option(
     "--data-root", "root", type=PATH,
-    help="Where torchvision's data sets lie (or are downloaded to), and NAME.npz for a bare NAME.",
+    help="Where torchvision's data sets are (or are downloaded to), and NAME.npz for a bare NAME.",
 )  # fmt: skip
 
 

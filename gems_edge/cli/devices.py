@@ -168,9 +168,9 @@ def calibrate_command(output: Path, device: str | None, as_json: bool) -> None:
 
 
 def _check_destination(path: Path, device: str | None) -> None:
-    """UserError for a place that a profile cannot be written to, before minutes of measuring."""
+    """UserError if the profile cannot be written there, found out before minutes of measuring."""
     if path.suffix != ".toml":
-        raise UserError(f"{path}: a profile's file ends in .toml, so that it is told from an id")
+        raise UserError(f"{path}: a profile's file ends in .toml, so that it can be told from an id")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is not a directory; create it first")
     if device is not None and device != path.stem:

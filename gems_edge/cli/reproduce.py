@@ -14,7 +14,7 @@ from gems_edge.errors import UserError
 if TYPE_CHECKING:
     from gems_edge.reproduce.page import Reproduction, Study
 
-# In each paper's protocol.PRESETS, which --help does without.
+# Keys of each paper's protocol.PRESETS, repeated so that --help need not import it.
 PRESETS = ("small", "paper", "tiny")
 
 
@@ -110,7 +110,7 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
 @command.command()
 @click.option("--table", "numbers", type=int, multiple=True, help="Table 1 to 5; more than once.  [default: 1 and 2]")
 @click.option(
-    "--data-root", type=PATH, help="Where the preset's sets lie: DIR/NAME.npz or folder DIR/NAME."
+    "--data-root", type=PATH, help="Where the preset's sets are: DIR/NAME.npz or folder DIR/NAME."
 )  # fmt: skip
 @_request_options
 def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Values that an option's text stands for: lists with commas, image sets, iterations to keep, boards."""
+"""Parsing the text of options: lists with commas, image sets, iterations to keep, boards."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,7 @@ else:
 
 
 class Parsed(_ParamType):
-    """An option's type whose values come from `parse(text, option)`, which raises UserError for text that is none."""
+    """An option's type whose values come from `parse(text, option)`, which raises UserError for invalid text."""
 
     name = "text"
 

@@ -9,7 +9,7 @@ Specs = tuple[str, ...]
 
 
 def split_specs(text: str) -> Specs:
-    """The image sets that the user named with commas between them. A path with commas that is there stays whole."""
+    """The image sets that the user named with commas between them. An existing path with commas stays whole."""
     kind, _, path = text.partition(":")
     if kind in ("folder", "packed") and path and Path(path).expanduser().exists():
         return (text,)

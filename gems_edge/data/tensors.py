@@ -22,7 +22,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeTensors:
-    """All images of a set: an episode needs no copy from host to device but its indices."""
+    """All images of a set: of an episode only the indices are copied from host to device."""
 
     images: torch.Tensor  # uint8 [N, C, H, W]
 

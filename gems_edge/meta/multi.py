@@ -25,8 +25,8 @@ def train_multi(
 ) -> dict[str, float]:
     """Train DIR/distributions/NAME for every image set of the config, each for all its iterations, one after the other.
 
-    Resumes as they do. Returns the mean of their best validations; "iteration" is that of the last one's. Raises
-    UserError for a single image set, and as `train`.
+    With `resume` each goes on from its checkpoint. Returns the mean of their best validations; "iteration" is that of
+    the last one's. Raises UserError for a single image set, and as `train`.
     """
     if len(config.data) < 2:
         raise UserError(

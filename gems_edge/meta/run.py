@@ -231,7 +231,7 @@ def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:
     """
     seed = config.seed if config.init_seed < 0 else config.init_seed
     with torch.random.fork_rng(devices=[]):
-        # Of a seed torch takes the lower 32 bits alone.
+        # torch uses only the lower 32 bits of a seed.
         torch.manual_seed(int(np.random.SeedSequence([seed, other]).generate_state(1)[0]) if other else seed)
         weights: Weights = dict(FewShotModel(config.model_spec()).named_parameters())
         return weights | rule_of(config).initial(weights)

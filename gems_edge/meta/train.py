@@ -86,7 +86,7 @@ def starting(
 
 
 def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) -> tuple[TrainConfig, Mixture]:
-    """The config with its image sets' places, image size, channels and all widths, and its images.
+    """The images, and the config with absolute paths, the image size, the channels and every width filled in.
 
     `root` and `say`: as load_mixture.
     """
@@ -99,7 +99,7 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
     dense = config.ticket.dense_run
     ticket = replace(config.ticket, dense_run=str(Path(dense).absolute())) if dense else config.ticket
     resolved = replace(config, data=data, image_size=size, channels=channels, widths=widths, ticket=ticket)
-    resolved.model_spec()  # refuses what does not fit together
+    resolved.model_spec()  # raises for settings that do not fit together
     return resolved, images
 
 
@@ -140,7 +140,7 @@ def train_from(
     """As `train` with `resume`, for one of several trainings that share processes and images."""
     check_directory(run, resume=True)
     trainer = Trainer(run, start, initial=initial, watch=watch, progress=progress)
-    start.begin(run)  # after what is refused above, so that it leaves nothing behind
+    start.begin(run)  # last, so that a refusal above leaves nothing behind
     with matrix_precision(start.config.precision):
         return trainer.train()
 

@@ -74,13 +74,8 @@ class FewShotModel(nn.Module):
     def masked(self, tensors: Weights) -> Weights:
         """`tensors` (weights or gradients by name; of a head perhaps fewer rows than trained), zero where removed."""
         return tensors | {
-            name: tensors[name] * self._mask(name, tensors[name]) for name in tensors if name in self.masks
+            name: tensor * rows_for(self.masks[name], tensor) for name, tensor in tensors.items() if name in self.masks
         }
-
-    def _mask(self, name: str, tensor: Tensor) -> Tensor:
-        mask = self.masks[name]
-        alike = mask.shape[0] in (1, tensor.shape[0])  # a shared head's one row is broadcast
-        return mask if alike else mask[: tensor.shape[0]]
 
     def with_masks(self, masks: Weights) -> "FewShotModel":
         """The same model with other mask tensors (those of a trace, for instance)."""
@@ -121,6 +116,11 @@ def head(weights: Weights, features: Tensor) -> Tensor:
 def network_weights(weights: Weights) -> Weights:
     """Without the meta-parameters of an update rule: the tensors that the network itself computes with."""
     return {name: tensor for name, tensor in weights.items() if not name.startswith(ADAPTER)}
+
+
+def rows_for(tensor: Tensor, other: Tensor) -> Tensor:
+    """`tensor` for a product with `other`, which may be of a head with fewer rows; one shared row is broadcast."""
+    return tensor if tensor.shape[0] in (1, other.shape[0]) else tensor[: other.shape[0]]
 
 
 def layers_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

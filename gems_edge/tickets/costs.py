@@ -30,7 +30,7 @@ class TicketCost:
 def work_of(config: TrainConfig, iterations: float | None = None) -> Work:
     """What a training with these settings does.
 
-    The network's own products are counted, not the some thousands of MACs that BMP's and MMSUP's perceptrons add.
+    The network's own products are counted, not the few thousand MACs that BMP's and MMSUP's perceptrons add.
     """
     iterations = config.iterations if iterations is None else iterations
     if config.rule.one_model_each:

@@ -35,7 +35,7 @@ TrainRun = Callable[[Start, Run, Progress | None], dict[str, float]]
 
 @dataclass
 class Search:
-    """What the ticket functions work with: the settings, where to train, and what the search has cost so far."""
+    """What the ticket functions work with: the settings, where to train, and what the search took so far."""
 
     start: Start  # its config holds the ticket's settings
     run: Run  # of the ticket; a training that finds it lives in its directory "search"

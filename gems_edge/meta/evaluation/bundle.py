@@ -62,7 +62,7 @@ def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Cou
 
 
 def _check(manifest: dict[str, Any], protocol: EvaluationProtocol) -> str:
-    """The mode that the bundle answers in; UserError for what a bundle cannot be asked."""
+    """The bundle's normalisation mode; UserError for options that a bundle does not support."""
     if protocol.per_step:
         raise UserError("--per-step is for runs; a bundle takes --steps")
     mode: str = manifest["normalization"]
@@ -76,7 +76,7 @@ def _check(manifest: dict[str, Any], protocol: EvaluationProtocol) -> str:
 
 
 def _image_sets(manifest: dict[str, Any], protocol: EvaluationProtocol) -> Specs:
-    """Those that are asked for, else those of the exported run; UserError where only that run knows a path."""
+    """The image sets that were asked for, else those of the exported run; UserError if their paths are unknown here."""
     if protocol.data:
         return protocol.data
     data = split_specs(manifest["provenance"]["data"])

@@ -1,6 +1,6 @@
 """The perceptron g_φ of GEMS (WACV'23): what it sees of a task, and how its hard decisions pass gradients.
 
-The paper leaves its architecture to a supplement that is not to be had; this one follows ALFA (Baik et al. 2020), its
+The paper leaves its architecture to a supplement that is not available; this one follows ALFA (Baik et al. 2020), its
 closest public relative: means of weights and gradients through one hidden layer.
 """
 
@@ -58,10 +58,10 @@ def adapter_inputs(weights: Weights, gradients: Weights, features: Tensor | None
     """What g_φ sees, [inputs]: means of every weight tensor, of every gradient's magnitude and of the support features.
 
     Magnitudes, where ALFA takes plain means: a classifier's gradients sum to zero over the classes, and at the first
-    step of a shared head no other gradient is there, so that plain means would be rounding alone. Each of the three
-    groups is brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled they would not be
-    seen. Gradients and features are constants for the meta-gradient, weights are not (as in ALFA). A tensor without a
-    gradient (an update rule that leaves it alone) counts as one of mean 0.
+    step of a shared head no other gradient is there, so that plain means would be nothing but rounding. Each of the
+    three groups is brought to mean 0 and deviation 1: gradients are 1e-4 where features are 1, and unscaled they would
+    not be seen. Gradients and features are constants for the meta-gradient, weights are not (as in ALFA). A tensor
+    without a gradient (an update rule that leaves it alone) counts as one of mean 0.
     """
     names = [name for layer in layers_of(weights).values() for name in layer]
     means = torch.stack([_mean(weights[name]) for name in names])

@@ -31,8 +31,8 @@ _ONE = math.log(math.e - 1)
 class BMP(Rule):
     """θ^l ← θ^l − α (BM_l ∘ ∇_{θ^l} L), with mask and rate from g_φ(task, θ, ∇θ) at every step (equations 3 and 4).
 
-    Outputs of g_φ: a logit for each layer, then one number for the rate (or one a layer): α = inner_lr · softplus(it +
-    log(e − 1)). The output layer starts with all masks on and zeros: an untrained BMP is MAML, but for rounding.
+    Outputs of g_φ: a logit for each layer, then one number for the rate (or one per layer): α = inner_lr · softplus(it
+    + log(e − 1)). The output layer starts with all masks on and zeros: an untrained BMP is MAML, but for rounding.
     """
 
     inner_lr: float

@@ -11,7 +11,7 @@ from gems_edge.errors import UserError
 from gems_edge.meta.rules.adapter import Below, adapter_inputs, by_layer, initial_adapter, input_size, perceptron, ranks
 from gems_edge.meta.rules.base import FrozenChoice, Move, Rule, State
 from gems_edge.meta.rules.frozen import Frozen
-from gems_edge.models.fewshot import Weights, layers_of, network_weights
+from gems_edge.models.fewshot import Weights, layers_of, network_weights, rows_for
 from gems_edge.models.spec import ADAPTER
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ class MMSUP(Rule):
         moved = {}
         for name, gradient in gradients.items():
             if RANK + name in state:
-                rank = state[RANK + name]
-                rank = rank if rank.shape[0] in (1, gradient.shape[0]) else rank[: gradient.shape[0]]
-                gradient = gradient * Below.apply(rank, keep[layer[name]])
+                gradient = gradient * Below.apply(rows_for(state[RANK + name], gradient), keep[layer[name]])
             moved[name] = weights[name] - self.inner_lr * gradient
         return Move(weights | moved, state | {KEEP: keep}, {"keep": keep.detach()})
 

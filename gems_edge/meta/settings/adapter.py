@@ -19,7 +19,7 @@ class AdapterConfig:
     keep_share: float = setting(0.5, "mmsup: share of each layer in the subnet at the start.", least=0)
     sparsity: tuple[float, ...] = setting(
         (),
-        "mmsup: learned, or a fixed share outside the subnet: one for all layers, or one a layer with commas.",
+        "mmsup: learned, or a fixed share outside the subnet: one for all layers, or one per layer with commas.",
         empty="learned",
     )
     lr: float = setting(0.0, "Outer learning rate of the adapter; 0 takes --lr.", least=0, name="adapter-lr")
@@ -34,5 +34,5 @@ class AdapterConfig:
 
     @property
     def keep(self) -> tuple[float, ...]:
-        """Fixed kept shares, one or one a layer; none if they are learned."""
+        """Fixed kept shares, one for all layers or one per layer; none if they are learned."""
         return tuple(1 - share for share in self.sparsity)

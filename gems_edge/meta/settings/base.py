@@ -33,7 +33,7 @@ def settings_of(kind: Any) -> list[Field[Any]]:
 
 
 def check_settings(values: Any) -> None:
-    """UserError for a choice that there is not, a number out of its range or not finite."""
+    """UserError for an unknown choice, and for a number that is out of range or not finite."""
     for item in settings_of(values):
         value, least, choices = getattr(values, item.name), item.metadata["least"], item.metadata["choices"]
         option = option_name(item)

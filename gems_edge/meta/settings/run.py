@@ -32,10 +32,10 @@ class TrainConfig:
     channels: int = setting(0, "1 grey, 3 colour; 0 takes the data's own.", least=0)
     backbone: str = setting("conv4", "Network.", BACKBONES)
     widths: tuple[int, ...] = setting(
-        (), "Channels: full, one number for the first layer, or one a convolution (32,32,48,64).", empty="full"
+        (), "Channels: full, one number for the first layer, or one per convolution (32,32,48,64).", empty="full"
     )
     method: str = setting("maml", "What the inner loop adapts (see README).", tuple(RULES))
-    head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one a way.", HEADS)
+    head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one per way.", HEADS)
     normalization: str = setting("support", "Statistics for query images (see README).", NORMALIZATIONS)
     ways: int = setting(5, "Classes per episode.", least=2)
     shots: int = setting(1, "Support images per class.", least=1)
