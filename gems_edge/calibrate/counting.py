@@ -1,10 +1,10 @@
 """What a probe's graph costs: the work of every op as onnxruntime fuses it, counted as graphs/cost.py counts it."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 from gems_edge.calibrate.graph import Graph, Node
-from gems_edge.graphs.liveness import ALIASES, TensorSize
+from gems_edge.graphs.amounts import bytes_moved, macs_of
+from gems_edge.graphs.liveness import TensorSize
 from gems_edge.predict.work import FusedOp, Work, add_up, leaves_channel_blocks, work_of
 
 
@@ -34,20 +34,7 @@ def _scan_work(body: Graph, trips: int) -> Work:
 
 
 def _fused_op(node: Node, inputs: Sequence[str], sizes: Mapping[str, TensorSize], channel_blocks: bool) -> FusedOp:
-    written = sizes[node.output].bytes
-    moved = sum(sizes[name].bytes for name in {*inputs, node.output} if name)
-    if node.kind in ALIASES:
-        moved = 0
-    elif node.kind == "Slice":
-        moved = min(moved, 2 * written)
     weight = inputs[1] if len(inputs) > 1 else ""
-    macs = _macs(node.kind, inputs, sizes, node.output)
+    macs = macs_of(node.kind, inputs, node.output, sizes, node.attributes)
+    moved = bytes_moved(node.kind, inputs, [node.output], sizes)
     return FusedOp(node.kind, node.attributes, weight, inputs, [node.output], macs, moved, channel_blocks)
-
-
-def _macs(kind: str, inputs: Sequence[str], sizes: Mapping[str, TensorSize], output: str) -> int:
-    if kind == "Conv":
-        return sizes[output].elements * math.prod(sizes[inputs[1]].shape[1:])
-    if kind == "ConvTranspose":
-        return sizes[inputs[0]].elements * math.prod(sizes[inputs[1]].shape[1:])
-    return sizes[output].elements * sizes[inputs[0]].shape[-1] if kind in ("Gemm", "MatMul") else 0

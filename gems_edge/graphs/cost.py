@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import onnx
 
 from gems_edge.errors import UserError
+from gems_edge.graphs.amounts import bytes_moved, macs_of
 from gems_edge.graphs.fusion import Group, fused
 from gems_edge.graphs.integer_ops import DOMAIN as INTEGER_DOMAIN
 from gems_edge.graphs.integer_ops import float_twin, integer_nodes
-from gems_edge.graphs.liveness import ALIASES, Op, Request, TensorSize, execution_order, peak_bytes, requests
+from gems_edge.graphs.liveness import Op, Request, TensorSize, execution_order, peak_bytes, requests
 from gems_edge.graphs.nodes import attributes
 from gems_edge.graphs.scans import scan_body
 from gems_edge.graphs.shapes import fix_dims, tensor_sizes
@@ -21,14 +22,10 @@ from gems_edge.predict.work import FusedOp, add_up, leaves_channel_blocks, work_
 
 # Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
 UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop".split())
-# Ops that read no more than they write, however large their input is.
-READS_ITS_OUTPUT = frozenset({"Slice", "Gather"})
 
 # Elements of the columns that a convolution of larger maps expands at a time (MLAS: stride N × stride K of its matrix
 # product).
 _COLUMNS_BLOCK = 128 * 128
-# Where a convolution's weight stands among its inputs.
-_WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 
 GraphCost = dict[str, Any]
 
@@ -54,8 +51,8 @@ def describe(
     A Scan counts as the ops of its body, once for every trip; its peak is that of one trip.
     Kinds are ONNX op types; "Conv.depthwise" and "Conv.grouped" mark groups, "Conv.fed" a convolution whose weight is
     not constant, which onnxruntime cannot pack ahead.
-    `channel_blocks`: as the session that runs it is told (device/runtime.py). Without, a convolution whose weight is
-    constant runs as one whose weight is fed: that of a frozen layer in adapt.onnx.
+    `channel_blocks`: as of the Session that runs the graph (device/runtime.py). If False, a convolution with a constant
+    weight (a frozen layer's in adapt.onnx) costs what one with a fed weight does.
     Raises UserError for an op whose MACs are not counted, or shapes that cannot be known. With strict=False such ops,
     and ops of other domains, are counted in a further entry `unknown` (op → count), and their work is left out.
     """
@@ -116,7 +113,7 @@ class RunRequests(NamedTuple):
 
 
 def run_requests(model: onnx.ModelProto | Path | str, dims: dict[str, int]) -> RunRequests:
-    """What one run of `model` asks of onnxruntime's allocator. Fed tensors and constants are not from there."""
+    """The allocations of one run of `model` in onnxruntime's arena, which holds no fed tensors and no constants."""
     fixed = fix_dims(load_model(model), dims)
     ops, sizes, constants = _operations(fixed)
     outputs = [value.name for value in fixed.graph.output]
@@ -132,7 +129,7 @@ def _operations(fixed: onnx.ModelProto, channel_blocks: bool = True) -> Operatio
 
 
 def load_model(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
-    """The model in a file, without tensors that lie in other files; a model is given back as it is."""
+    """The model in a file, without its external data; a ModelProto is returned as it is."""
     if isinstance(model, onnx.ModelProto):
         return model
     try:
@@ -191,7 +188,7 @@ def _ops(nodes: list[onnx.NodeProto], scope: _Scope, outputs: list[str]) -> list
 
 
 def _scan(node: onnx.NodeProto, scope: _Scope) -> Op:
-    """A Scan as one op. What it is fed are views, what it gives is written in place: neither takes room in its body."""
+    """A Scan as one op. Its inputs are views and its outputs are written in place: neither takes memory in the body."""
     body, captured, trips = scan_body(node, scope.sizes, scope.graph)
     constants, nodes = _fold_constants(body.graph)
     constants |= scope.constants & set(captured)
@@ -217,14 +214,9 @@ def _scan(node: onnx.NodeProto, scope: _Scope) -> Op:
 
 def _op(group: Group, sizes: dict[str, TensorSize], constants: set[str], reads_blocks: bool) -> Op:
     node, inputs, outputs = group.node, tuple(group.inputs), tuple(group.outputs)
-    written = sum(sizes[name].bytes for name in outputs if name)
-    moved = written + sum(sizes[name].bytes for name in set(inputs) if name)
-    if node.op_type in ALIASES or node.op_type == "Shape":
-        moved = 0
-    elif node.op_type in READS_ITS_OUTPUT:
-        moved = min(moved, 2 * written)
     kind = _conv_kind(node, sizes, constants) if node.op_type == "Conv" else node.op_type
-    macs = _macs(node, sizes)
+    macs = macs_of(node.op_type, node.input, node.output[0], sizes, attributes(node))
+    moved = bytes_moved(node.op_type, inputs, outputs, sizes)
     work = _work(group, sizes, constants, macs, moved, reads_blocks)
     return Op(kind, inputs, outputs, macs, moved, _workspace(group, sizes), work)
 
@@ -232,9 +224,8 @@ def _op(group: Group, sizes: dict[str, TensorSize], constants: set[str], reads_b
 def _work(
     group: Group, sizes: dict[str, TensorSize], constants: set[str], macs: int, moved: int, reads_blocks: bool
 ) -> dict[str, float]:
-    """Amounts by term; those of an operation on integers are the float operation's, whose times int8's are told by."""
+    """Amounts by term. An integer operation has its float twin's: int8 times are predicted from float32 ones."""
     node, inputs, outputs = group.node, group.inputs, group.outputs
-    parameters = {item.name: list(item.ints) or item.i for item in node.attribute}
     kind = node.op_type
     weight = node.input[1] if len(node.input) > 1 else ""
     if node.domain == INTEGER_DOMAIN and moved:
@@ -242,7 +233,7 @@ def _work(
         sizes = {name: TensorSize(sizes[name].shape, 4) for name in (*inputs, *outputs)}
         moved = sum(size.bytes for size in sizes.values())
         weight = inputs[1] if len(inputs) > 1 else ""
-    op = FusedOp(kind, parameters, weight, inputs, outputs, macs, moved, reads_blocks)
+    op = FusedOp(kind, attributes(node), weight, inputs, outputs, macs, moved, reads_blocks)
     return work_of(op, sizes, constants)
 
 
@@ -273,25 +264,6 @@ def _conv_kind(node: onnx.NodeProto, sizes: dict[str, TensorSize], constants: se
     if groups > 1:
         return "Conv.depthwise" if sizes[node.input[1]].shape[1] == 1 else "Conv.grouped"
     return "Conv" if node.input[1] in constants else "Conv.fed"
-
-
-def _macs(node: onnx.NodeProto, sizes: dict[str, TensorSize]) -> int:
-    """Multiply-accumulates of one node, padding included; elementwise work and pooling count none.
-
-    Conv: every output element reads Cin/groups·kh·kw weights. ConvTranspose: every input element writes
-    Cout/groups·kh·kw products.
-    """
-    kind = node.op_type
-    if kind in _WEIGHT_AT:
-        return sizes[node.output[0]].elements * math.prod(sizes[node.input[_WEIGHT_AT[kind]]].shape[1:])
-    if kind == "ConvTranspose":
-        return sizes[node.input[0]].elements * math.prod(sizes[node.input[1]].shape[1:])
-    if kind in ("MatMul", "QLinearMatMul", "MatMulInteger"):
-        return sizes[node.output[0]].elements * sizes[node.input[0]].shape[-1]
-    if kind in ("Gemm", "QGemm"):
-        summed = 0 if attributes(node).get("transA", 0) else 1
-        return sizes[node.output[0]].elements * sizes[node.input[0]].shape[summed]
-    return 0
 
 
 def _peak(model: onnx.ModelProto, operations: Operations) -> int:
