@@ -90,7 +90,7 @@ class BatchedGraph:
         return axes is not None and 0 in axes
 
     def pools(self, node: onnx.NodeProto) -> bool:
-        """Whether the node is a pool of the network (that of its gradient's bookkeeping is of bytes that were cast)."""
+        """Whether the node is a pool of the network; those by which its gradient finds the maxima read cast bytes."""
         source = self.producer.get(node.input[0])
         return node.op_type == "MaxPool" and not (source and source.op_type == "Cast")
 

@@ -229,8 +229,8 @@ class _Networks:
 def predictions(
     costs: dict[str, Any], board: DeviceProfile, threads: int | None, ways: int, shots: int
 ) -> dict[str, Prediction]:
-    """Of a bundle on a board, from its manifest's "cost": "predict" (ms, one image), "step" (ms of one gradient step)
-    and "memory" (MB, the larger peak of the two)."""
+    """Predictions for a bundle on a board, from its manifest's "cost": "predict" (ms, one image), "step" (ms of one
+    gradient step) and "memory" (MB, the larger peak of the two)."""
     peaks = (predict_memory(costs, 1, "predict"), predict_memory(costs, ways * shots, "adapt"))
     return {
         "predict": latency(costs["predict"], board, threads),

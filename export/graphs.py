@@ -53,7 +53,7 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, exact: bool =
     adapted = rule.adapted(defaults)
     masks = {f"{MASK}{name}": model.masks[name].float().cpu() for name in adapted if name in model.masks}
     stored = masks | {f"{RULE}{name}": value for name, value in state.items()}
-    # Of what belongs to a per-class head's weights there is a row a class.
+    # What belongs to a per-class head's weights has one row per class.
     rows = {n: torch.ones(classes, *v.shape[1:]) for n, v in stored.items() if n.endswith(HEAD) and len(v) > 1}
     examples = _example_images(model, images) | {"targets": torch.zeros(images, classes)}
     examples |= _with_classes(defaults, classes) | stored | rows
@@ -99,7 +99,7 @@ def _step(
 
 
 def _weight_inputs(builder: GraphBuilder, weights: Weights, fed: Collection[str]) -> dict[str, Value]:
-    """Weights in a graph: inputs where they are `fed`, otherwise stored. A head has a row a class."""
+    """Weights as graph inputs if they are `fed`, otherwise as initialisers. A head has one row per class."""
     inputs = {}
     for name, tensor in weights.items():
         shape = [CLASSES, *tensor.shape[1:]] if name in HEAD else list(tensor.shape)
@@ -113,7 +113,7 @@ def _weight_inputs(builder: GraphBuilder, weights: Weights, fed: Collection[str]
 
 
 def _stored(builder: GraphBuilder, name: str, tensor: Tensor, of_classes: bool) -> Value:
-    """An initialiser; of one with a row a class the rows of those that are taught: a board may teach fewer."""
+    """An initialiser. One with a row per class is cut to the classes that the board teaches, which may be fewer."""
     value = builder.initializer(name, tensor.numpy())
     if not of_classes:
         return value

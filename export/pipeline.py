@@ -104,11 +104,11 @@ def _compacted(source: Source, ratio: float, options: ExportOptions, reports: Re
     """
     trained, dense, ticket = source.trained, source.dense.spec, source.ticket
     pruned = prune(trained.model, trained.weights, ratio, options.round_to)
-    kept = None
     pruned = replace(pruned, reached=1 - pruned.spec.backbone_weights / dense.backbone_weights)
     if pruned.reached:
         gone = f"{100 * pruned.reached:.1f} % of the backbone's weights gone"
         reports.say(f"widths {list(dense.widths)} → {list(pruned.spec.widths)}: {gone}")
+    kept = None
     if ticket is not None:
         kept = ticket_kept(trained.model, ticket, pruned)
         reports.say(_about_ticket(ticket, kept, ratio))

@@ -14,9 +14,8 @@ from gems_edge.export.batches import BatchedGraph
 
 
 def join_images(model: onnx.ModelProto, dims: dict[str, int], least_bytes: int) -> onnx.ModelProto:
-    """`model` with every Σ_images A·B, A [N, P, K], B [N, K, Q], as one product of [P, K·N] and [K·N, Q], as long as
-    what it is made of, for all images, is below `least_bytes`, or smaller than what the sum takes: a product and two
-    states.
+    """`model` with every Σ_images A·B, A [N, P, K], B [N, K, Q], as one product of [P, K·N] and [K·N, Q], where its
+    operands over all images take less than `least_bytes`, or less than the sum does: a product and two states.
     """
     graph = BatchedGraph(model, dims)
     joined = _Joined(graph)
@@ -39,7 +38,7 @@ class _Product:
     gradient: str  # [N, O, H, W]
     source: str  # [N, I, H, W]: the patches themselves, or the map whose pixels are gathered
     gather: onnx.NodeProto | None
-    parts: tuple[str, ...]  # the tensors of all images that it is made of
+    parts: tuple[str, ...]  # its operands over all images, and the map that they are gathered from
 
 
 def _summed_product(graph: BatchedGraph, node: onnx.NodeProto) -> _Product | None:

@@ -205,7 +205,7 @@ def _conv4(writer: _FloatWriter, spec: ModelSpec, x: Map) -> str:
     """The first convolution and its pool in float32: with three input channels the int8 kernel is the slower one."""
     for n in range(len(spec.widths)):
         y = writer.convolution(x, f"backbone.blocks.{n}.conv", f"backbone.blocks.{n}.norm")
-        if x.name is None:  # a quarter to quantise; onnxruntime would move the quantisation before the pool past a Relu
+        if x.name is None:  # a quarter to quantise; onnxruntime would move QuantizeLinear past a Relu
             y = writer.builder.op("Max", _pooled(writer, y), writer.builder.constant(0.0))
             x = writer.quantise(y, f"blocks.{n}")
         else:

@@ -19,8 +19,8 @@ from gems_edge.calibrate.probe_sets import one_op_probes, whole_networks
 from gems_edge.device.host import available_cores, memory_mib
 from gems_edge.predict.work import TERMS, Work
 
-# Middles of the priors, ns per unit (a core of some GFLOP/s), each e² times more or less: only what the probes leave
-# open.
+# Medians of the rates' log-normal priors, ns per unit on a core of some GFLOP/s. The priors (standard deviation SPREAD)
+# decide only what the probes leave open.
 MIDDLE = dict.fromkeys(TERMS, 0.2) | dict.fromkeys(
     (
         "conv_maps", "conv3x3_maps", "conv_weights", "conv3x3_weights", "gemm_weights", "elementwise", "columns",

@@ -1,4 +1,4 @@
-"""What machine this is, and in what condition: what a figure needs beside it, and what spoils it."""
+"""What machine this is and in what condition: what stands beside every figure, and what makes figures unreliable."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ _CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq/"
 
 
 def host_facts() -> dict[str, Any]:
-    """What machine this is, and its condition now; facts that it does not tell are left out."""
+    """What machine this is, and its condition now; facts that are unknown are left out."""
     highest = readable_text(_CPUFREQ + "cpuinfo_max_freq").strip()
     facts = {
         "board": readable_text("/sys/firmware/devicetree/base/model").strip("\0\n "),

@@ -43,10 +43,9 @@ class Adaptation:
 
 @dataclass
 class _Taught:
-    """One teaching as one thing, so that a learner passes from one to the next by one assignment.
+    """The result of one adaptation. A learner switches to the next by one assignment, so no answer mixes two.
 
-    Nothing of it changes but `session`: the predict graph with these very weights, loaded under `lock` at its first
-    use.
+    Only `session` ever changes: the predict graph with these weights, loaded under `lock` when it is first needed.
     """
 
     classes: tuple[Hashable, ...]
@@ -69,8 +68,8 @@ class Learner:
     It always learns in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from
     what it was taught. Raises UserError if the bundle has none.
 
-    Threads may share a learner. An answer is of one teaching as a whole: the last that was complete when the call
-    began. Teachings wait for each other. While one thread teaches and another asks, both graphs are in memory.
+    Threads may share a learner. `predict` answers with the last adaptation that was complete when it was called, and
+    calls of `adapt` run one after another. While one thread adapts and another predicts, both graphs are in memory.
     `copy.copy` makes a learner that keeps what was taught so far, its `classes` with its answers, when this one is
     taught anew.
     """
@@ -148,7 +147,7 @@ class Learner:
     def _learn(
         self, weights: Tensors, feeds: Tensors, steps: int, on_step: OnStep | None
     ) -> tuple[Tensors, list[float], list[float]]:
-        """What `steps` steps from `weights` make of what a state holds; the loss before each and its seconds."""
+        """Take `steps` steps from `weights`: the tensors of a state, and each step's loss (before it) and seconds."""
         bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
         fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
         carried = bundle.start_carried()

@@ -1,4 +1,4 @@
-"""The little of the ONNX format that the board needs without the onnx package: find, read and replace initialisers.
+"""Finds, reads and replaces a model's initialisers without the onnx package, which boards do not have.
 
 onnxruntime's own `SessionOptions.add_initializer` cannot do the second: graph optimisation folds the values in the
 file first and then drops the given ones without a word (seen with 1.31.1), so predictions would silently be those of

@@ -1,10 +1,10 @@
 """How far onnxruntime's arena grows under what a run asks of it. Plain Python, deterministic.
 
 The arena (onnxruntime's BFCArena: "best fit with coalescing") rounds a request up to 256 bytes and takes the smallest
-free piece that is large enough. A piece of at least twice the size is split, a smaller one is given whole. Where none
-fits, the arena gets a new region from the system, as large as the request (device/runtime.py). What is given back joins
-its free neighbours of the same region, regions never join, and none is returned. So the arena ends up larger than what
-was alive at once, by as much as pieces are too large for what is in them and too small for what comes.
+free piece that is large enough. A piece of at least twice the size is split, a smaller one is handed out undivided.
+Where none fits, the arena gets a new region from the system, as large as the request (device/runtime.py). A freed piece
+joins its free neighbours of the same region; regions never join, and none is returned to the system. So the arena ends
+up larger than what was alive at once: pieces are too large for what they hold, or too small for what comes next.
 """
 
 from bisect import bisect_left, insort
@@ -36,11 +36,11 @@ class Arena:
         self._at: dict[int, _Piece] = {}  # free pieces by address
 
     def serve(self, asked: Iterable[Request]) -> int:
-        """Serves a run's requests; returns `total`."""
+        """Serve a run's requests; returns `total`."""
         for name, size in asked:
             if size is None:
                 if name in self._taken:
-                    self._give_back(self._taken.pop(name))
+                    self._release(self._taken.pop(name))
             elif size:
                 self._taken[name] = self._take(-(-size // ROUNDING) * ROUNDING)
         return self.total
@@ -62,7 +62,7 @@ class Arena:
             self._keep(rest)
         return piece
 
-    def _give_back(self, piece: _Piece) -> None:
+    def _release(self, piece: _Piece) -> None:
         if piece.after and piece.after.free:
             self._join(piece, piece.after)
         if piece.before and piece.before.free:

@@ -18,13 +18,13 @@ INTEGER = {
 AS_THEY_ARE = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Resize"})
 # What may stand between the operation and its QuantizeLinear: the range of the bytes does the same.
 ABSORBED = frozenset({"Relu", "Clip"})
-# Where onnxruntime's integer operations are at home; marks the nodes that integer_nodes made.
+# The domain of onnxruntime's integer operations; marks the nodes that integer_nodes made.
 DOMAIN = "com.microsoft"
 _FLOAT = {integer: kind for kind, integer in INTEGER.items()}
 
 
 def integer_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes of `graph` with every such group as one node; inputs in the order of ONNX's own integer operations."""
+    """The nodes of `graph` with every such group as one, its inputs in the order of ONNX's own integer operations."""
     outputs = {value.name for value in graph.output}
     links = Links.of(graph.node, outputs)
     constants = {tensor.name for tensor in graph.initializer}

@@ -11,7 +11,7 @@ ALIASES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "
 IN_PLACE = frozenset({"Relu", "LeakyRelu", "Elu", "HardSigmoid", "Sigmoid", "Tanh", "Softplus", "Clip", "Softmax"})
 
 
-# What a run asks of its allocator: a name and how many bytes it takes; None: it gives them back.
+# An allocation under a name, in bytes; None frees it.
 Request = tuple[str, int | None]
 
 
@@ -101,12 +101,12 @@ def requests(
     *,
     trips: int = 4,
 ) -> Iterator[Request]:
-    """What `ops`, in the order given, ask of the allocator; `elsewhere`: tensors whose memory is not from there.
+    """The allocations of `ops` in the order given; `elsewhere`: tensors that are not the allocator's.
 
     Rules: fed tensors and constants are elsewhere and stay alive throughout, graph outputs stay until the end, every
     other tensor is freed after its last use; views cost nothing; an activation function writes over an input that dies
-    there if its output is not a graph output. An op's workspace lives while it runs. A Scan asks for
-    the same once a trip; no more than `trips` of them are given, as another trip finds what the last one left.
+    there if its output is not a graph output. An op's workspace lives while it runs. A Scan allocates the same at every
+    trip; at most `trips` of them are listed, as further ones reuse what the last one freed.
     """
     kept = set(outputs)
     lifetimes = _Lifetimes(ops, kept)

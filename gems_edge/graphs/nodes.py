@@ -15,6 +15,8 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Links:
+    """Which node writes each tensor, and which nodes read it."""
+
     producer: dict[str, onnx.NodeProto]
     consumers: dict[str, list[onnx.NodeProto]]
     outputs: frozenset[str]  # of the graph
@@ -29,6 +31,6 @@ class Links:
         return cls({name: node for node in nodes for name in node.output if name}, consumers, frozenset(outputs))
 
     def only_consumer(self, name: str) -> onnx.NodeProto | None:
-        """The one node that reads a tensor; None where several do, or who runs the graph does."""
+        """The only node that reads a tensor; None if several do, or if it is a graph output."""
         readers = self.consumers[name]
         return readers[0] if len(readers) == 1 and name not in self.outputs else None

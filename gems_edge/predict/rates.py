@@ -1,7 +1,7 @@
 """Cycles per unit of work by core type, precision, threads and board: device_profiles/latency.toml, read. Plain Python.
 
 The file is written by tools/fit_latency.py from published latencies. cycles = cores[core][term] · threads^exponent ·
-precision factor · the board's own factor, each left out (1) where nothing is known; time = amount · cycles / clock.
+precision factor · the board's own factor, where a factor that is not known is 1; time = amount · cycles / clock.
 """
 
 import math
