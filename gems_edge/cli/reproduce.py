@@ -12,7 +12,8 @@ from gems_edge.cli.common import PATH, emit, json_option, say, table
 from gems_edge.errors import UserError
 
 if TYPE_CHECKING:
-    from gems_edge.reproduce.page import Reproduction, Study
+    from gems_edge.reproduce.page import P, Reproduction, Study
+    from gems_edge.reproduce.protocol import S
 
 # Keys of each paper's protocol.PRESETS, repeated so that --help need not import it.
 PRESETS = ("small", "paper", "tiny")
@@ -89,22 +90,18 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
     """
     from gems_edge.reproduce.page import Study
     from gems_edge.reproduce.tickets import plan, protocol
+    from gems_edge.reproduce.tickets.page import reproduce
 
     request = Request(**options)
     _check_methods(request.methods, (*plan.METHODS, "omt", "pm"))
-    preset = protocol.with_data(protocol.PRESETS[request.preset], _given_data(request.data))
+    preset = protocol.with_data(protocol.PRESETS[request.preset], _data(request.data))
     preset = protocol.cut(preset, request.seeds, ratios)
     parts = plan.parts(preset, numbers, figures, request.methods)
     cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
     study = Study(preset, request.output or Path(f"reproduce-{request.preset}"), parts, cells, {})
 
-    def page(study: Any) -> "Reproduction":
-        from gems_edge.reproduce.tickets.page import reproduce
-
-        return reproduce(study)
-
     specs = [spec for setup in preset.setups for spec in setup.config.data]
-    _run(f"Meta winning tickets, preset {preset.name}", study, page, specs, request)
+    _run(f"Meta winning tickets, preset {preset.name}", study, reproduce, specs, request)
 
 
 @command.command()
@@ -130,35 +127,31 @@ def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None
       gems-edge reproduce gems --preset paper --data-root fine-grained --ray auto
     """
     from gems_edge.reproduce.gems import plan, protocol
+    from gems_edge.reproduce.gems.page import reproduce
     from gems_edge.reproduce.page import Study
 
     request = Request(**options)
     _check_methods(request.methods, plan.METHODS)
-    data = _given_data(request.data, lambda word: protocol.in_root(word, data_root))
+    data = _data(request.data, lambda word: protocol.in_root(word, data_root))
     preset = protocol.with_data(protocol.PRESETS[request.preset], data, data_root)
     preset = protocol.cut(preset, request.seeds)
     parts = plan.parts(preset, numbers, request.methods)
     cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
     study = Study(preset, request.output or Path(f"reproduce-gems-{request.preset}"), parts, cells, {})
 
-    def page(study: Any) -> "Reproduction":
-        from gems_edge.reproduce.gems.page import reproduce
-
-        return reproduce(study)
-
-    _run(f"GEMS, preset {preset.name}", study, page, preset.data.values(), request)
+    _run(f"GEMS, preset {preset.name}", study, reproduce, preset.data.values(), request)
 
 
-def _check_methods(given: Sequence[str], known: Sequence[str]) -> None:
-    for method in given:
+def _check_methods(methods: Sequence[str], known: Sequence[str]) -> None:
+    for method in methods:
         if method not in known:
             raise UserError(f"--method {method}: choose from {', '.join(known)}")
 
 
-def _given_data(given: Sequence[str], spec_of: Callable[[str], str] = lambda word: "") -> dict[str, str]:
+def _data(texts: Sequence[str], spec_of: Callable[[str], str] = lambda word: "") -> dict[str, str]:
     """NAME → specification; `spec_of` gives that of a bare word, or ""."""
     data = {}
-    for text in given:
+    for text in texts:
         name, _, spec = text.partition("=")
         spec = spec_of(spec or name) or spec
         if not (name and spec):
@@ -168,15 +161,19 @@ def _given_data(given: Sequence[str], spec_of: Callable[[str], str] = lambda wor
 
 
 def _run(
-    title: str, study: "Study[Any, Any]", page: Callable[[Any], "Reproduction"], specs: Iterable[str], request: Request
+    title: str,
+    study: "Study[P, S]",
+    reproduce: "Callable[[Study[P, S]], Reproduction]",
+    specs: Iterable[str],
+    request: Request,
 ) -> None:
-    """Train the cells that are not done and write the `page` of what is; also when some fail or the user stops."""
+    """Train the cells that are not done and write the page of what is; also when some fail or the user stops."""
     from gems_edge.reproduce.grid import GridOptions, read_results, run_grid
 
     directory, cells = study.directory, study.cells
 
     def write(results: Mapping[str, Mapping[str, Any]]) -> None:
-        _write(title, directory, page(replace(study, results=results)), request.as_json)
+        _write(title, directory, reproduce(replace(study, results=results)), request.as_json)
 
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; choose another directory with -o")
@@ -211,18 +208,18 @@ def _check_data(specs: Iterable[str]) -> None:
             load_images(spec)
 
 
-def _write(title: str, directory: Path, made: "Reproduction", as_json: bool) -> None:
+def _write(title: str, directory: Path, reproduction: "Reproduction", as_json: bool) -> None:
     from gems_edge.files import write_atomic
     from gems_edge.report.page import Table, render_page
 
     page = directory / "report.html"
-    write_atomic(page, render_page(title, made.sections))
-    document = made.document | {"report": str(page)}
+    write_atomic(page, render_page(title, reproduction.sections))
+    document = reproduction.document | {"report": str(page)}
     write_atomic(directory / "results.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if as_json:
         emit(document)
         return
-    for section in made.printed:
+    for section in reproduction.printed:
         for block in section.blocks:
             if isinstance(block, Table):
                 rows = [[str(cell) for cell in row] for row in block.rows]

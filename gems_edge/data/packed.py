@@ -1,6 +1,10 @@
-"""packed:FILE.npz: many images in one file, as encoded bytes or as pixels (format: DESIGN.md, "Packed data").
+"""packed:FILE.npz: many images in one file, as encoded bytes or as pixels.
 
-The file holds the images as a camera sees them; meta.inverted says that a reader must give 255 − x.
+Arrays: `classes` and `split` (text: the name of each class, and train, val or test), `label` (the class of each image,
+an index), and the images. These are `images`, uint8 [N, H, W] or [N, H, W, 1 or 3], or `data`, the bytes of encoded
+files one after the other, with `offset` [N + 1]. Optional: `meta`, a JSON object (source, licence or terms, size,
+channels, inverted, group_kind), and `group` [N] of near-duplicates, which counts where group_kind is "track".
+The images are as a camera sees them; meta.inverted says that a reader must give 255 − x.
 """
 
 import io

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gems_edge.data.mixture import Mixture, load_mixture, mixture_sampler
+from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixture_sampler
 from gems_edge.data.specs import located
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import MachineError, UserError
@@ -53,6 +53,14 @@ class Start:
     config: TrainConfig
     images: Mixture
     processes: Processes
+
+    def training_sampler(self) -> MixtureSampler:
+        """Draws the tasks of the meta-batches."""
+        config = self.config
+        return mixture_sampler(
+            self.images, "train", config.ways, config.shots, config.queries, config.seed,
+            weights=config.data_weights, rotate=config.rotate_classes,
+        )  # fmt: skip
 
     def begin(self, run: Run) -> None:
         """Write the config of a new run, the first thing written; UserError if the run was started with another one."""
@@ -214,11 +222,8 @@ class Trainer:
     ):
         config, images, self.processes = start.config, start.images, start.processes
         self.run, self.config, self.watch, self.progress = run, config, watch, progress
-        episodes = (config.ways, config.shots, config.queries, config.seed)
-        self.sampler = mixture_sampler(
-            images, "train", *episodes, weights=config.data_weights, rotate=config.rotate_classes
-        )
-        self.validation = mixture_sampler(images, "val", *episodes)
+        self.sampler = start.training_sampler()
+        self.validation = mixture_sampler(images, "val", config.ways, config.shots, config.queries, config.seed)
         self.tensors = episode_tensors(images, self.processes.device)
         self.rule = rule_of(config)
         self.model = run.empty_model(config).to(self.processes.device)

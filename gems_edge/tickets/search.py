@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gems_edge.data.mixture import mixture_sampler
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.meta.outer import meta_loss
@@ -138,12 +137,8 @@ class Search:
 
     def sensitivity(self, weights: Weights) -> dict[str, np.ndarray]:
         """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
-        config, images, device = self.config, self.start.images, self.start.processes.device
-        tensors = episode_tensors(images, device)
-        sampler = mixture_sampler(
-            images, "train", config.ways, config.shots, config.queries, config.seed,
-            weights=config.data_weights, rotate=config.rotate_classes,
-        )  # fmt: skip
+        config, device = self.config, self.start.processes.device
+        tensors, sampler = episode_tensors(self.start.images, device), self.start.training_sampler()
         model = FewShotModel(self.spec).to(device)
         leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in weights.items()}
         for task in range(self.ticket.snip_episodes):

@@ -34,9 +34,9 @@ class TrainConfig:
     widths: tuple[int, ...] = setting(
         (), "Channels: full, one number for the first layer, or one per convolution (32,32,48,64).", empty="full"
     )
-    method: str = setting("maml", "What the inner loop adapts (see README).", tuple(RULES))
+    method: str = setting("maml", "What the inner loop adapts (see docs/training.md).", tuple(RULES))
     head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one per way.", HEADS)
-    normalization: str = setting("support", "Statistics for query images (see README).", NORMALIZATIONS)
+    normalization: str = setting("support", "Statistics for query images (see docs/training.md).", NORMALIZATIONS)
     ways: int = setting(5, "Classes per episode.", least=2)
     shots: int = setting(1, "Support images per class.", least=1)
     queries: int = setting(15, "Query images per class.", least=1)
