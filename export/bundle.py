@@ -77,7 +77,7 @@ def _replace(staging: Path, path: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two directories in one step (Linux's renameat2); False where that is not to be had."""
+    """Swap two directories in one step (Linux's renameat2); False where the system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

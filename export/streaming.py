@@ -318,7 +318,7 @@ class _Scan:
         self.states.append(state)
 
     def nodes(self) -> list[onnx.NodeProto]:
-        """The Scan, and what stands behind it or starts its sums."""
+        """The Scan, the nodes that take its outputs apart and those that make the zeros its sums start from."""
         info = helper.make_tensor_value_info
         graph, states, outputs = self.graph, self.states, self.outputs
         body = helper.make_graph(

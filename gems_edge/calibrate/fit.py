@@ -64,7 +64,7 @@ class Calibration:
 
 
 def calibrate(on_stage: Callable[[str], None]) -> Calibration:
-    """Measures this machine; `on_stage` is told what is going on. MachineError if memory runs out."""
+    """Measure this machine; `on_stage` is called with the name of each stage. MachineError if memory runs out."""
     probes, networks = one_op_probes(), whole_networks()
     works = {graph.name: graph_work(graph) for graph in probes + networks}
     rates: dict[int, dict[str, float]] = {}

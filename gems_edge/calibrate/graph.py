@@ -20,7 +20,7 @@ class Node:
     inputs: tuple[str, ...]
     output: str
     attributes: Mapping[str, Attribute]
-    fused: bool = False  # onnxruntime makes it part of the op before or behind it, so it is no work of its own
+    fused: bool = False  # onnxruntime makes it part of the op before or after it, so it adds no work
     body: "Graph | None" = None  # of a Scan
 
 

@@ -23,7 +23,7 @@ _MEDIAN = {"p50": 0.5}
 def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str], None]) -> dict[str, Any]:
     """Time, memory, cold start and sizes of `bundle` on this machine, every number tagged with interval and source.
 
-    `on_stage` is told what is being measured. Raises UserError for a bundle that does not run, MachineError if a
+    `on_stage` is called with what is measured next. Raises UserError for a bundle that does not run, MachineError if a
     measured process dies.
     """
     before = host_facts()

@@ -1,4 +1,4 @@
-"""What machine this is and in what condition: what stands beside every figure, and what makes figures unreliable."""
+"""This machine and its condition: what is recorded beside every figure, and what makes figures unreliable."""
 
 import os
 import platform

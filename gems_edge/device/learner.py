@@ -23,7 +23,7 @@ from gems_edge.images import decode_image, to_input
 
 PRECISIONS = ("fp32", "int8")
 Tensors = dict[str, np.ndarray]  # by name
-OnStep = Callable[[int, float, float], None]  # is told each step's number, its loss and its seconds
+OnStep = Callable[[int, float, float], None]  # called after each step with its number, loss and seconds
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def initializers(model: bytes, what: str) -> dict[str, Initializer]:
     """
     tensors: dict[str, Initializer] = {}
     try:
-        if model[4:8] == b"ORTM":  # onnxruntime goes by this mark before it tries protobuf
+        if model[4:8] == b"ORTM":  # onnxruntime looks for this mark before it tries protobuf
             raise ValueError("it is in onnxruntime's own format")
         _walk(model, 0, len(model), "model", tensors, 0)
     except (IndexError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""One predicted quantity, as every command, page and manifest tells it."""
+"""One predicted quantity, in the forms that commands, pages and manifests show."""
 
 from dataclasses import dataclass, replace
 from typing import Any

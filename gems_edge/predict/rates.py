@@ -61,7 +61,7 @@ class Measured:
 def measured_of(where: str, table: Any) -> Measured:
     """The [measured] table of a profile: source, spread by N, and [measured.threads.N] with ns per unit of every term.
 
-    UserError, naming `where`, for a table that is not whole.
+    UserError, naming `where`, for an incomplete table.
     """
     if not isinstance(table, dict) or not isinstance(table.get("source"), str) or not table["source"].strip():
         raise UserError(f"{where}: [measured] needs a source: what was measured, with what, when")

@@ -101,8 +101,8 @@ def bench_on(bundle: Bundle, target: Target, threads: int | None, on_stage: Call
 def _results(outcome: dict[str, Any], expected: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
     """The board's own `bench --json`, and what "remote" holds of its answers.
 
-    Entries are taken by name: none that a board adds stands for one of this machine's. Raises KeyError, TypeError,
-    ValueError or AttributeError for results of another form.
+    Only the entries that are expected are taken, so that a board replaces nothing that this machine says. Raises
+    KeyError, TypeError, ValueError or AttributeError for results of another form.
     """
     results, versions = outcome["results"], outcome["versions"]
     answers = [{name: value for name, value in answer.items() if name != "image"} for answer in results["predict"]]

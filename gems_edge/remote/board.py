@@ -138,7 +138,7 @@ def check(board: Board, host: str) -> None:
     if not board.venv:
         raise UserError(f"{host}: its Python lacks the module venv; install it there: sudo apt install python3-venv")
     if not board.writable:
-        raise UserError(f"{host}: nothing can be written to {board.base}; log in as a user with a home of its own")
+        raise UserError(f"{host}: nothing can be written to {board.base}; log in as a user who has a home directory")
     if not board.runs_code:
         raise UserError(
             f"{host}: {board.base} forbids programs (mounted noexec); set GEMS_EDGE_CACHE there to another place"

@@ -146,7 +146,7 @@ class BoardJob:
             self._events.put(error)
 
     def _read_events(self) -> None:
-        """Over as many connections as it takes. Raises MachineError or UserError when there is none to be had."""
+        """Read events, over as many connections as it takes. MachineError or UserError when no more can be made."""
         lost = None  # when the connection was
         while not self._over.is_set():
             for line in self._remote.stdout:

@@ -122,7 +122,7 @@ def emit(directory: Path, event: dict[str, Any]) -> None:
 
 
 class Orders:
-    """Whether to go on, by the monotonic clock: a board without a battery sets its clock when it hears of one."""
+    """Whether to go on, by the monotonic clock: a board whose clock has no battery may set it at any time."""
 
     def __init__(self, directory: Path, lease: float):
         self.directory, self.lease = directory, lease
