@@ -15,7 +15,7 @@ MIN_SIZE, MAX_SIZE = 8, 512
 
 
 @dataclass(frozen=True)
-class Source:
+class ListedSource:
     """One line of `gems-edge data list`."""
 
     name: str
@@ -55,16 +55,16 @@ def check_format(image_size: int | None, channels: int | None) -> None:
         raise UserError(f"{channels} channels are not supported; use 1 (greyscale) or 3 (colour)")
 
 
-def list_sources(root: Path | None = None) -> list[Source]:
+def list_sources(root: Path | None = None) -> list[ListedSource]:
     """Every source, with whether it is on this machine."""
     directory = Path(root or default_root())
-    public = [Source(name, is_present(name, directory), str(directory)) for name in PUBLIC_SETS]
+    public = [ListedSource(name, is_present(name, directory), str(directory)) for name in PUBLIC_SETS]
     cached = glyphs_cache()
     return [
-        Source("glyphs", True, str(cached) if cached.exists() else "rendered at the first use"),
+        ListedSource("glyphs", True, str(cached) if cached.exists() else "rendered at the first use"),
         *public,
-        Source("folder:PATH", None, "your images as PATH/CLASS/image or PATH/train|val|test/CLASS/image"),
-        Source("packed:FILE.npz", None, "your images in one file, written by gems-edge data pack"),
+        ListedSource("folder:PATH", None, "your images as PATH/CLASS/image or PATH/train|val|test/CLASS/image"),
+        ListedSource("packed:FILE.npz", None, "your images in one file, written by gems-edge data pack"),
     ]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 
-def overlap(keep: dict[str, Sequence[float]]) -> dict[str, list[float]]:
+def subnet_overlap(keep: dict[str, Sequence[float]]) -> dict[str, list[float]]:
     """ "a|b" → per layer, what the mean subnets of two distributions share, over what either has.
 
     Subnets of one θ lie inside each other, so that is the smaller kept share over the larger.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gems_edge.meta.overlap import overlap
+from gems_edge.meta.overlap import subnet_overlap
 from gems_edge.report import choice_plots as plots
 from gems_edge.report.page import Block, Picture, Section, Table
 from gems_edge.wording import accuracy_text
@@ -47,7 +47,7 @@ def _share_blocks(choices: Choices, layers: Sequence[str]) -> list[Block]:
     kept = {name: choice["keep"][0] for name, choice in choices.items()}
     picture = plots.share_maps({"": {"kept": np.array(list(kept.values())).T}}, layers, list(kept), "kept")
     blocks: list[Block] = [Picture(picture, _KEEP)]
-    if shared := overlap(kept):
+    if shared := subnet_overlap(kept):
         rows = tuple((pair.replace("|", " and "), *(f"{x:.2f}" for x in shares)) for pair, shares in shared.items())
         blocks.append(Table(("subnets of", *layers), rows, _OVERLAP, frozenset(range(1, len(layers) + 1))))
     return blocks

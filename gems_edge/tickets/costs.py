@@ -7,7 +7,7 @@ from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.spec import ModelSpec
 from gems_edge.models.ticket import Ticket
-from gems_edge.tickets.flops import Book, Work, book, densities_of
+from gems_edge.tickets.flops import Book, TrainingWork, book, densities_of
 from gems_edge.tickets.search import SEARCH, dense_run
 
 
@@ -27,7 +27,7 @@ class TicketCost:
         return {"find": self.find, "train": self.train, "total": self.total}
 
 
-def work_of(config: TrainConfig, iterations: float | None = None) -> Work:
+def training_work(config: TrainConfig, iterations: float | None = None) -> TrainingWork:
     """What a training with these settings does.
 
     The network's own products are counted, not the few thousand MACs that BMP's and MMSUP's perceptrons add.
@@ -35,7 +35,7 @@ def work_of(config: TrainConfig, iterations: float | None = None) -> Work:
     iterations = config.iterations if iterations is None else iterations
     if config.rule.one_model_each:
         iterations *= len(config.data)
-    return Work(
+    return TrainingWork(
         adapts_backbone=config.rule.moves_body, adapts_head=config.rule.moves_head, iterations=iterations,
         steps=config.steps, ways=config.ways, shots=config.shots, queries=config.queries,
         meta_batch=config.meta_batch, first_order=config.first_order, normalization=config.normalization,
@@ -54,9 +54,9 @@ def ticket_cost(run: Run, name: str) -> TicketCost:
 def training_book(name: str, dense: ModelSpec, config: TrainConfig, ticket: Ticket | None) -> Book:
     """A whole training: dense, with the densities of a weight ticket, or on the compact network of a channel ticket."""
     if ticket is None:
-        return book(name, dense, work_of(config))
+        return book(name, dense, training_work(config))
     densities = densities_of(ticket.masks) if ticket.unit == "weight" else None
-    return book(name, ticket.spec(dense), work_of(config), densities)
+    return book(name, ticket.spec(dense), training_work(config), densities)
 
 
 def _finding(run: Run, name: str, config: TrainConfig, ticket: Ticket) -> float:
@@ -64,8 +64,8 @@ def _finding(run: Run, name: str, config: TrainConfig, ticket: Ticket) -> float:
     if config.ticket.dense_run:
         return ticket_cost(dense_run(config), name).total
     if "episodes" in ticket.found:  # snip's gradients
-        return book(name, dense, work_of(config, ticket.found["episodes"] / config.meta_batch)).total
+        return book(name, dense, training_work(config, ticket.found["episodes"] / config.meta_batch)).total
     if "settled" in ticket.found:
-        return book(name, dense, work_of(config, ticket.found["iterations"])).total
+        return book(name, dense, training_work(config, ticket.found["iterations"])).total
     search = Run(run.directory / SEARCH)
     return ticket_cost(search, name).total if search.config_path.exists() else 0.0

@@ -28,7 +28,7 @@ BOOKS = ("paper", "full")
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingWork:
     """What a meta-training does. Sizes are of one episode; `meta_batch` episodes make an iteration."""
 
     adapts_backbone: bool  # inner steps move it
@@ -49,7 +49,7 @@ class Work:
 
 @dataclass(frozen=True)
 class LayerFlops:
-    """MACs of one layer over a whole Work."""
+    """MACs of one layer over a whole training."""
 
     name: str  # of its weight
     forward: float  # support of every step, queries, and in mode "support" the statistics
@@ -87,7 +87,7 @@ def densities_of(masks: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: int(mask.sum()) / mask.size for name, mask in masks.items()}
 
 
-def book(name: str, spec: ModelSpec, work: Work, densities: Mapping[str, float] | None = None) -> Book:
+def book(name: str, spec: ModelSpec, work: TrainingWork, densities: Mapping[str, float] | None = None) -> Book:
     """The MACs of `work` on a model in the book "paper" or "full".
 
     `densities`: share kept, 0…1, by weight name; a weight that is not named is dense.
@@ -99,7 +99,9 @@ def book(name: str, spec: ModelSpec, work: Work, densities: Mapping[str, float] 
     return Book(name, tuple(_flops(name, layer, work, densities.get(layer.name, 1.0)) for layer in layers))
 
 
-def _check(name: str, spec: ModelSpec, work: Work, weights: Sequence[str], densities: Mapping[str, float]) -> None:
+def _check(
+    name: str, spec: ModelSpec, work: TrainingWork, weights: Sequence[str], densities: Mapping[str, float]
+) -> None:
     if name not in BOOKS:
         raise UserError(f"unknown book {name!r}; choose one of {', '.join(BOOKS)}")
     if spec.head == "per-class" and work.ways > spec.ways:
@@ -148,7 +150,7 @@ class _Images:
     second_order: int = 0
 
 
-def _flops(name: str, layer: _Layer, work: Work, density: float) -> LayerFlops:
+def _flops(name: str, layer: _Layer, work: TrainingWork, density: float) -> LayerFlops:
     if name == "paper":
         images = _Images(0 if layer.head else work.steps * work.ways * work.shots)
     else:
@@ -168,7 +170,7 @@ def _flops(name: str, layer: _Layer, work: Work, density: float) -> LayerFlops:
 # each of its products has two factors, and each factor's gradient is a product.
 
 
-def _convolution_images(layer: _Layer, work: Work) -> _Images:
+def _convolution_images(layer: _Layer, work: TrainingWork) -> _Images:
     inner, queries, statistics = _passes(work)
     if not work.adapts_backbone:
         return _constant_body_images(layer, work)
@@ -181,7 +183,7 @@ def _convolution_images(layer: _Layer, work: Work) -> _Images:
     return _Images(forward, backward, backward, inner * 6)
 
 
-def _constant_body_images(layer: _Layer, work: Work) -> _Images:
+def _constant_body_images(layer: _Layer, work: TrainingWork) -> _Images:
     """Under ANIL the support set goes through the backbone once for all steps and statistics.
 
     The head's inner gradients hold its features: the outer gradient goes back through it once, in second order always,
@@ -195,7 +197,7 @@ def _constant_body_images(layer: _Layer, work: Work) -> _Images:
     return _Images(support + queries, backward, backward, 2 * second)
 
 
-def _head_images(work: Work) -> _Images:
+def _head_images(work: TrainingWork) -> _Images:
     inner, queries, _ = _passes(work)  # the statistics' pass needs no head
     return _Images(
         forward=inner + queries,
@@ -205,7 +207,7 @@ def _head_images(work: Work) -> _Images:
     )
 
 
-def _passes(work: Work) -> tuple[int, int, int]:
+def _passes(work: TrainingWork) -> tuple[int, int, int]:
     """Images of an episode that run forward: support in all inner steps, queries, and support for the statistics.
 
     Mode "support" runs the support set once more, under the adapted weights, for the statistics that queries are

@@ -17,8 +17,8 @@ from gems_edge.meta.rules.registry import RULES
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
-from gems_edge.tickets.costs import work_of
-from gems_edge.tickets.flops import Work, book, densities_of
+from gems_edge.tickets.costs import training_work
+from gems_edge.tickets.flops import TrainingWork, book, densities_of
 
 # No two layers cost the same, so that no error hides behind another's.
 SMALL = {"conv4": ((8, 9, 12, 16), 28), "resnet12": ((2, 3, 4, 5, 6, 7, 9, 8, 10, 12, 11, 13), 32)}
@@ -41,7 +41,7 @@ def full_size(backbone):
 def paper_work(method, shots):
     iterations, steps = SETTINGS[method]
     rule = RULES[method]
-    return Work(rule.moves_body, rule.moves_head, iterations, steps, 5, shots, 15, 4, False, "transductive")
+    return TrainingWork(rule.moves_body, rule.moves_head, iterations, steps, 5, shots, 15, 4, False, "transductive")
 
 
 # KDD'22, Tables 2 and 3, "ticket finding" of MWT: training the dense network once, in 10^15. tiered is mini's size.
@@ -85,7 +85,7 @@ def count(config):
 def test_the_full_book_is_what_torch_executes(backbone, method, head, normalization):
     for first_order in (True, False):  # so that backward and second_order are each held to the count
         config = small(backbone, method, head, normalization, first_order)
-        made = book("full", config.model_spec(), work_of(config))
+        made = book("full", config.model_spec(), training_work(config))
         forward, total = count(config)
         assert 2 * sum(layer.forward for layer in made.layers) == forward
         assert 2 * made.total == total
@@ -93,7 +93,7 @@ def test_the_full_book_is_what_torch_executes(backbone, method, head, normalizat
 
 def test_a_work_is_iterations_times_episodes():
     config = small()
-    once, work = book("full", config.model_spec(), work_of(config)), work_of(config)
+    once, work = book("full", config.model_spec(), training_work(config)), training_work(config)
     assert book("full", config.model_spec(), replace(work, iterations=7, meta_batch=4)).total == 28 * once.total
 
 
@@ -102,25 +102,25 @@ def test_names_are_the_models(backbone):
     spec = small(backbone).model_spec()
     names = [name for name, weight in FewShotModel(spec).named_parameters() if weight.ndim >= 2]
     for kind in ("paper", "full"):
-        assert [layer.name for layer in book(kind, spec, work_of(small(backbone))).layers] == names
+        assert [layer.name for layer in book(kind, spec, training_work(small(backbone))).layers] == names
 
 
 def test_what_a_rule_moves_is_what_counts():
-    works = {method: work_of(small(method=method)) for method in RULES}
+    works = {method: training_work(small(method=method)) for method in RULES}
     assert {method: work.adapts_backbone for method, work in works.items() if not work.adapts_head} == {"boil": True}
     assert {method: work.adapts_head for method, work in works.items() if not work.adapts_backbone} == {"anil": True}
     several = replace(small(method="multi-maml"), data=("glyphs", "omniglot"), iterations=7)
-    assert work_of(several).iterations == 14, "every distribution has a training of its own"
+    assert training_work(several).iterations == 14, "every distribution has a training of its own"
 
 
 def test_the_paper_counts_the_backbones_forward_alone():
-    made = book("paper", small().model_spec(), work_of(small()))
+    made = book("paper", small().model_spec(), training_work(small()))
     assert all(layer.total == layer.forward for layer in made.layers)
     assert [layer.name for layer in made.layers if layer.total == 0] == ["head.weight"]
 
 
 def test_the_images_get_no_gradient():
-    made = book("full", small("resnet12").model_spec(), work_of(small("resnet12")))
+    made = book("full", small("resnet12").model_spec(), training_work(small("resnet12")))
     without = [layer.name for layer in made.layers if layer.backward_inputs == 0]
     assert without == ["backbone.blocks.0.conv1.weight", "backbone.blocks.0.skip.weight"]
     assert all(layer.backward_inputs <= layer.backward for layer in made.layers)
@@ -128,7 +128,7 @@ def test_the_images_get_no_gradient():
 
 @pytest.mark.parametrize("kind", ["paper", "full"])
 def test_a_mask_takes_its_share_of_its_layer(kind):
-    spec, work, rng = small().model_spec(), work_of(small()), np.random.default_rng(0)
+    spec, work, rng = small().model_spec(), training_work(small()), np.random.default_rng(0)
     shapes = {n: tuple(w.shape) for n, w in FewShotModel(spec).named_parameters() if w.ndim >= 2}
     masks = {name: rng.random(shape) < 0.1 + 0.2 * n for n, (name, shape) in enumerate(shapes.items())}
     dense, sparse = book(kind, spec, work), book(kind, spec, work, densities_of(masks))
@@ -146,12 +146,14 @@ def test_kept_weights_are_kept_multiplications():
     config = small()
     mask = np.zeros((9, 8, 3, 3), bool)
     mask[0, 0, 1] = True  # three weights, on maps of 14 × 14
-    made = book("paper", config.model_spec(), work_of(config), densities_of({"backbone.blocks.1.conv.weight": mask}))
+    made = book(
+        "paper", config.model_spec(), training_work(config), densities_of({"backbone.blocks.1.conv.weight": mask})
+    )
     assert made.layers[1].forward == pytest.approx(3 * 14 * 14 * config.steps * config.ways * config.shots)
 
 
 def test_as_dict_is_what_the_book_says():
-    made = book("full", small().model_spec(), work_of(small()))
+    made = book("full", small().model_spec(), training_work(small()))
     table = made.as_dict()
     assert table["book"] == "full" and table["total"] == made.total == sum(row["total"] for row in table["layers"])
     assert [row["name"] for row in table["layers"]] == [layer.name for layer in made.layers]
@@ -171,7 +173,7 @@ def test_as_dict_is_what_the_book_says():
 )
 def test_what_is_wrong_is_named(call, words):
     with pytest.raises(UserError, match=words):
-        call(small().model_spec(), work_of(small()))
+        call(small().model_spec(), training_work(small()))
 
 
 def test_torch_is_not_imported():

@@ -17,7 +17,7 @@ from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.document import EvaluationProtocol, document
 from gems_edge.meta.evaluation.episodes import AllShares, check_mode, evaluate, modes_for
-from gems_edge.meta.overlap import overlap
+from gems_edge.meta.overlap import subnet_overlap
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.rules.base import Rule
@@ -138,5 +138,5 @@ def _with_choices(result: dict[str, Any], tested: dict[str, _Tested], trained: s
     for name, entry in result["distributions"].items():
         entry["choices"] = choices[name]
     if "keep" in first.choices:
-        result["overlap"] = overlap({name: means["keep"][0] for name, means in choices.items()})
+        result["overlap"] = subnet_overlap({name: means["keep"][0] for name, means in choices.items()})
     return result
