@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION, PLAIN_VERSION
-from gems_edge.device.int8 import FILE as INT8_FILE
+from gems_edge.device.int8 import INT8_FILE
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
 

@@ -14,7 +14,7 @@ from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.specs import distribution_name, specs_text
 from gems_edge.data.tensors import Episode
 from gems_edge.device.bundle import FILES
-from gems_edge.device.int8 import FILE as INT8_FILE
+from gems_edge.device.int8 import INT8_FILE
 from gems_edge.export.bundle import check_target, write_bundle
 from gems_edge.export.graphs import RULE, adapt_graph, predict_graph
 from gems_edge.export.manifest import costs, identity, parameters, provenance, tensor_names

@@ -33,7 +33,7 @@ EPISODES = 32
 # The map that is the image itself: 0…1 in 256 steps, the pixels as they were.
 IMAGE = "images"
 
-Tensors = Mapping[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 Ranges = dict[str, tuple[float, float]]
 
 
@@ -100,7 +100,7 @@ def _widened(ranges: Ranges, others: Ranges) -> Ranges:
     return result
 
 
-def map_ranges(spec: ModelSpec, weights: Tensors, images: np.ndarray) -> tuple[np.ndarray, Ranges]:
+def map_ranges(spec: ModelSpec, weights: Arrays, images: np.ndarray) -> tuple[np.ndarray, Ranges]:
     """The float32 logits of `images` [N, C, H, W], and the least and greatest value of every map to be quantised."""
     writer = _FloatWriter(weights)
     session = Session(_write(writer, spec, show_ranges=True).SerializeToString(), "the calibration graph")
@@ -110,7 +110,7 @@ def map_ranges(spec: ModelSpec, weights: Tensors, images: np.ndarray) -> tuple[n
 
 
 def integer_graph(
-    spec: ModelSpec, weights: Tensors, scales: dict[str, tuple[np.float32, np.uint8]]
+    spec: ModelSpec, weights: Arrays, scales: dict[str, tuple[np.float32, np.uint8]]
 ) -> tuple[onnx.ModelProto, tuple[Layer, ...]]:
     """predict.int8.onnx at `weights` (head and statistics among them) with the maps' scales and zero points; layers."""
     writer = _IntegerWriter(weights, scales)
@@ -128,7 +128,7 @@ class Map:
 class _FloatWriter:
     """Writes the layers in float32 and collects the maps that are to be quantised."""
 
-    def __init__(self, weights: Tensors):
+    def __init__(self, weights: Arrays):
         self.builder = GraphBuilder("predict")
         self.weights = weights
         self.layers: list[Layer] = []
@@ -163,7 +163,7 @@ class _FloatWriter:
 class _IntegerWriter(_FloatWriter):
     """Writes the layers with uint8 maps and int8 weights; `scales`: each map's scale and zero point."""
 
-    def __init__(self, weights: Tensors, scales: dict[str, tuple[np.float32, np.uint8]]):
+    def __init__(self, weights: Arrays, scales: dict[str, tuple[np.float32, np.uint8]]):
         super().__init__(weights)
         self.scales = scales
 

@@ -11,8 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gems_edge.device.int8 import FILE as INT8_FILE
-from gems_edge.device.int8 import Layer, Quantisation
+from gems_edge.device.int8 import INT8_FILE, Layer, Quantisation
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes
 

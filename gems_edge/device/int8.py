@@ -15,7 +15,7 @@ import numpy as np
 
 from gems_edge.device.onnxfile import values_of, with_values
 
-FILE = "predict.int8.onnx"
+INT8_FILE = "predict.int8.onnx"
 _WEIGHT_MOST = 127
 # Bias and products of one output are summed in int32; a bias within this leaves room for them.
 _BIAS_MOST = 1 << 30

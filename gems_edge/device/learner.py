@@ -13,8 +13,7 @@ import numpy as np
 
 from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import HEAD, Bundle, read_bundle
-from gems_edge.device.int8 import FILE as INT8_FILE
-from gems_edge.device.int8 import Quantisation, refreshed
+from gems_edge.device.int8 import INT8_FILE, Quantisation, refreshed
 from gems_edge.device.onnxfile import initializers, with_values
 from gems_edge.device.runtime import Session, check_threads
 from gems_edge.device.state import State, as_delta, load_state, restored, save_state
@@ -22,7 +21,7 @@ from gems_edge.errors import UserError
 from gems_edge.images import decode_image, to_input
 
 PRECISIONS = ("fp32", "int8")
-Tensors = dict[str, np.ndarray]  # by name
+Arrays = dict[str, np.ndarray]  # by name
 OnStep = Callable[[int, float, float], None]  # called after each step with its number, loss and seconds
 
 
@@ -49,7 +48,7 @@ class _Taught:
     """
 
     classes: tuple[Hashable, ...]
-    weights: Tensors
+    weights: Arrays
     state: State | None  # None: the bundle's start
     session: Session | None = None
     lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
@@ -145,8 +144,8 @@ class Learner:
         return Adaptation(classes, len(inputs), tuple(losses), tuple(seconds), time.perf_counter() - started)
 
     def _learn(
-        self, weights: Tensors, feeds: Tensors, steps: int, on_step: OnStep | None
-    ) -> tuple[Tensors, list[float], list[float]]:
+        self, weights: Arrays, feeds: Arrays, steps: int, on_step: OnStep | None
+    ) -> tuple[Arrays, list[float], list[float]]:
         """Take `steps` steps from `weights`: the tensors of a state, and each step's loss (before it) and seconds."""
         bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
         fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
@@ -214,7 +213,7 @@ class Learner:
         self._teach(state)
         return state
 
-    def _start(self, classes: int) -> Tensors:
+    def _start(self, classes: int) -> Arrays:
         """The start values of what a state holds."""
         start = self.bundle.weights | self.bundle.start_weights(classes)
         return {name: start[name] for name in (*self.bundle.adapted, *self.bundle.statistics)}
@@ -263,7 +262,7 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     return session
 
 
-def predict_session(bundle: Bundle, weights: Tensors, threads: int | None, precision: str = "fp32") -> Session:
+def predict_session(bundle: Bundle, weights: Arrays, threads: int | None, precision: str = "fp32") -> Session:
     """The predict graph with `weights` (adapted backbone, statistics) in place of the start values; the head is fed."""
     if precision == "int8":
         what = str(bundle.path / INT8_FILE)
@@ -292,7 +291,7 @@ def _quantisation(bundle: Bundle) -> Quantisation:
     return bundle.quantisation
 
 
-def _run(session: Session, outputs: Sequence[str], feeds: Tensors, step: int) -> Tensors:
+def _run(session: Session, outputs: Sequence[str], feeds: Arrays, step: int) -> Arrays:
     """The outputs by name; UserError if the step left the finite numbers."""
     values = dict(zip(outputs, session.run(outputs, feeds)))
     if not all(np.isfinite(value).all() for value in values.values()):

@@ -11,8 +11,7 @@ import onnx
 from gems_edge.errors import UserError
 from gems_edge.graphs.amounts import bytes_moved, macs_of
 from gems_edge.graphs.fusion import Group, fused
-from gems_edge.graphs.integer_ops import DOMAIN as INTEGER_DOMAIN
-from gems_edge.graphs.integer_ops import float_twin, integer_nodes
+from gems_edge.graphs.integer_ops import INTEGER_DOMAIN, float_twin, integer_nodes
 from gems_edge.graphs.liveness import Op, Request, TensorSize, execution_order, peak_bytes, requests
 from gems_edge.graphs.nodes import attributes
 from gems_edge.graphs.scans import scan_body

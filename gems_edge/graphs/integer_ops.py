@@ -19,7 +19,7 @@ AS_THEY_ARE = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze"
 # What may stand between the operation and its QuantizeLinear: the range of the bytes does the same.
 ABSORBED = frozenset({"Relu", "Clip"})
 # The domain of onnxruntime's integer operations; marks the nodes that integer_nodes made.
-DOMAIN = "com.microsoft"
+INTEGER_DOMAIN = "com.microsoft"
 _FLOAT = {integer: kind for kind, integer in INTEGER.items()}
 
 
@@ -74,7 +74,7 @@ def _group(node: onnx.NodeProto, links: Links, constants: set[str]) -> _Group | 
 def _integer_node(group: _Group) -> onnx.NodeProto:
     node = onnx.NodeProto()
     node.CopyFrom(group.node)
-    node.op_type, node.domain = INTEGER.get(group.node.op_type, group.node.op_type), DOMAIN
+    node.op_type, node.domain = INTEGER.get(group.node.op_type, group.node.op_type), INTEGER_DOMAIN
     del node.input[:], node.output[:]
     node.input.extend(_inputs(group))
     node.output.extend(group.quantise.output)

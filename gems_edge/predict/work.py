@@ -154,7 +154,7 @@ def _rows(op: FusedOp, inputs: Sequence[Size], output: Size) -> float | None:
         return math.prod(output.shape[: op.attributes["axis"] % len(output.shape)]) * len(inputs)
     if op.kind == "Transpose":
         order = list(op.attributes.get("perm") or reversed(range(len(output.shape))))
-        return output.elements / (MATRIX_STRETCH if _turns_matrices(order) else _kept(order, output.shape))
+        return output.elements / (MATRIX_STRETCH if _turns_matrices(order) else _unmoved(order, output.shape))
     return None
 
 
@@ -168,7 +168,7 @@ def _shared(shape: Sequence[int], other: Sequence[int]) -> int:
     return stretch
 
 
-def _kept(order: Sequence[int], shape: Sequence[int]) -> int:
+def _unmoved(order: Sequence[int], shape: Sequence[int]) -> int:
     """Elements that stay side by side when axes are permuted so."""
     stretch = 1
     for axis in reversed(range(len(shape))):

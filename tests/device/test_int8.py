@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from gems_edge.device import Learner
 from gems_edge.device.bundle import bundle_bytes, read_bundle
-from gems_edge.device.int8 import FILE, Layer, layer_tensors, map_scale
+from gems_edge.device.int8 import INT8_FILE, Layer, layer_tensors, map_scale
 from gems_edge.errors import UserError
 from gems_edge.images import to_input
 
@@ -58,7 +58,7 @@ def path(tmp_path):
     path = hm.write_bundle(tmp_path / "h.gems", normalization="group", head="per-class", channels=3)
     layers = [{"weight": hm.CONV, "norm": None, "reads": "images"}]
     hm.edit_manifest(path, lambda manifest: manifest.update(int8={"epsilon": EPSILON, "layers": layers}))
-    hm.replace_file(path, FILE, int8_model(read_bundle_weights(path)).SerializeToString())
+    hm.replace_file(path, INT8_FILE, int8_model(read_bundle_weights(path)).SerializeToString())
     return path
 
 
@@ -146,8 +146,8 @@ def test_int8_answers_from_a_state(path, tmp_path):
 
 
 def test_the_graph_counts_among_the_files(path):
-    assert FILE in bundle_bytes(read_bundle(path))
-    (path / FILE).unlink()
+    assert INT8_FILE in bundle_bytes(read_bundle(path))
+    (path / INT8_FILE).unlink()
     with pytest.raises(UserError, match="incomplete: predict.int8.onnx is missing"):
         read_bundle(path)
 
@@ -185,7 +185,7 @@ def test_manifests_that_do_not_fit(path, change, message):
 
 
 def test_graphs_that_do_not_fit(path):
-    model = onnx.load_from_string((path / FILE).read_bytes())
+    model = onnx.load_from_string((path / INT8_FILE).read_bytes())
     for name, message in (
         ("images.scale", "no initialiser images.scale"),
         (f"{hm.CONV}.int8", f"initialiser {hm.CONV}.int8 is missing"),
@@ -193,7 +193,7 @@ def test_graphs_that_do_not_fit(path):
         changed = onnx.ModelProto()
         changed.CopyFrom(model)
         changed.graph.initializer.remove(next(t for t in changed.graph.initializer if t.name == name))
-        hm.replace_file(path, FILE, changed.SerializeToString())
+        hm.replace_file(path, INT8_FILE, changed.SerializeToString())
         with pytest.raises(UserError, match=message) as caught:
             Learner.load(path, precision="int8").predict(hm.pictures(2, 1, channels=3)[0])
         assert "\n" not in str(caught.value)
