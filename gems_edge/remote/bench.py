@@ -84,10 +84,7 @@ def bench_on(bundle: Bundle, target: Target, threads: int | None, on_stage: Call
             job.copy(directory, delivery.names)
             outcome = job.run(_plan(delivery, target.keep, threads))
         copied = delivery.size
-    try:
-        measured, answered = _results(outcome, expected)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise not_understood(host) from None
+    measured, answered = _results(outcome, expected, host)
     remote = {
         "host": host,
         **answered,
@@ -98,21 +95,24 @@ def bench_on(bundle: Bundle, target: Target, threads: int | None, on_stage: Call
     return measured | {"bundle": str(bundle.path), "remote": remote}
 
 
-def _results(outcome: dict[str, Any], expected: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+def _results(outcome: dict[str, Any], expected: np.ndarray, host: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The board's own `bench --json`, and what "remote" holds of its answers.
 
     Only the entries that are expected are taken, so that a board replaces nothing that this machine says. Raises
-    KeyError, TypeError, ValueError or AttributeError for results of another form.
+    MachineError for results of another form.
     """
-    results, versions = outcome["results"], outcome["versions"]
-    answers = [{name: value for name, value in answer.items() if name != "image"} for answer in results["predict"]]
-    return dict(results["bench"]), {
-        **{name: versions[name] for name in ("python", "onnxruntime", "numpy")},
-        "adapt": results["adapt"],
-        "predict": answers,
-        "agreement": _agreement(expected, answers),
-        "seconds": {name: round(value, 2) for name, value in outcome["seconds"].items()},
-    }
+    try:
+        results, versions = outcome["results"], outcome["versions"]
+        answers = [{name: value for name, value in answer.items() if name != "image"} for answer in results["predict"]]
+        return dict(results["bench"]), {
+            **{name: versions[name] for name in ("python", "onnxruntime", "numpy")},
+            "adapt": results["adapt"],
+            "predict": answers,
+            "agreement": _agreement(expected, answers),
+            "seconds": {name: round(value, 2) for name, value in outcome["seconds"].items()},
+        }
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        raise not_understood(host) from None
 
 
 def _pack(bundle: Bundle, board: Board, target: Target, directory: Path, on_stage: Callable[[str], None]) -> Delivery:

@@ -182,14 +182,33 @@ RESULT = {
 
 def test_a_result_says_nothing_of_this_machine():
     expected, false = np.array([[0.75, 0.25]]), {"host": "another", "kept": "/etc", "copied_bytes": 0}
-    honest = bench._results(RESULT, expected)
+    honest = bench._results(RESULT, expected, "board")
     result = {
         **RESULT,
         "versions": RESULT["versions"] | false,
         "results": RESULT["results"] | false | {"agreement": {}},
     }
-    assert bench._results(result, expected) == honest
+    assert bench._results(result, expected, "board") == honest
     assert honest[1]["agreement"]["largest_difference"] == 0 and not honest[1].keys() & false.keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"versions": None},
+        {"versions": {"python": "3.11.2"}},
+        {"seconds": {"install": "1"}},
+        {"results": []},
+        {"results": {**RESULT["results"], "bench": 5}},
+        *({"results": {**RESULT["results"], "predict": answers}} for answers in (
+            None, [], [5], [{}], [{"probabilities": [1]}], [{"probabilities": {"a": "1", "b": "0"}}],
+            [{"probabilities": {"a": 10**400, "b": 0}}], [{"probabilities": {"a": 1, "b": 0, "c": 0}}],
+        )),
+    ],
+)  # fmt: skip
+def test_a_result_of_another_form_is_refused_in_one_line(change):
+    with pytest.raises(MachineError, match="^board answered what gems-edge does not understand"):
+        bench._results(RESULT | change, np.array([[0.75, 0.25]]), "board")
 
 
 def enter(
