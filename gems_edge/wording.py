@@ -6,8 +6,7 @@ from typing import Any
 
 
 def percent_text(share: float, half: float | None = None, digits: int = 1, signed: bool = False) -> str:
-    """A share and the half-width of its interval in %: "81.2 ± 0.9"; "81.2" without an interval or with an infinite
-    one."""
+    """A share and the half-width of its interval in %: "81.2 ± 0.9"; without one, or with an infinite one, "81.2"."""
     text = f"{100 * share:{'+' if signed else ''}.{digits}f}"
     return text if half is None or not math.isfinite(half) else f"{text} ± {100 * half:.{digits}f}"
 

@@ -134,7 +134,7 @@ def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None
     _check_methods(request.methods, plan.METHODS)
     data = _data(request.data, lambda word: protocol.in_root(word, data_root))
     preset = protocol.with_data(protocol.PRESETS[request.preset], data, data_root)
-    preset = protocol.cut(preset, request.seeds)
+    preset = replace(preset, seeds=request.seeds or preset.seeds)
     parts = plan.parts(preset, numbers, request.methods)
     cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
     study = Study(preset, request.output or Path(f"reproduce-gems-{request.preset}"), parts, cells, {})

@@ -5,18 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from gems_edge.report.plots import INK, legend, subplots, to_svg
-from gems_edge.report.ticket_plots import COLORS, DASHES, MARKERS
+from gems_edge.report.plots import INK, Entry, accuracies, color_bar, legend, series_style, subplots, to_svg
 
 
 def share_maps(
-    lines: Mapping[str, Mapping[str, np.ndarray]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    label: str,
+    lines: Mapping[str, Mapping[str, np.ndarray]], rows: Sequence[str], columns: Sequence[str], label: str,
     xlabel: str = "",
-) -> str:
-    """Heat maps of shares 0…1 on one colour scale, every cell with its number.
+) -> str:  # fmt: skip
+    """Heat maps of shares 0…1 on one colour scale, every field with its number.
 
     `lines`: label of a line of maps, may be "" → title of a map → [rows, columns]; all lines have the same titles.
     `label` is the colour bar's.
@@ -38,10 +34,7 @@ def share_maps(
             axes.set_xticks(range(len(columns)), columns, fontsize=8.5, **_slanted(columns))
             axes.set_yticks(range(len(rows)), [""] * len(rows) if place else rows, fontsize=8.5)
         grid[line, 0].set_ylabel(name, fontsize=9.5, fontweight="bold")
-    bar = figure.colorbar(picture, ax=np.ravel(grid).tolist(), shrink=0.9, aspect=18 * len(lines))
-    bar.set_label(label, color=INK)
-    bar.ax.tick_params(color=INK, labelcolor=INK)
-    bar.outline.set_visible(False)
+    color_bar(figure, picture, grid, label, aspect=18 * len(lines))
     return to_svg(figure)
 
 
@@ -50,21 +43,19 @@ def _share_map(axes: Any, values: np.ndarray) -> Any:
     picture = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="none")
     axes.tick_params(length=0)
     for (row, column), value in np.ndenumerate(values):
-        # On viridis white is read below two thirds, black above; the page's own text colour would not be.
+        # On viridis white is readable below two thirds and black above; the page's own text colour is not.
         color = "#ffffff" if value < 0.65 else "#000000"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=color)
     return picture
 
 
-def accuracy_curves(series: Mapping[str, Sequence[Mapping[str, Any]]], xlabel: str, lines: Mapping[str, float]) -> str:
+def accuracy_curves(series: Mapping[str, Sequence[Entry]], xlabel: str, lines: Mapping[str, float]) -> str:
     """Accuracy with 95 % bars over a setting. `series`: label → entries {x, accuracy, ci95}; `lines`: label → share."""
     figure, axes = subplots(1, 1, width=6.4, height=3.3)
     for index, (label, entries) in enumerate(series.items()):
         axes.errorbar(
-            [entry["x"] for entry in entries], [100 * entry["accuracy"] for entry in entries],
-            [100 * (entry.get("ci95") or 0) for entry in entries], label=label, markersize=5, capsize=3, linewidth=1.2,
-            color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)],
-            linestyle=DASHES[index % len(DASHES)],
+            [entry["x"] for entry in entries], *accuracies(entries), label=label, markersize=5, capsize=3,
+            linewidth=1.2, **series_style(index),
         )  # fmt: skip
     for index, (label, value) in enumerate(lines.items()):
         axes.axhline(100 * value, color=INK, linestyle=(":", "-.", "--")[index % 3], linewidth=1.5, label=label)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gems_edge.report.page import Cell, Note, Picture, Section, Table
+from gems_edge.report.page import Estimate, Note, Picture, Section, Table
 from gems_edge.report.plots import BLUE, GREY, INK, accuracies, subplots, to_svg
 from gems_edge.wording import accuracy_text, interval_text, number_text
 
@@ -71,8 +71,8 @@ def _draw_front(
 
 
 def _costs(points: Sequence[Mapping[str, Any]], board: str) -> Table:
-    def cell(cost: Mapping[str, Any]) -> Cell:
-        return Cell(f"{number_text(cost['value'])} {cost['unit']}", interval_text(*cost["interval"]), "predicted")
+    def cell(cost: Mapping[str, Any]) -> Estimate:
+        return Estimate(f"{number_text(cost['value'])} {cost['unit']}", interval_text(*cost["interval"]), "predicted")
 
     rows = tuple((p["name"], *(cell(p["boards"][board][quantity]) for quantity in QUANTITIES)) for p in points)
     caption = points[0]["boards"][board]["predict"]["source"]

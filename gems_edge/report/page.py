@@ -24,7 +24,7 @@ class KeyFigures:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Estimate:
     """A number with its interval and how it is known."""
 
     value: str
@@ -34,11 +34,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    header: tuple[str, ...]
-    rows: tuple[tuple[str | Cell, ...], ...]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Estimate]]
     caption: str = ""
     numeric: frozenset[int] = frozenset()  # columns set flush right
     shape: ClassVar[str] = "table"
+
+
+def number_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", words: int = 1) -> Table:
+    """A table in which every column after the first `words` holds numbers."""
+    return Table(header, rows, caption, frozenset(range(words, len(header))))
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ Block = KeyFigures | Table | Picture | Note | EpisodePicture
 @dataclass(frozen=True)
 class Section:
     title: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
 
 
 def render_page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:

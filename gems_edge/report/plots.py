@@ -20,6 +20,11 @@ Entry = Mapping[str, Any]  # {accuracy, ci95, …} as evaluation and metrics.jso
 # Both stand out on white and on near-black, and are told apart without colour vision by their lightness.
 BLUE, ORANGE, GREY = "#3b82d6", "#e08a1e", "#8a94a0"
 INK = "#010203"  # stands for the page's text colour
+# Of series: each colour stands out on white and on near-black and stays apart from the others for colour-blind eyes
+# (Machado et al. 2009); marker and line style repeat the distinction.
+COLORS = (BLUE, ORANGE, "#c42f74", "#8f7400", "#8f4dff", GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 STYLE: dict[Any, Any] = {  # matplotlib's type names every key
     "font.size": 10, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -182,9 +187,26 @@ def subplots(rows: int, columns: int, width: float, height: float) -> tuple["Fig
     return figure, axes
 
 
+def series_style(index: int) -> dict[str, Any]:
+    """Colour, marker and line style of a series; a combination returns after 84 series."""
+    return {
+        "color": COLORS[index % len(COLORS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index % len(DASHES)],
+    }
+
+
 def _series_color(index: int, count: int) -> str:
-    """Of two series the first is the dense network, grey as in `size_bars`."""
+    """Grey for the first of several series, the dense network, as in `size_bars`."""
     return (GREY, BLUE, ORANGE)[index % 3] if count > 1 else BLUE
+
+
+def color_bar(figure: "Figure", picture: Any, grid: np.ndarray, label: str, aspect: float) -> None:
+    """The colour scale of `picture`, beside all axes of `grid`."""
+    bar = figure.colorbar(picture, ax=np.ravel(grid).tolist(), shrink=0.9, aspect=aspect)
+    bar.set_label(label, color=INK)
+    bar.ax.tick_params(color=INK, labelcolor=INK)
+    bar.outline.set_visible(False)
 
 
 def legend(axes: "Axes | Figure", **options: Any) -> None:

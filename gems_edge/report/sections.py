@@ -15,10 +15,10 @@ from gems_edge.models.ticket import load_ticket
 from gems_edge.report import plots
 from gems_edge.report.page import (
     Block,
-    Cell,
     EpisodePicture,
     EpisodeQuery,
     EpisodeRow,
+    Estimate,
     KeyFigure,
     KeyFigures,
     Note,
@@ -143,7 +143,7 @@ def _this_machine(bench: Mapping[str, Any]) -> str:
     return f"This machine: {machine}, {threads} threads, onnxruntime {runtime}."
 
 
-def _figures(part: Mapping[str, Any]) -> dict[str, Cell]:
+def _figures(part: Mapping[str, Any]) -> dict[str, Estimate]:
     """What one machine's part of a bench document says, by label."""
     entries = {"predict": part.get("predict"), "adapt step": part.get("adapt")}
     entries |= {f"memory, {key}": entry for key, entry in (part.get("memory") or {}).items()}
@@ -156,7 +156,7 @@ def _figures(part: Mapping[str, Any]) -> dict[str, Cell]:
         for name, bounds in entry["interval"].items():
             if isinstance(entry.get(name), int | float):
                 value = f"{number_text(entry[name])} {entry.get('unit', '')}".strip()
-                cells[f"{label}: {name}"] = Cell(value, interval_text(*bounds), str(entry.get("tag", "")))
+                cells[f"{label}: {name}"] = Estimate(value, interval_text(*bounds), str(entry.get("tag", "")))
     return cells
 
 

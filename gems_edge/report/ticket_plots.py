@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gems_edge.report.plots import BLUE, GREY, INK, ORANGE, accuracies, legend, short, subplots, to_svg
+from gems_edge.report.plots import (
+    COLORS,
+    GREY,
+    INK,
+    MARKERS,
+    accuracies,
+    color_bar,
+    legend,
+    series_style,
+    short,
+    subplots,
+    to_svg,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Looks = Sequence[tuple[int, float]]  # (meta-iteration, share 0…1)
-
-# Each stands out on white and on near-black and stays apart from the others for colour-blind eyes (Machado et al.
-# 2009); marker and line style repeat the distinction.
-COLORS = (BLUE, ORANGE, "#c42f74", "#8f7400", "#8f4dff", GREY)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 
 
 def layer_label(name: str) -> str:
@@ -41,7 +47,7 @@ def layer_ratios(groups: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         values = 100 * np.array([[ticket[layer] for layer in layers] for ticket in tickets])
         mean = values.mean(0)
         spread = None if len(tickets) == 1 else (mean - values.min(0), values.max(0) - mean)
-        axes.errorbar(x, mean, spread, label=label, markersize=4, capsize=4, linewidth=1.1, **_style(index))
+        axes.errorbar(x, mean, spread, label=label, markersize=4, capsize=4, linewidth=1.1, **series_style(index))
     _layer_ticks(axes, layers)
     axes.set(ylabel="removed, %", ylim=(-4, 104))
     _legend_beside(figure, axes, len(groups))
@@ -77,7 +83,7 @@ def emergence_curves(curves: Mapping[str, Looks]) -> str:
     lowest = min(share for points in curves.values() for _, share in points)
     for index, (label, points) in enumerate(curves.items()):
         at, shares = np.array(sorted(points), dtype=float).T
-        axes.plot(at, 100 * shares, label=label, markevery=_few_markers(len(at)), markersize=5, **_style(index))
+        axes.plot(at, 100 * shares, label=label, markevery=_few_markers(len(at)), markersize=5, **series_style(index))
     axes.set(ylabel="primary mask present, %", ylim=(min(70, 100 * lowest - 5), 102))
     _iteration_axis(axes)
     _legend_beside(figure, axes, len(curves))
@@ -103,10 +109,7 @@ def hamming_maps(panels: Mapping[str, tuple[Sequence[int], np.ndarray]]) -> str:
         axes.set_xticks(ticks, names)
         axes.set_yticks(ticks, names)
     _outer_labels(grid, "meta-iteration", "meta-iteration")
-    bar = figure.colorbar(picture, ax=grid.tolist(), shrink=0.9, aspect=25 * rows)
-    bar.set_label("positions that differ, %", color=INK)
-    bar.ax.tick_params(color=INK, labelcolor=INK)
-    bar.outline.set_visible(False)
+    color_bar(figure, picture, grid, "positions that differ, %", aspect=25 * rows)
     return to_svg(figure)
 
 
@@ -123,7 +126,7 @@ def ratio_curves(series: Mapping[str, Sequence[Mapping[str, Any]]], dense: Mappi
         axes.errorbar(
             [ratios.index(entry["ratio"]) + _dodge(index, len(series)) for entry in entries],
             *accuracies(entries),
-            label=label, markersize=5, capsize=2.5, linewidth=1.2, elinewidth=1, **_style(index),
+            label=label, markersize=5, capsize=2.5, linewidth=1.2, elinewidth=1, **series_style(index),
         )  # fmt: skip
     if dense:
         value, error = 100 * dense["accuracy"], 100 * (dense.get("ci95") or 0)
@@ -186,7 +189,7 @@ def watched_overlap(curves: Mapping[str, Looks], delta: float | None = None) -> 
         markers = _few_markers(len(at), 40)
         axes.plot(
             at, overlaps, label=label or "overlap with the mask before", markevery=markers, markersize=5,
-            linewidth=1.2, **_style(index),
+            linewidth=1.2, **series_style(index),
         )  # fmt: skip
     if delta is not None:
         axes.axhline(delta, color=INK, linestyle=":", linewidth=1.6, label=f"δ = {delta:g}")
@@ -209,25 +212,16 @@ def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _style(index: int) -> dict[str, Any]:
-    """Colour, marker and line style of a series; a combination returns after 84 series."""
-    return {
-        "color": COLORS[index % len(COLORS)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": DASHES[index % len(DASHES)],
-    }
-
-
 def _layer_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """A style per layer. Layers of one block share colour and line style and differ by their marker."""
     blocks = {name: layer_label(name).rpartition(".")[0] or name for name in names}
     members = {block: [name for name in names if blocks[name] == block] for block in blocks.values()}
     if len(members) == 1:
-        return {name: _style(index) for index, name in enumerate(names)}
+        return {name: series_style(index) for index, name in enumerate(names)}
     styles = {}
     for index, layers in enumerate(members.values()):
         for number, name in enumerate(layers):
-            styles[name] = _style(index)
+            styles[name] = series_style(index)
             if len(layers) > 1:
                 styles[name]["marker"] = MARKERS[number % len(MARKERS)]
     return styles

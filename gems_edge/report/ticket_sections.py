@@ -3,14 +3,15 @@
 Each section is a picture of ticket_plots.py and the table of its numbers, from the same arguments. No torch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gems_edge.models.ticket import Ticket
 from gems_edge.report import ticket_plots as plots
-from gems_edge.report.page import Block, KeyFigure, KeyFigures, Picture, Section, Table
+from gems_edge.report.page import Block, KeyFigure, KeyFigures, Picture, Section, Table, number_table
 from gems_edge.wording import count_text, number_text
 
 _ROWS = 16  # of a table over iterations; the picture shows them all
@@ -20,8 +21,8 @@ _SHOWN = ("iterations", "seconds", "settled", "overlaps", "delta")  # parts of T
 def ticket_section(ticket: Ticket, title: str = "") -> Section:
     """How a ticket was found and what it keeps of each layer.
 
-    Of `ticket.found` these are shown in a form of their own, all other parts are listed: iterations, seconds, settled
-    (bool), overlaps (pairs of iteration and overlap 0…1) and delta, the overlap that they had to exceed.
+    Some parts of `ticket.found` have a form of their own: iterations, seconds, settled (bool), overlaps (pairs of
+    iteration and overlap 0…1) and delta, the overlap that they had to exceed. All others are listed.
     """
     kept = {name: int(mask.sum()) for name, mask in ticket.masks.items()}
     rows = [_layer_row(plots.layer_label(name), kept[name], mask.size) for name, mask in ticket.masks.items()]
@@ -58,9 +59,7 @@ def _search_figures(found: Mapping[str, Any]) -> Iterator[KeyFigure]:
         yield KeyFigure("settled", "yes" if found["settled"] else "no", note)
 
 
-def ratios_section(
-    groups: Mapping[str, Sequence[Mapping[str, float]]], title: str = "Share removed per layer"
-) -> Section:
+def ratios_section(groups: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
     """Per-layer ratios of several tickets (KDD'22, Fig. 6). `groups`: label → analysis.layer_ratios of each ticket."""
     layers = list(dict.fromkeys(layer for tickets in groups.values() for ticket in tickets for layer in ticket))
     rows = tuple(
@@ -69,13 +68,11 @@ def ratios_section(
     )
     header = [f"{label} ({count_text(len(tickets), 'ticket')})" for label, tickets in groups.items()]
     caption = "Mean of the tickets, and from the least to the most where there are several."
-    table = Table(("layer", *header), rows, caption, frozenset(range(1, len(header) + 1)))
-    return Section(title, (Picture(plots.layer_ratios(groups), "Bars reach from the least to the most."), table))
+    picture = Picture(plots.layer_ratios(groups), "Bars reach from the least to the most.")
+    return Section("Share removed per layer", (picture, number_table(("layer", *header), rows, caption)))
 
 
-def overlap_section(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], title: str = "What the tickets keep in common"
-) -> Section:
+def overlap_section(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Section:
     """O_g of each layer (KDD'22, section 4.2, Figs. 7 and 15). `panels`: label → analysis.overlap."""
     most = max(len(shares) for layers in panels.values() for shares in layers.values())
     rows = tuple(
@@ -85,15 +82,11 @@ def overlap_section(
     )
     caption = "O_g: positions that all of the first g tickets keep, as a share of those that the first ticket keeps."
     header = ("tickets", "layer", *(f"O_{g}" for g in range(1, most + 1)))
-    table = Table(header, rows, caption, frozenset(range(2, most + 2)))
-    return Section(title, (Picture(plots.overlap_curves(panels)), table))
+    picture = Picture(plots.overlap_curves(panels))
+    return Section("What the tickets keep in common", (picture, number_table(header, rows, caption, words=2)))
 
 
-def emergence_section(
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    total: int | None = None,
-    title: str = "When the primary mask is there",
-) -> Section:
+def emergence_section(curves: Mapping[str, Sequence[tuple[int, float]]], total: int | None = None) -> Section:
     """How early the primary mask appears (KDD'22, Fig. 9). `curves`: label → analysis.emergence.
 
     `total` is the iterations of the whole run; what is reached is then also given as a share of it.
@@ -102,20 +95,18 @@ def emergence_section(
     for label, points in curves.items():
         points = sorted(points)
         start, end = points[0], points[-1]
-        stays = tuple(_since(points, level, total) for level in (0.9, 0.95, 0.99))
+        stays = tuple(_since_text(points, level, total) for level in (0.9, 0.95, 0.99))
         rows.append((label, f"{start[1]:.1%} ({start[0]:,})", *stays, f"{end[1]:.1%} ({end[0]:,})"))
     header = ("tickets", "first look", "90 % from", "95 % from", "99 % from", "last look")
     caption = (
         "Share of the primary mask that the first layer's mask has; meta-iterations in parentheses. "
         "“90 % from”: the iteration from which the share stays at 90 % or more."
     )
-    table = Table(header, tuple(rows), caption, frozenset(range(1, len(header))))
-    return Section(title, (Picture(plots.emergence_curves(curves)), table))
+    picture = Picture(plots.emergence_curves(curves))
+    return Section("When the primary mask is there", (picture, number_table(header, tuple(rows), caption)))
 
 
-def hamming_section(
-    panels: Mapping[str, tuple[Sequence[int], np.ndarray]], title: str = "How far the masks move in training"
-) -> Section:
+def hamming_section(panels: Mapping[str, tuple[Sequence[int], np.ndarray]]) -> Section:
     """Distances between the masks of checkpoints (KDD'22, Figs. 10 and 11).
 
     `panels`: label → (iterations, analysis.hamming).
@@ -127,8 +118,8 @@ def hamming_section(
             rows.append((label, f"{iterations[index]:,}", before, f"{distances[index, -1]:.2%}"))
     header = ("tickets", "meta-iteration", "differs from the checkpoint before", "from the last")
     caption = f"Share of all positions. At most {_ROWS} checkpoints each; the picture has all."
-    table = Table(header, tuple(rows), caption, frozenset({1, 2, 3}))
-    return Section(title, (Picture(plots.hamming_maps(panels)), table))
+    picture = Picture(plots.hamming_maps(panels))
+    return Section("How far the masks move in training", (picture, number_table(header, rows, caption)))
 
 
 def _watched_blocks(overlaps: Sequence[tuple[int, float]], delta: float | None) -> list[Block]:
@@ -151,13 +142,18 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f} … {100 * max(values):.1f})"
 
 
-def _since(points: Sequence[tuple[int, float]], level: float, total: int | None) -> str:
-    """The iteration from which the share never falls below `level` again."""
+def since(curve: Iterable[tuple[int, float]], level: float) -> float:
+    """The iteration from which the share never falls below `level` again; infinite if the last one is below."""
+    points = sorted(curve)
     below = [index for index, (_, share) in enumerate(points) if share < level]
     first = below[-1] + 1 if below else 0
-    if first == len(points):
+    return points[first][0] if first < len(points) else math.inf
+
+
+def _since_text(points: Sequence[tuple[int, float]], level: float, total: int | None) -> str:
+    iteration = since(points, level)
+    if iteration == math.inf:
         return "never"
-    iteration = points[first][0]
     return f"{iteration:,}" + (f" ({iteration / total:.1%})" if total else "")
 
 

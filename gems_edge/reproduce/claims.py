@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gems_edge.reproduce import verdicts
-from gems_edge.reproduce.pooling import Difference
+from gems_edge.reproduce.pooling import Difference, Spread
 from gems_edge.reproduce.protocol import S, Setup
 from gems_edge.reproduce.results import Row, common_seeds, difference, factor
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, INSIDE, MISSING, NONE, ONE, OPEN, SIDES, Bound
@@ -13,7 +13,7 @@ from gems_edge.reproduce.verdicts import FAILS, HOLDS, INSIDE, MISSING, NONE, ON
 
 @dataclass(frozen=True)
 class Quote:
-    """A claim in a paper's words, and where they stand."""
+    """A claim in the paper's words, and where it makes it."""
 
     words: str
     where: str
@@ -61,7 +61,7 @@ class Claim:
 
     @property
     def explained(self) -> str:
-        """The verdict, and why it is none."""
+        """The verdict; if it is open, the reasons too."""
         if self.verdict != OPEN:
             return self.verdict
         reasons = dict.fromkeys(finding.reason for finding in self.findings if finding.verdict == OPEN)
@@ -76,7 +76,7 @@ class Claim:
 
 
 def rules(alike: str, *of_paper: str) -> tuple[str, ...]:
-    """How verdicts come about. `alike`: what networks of one seed share; `of_paper`: rules of its other claims."""
+    """How verdicts are reached. `alike`: what networks of one seed share; `of_paper`: rules of its other claims."""
     return (
         f"Accuracies: the difference is taken seed by seed (one seed gives both networks {alike}; the test episodes "
         "are the same for all). Its 95 % interval is the wider of two: that of the episodes, as if both were tested "
@@ -123,9 +123,24 @@ def difference_finding(label: str, gap: Difference | None, bound: Bound, row: Ro
 
 def factor_finding(label: str, reference: Row[S], row: Row[S], cost: str, least: float, note: str = "") -> Finding:
     """How many times less `row` costs than `reference`, at least `least` times where it holds."""
-    values, done = factor(reference, row, cost), len(common_seeds(row, reference))
+    seeds = len(common_seeds(row, reference)), len(row.wanted)
+    return spread_finding(label, factor(reference, row, cost), Bound(least), "{:.2f}×", seeds, note)
+
+
+def spread_finding(
+    label: str, values: Spread | None, bound: Bound, form: str, seeds: tuple[int, int] = (0, 0), note: str = "",
+    doubt: str = "",
+) -> Finding:  # fmt: skip
+    """Holds if the numbers of all seeds lie within `bound`, and fails if none does.
+
+    `seeds`: how many are done, and how many were asked for; `doubt`: a reason not to decide what would hold.
+    """
     if values is None:
         return not_done(label)
-    verdict = Bound(least).verdict(values.low, values.high) if done == len(row.wanted) else MISSING
-    text = verdicts.spread_text(values, "{:.2f}×") + note + verdicts.part(done, len(row.wanted))
-    return Finding(label, text, verdict, values.as_dict(), SIDES)
+    verdict, reason = bound.verdict(values.low, values.high), SIDES
+    if verdict == HOLDS and doubt:
+        verdict, reason = OPEN, doubt
+    if seeds[0] < seeds[1]:
+        verdict = MISSING
+    text = verdicts.spread_text(values, form) + note + verdicts.part(*seeds)
+    return Finding(label, text, verdict, values.as_dict(), reason)

@@ -7,7 +7,6 @@ import contextlib
 import graphlib
 import json
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -19,29 +18,32 @@ from typing import Any, Protocol
 from gems_edge.clock import clock
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import read_json, write_atomic
-from gems_edge.reproduce.job import CellJob, Document, Outcome, cell_result, in_use, one_thread, run_cell, try_lock
+from gems_edge.reproduce.job import (
+    CellJob,
+    Document,
+    Outcome,
+    cell_result,
+    in_use,
+    one_thread,
+    own_sigterm,
+    run_cell,
+    try_lock,
+)
 
 
 @dataclass(frozen=True)
 class Cell:
-    name: str
-    """"omniglot/mwt-0.8-s1"; also its directory below the grid's: DIR/cells/NAME."""
-    task: dict[str, Any]
-    """JSON document, written to DIR/cells/NAME/cell.json; what the cell's program reads."""
-    needs: tuple[str, ...] = ()
-    """Names of cells that must be done before."""
+    name: str  # "omniglot/mwt-0.8-s1"; its directory is DIR/cells/NAME
+    task: dict[str, Any]  # what its cell.json says, for its program to read
+    needs: tuple[str, ...] = ()  # names of the cells that must be done before
 
 
 @dataclass(frozen=True)
 class GridOptions:
-    jobs: int | None = None
-    """Cells at a time; None: one per CUDA GPU, else one per core (divided by `processes`)."""
-    processes: int = 1
-    """More than 1: each cell is a torchrun job of that many processes."""
-    ray: str | None = None
-    """Address of a Ray cluster: "auto", "local" (started for this call), "ray://HOST:PORT" or "HOST:PORT"."""
-    program: tuple[str, ...] = ("-m", "gems_edge.cli.cell")
-    """Python's arguments before the cell's directory."""
+    jobs: int | None = None  # cells at a time; None: one per CUDA GPU, else one per core (divided by `processes`)
+    processes: int = 1  # more than 1: each cell is a torchrun job of that many processes
+    ray: str | None = None  # a Ray cluster: "auto", "local" (started for this call), "ray://HOST:PORT", "HOST:PORT"
+    program: tuple[str, ...] = ("-m", "gems_edge.cli.cell")  # Python's arguments before the cell's directory
 
 
 class Executor(Protocol):
@@ -76,7 +78,7 @@ def run_grid(
         _write_tasks(directory, cells)
         results = _results(directory, cells)
         if len(results) < len(cells):
-            with _terminable(), contextlib.closing(_make_executor(options)) as executor:
+            with own_sigterm(_interrupt), contextlib.closing(_make_executor(options)) as executor:
                 _schedule(directory, cells, options, executor, results, report)
         else:
             report(f"{len(cells)} cells, all done")
@@ -267,18 +269,6 @@ def _lock_of(directory: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, so that both ways to stop are one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM stops the grid as Ctrl-C does."""
     raise KeyboardInterrupt

@@ -8,10 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 # Seconds between SIGTERM and SIGKILL. torchrun gives its own workers 30 s before it kills them; they are in sessions
@@ -150,3 +152,18 @@ def try_lock(file: IO[bytes]) -> bool:
     except OSError:
         pass  # some network file systems have no locks; work without
     return True
+
+
+@contextlib.contextmanager
+def own_sigterm(handler: Callable[[int, FrameType | None], Any] | None = None) -> Iterator[None]:
+    """Handle SIGTERM with `handler`, and restore the previous handler at the end, even if others (Ray) replaced it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if handler:
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

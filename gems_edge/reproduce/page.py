@@ -52,12 +52,8 @@ class Study(Generic[P, S]):
 
     def resolved(self, trials: Iterable[Trial[S]], config: TrainConfig) -> TrainConfig:
         """The settings of the first run of `trials`, which has found image size, channels and widths; else `config`."""
-        paths = (
-            self.directory / "cells" / trial.name / RUN / "config.toml"
-            for trial in trials
-            if trial.name in self.results
-        )
-        return next((read_config(path) for path in paths if path.exists()), config)
+        runs = (self.directory / "cells" / trial.name / RUN for trial in trials if trial.name in self.results)
+        return next((read_config(path) for run in runs if (path := run / "config.toml").exists()), config)
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,8 @@ def reproduction(
     if claims:
         sections.append(_quotes_section(claims, paper))
     sections.append(Section("How it was done", tuple(how)))
-    brief = [Section("The paper's claims", (_brief_table(claims),))] if claims else []
+    lines = [(claim.setup, claim.text, claim.explained) for claim in claims]
+    brief = [Section("The paper's claims", [Table(("setup", "claim", "here"), lines)])] if claims else []
     return Reproduction(tuple(sections), (*printed, *brief), _document(study, claims, row_document))
 
 
@@ -99,16 +96,13 @@ def _document(
         }
         for row in study.all_rows
     ]  # fmt: skip
-    planned, missing = len(study.cells), study.missing
+    preset, planned, missing = study.preset, len(study.cells), study.missing
     return {
-        "preset": study.preset.name,
-        "parts": list(study.parts),
+        "preset": preset.name, "parts": list(study.parts),
         "cells": {"planned": planned, "done": planned - len(missing), "missing": missing},
-        "seeds": study.preset.seeds,
-        "episodes": study.preset.episodes,
-        "rows": rows,
-        "claims": [claim.as_dict() for claim in claims],
-    }
+        "seeds": preset.seeds, "episodes": preset.episodes,
+        "rows": rows, "claims": [claim.as_dict() for claim in claims],
+    }  # fmt: skip
 
 
 def _summary(study: Study[P, S], claims: Sequence[Claim]) -> Section:
@@ -136,20 +130,12 @@ def _claims_sections(claims: Sequence[Claim], at: str) -> list[Section]:
     """A section per setup, a line per finding."""
     header = ("claim", at, "here", "there", "verdict")
     caption = "Accuracies in the mode that was trained in. When a claim holds: see the end of this page."
-    by_setup: dict[str, list[tuple[str, ...]]] = {}
+    rows: dict[str, list[tuple[str, ...]]] = {}
     for claim in claims:
-        lines = [(f.label, f.text, f.verdict) for f in claim.findings] or [("", NONE, "")]
-        first = (claim.text, *lines[0], claim.explained)
-        by_setup.setdefault(claim.setup, []).extend([first, *(("", *line, "") for line in lines[1:])])
-    return [
-        Section(f"The paper's claims: {setup}", (Table(header, tuple(rows), caption),))
-        for setup, rows in by_setup.items()
-    ]
-
-
-def _brief_table(claims: Sequence[Claim]) -> Table:
-    """A line per claim."""
-    return Table(("setup", "claim", "here"), tuple((claim.setup, claim.text, claim.explained) for claim in claims))
+        first, *others = [(f.label, f.text, f.verdict) for f in claim.findings] or [("", NONE, "")]
+        rows.setdefault(claim.setup, []).append((claim.text, *first, claim.explained))
+        rows[claim.setup] += [("", *line, "") for line in others]
+    return [Section(f"The paper's claims: {setup}", [Table(header, own, caption)]) for setup, own in rows.items()]
 
 
 def _quotes_section(claims: Sequence[Claim], paper: PaperPage) -> Section:
@@ -183,9 +169,8 @@ def recipe(config: TrainConfig) -> dict[str, str]:
 
 def settings_table(ours: Mapping[str, str], theirs: Mapping[str, str], paper: str, caption: str = "") -> Table:
     """Our settings beside those under the heading `paper`."""
-    return Table(
-        ("setting", "here", paper), tuple((name, own, theirs.get(name, "")) for name, own in ours.items()), caption
-    )
+    rows = [(name, own, theirs.get(name, "")) for name, own in ours.items()]
+    return Table(("setting", "here", paper), rows, caption)
 
 
 def conditions_table(preset: Preset, *more: tuple[str, str]) -> Table:

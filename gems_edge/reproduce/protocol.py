@@ -43,7 +43,7 @@ class Preset:
     data: Mapping[str, str]  # name → specification; at first only of those that need no --data
 
     def given_data(self, given: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-        """The preset's data with those that were given; UserError for one that is not among `names`."""
+        """The preset's data and those given by the user; UserError for a name that is not among `names`."""
         for name in given:
             if name not in names:
                 raise UserError(f"--data {name}=…: the preset {self.name} has {', '.join(names)}")
@@ -63,11 +63,9 @@ class Trial(Generic[S]):
     ratio: float = 0.0  # share of the weights that its ticket removes
     variant: str = ""  # tells settings apart that the method does not
     settings: tuple[tuple[str, Any], ...] = ()  # apart from the setup's
-    shared_init: bool = False  # initial weights of one seed for all, episodes of its own
 
     @property
     def name(self) -> str:
-        """Of its cell: "omniglot/mwt-0.8-s1"."""
-        ratio, shared = f"{self.ratio:g}" if self.ratio else "", "one-init" if self.shared_init else ""
-        parts = (self.method, ratio, self.variant, shared, f"s{self.seed}")
+        """The name of its cell: "omniglot/mwt-0.8-s1"."""
+        parts = (self.method, f"{self.ratio:g}" if self.ratio else "", self.variant, f"s{self.seed}")
         return f"{self.setup.name}/{'-'.join(filter(None, parts))}"

@@ -1,26 +1,21 @@
 """The cells of a grid as tasks of a Ray cluster."""
 
-import contextlib
 import dataclasses
 import os
 import secrets
-import signal
 import socket
-import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from gems_edge.errors import UserError
-from gems_edge.reproduce.job import CellJob, Outcome, one_thread, run_cell
+from gems_edge.reproduce.job import CellJob, Outcome, one_thread, own_sigterm, run_cell
 
 # Seconds until a machine that does not answer counts as not there.
 CONNECT_TIMEOUT = 10
 PATIENCE = {
-    "RAY_gcs_rpc_server_connect_timeout_s": str(CONNECT_TIMEOUT),
-    "RAY_py_gcs_connect_timeout_s": str(CONNECT_TIMEOUT),
+    "RAY_gcs_rpc_server_connect_timeout_s": str(CONNECT_TIMEOUT), "RAY_py_gcs_connect_timeout_s": str(CONNECT_TIMEOUT),
     "RAY_NUM_REDIS_GET_RETRIES": "1",
-}
+}  # fmt: skip
 # Seconds that cancelled tasks have to end their programs (torchrun gives its workers 30).
 CANCEL_TIMEOUT = 45
 PORTS = {"ray://": 10001, "": 6379}
@@ -54,7 +49,7 @@ class RayExecutor:
         self._running: dict[Any, str] = {}
         if ray.is_initialized():
             raise RuntimeError("Ray is in use in this process already")
-        with _own_signals():
+        with own_sigterm():
             self._connect(address)
         try:
             self._start()
@@ -144,16 +139,3 @@ def _knock(address: str) -> None:
     if not colon:
         host, port = port, str(PORTS[scheme])
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT).close()
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray puts a handler of its own on SIGTERM; keep ours."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

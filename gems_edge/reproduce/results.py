@@ -16,7 +16,7 @@ COSTS = ("find.iterations", "find.seconds", "find.cpu_seconds", "train.seconds",
 
 
 def accuracies(document: Document) -> Mapping[str, Mapping[str, Entry]]:
-    """Distribution → mode → accuracy. A cell that was tested on one only does not name it: ""."""
+    """Distribution → mode → accuracy. A cell tested on a single distribution leaves it unnamed: ""."""
     stored: Mapping[str, Any] = document["accuracy"]
     return {"": stored} if any("accuracy" in entry for entry in stored.values()) else stored
 
@@ -62,7 +62,6 @@ class Row(Generic[S]):
     method: str
     ratio: float
     variant: str
-    shared_init: bool
     wanted: tuple[int, ...]  # seeds
     done: Mapping[int, Document]  # seed → result
 
@@ -84,6 +83,13 @@ class Row(Generic[S]):
 
     def cost(self, name: str) -> Spread | None:
         return spread(cost_of(document, name) for document in self.done.values())
+
+    def accuracies_document(self, sets: Sequence[str] = ()) -> dict[str, Any]:
+        """Mode → accuracy over the seeds."""
+        return {mode: over.as_dict() for mode in self.modes if (over := self.accuracy(sets, mode))}
+
+    def costs_document(self, names: Iterable[str]) -> dict[str, Any]:
+        return {name: costs.as_dict() if (costs := self.cost(name)) else None for name in names}
 
 
 def common_seeds(row: Row[S], reference: Row[S]) -> list[int]:
@@ -111,11 +117,9 @@ def difference(row: Row[S], reference: Row[S], sets: Sequence[str] = (), mode: s
 class Rows(list[Row[S]]):
     """Rows in order, and by what they are."""
 
-    def find(
-        self, setup: S, method: str, ratio: float = 0.0, variant: str = "", shared_init: bool = False
-    ) -> Row[S] | None:
-        key = (setup.name, method, ratio, variant, shared_init)
-        return next((r for r in self if (r.setup.name, r.method, r.ratio, r.variant, r.shared_init) == key), None)
+    def find(self, setup: S, method: str, ratio: float = 0.0, variant: str = "") -> Row[S] | None:
+        key = (setup.name, method, ratio, variant)
+        return next((row for row in self if (row.setup.name, row.method, row.ratio, row.variant) == key), None)
 
     @property
     def setups(self) -> list[S]:
@@ -127,10 +131,9 @@ class Rows(list[Row[S]]):
 
 def rows_of(trials: Iterable[Trial[S]], results: Mapping[str, Document]) -> Rows[S]:
     """The rows of `trials`, in their order, with the seeds that are done. A trial that is asked for twice is one."""
-    members: dict[tuple[Any, ...], list[Trial[S]]] = {}
+    members: dict[tuple[S, str, float, str], list[Trial[S]]] = {}
     for trial in dict.fromkeys(trials):
-        key = (trial.setup, trial.method, trial.ratio, trial.variant, trial.shared_init)
-        members.setdefault(key, []).append(trial)
+        members.setdefault((trial.setup, trial.method, trial.ratio, trial.variant), []).append(trial)
     rows: Rows[S] = Rows()
     for key, group in members.items():
         done = {trial.seed: results[trial.name] for trial in group if trial.name in results}

@@ -1,6 +1,7 @@
 """How rows are written in the tables of a page. A number that is not there, here or in the paper, is "–"."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from gems_edge.report.page import Note
 from gems_edge.reproduce.pooling import Difference, Spread
@@ -52,6 +53,15 @@ def seeds_range(row: Row[S], sets: Sequence[str] = ()) -> str:
     return f"{100 * pooled.seeds_low:.1f} … {100 * pooled.seeds_high:.1f}" if pooled and len(row.done) > 1 else NONE
 
 
+def series(points: Iterable[tuple[str, float, Row[S]]], setting: str) -> dict[str, list[dict[str, Any]]]:
+    """Curves of accuracy over a setting: label → {setting, accuracy, ci95, …} of each row that has something done."""
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for label, value, row in points:
+        if over_seeds := row.accuracy():
+            curves.setdefault(label, []).append({setting: value, **over_seeds.as_dict()})
+    return curves
+
+
 def gap_text(gap: Difference | None) -> str:
     """ "+1.2 ± 0.8" points."""
     return points(gap.mean, gap.half, 1) if gap else NONE
@@ -66,8 +76,8 @@ def times(reference: Row[S] | None, row: Row[S], cost: str) -> str:
     return f"{values.mean:.3g}×{ends}"
 
 
-def mean_text(values: Spread | None) -> str:
-    return NONE if values is None else number_text(values.mean) if values.mean else "0"
+def mean_text(values: Spread | None, text: Callable[[float], str] = number_text) -> str:
+    return NONE if values is None else text(values.mean) if values.mean else "0"
 
 
 def trainings(row: Row[S]) -> str:

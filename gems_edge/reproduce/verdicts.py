@@ -24,7 +24,7 @@ class Bound(NamedTuple):
     most: float = math.inf
 
     def verdict(self, low: float, high: float) -> str:
-        """Of what lies somewhere from `low` to `high`: an interval, or the range of the seeds."""
+        """On a number between `low` and `high`: the ends of its interval, or the least and greatest of the seeds."""
         if self.least <= low and high <= self.most:
             return HOLDS
         return FAILS if high < self.least or low > self.most else OPEN

@@ -9,7 +9,7 @@ from gems_edge.errors import UserError
 from gems_edge.meta.settings.base import from_table
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.reproduce.gems import paper, plan
-from gems_edge.reproduce.gems.protocol import PAPER, SMALL, TINY, cut, in_root, with_data
+from gems_edge.reproduce.gems.protocol import PAPER, SMALL, TINY, in_root, with_data
 from gems_edge.reproduce.grid import Cell
 
 
@@ -98,7 +98,7 @@ def test_methods_and_tables_that_are_not_there():
         plan.parts(PRESET, (6,))
     with pytest.raises(UserError, match="--method anil: table 3 has none of these"):
         plan.parts(PRESET, (3,), ("anil",))
-    (trials,) = plan.parts(cut(PRESET, 1), (1,), ("multi-maml",)).values()
+    (trials,) = plan.parts(replace(PRESET, seeds=1), (1,), ("multi-maml",)).values()
     assert [trial.setup for trial in trials] == [TWO, FOUR]
     assert len(plan.cells(PRESET, trials)) == 4
 

@@ -1,6 +1,7 @@
 """Does what GEMS claims hold here? Each claim is computed, with the findings it rests on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from functools import partial
 
 from gems_edge.reproduce import verdicts
 from gems_edge.reproduce.claims import (
@@ -12,7 +13,7 @@ from gems_edge.reproduce.claims import (
     factor_finding,
     not_done,
     rules,
-)
+)  # fmt: skip
 from gems_edge.reproduce.gems.paper import QUOTES
 from gems_edge.reproduce.gems.plan import MULTI, GemsRow, GemsRows, steps_of
 from gems_edge.reproduce.gems.protocol import GemsPreset
@@ -35,6 +36,9 @@ MANY, FASTER = 4, 2.0
 HARMLESS = 0.01
 
 
+_claim = partial(claim_of, QUOTES)
+
+
 def claims_of(preset: GemsPreset, rows: GemsRows) -> list[Claim]:
     """The claims whose rows `rows` has, setup by setup."""
     claims: list[Claim] = []
@@ -45,30 +49,21 @@ def claims_of(preset: GemsPreset, rows: GemsRows) -> list[Claim]:
     return [claim for claim in claims if claim.findings]
 
 
-def _claim(key: str, text: str, setup: Setup, findings: Iterable[Finding | None]) -> Claim:
-    return claim_of(QUOTES, key, text, setup, findings)
-
-
 # --- Tables 1 and 2 ---
 
 
-def _same_distribution(rows: GemsRows, setup: Setup) -> list[Claim]:
+def _same_distribution(rows: GemsRows, setup: Setup) -> Iterator[Claim]:
     bmp, mmsup, maml, multi = (rows.find(setup, method) for method in ("bmp", "mmsup", "maml", MULTI))
     tested = {MEAN: setup.sets, **{name: (name,) for name in setup.sets}}
-    return [
-        _claim(
-            "bmp-maml", "BMP is not below MAML, on each distribution and their mean", setup,
-            [accuracy_finding(label, bmp, maml, above(0), sets) for label, sets in tested.items()],
-        ),
-        _claim("bmp-five", "BMP is up to 5 points above MAML", setup, [_greatest(bmp, maml, 0.05)]),
-        _claim(
-            "mmsup-between", "MMSUP lies between MAML and Multi-MAML (means over the distributions)", setup,
-            [
-                accuracy_finding("MMSUP − MAML", mmsup, maml, above(0)),
-                accuracy_finding("Multi-MAML − MMSUP", multi, mmsup, above(0)),
-            ],
-        ),
-    ]  # fmt: skip
+    findings = [accuracy_finding(label, bmp, maml, above(0), sets) for label, sets in tested.items()]
+    yield _claim("bmp-maml", "BMP is not below MAML, on each distribution and their mean", setup, findings)
+    yield _claim("bmp-five", "BMP is up to 5 points above MAML", setup, [_greatest(bmp, maml, 0.05)])
+    between = [
+        accuracy_finding("MMSUP − MAML", mmsup, maml, above(0)),
+        accuracy_finding("Multi-MAML − MMSUP", multi, mmsup, above(0)),
+    ]
+    text = "MMSUP lies between MAML and Multi-MAML (means over the distributions)"
+    yield _claim("mmsup-between", text, setup, between)
 
 
 def _greatest(row: GemsRow | None, reference: GemsRow | None, bound: float) -> Finding | None:
@@ -87,54 +82,47 @@ def _greatest(row: GemsRow | None, reference: GemsRow | None, bound: float) -> F
     return Finding(best, f"{findings[best].text}; {others}", verdict, findings[best].data, reason)
 
 
-def _times(rows: GemsRows, setup: Setup) -> list[Claim]:
-    multi = rows.find(setup, MULTI)
-    if len(setup.sets) < MANY or multi is None:
-        return []
-    text = (
-        f"BMP and MMSUP take at least {FASTER:g}× less training time than Multi-MAML at {len(setup.sets)} distributions"
-    )
-    learners = [row for method in ("bmp", "mmsup") if (row := rows.find(setup, method))]
-    findings = [factor_finding(row.method.upper(), multi, row, "train.cpu_seconds", FASTER) for row in learners]
-    return [_claim("time", text, setup, findings)]
+def _times(rows: GemsRows, setup: Setup) -> Iterator[Claim]:
+    multi, count = rows.find(setup, MULTI), len(setup.sets)
+    if count >= MANY and multi:
+        text = f"BMP and MMSUP take at least {FASTER:g}× less training time than Multi-MAML at {count} distributions"
+        learners = [row for method in ("bmp", "mmsup") if (row := rows.find(setup, method))]
+        findings = [factor_finding(row.method.upper(), multi, row, "train.cpu_seconds", FASTER) for row in learners]
+        yield _claim("time", text, setup, findings)
 
 
-def _cross_domain(rows: GemsRows, setup: Setup, preset: GemsPreset) -> list[Claim]:
+def _cross_domain(rows: GemsRows, setup: Setup, preset: GemsPreset) -> Iterator[Claim]:
     unseen, maml = preset.unseen(setup.sets), rows.find(setup, "maml")
-    if not unseen:
-        return []
-    text = f"BMP and MMSUP are above MAML on unseen distributions (mean over {', '.join(unseen)})"
-    methods = {method.upper(): rows.find(setup, method) for method in ("bmp", "mmsup")}
-    findings = [accuracy_finding(label, row, maml, ABOVE_ZERO, unseen) for label, row in methods.items()]
-    return [_claim("cross", text, setup, findings)]
+    if unseen:
+        text = f"BMP and MMSUP are above MAML on unseen distributions (mean over {', '.join(unseen)})"
+        learners = {method.upper(): rows.find(setup, method) for method in ("bmp", "mmsup")}
+        findings = [accuracy_finding(label, row, maml, ABOVE_ZERO, unseen) for label, row in learners.items()]
+        yield _claim("cross", text, setup, findings)
 
 
 # --- Tables 3 and 5 ---
 
 
-def _sparsity(rows: GemsRows, setup: Setup) -> list[Claim]:
+def _sparsity(rows: GemsRows, setup: Setup) -> Iterator[Claim]:
     fixed = {row.variant.removeprefix("sparsity"): row for row in rows if row.variant.startswith("sparsity")}
-    if not fixed:
-        return []
-    learned, least, most = rows.find(setup, "mmsup"), list(fixed)[0], list(fixed)[-1]
-    against = [accuracy_finding(f"sparsity {value}", learned, row, ABOVE_ZERO) for value, row in fixed.items()]
-    falls = [accuracy_finding(MEAN, fixed[most], fixed[least], below(0))] if most != least else []
-    return [
-        _claim("sparsity-learned", "MMSUP's learned keep shares are above every fixed sparsity", setup, against),
-        _claim("sparsity-falls", f"A sparsity of {most} is below one of {least}", setup, falls),
-    ]
+    if fixed:
+        learned, least, most = rows.find(setup, "mmsup"), list(fixed)[0], list(fixed)[-1]
+        against = [accuracy_finding(f"sparsity {value}", learned, row, ABOVE_ZERO) for value, row in fixed.items()]
+        text = "MMSUP's learned keep shares are above every fixed sparsity"
+        yield _claim("sparsity-learned", text, setup, against)
+        falls = [accuracy_finding(MEAN, fixed[most], fixed[least], below(0))] if most != least else []
+        yield _claim("sparsity-falls", f"A sparsity of {most} is below one of {least}", setup, falls)
 
 
-def _steps(preset: GemsPreset, rows: GemsRows, setup: Setup) -> list[Claim]:
-    """Of the rows with several numbers of steps; the plain row is one of them."""
+def _steps(preset: GemsPreset, rows: GemsRows, setup: Setup) -> Iterator[Claim]:
+    """Compares rows that differ in their inner steps; the plain row is one of them."""
     most = max(preset.steps)
     bmp, mmsup, maml = (_by_steps(preset, rows, method) for method in ("bmp", "mmsup", "maml"))
-    claims = []
     if most in bmp and len(bmp) > 1:
         text = f"BMP with fewer inner steps is at most {100 * HARMLESS:g} point below {most} steps"
         fewer = {steps: row for steps, row in bmp.items() if steps < most}
         findings = [accuracy_finding(_plural(steps), row, bmp[most], above(-HARMLESS)) for steps, row in fewer.items()]
-        claims.append(_claim("steps", text, setup, findings))
+        yield _claim("steps", text, setup, findings)
     several = [series for series in (bmp, mmsup) if len(series) > 1]
     if most in maml and several:
         text = f"BMP and MMSUP with any number of inner steps are above MAML with {most}"
@@ -143,8 +131,7 @@ def _steps(preset: GemsPreset, rows: GemsRows, setup: Setup) -> list[Claim]:
             for series in several
             for steps, row in series.items()
         ]
-        claims.append(_claim("steps-maml", text, setup, findings))
-    return claims
+        yield _claim("steps-maml", text, setup, findings)
 
 
 def _by_steps(preset: GemsPreset, rows: GemsRows, method: str) -> dict[int, GemsRow]:

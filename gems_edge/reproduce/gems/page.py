@@ -1,6 +1,6 @@
 """The page of `reproduce gems`: what is done of the paper's tables, beside what the paper says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -75,20 +75,16 @@ def _settings(preset: GemsPreset, config: TrainConfig) -> dict[str, str]:
 def _row_document(row: GemsRow) -> Mapping[str, Any]:
     first: Document = next(iter(row.done.values()), {"accuracy": {}})
     unseen = tuple(name for name in first["accuracy"] if name not in row.setup.sets)
+    times = row.costs_document(f"train.{name}" for name in TIMES)
     document = {
         "mixture": list(row.setup.sets),
-        "accuracy": {name: _accuracies(row, (name,)) for name in first["accuracy"]},
-        "mean": {"seen": _accuracies(row, row.setup.sets), "unseen": _accuracies(row, unseen) if unseen else {}},
-        "time": {name: spread.as_dict() if (spread := row.cost(f"train.{name}")) else None for name in TIMES},
+        "accuracy": {name: row.accuracies_document((name,)) for name in first["accuracy"]},
+        "mean": {"seen": row.accuracies_document(), "unseen": row.accuracies_document(unseen) if unseen else {}},
+        "time": dict(zip(TIMES, times.values())),
         "paper": None if row.variant else _paper(row),
     }
     chosen = {str(seed): done["choices"] for seed, done in row.done.items() if done.get("choices")}
     return document | ({"layers": first["layers"], "choices": chosen} if chosen else {})
-
-
-def _accuracies(row: GemsRow, sets: Sequence[str]) -> dict[str, Any]:
-    """Mode → accuracy over the seeds."""
-    return {mode: pooled.as_dict() for mode in row.modes if (pooled := row.accuracy(sets, mode))}
 
 
 def _paper(row: GemsRow) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from gems_edge.meta.settings.base import to_table
 from gems_edge.reproduce.gems.protocol import GemsPreset
 from gems_edge.reproduce.grid import Cell
 from gems_edge.reproduce.job import Document
+from gems_edge.reproduce.pooling import Entry
 from gems_edge.reproduce.protocol import TEST_SEED, Setup, Trial
 from gems_edge.reproduce.results import Row, Rows
 
@@ -64,21 +65,13 @@ def _of_table(preset: GemsPreset, number: int, seed: int) -> list[GemsTrial]:
     if number == 5:  # the paper's reference is MAML with the most steps
         trials = [_with_steps(preset, "maml", max(preset.steps), seed)]
         return trials + [_with_steps(preset, m, steps, seed) for m in ("bmp", "mmsup") for steps in preset.steps]
-    setup = preset.setups[0]
-    sparsities: dict[str, tuple[float, ...]]
-    if number == 3:
-        sparsities = {f"sparsity{sparsity:g}": (sparsity,) for sparsity in preset.sparsities}
-    else:
-        sparsities = {f"depth{layer + 1}": _sparse_layer(preset, layer) for layer in range(LAYERS)}
-    sparse = [
-        Trial(setup, "mmsup", seed, variant=variant, settings=(("adapter.sparsity", sparsity),))
-        for variant, sparsity in sparsities.items()
-    ]
+    sparsities: dict[str, tuple[float, ...]] = {f"sparsity{sparsity:g}": (sparsity,) for sparsity in preset.sparsities}
+    if number == 4:
+        values = [[preset.depth_sparsity * (layer == sparse) for layer in range(LAYERS)] for sparse in range(LAYERS)]
+        sparsities = {f"depth{layer}": tuple(each) for layer, each in enumerate(values, 1)}
+    setup, settings = preset.setups[0], {name: (("adapter.sparsity", each),) for name, each in sparsities.items()}
+    sparse = [Trial(setup, "mmsup", seed, variant=name, settings=each) for name, each in settings.items()]
     return [Trial(setup, "maml", seed), Trial(setup, "mmsup", seed), *sparse]
-
-
-def _sparse_layer(preset: GemsPreset, sparse: int) -> tuple[float, ...]:
-    return tuple(preset.depth_sparsity if layer == sparse else 0.0 for layer in range(LAYERS))
 
 
 def _with_steps(preset: GemsPreset, method: str, steps: int, seed: int) -> GemsTrial:
@@ -89,7 +82,6 @@ def _with_steps(preset: GemsPreset, method: str, steps: int, seed: int) -> GemsT
 
 
 def steps_of(preset: GemsPreset, method: str, variant: str = "") -> int:
-    """The inner steps of a row."""
     if variant.startswith("steps"):
         return int(variant.removeprefix("steps"))
     steps: int = _settings(preset, method).get("steps", preset.config.steps)
@@ -148,12 +140,10 @@ def together(sets: Sequence[str], documents: Sequence[Document]) -> dict[str, An
     accuracy = {}
     for name in dict.fromkeys((*sets, *tested)):
         answers = [document["accuracy"][name] for document in ([models[name]] if name in models else documents)]
-        accuracy[name] = {
-            mode: {
-                key: sum(answer[mode][key] for answer in answers) / len(answers)
-                for key in ("accuracy", "ci95", "episodes")
-            }
-            for mode in answers[0]
-        }
+        accuracy[name] = {mode: _mean([answer[mode] for answer in answers]) for mode in answers[0]}
     training = {key: sum(document["training"][key] for document in documents) for key in (*TIMES, "iterations")}
     return {"accuracy": accuracy, "training": training}
+
+
+def _mean(entries: Sequence[Entry]) -> Entry:
+    return {key: sum(e[key] for e in entries) / len(entries) for key in ("accuracy", "ci95", "episodes")}

@@ -23,9 +23,7 @@ class GemsPreset(Preset):
     sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # Table 3
     depth_sparsity: float = 0.9  # Table 4: of the one sparse layer
     steps: tuple[int, ...] = (1, 2, 3, 4, 5)  # Table 5
-    methods: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # method → settings that differ from `config`
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # → settings that differ from `config`
     any_data: bool = False  # the user's sets may have any names
 
     @property
@@ -132,8 +130,3 @@ def in_root(name: str, root: Path | None) -> str:
         return ""
     packed, folder = root / f"{name}.npz", root / name
     return f"packed:{packed}" if packed.is_file() else f"folder:{folder}" if folder.is_dir() else ""
-
-
-def cut(preset: GemsPreset, seeds: int | None = None) -> GemsPreset:
-    """`preset` with another number of trainings."""
-    return replace(preset, seeds=seeds) if seeds else preset

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from gems_edge.report import choice_plots as plots
-from gems_edge.report.page import Block, Note, Picture, Section, Table
+from gems_edge.report.page import Block, Note, Picture, Section, Table, number_table
 from gems_edge.reproduce import tables
 from gems_edge.reproduce.gems import paper
 from gems_edge.reproduce.gems.plan import LAYERS, MULTI, GemsRow, GemsRows, steps_of
@@ -28,7 +28,7 @@ UNSEEN_NOTE = "Multi-MAML on a distribution that it has no model of: the mean of
 
 
 def accuracy_section(number: int, rows: GemsRows, setup: Setup, sets: Sequence[str]) -> Section:
-    """Table 1 (`sets`: what the setup trains on) or 2 (`sets`: what it does not) of one setup."""
+    """Table 1 or 2 for one setup. `sets`: what is tested, the distributions it trains on (1) or unseen ones (2)."""
     rows = rows.of(setup)
     blocks: list[Block] = [accuracy_table(number, rows, setup, sets)]
     if number == 1:
@@ -55,7 +55,7 @@ def accuracy_table(number: int, rows: GemsRows, setup: Setup, sets: Sequence[str
                 theirs[line],
             ))  # fmt: skip
     caption = f"Trained in mode {modes[0]}, which is the headline. {_source(number, trained, setup)}"
-    return Table(tuple(header), tuple(body), caption, frozenset(range(2, len(header))))
+    return number_table(header, body, caption, words=2)
 
 
 def time_table(rows: GemsRows, setup: Setup) -> Table:
@@ -72,7 +72,7 @@ def time_table(rows: GemsRows, setup: Setup) -> Table:
     ratio = "× less than Multi-MAML"
     header = ("method", "CPU s", "wall s", "× less than MAML", ratio, "paper, time", f"paper, {ratio}")
     caption = f"×: that many times less CPU time (below 1: more); {tables.TIMES_CAPTION}"
-    return Table(header, tuple(body), caption, frozenset(range(1, len(header))))
+    return number_table(header, body, caption)
 
 
 def _printed(number: int, row: GemsRow, trained: paper.Trained | None, places: Sequence[Sequence[str]]) -> list[str]:
@@ -121,8 +121,8 @@ def sparsity_section(rows: GemsRows, preset: GemsPreset) -> Section:
         sparsity = row.variant.removeprefix("sparsity")
         theirs = paper.SPARSITY.get(float(sparsity), (None, None)) if sparsity else _plain(row.method)
         lines.append((sparsity or _reference(row), row, theirs))
-    fixed = [(float(label), row) for label, row, _ in lines if row and row.variant]
-    picture = _curves({"fixed": fixed}, "sparsity", [row for row in rows if not row.variant])
+    fixed = [("fixed", float(label), row) for label, row, _ in lines if row and row.variant]
+    picture = _curves(fixed, "sparsity", [row for row in rows if not row.variant])
     return _section(3, "sparsity", preset, lines, f"The paper: Table 3. {PLAIN}", picture)
 
 
@@ -139,21 +139,20 @@ def depth_section(rows: GemsRows, preset: GemsPreset) -> Section:
 
 def steps_section(rows: GemsRows, preset: GemsPreset) -> Section:
     lines: list[Line] = []
-    series: dict[str, list[tuple[float, GemsRow]]] = {}
+    points: list[tuple[str, float, GemsRow]] = []
     for row in rows:
         steps, name = steps_of(preset, row.method, row.variant), NAMES[row.method]
         if row.method in paper.STEPS:
-            series.setdefault(name, []).append((steps, row))
+            points.append((name, steps, row))
             lines.append((f"{name}, {steps}", row, [paper.STEPS[row.method].get(steps)]))
         else:
             lines.append((f"{name}, {steps}", row, _plain(row.method)[:1]))
-    picture = _curves(series, "inner steps", [row for row in rows if row.method == "maml"])
+    picture = _curves(points, "inner steps", [row for row in rows if row.method == "maml"])
     caption = f"Trained and tested with as many inner steps. The paper: Table 5, tested on VGG102. {PLAIN}"
     return _section(5, "method, inner steps", preset, lines, caption, picture)
 
 
 def _reference(row: GemsRow) -> str:
-    """The label of a row that is not varied."""
     return {"maml": "MAML", "mmsup": "learned"}[row.method]
 
 
@@ -175,33 +174,21 @@ def _section(
             cells += [tables.accuracy(row, mode) for mode in modes[1:]]
             cells += [tables.mean_text(row.cost("train.cpu_seconds")), tables.trainings(row)]
         body.append((label, *cells, *(f"{100 * value:.1f}" if value else NONE for value in theirs)))
-    caption = f"Trained in mode {modes[0]}. {caption}"
-    table = Table(tuple(header), tuple(body), caption, frozenset(range(1, len(header))))
+    table = number_table(header, body, f"Trained in mode {modes[0]}. {caption}")
     notes = [*map(Note, NOTES), *tables.printed_notes(number, paper.NOTES)]
     return Section(f"Table {number}, {TITLES[number]}: trained on {setup.label}", (*pictures, table, *notes))
 
 
-def _curves(
-    series: Mapping[str, Sequence[tuple[float, GemsRow]]], xlabel: str, references: Sequence[GemsRow]
-) -> list[Picture]:
+def _curves(points: Sequence[tuple[str, float, GemsRow]], xlabel: str, references: Sequence[GemsRow]) -> list[Picture]:
     """Accuracy over a setting, as far as something is done; `references` are lines across."""
-    done = {
-        label: [{"x": x, **pooled.as_dict()} for x, row in entries if (pooled := row.accuracy())]
-        for label, entries in series.items()
-    }
-    curves = {label: entries for label, entries in done.items() if entries}
-    if not curves:
+    if not (curves := tables.series(points, "x")):
         return []
     lines = {}
     for row in references:
-        if pooled := row.accuracy():
-            shares, steps = (
-                ", learned shares" if row.method == "mmsup" else "",
-                row.variant.replace("steps", ", steps "),
-            )
-            lines[NAMES[row.method] + shares + steps] = pooled.accuracy
-    mode = next(row.mode for entries in series.values() for _, row in entries)
-    caption = f"Mean over the distributions, mode {mode}; bars are the pooled 95 % interval."
+        if over_seeds := row.accuracy():
+            shares = ", learned shares" if row.method == "mmsup" else ""
+            lines[NAMES[row.method] + shares + row.variant.replace("steps", ", steps ")] = over_seeds.accuracy
+    caption = f"Mean over the distributions, mode {points[0][-1].mode}; bars are the pooled 95 % interval."
     return [Picture(plots.accuracy_curves(curves, xlabel, lines), caption)]
 
 

@@ -4,15 +4,15 @@ RULES says in words how a verdict comes about. The claims about masks are in mas
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gems_edge.reproduce import verdicts
-from gems_edge.reproduce.claims import Claim, Finding, accuracy_finding, claim_of, factor_finding, not_done, rules
+from gems_edge.reproduce.claims import Claim, Finding, accuracy_finding, claim_of, factor_finding, rules, spread_finding
 from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.pooling import Spread, spread
 from gems_edge.reproduce.tickets.paper import QUOTES
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
-from gems_edge.reproduce.verdicts import ABOVE_ZERO, HOLDS, MISSING, OPEN, SIDES, Bound, above, below, within
+from gems_edge.reproduce.verdicts import ABOVE_ZERO, Bound, above, below, within
 
 RULES = rules(
     "their initial weights and training episodes",
@@ -69,7 +69,7 @@ def accuracy_claims(rows: TicketRows) -> list[Claim]:
         claim_of(QUOTES, check.key, check.text, setup, findings)
         for setup in rows.setups
         for check in _checks(setup.config.backbone)
-        if (findings := _checked(check, [row for row in rows.of(setup) if not row.shared_init]))
+        if (findings := _checked(check, rows.of(setup)))
     ]
 
 
@@ -97,20 +97,19 @@ def cost_claims(rows: TicketRows, untrained: Mapping[tuple[str, float], float] |
     """
     claims = []
     for setup in rows.setups:
-        tickets = [row for row in rows.of(setup) if row.method == "pmt" and not row.variant and not row.shared_init]
+        tickets = [row for row in rows.of(setup) if row.method == "pmt" and not row.variant]
         if not tickets:
             continue
         settled = [_settled_finding(row, (untrained or {}).get((setup.name, row.ratio))) for row in tickets]
         text = "PMT's first-layer mask settles within 10 % of the run"
         claims.append(claim_of(QUOTES, "settles", text, setup, settled))
         find, total = (7, 2) if setup.config.backbone == "conv4" else (3.51, 1.77)
-        for key, cost, text, bound in (
-            ("find-cost", "paper.find", "Finding the ticket costs PMT at least {:g}× less than MWT", find),
-            ("total-cost", "paper.total", "Finding and training it costs PMT at least {:g}× less", total),
-        ):
-            factors = [_factor_finding(rows.find(setup, "mwt", row.ratio), row, cost, bound) for row in tickets]
-            if any(factors):
-                claims.append(claim_of(QUOTES, key, text.format(bound) + " (paper's book)", setup, factors))
+        finding = f"Finding the ticket costs PMT at least {find:g}× less than MWT (paper's book)"
+        both = f"Finding and training it costs PMT at least {total:g}× less (paper's book)"
+        for part, text, bound in (("find", finding, find), ("total", both, total)):
+            mwts = [rows.find(setup, "mwt", row.ratio) for row in tickets]
+            factors = [_factor_finding(mwt, row, f"paper.{part}", bound) for mwt, row in zip(mwts, tickets) if mwt]
+            claims += [claim_of(QUOTES, f"{part}-cost", text, setup, factors)] if factors else []
     return claims
 
 
@@ -131,29 +130,20 @@ def earliest(row: TicketRow) -> bool:
 
 
 def _settled_finding(row: TicketRow, untrained: float | None) -> Finding:
-    label, values = verdicts.percent(row.ratio), settled_share(row)
-    if values is None:
-        return not_done(label)
-    verdict, reason, data = Bound(most=0.1).verdict(values.low, values.high), SIDES, values.as_dict()
-    text = verdicts.spread_text(values, "{:.1%}")
-    if earliest(row):
-        text += ", the first look that can stop it"
+    note = ", the first look that can stop it" if earliest(row) else ""
+    doubt, data = "", {}
     if untrained is not None:
-        text += f"; the untrained weights have {untrained:.1%} of the mask"
-        data["untrained"] = untrained
-    first = [next(iter(document["ticket"]["layer_ratios"].values())) for document in row.done.values()]
-    if verdict == HOLDS and not any(first):
-        verdict, reason = OPEN, "the first layer keeps every weight"
-    elif verdict == HOLDS and untrained is not None and untrained > row.setup.ticket.delta:
-        verdict, reason = OPEN, "the untrained weights have the mask already"
-    if len(row.done) < len(row.wanted):
-        verdict = MISSING
-    return Finding(label, text + verdicts.part(len(row.done), len(row.wanted)), verdict, data, reason)
+        note += f"; the untrained weights have {untrained:.1%} of the mask"
+        doubt = "the untrained weights have the mask already" if untrained > row.setup.ticket.delta else ""
+        data = {"untrained": untrained}
+    if not any(next(iter(document["ticket"]["layer_ratios"].values())) for document in row.done.values()):
+        doubt = "the first layer keeps every weight"
+    label, seeds = verdicts.percent(row.ratio), (len(row.done), len(row.wanted))
+    finding = spread_finding(label, settled_share(row), Bound(most=0.1), "{:.1%}", seeds, note, doubt)
+    return replace(finding, data={**finding.data, **data})
 
 
-def _factor_finding(mwt: TicketRow | None, row: TicketRow, cost: str, bound: float) -> Finding | None:
-    if mwt is None:
-        return None
+def _factor_finding(mwt: TicketRow, row: TicketRow, cost: str, bound: float) -> Finding:
     early = cost == "paper.find" and earliest(row)
     note = ", stopped at the first look that can: γ sets the factor" if early else ""
     return factor_finding(verdicts.percent(row.ratio), mwt, row, cost, bound, note)

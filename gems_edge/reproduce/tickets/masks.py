@@ -1,6 +1,6 @@
 """Figures 6, 7, 9, 10, 11 and 15 of a reproduction: masks computed from the weights that its dense runs have left."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +9,18 @@ import numpy as np
 from gems_edge.meta.run import Run
 from gems_edge.models.ticket import Masks, load_ticket
 from gems_edge.report import ticket_sections
-from gems_edge.report.page import Note, Section
+from gems_edge.report.page import Block, Note, Section
 from gems_edge.report.ticket_plots import layer_label
+from gems_edge.report.ticket_sections import since
 from gems_edge.reproduce import verdicts
-from gems_edge.reproduce.claims import Claim, Finding, claim_of, not_done
+from gems_edge.reproduce.claims import Claim, Finding, claim_of, not_done, spread_finding
 from gems_edge.reproduce.pooling import spread
 from gems_edge.reproduce.protocol import RUN, Trial
 from gems_edge.reproduce.tickets.paper import QUOTES
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
 from gems_edge.reproduce.tickets.protocol import TicketPreset, TicketSetup
 from gems_edge.reproduce.tickets.tables import title_of
-from gems_edge.reproduce.verdicts import FAILS, HOLDS, OPEN, SIDES, Bound, percent
+from gems_edge.reproduce.verdicts import FAILS, HOLDS, Bound, percent
 from gems_edge.tickets import analysis, criteria
 
 TITLES = {
@@ -27,7 +28,7 @@ TITLES = {
     10: "distance between masks of checkpoints", 11: "distance between masks of checkpoints",
     15: "what tickets keep in common",
 }  # fmt: skip
-Drawn = tuple[Section, Claim | None]
+Drawn = tuple[Sequence[Block], Claim | None]
 
 
 def mask_sections(
@@ -42,33 +43,28 @@ def mask_sections(
         if not runs:
             sections.append(Section(title, (Note("No dense network of this figure is trained yet."),)))
             continue
-        section, claim = draw(row.setup, preset, runs, title)
-        missing = len(row.wanted) - len(runs)
-        if missing:
-            note = Note(f"{missing} of {len(row.wanted)} networks are not trained yet.")
-            section = replace(section, blocks=(*section.blocks, note))
-        sections.append(section)
+        blocks, claim = draw(row.setup, preset, runs)
+        if missing := len(row.wanted) - len(runs):
+            blocks = [*blocks, Note(f"{missing} of {len(row.wanted)} networks are not trained yet.")]
+        sections.append(Section(title, blocks))
         if claim:
             claims.append(claim)
     return sections, claims
 
 
 def _runs(row: TicketRow, directory: Path) -> list[Run]:
-    """The runs of a row that are done."""
-    trials = [
-        Trial(row.setup, row.method, seed, row.ratio, row.variant, shared_init=row.shared_init) for seed in row.done
-    ]
+    trials = [Trial(row.setup, row.method, seed, row.ratio, row.variant) for seed in row.done]
     return [Run(directory / "cells" / trial.name / RUN) for trial in trials]
 
 
-def _layer_ratios(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], title: str) -> Drawn:
+def _layer_ratios(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run]) -> Drawn:
     scores = [best_scores(run) for run in runs]
     groups = {ratio: [analysis.layer_ratios(criteria.largest(s, ratio)) for s in scores] for ratio in preset.ratios}
-    section = ticket_sections.ratios_section({percent(ratio): group for ratio, group in groups.items()}, title)
-    return section, ratios_claim(setup, groups)
+    section = ticket_sections.ratios_section({percent(ratio): group for ratio, group in groups.items()})
+    return section.blocks, ratios_claim(setup, groups)
 
 
-def _overlap(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], title: str) -> Drawn:
+def _overlap(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run]) -> Drawn:
     scores, notes = [best_scores(run) for run in runs], []
     panels: dict[float, dict[str, list[float]]] = {}
     kept: dict[float, dict[str, float]] = {}
@@ -81,8 +77,8 @@ def _overlap(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], titl
         panels[ratio] = analysis.overlap(tickets)
         kept[ratio] = {name: float(np.mean([masks[name].mean() for masks in tickets])) for name in tickets[0]}
         notes += _untrained(runs[0], tickets[0], ratio)
-    section = ticket_sections.overlap_section({percent(ratio): panel for ratio, panel in panels.items()}, title)
-    return Section(title, (*section.blocks, *notes)), overlap_claim(setup, panels, kept)
+    section = ticket_sections.overlap_section({percent(ratio): panel for ratio, panel in panels.items()})
+    return [*section.blocks, *notes], overlap_claim(setup, panels, kept)
 
 
 def _untrained(run: Run, ticket: Masks, ratio: float) -> list[Note]:
@@ -90,16 +86,16 @@ def _untrained(run: Run, ticket: Masks, ratio: float) -> list[Note]:
     if 0 not in run.kept_iterations():
         return []
     start = criteria.largest(criteria.magnitudes(run.kept(0)), ratio)
-    common = {name: int((mask & start[name]).sum()) for name, mask in ticket.items()}
-    kept = {name: int(mask.sum()) for name, mask in ticket.items()}
-    first, *others = ticket
-    behind = sum(common[name] for name in others) / sum(kept[name] for name in others)
-    text = f"{percent(ratio)} removed: {common[first] / kept[first]:.1%} of the first ticket's first layer and "
-    text += f"{behind:.1%} of its other layers are in the mask of the untrained weights, which all tickets share."
+    first, *others = [(int((mask & start[name]).sum()), int(mask.sum())) for name, mask in ticket.items()]
+    common, kept = map(sum, zip(*others))
+    text = f"{percent(ratio)} removed: {first[0] / first[1]:.1%} of the first ticket's first layer and "
+    text += (
+        f"{common / kept:.1%} of its other layers are in the mask of the untrained weights, which all tickets share."
+    )
     return [Note(text)]
 
 
-def _emergence(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], title: str) -> Drawn:
+def _emergence(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run]) -> Drawn:
     """The primary mask is that of the tickets of all runs; a curve is the mean over the runs."""
     scores, notes = [best_scores(run) for run in runs], []
     first = next(iter(scores[0]))
@@ -110,17 +106,18 @@ def _emergence(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], ti
             primary = analysis.primary(tickets, first)
             curves[ratio] = [analysis.emergence(_kept_masks(run, ratio, first), primary) for run in runs]
         else:
-            text = f"At {percent(ratio)} the tickets share no position of {first}: there is no primary mask."
-            notes.append(Note(text))
+            notes.append(
+                Note(f"At {percent(ratio)} the tickets share no position of {first}: there is no primary mask.")
+            )
     if not curves:
-        return Section(title, tuple(notes)), None
+        return notes, None
     means = {f"{percent(ratio)} removed": _mean_curve(group) for ratio, group in curves.items()}
-    section = ticket_sections.emergence_section(means, setup.config.iterations, title)
+    section = ticket_sections.emergence_section(means, setup.config.iterations)
     about = Note(
         f"Primary mask: what the first layers of all {len(runs)} tickets share. Curves are means over their "
         f"{len(runs)} trainings; each mask is the first layer of the whole network pruned at that iteration."
     )
-    return Section(title, (*section.blocks, about, *notes)), emergence_claim(setup, curves)
+    return [*section.blocks, about, *notes], emergence_claim(setup, curves)
 
 
 def _kept_masks(run: Run, ratio: float, layer: str) -> list[tuple[int, np.ndarray]]:
@@ -133,15 +130,15 @@ def _mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int
     return [(looks[0][0], sum(share for _, share in looks) / len(looks)) for looks in zip(*curves)]
 
 
-def _hamming(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run], title: str) -> Drawn:
-    """Of the first run: its whole-network masks at the iterations that it kept."""
+def _hamming(setup: TicketSetup, preset: TicketPreset, runs: Sequence[Run]) -> Drawn:
+    """Masks of the whole network at the iterations that the first run kept."""
     iterations = runs[0].kept_iterations()
     checkpoints = [criteria.magnitudes(runs[0].kept(iteration)) for iteration in iterations]
     panels = {
         percent(ratio): (iterations, analysis.hamming([criteria.largest(scores, ratio) for scores in checkpoints]))
         for ratio in preset.curve_ratios
     }
-    return ticket_sections.hamming_section(panels, title), None
+    return ticket_sections.hamming_section(panels).blocks, None
 
 
 def best_scores(run: Run) -> dict[str, np.ndarray]:
@@ -153,7 +150,7 @@ def untrained_shares(rows: TicketRows, directory: Path) -> dict[tuple[str, float
     """(setup, ratio) → least share over the seeds of PMT's first mask that its untrained weights have."""
     shares: dict[tuple[str, float], float] = {}
     for row in rows:
-        if row.method != "pmt" or row.variant or row.shared_init:
+        if row.method != "pmt" or row.variant:
             continue
         for run in _runs(row, directory):
             if run.ticket_path.exists() and run.initial_path.exists():
@@ -196,9 +193,9 @@ def overlap_claim(
         count = len(shares)
         if ratio < 0.6 or count < 2:
             continue
-        excess = {name: values[-1] - kept[ratio][name] ** (count - 1) for name, values in layers.items()}
+        chance = {name: kept[ratio][name] ** (count - 1) for name in layers}
+        excess = {name: values[-1] - chance[name] for name, values in layers.items()}
         worst = max((name for name, _ in others), key=excess.__getitem__)
-        chance = {name: kept[ratio][name] ** (count - 1) for name in (first, worst)}
         holds = shares[-1] >= 0.4 and excess[first] > 0.05 and excess[worst] <= 0.05
         text = (
             f"O_{count}: first layer {shares[-1]:.1%} (chance {chance[first]:.1%}), {layer_label(worst)} "
@@ -219,25 +216,13 @@ def emergence_claim(setup: TicketSetup, runs: Mapping[float, Sequence[Sequence[t
     findings = []
     for ratio, curves in runs.items():
         settled = spread(min(1.0, since(curve, 0.9) / setup.config.iterations) for curve in curves)
-        if settled is None:
-            findings.append(not_done(percent(ratio)))
-            continue
-        verdict, reason = Bound(most=0.1).verdict(settled.low, settled.high), SIDES
-        text, data = verdicts.spread_text(settled, "{:.1%}"), settled.as_dict()
         untrained = spread(dict(curve).get(0) for curve in curves)  # None if the untrained weights were not kept
+        note, doubt, data = "", "", {}
         if untrained:
-            text += f" of the run; untrained weights have {verdicts.spread_text(untrained, '{:.1%}')} of it"
-            data["untrained"] = untrained.mean
-            if verdict == HOLDS and untrained.low >= 0.9:
-                verdict, reason = OPEN, "the untrained weights have it already"
-        findings.append(Finding(percent(ratio), text, verdict, data, reason))
+            note = f" of the run; untrained weights have {verdicts.spread_text(untrained, '{:.1%}')} of it"
+            doubt = "the untrained weights have it already" if untrained.low >= 0.9 else ""
+            data = {"untrained": untrained.mean}
+        finding = spread_finding(percent(ratio), settled, Bound(most=0.1), "{:.1%}", note=note, doubt=doubt)
+        findings.append(replace(finding, data={**finding.data, **data}))
     text = "90 % of the primary mask is there, and stays, from 10 % of the run on"
     return claim_of(QUOTES, "emergence", text, setup, findings)
-
-
-def since(curve: Iterable[tuple[int, float]], level: float) -> float:
-    """The iteration from which the share never falls below `level` again; infinite if the last one does."""
-    curve = sorted(curve)
-    below_level = np.array([share < level for _, share in curve])
-    first = int(np.flatnonzero(below_level)[-1]) + 1 if below_level.any() else 0
-    return curve[first][0] if first < len(curve) else np.inf

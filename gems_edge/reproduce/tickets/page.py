@@ -5,16 +5,14 @@ from typing import Any
 
 from gems_edge.data.specs import specs_text
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.report import ticket_plots as plots
-from gems_edge.report.page import Block, Note, Picture, Section
+from gems_edge.report.page import Block, Note
 from gems_edge.reproduce import page as pages
 from gems_edge.reproduce.results import COSTS, factor
 from gems_edge.reproduce.tickets import plan, tables
 from gems_edge.reproduce.tickets.claims import RULES, accuracy_claims, cost_claims
 from gems_edge.reproduce.tickets.masks import mask_sections, untrained_shares
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
-from gems_edge.reproduce.tickets.protocol import PAPER, TicketPreset, TicketSetup
-from gems_edge.reproduce.verdicts import percent
+from gems_edge.reproduce.tickets.protocol import ONE_START, PAPER, TicketPreset, TicketSetup
 
 SOURCE = "Gao et al., Finding Meta Winning Ticket to Train Your MAML, KDD 2022."
 PAGE = pages.PaperPage(SOURCE, RULES, "removed")
@@ -32,7 +30,8 @@ def reproduce(study: TicketStudy) -> pages.Reproduction:
         part_rows = study.rows(part)
         if kind != "figure":
             accuracies += [tables.accuracy_section(part_rows, setup) for setup in part_rows.setups]
-            costs += [_cost_section(study, part_rows, setup) for setup in part_rows.setups]
+            own_totals = study.preset.name == PAPER.name
+            costs += [tables.cost_section(part_rows, setup, own_totals) for setup in part_rows.setups]
         elif int(number) not in plan.MASKS:
             figures += tables.curve_sections(int(number), part_rows)
         else:
@@ -46,25 +45,6 @@ def reproduce(study: TicketStudy) -> pages.Reproduction:
         study, PAGE, claims, shown=[*accuracies, *costs, *figures], printed=[*answered, *costs, *figures],
         how=_how(study), row_document=lambda row: _row_document(rows, row),
     )  # fmt: skip
-
-
-def _cost_section(study: TicketStudy, rows: TicketRows, setup: TicketSetup) -> Section:
-    section = tables.cost_section(rows, setup, study.preset.name == PAPER.name)
-    return Section(section.title, (*section.blocks, *_watched(rows.of(setup))))
-
-
-def _watched(rows: TicketRows) -> list[Block]:
-    """The overlaps that PMT has watched, of all seeds at the ratio nearest to the paper's 80 %."""
-    tickets = [row for row in rows if row.method == "pmt" and row.done]
-    if not tickets:
-        return []
-    row = min(tickets, key=lambda row: abs(row.ratio - 0.8))
-    overlaps = {f"seed {seed}": document["ticket"]["found"]["overlaps"] for seed, document in row.done.items()}
-    curves = {seed: looks for seed, looks in overlaps.items() if looks}
-    if not curves:
-        return []
-    about = f"Overlap of successive first-layer masks that PMT watches, {percent(row.ratio)} removed."
-    return [Picture(plots.watched_overlap(curves, row.setup.ticket.delta), about)]
 
 
 def _how(study: TicketStudy) -> list[Block]:
@@ -95,11 +75,9 @@ def _settings(setup: TicketSetup, config: TrainConfig) -> dict[str, str]:
 
 
 def _row_document(rows: TicketRows, row: TicketRow) -> Mapping[str, Any]:
-    accuracies = {mode: pooled.as_dict() for mode in row.modes if (pooled := row.accuracy(mode=mode))}
-    costs = {name: spread.as_dict() if (spread := row.cost(name)) else None for name in COSTS}
-    mwt = rows.find(row.setup, "mwt", row.ratio, shared_init=row.shared_init) if row.ratio else None
+    mwt, shared = rows.find(row.setup, "mwt", row.ratio, plan.start(row.variant)), row.variant == ONE_START
     factors = {name: spread.as_dict() for name in COSTS if (spread := factor(mwt, row, name))}
     return {
-        "setup": row.setup.name, "ratio": row.ratio, "shared_init": row.shared_init,
-        "accuracy": accuracies, "cost": costs, "times_less_than_mwt": factors,
+        "variant": "" if shared else row.variant, "setup": row.setup.name, "ratio": row.ratio, "shared_init": shared,
+        "accuracy": row.accuracies_document(), "cost": row.costs_document(COSTS), "times_less_than_mwt": factors,
     }  # fmt: skip

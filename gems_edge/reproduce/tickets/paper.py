@@ -5,39 +5,36 @@ book (tickets/flops.py, book "paper").
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gems_edge.reproduce.claims import quotes_of
 
 RATIOS = (0.6, 0.8, 0.9)
 
 
-@dataclass(frozen=True)
-class PaperCost:
-    """One row at one ratio. `total` is finding the ticket and training it."""
-
-    find_mwt: float
-    find_pmt: float
-    find_factor: float
-    total_mwt: float
-    total_pmt: float
-    total_factor: float
+class Costs(NamedTuple):
+    mwt: float
+    pmt: float
+    factor: float
 
 
-def _costs(printed: str) -> dict[str, dict[float, PaperCost]]:
-    """Row → ratio → cost, from lines of a name, finding with MWT, with PMT (cost and factor at each ratio), and
-    finding and training (MWT, PMT and factor at each ratio)."""
+def _costs(printed: str) -> dict[str, dict[float, dict[str, Costs]]]:
+    """Row → ratio → costs, named as in results.COSTS. From lines of a name, finding with MWT, with PMT (cost and
+    factor at each ratio), and finding and training (MWT, PMT and factor at each ratio)."""
     table = {}
     for line in printed.strip().splitlines():
         name, find_mwt, *rest = line.split()
         find, total = iter(map(float, rest[:6])), iter(map(float, rest[6:]))
         costs = zip(RATIOS, zip(find, find), zip(total, total, total), strict=True)
-        table[name] = {ratio: PaperCost(float(find_mwt), *finding, *whole) for ratio, finding, whole in costs}
+        table[name] = {
+            ratio: {"paper.find": Costs(float(find_mwt), *finding), "paper.total": Costs(*whole)}
+            for ratio, finding, whole in costs
+        }
     return table
 
 
 # table → row → ratio → what it prints.
-TABLES: Mapping[int, Mapping[str, Mapping[float, PaperCost]]] = {
+TABLES: Mapping[int, Mapping[str, Mapping[float, Mapping[str, Costs]]]] = {
     2: _costs("""
 MAML/mini/1-shot    0.78  0.05 16.67   0.06 13.33   0.06  13.3    1.14  0.41 2.78    1.24  0.52 2.37    1.24  0.52 2.39
 ANIL/mini/1-shot    1.94  0.20  9.52   0.28  7.02   0.28  7.02    2.93  1.20 2.46    3.23  1.56 2.07    3.23  1.57 2.06

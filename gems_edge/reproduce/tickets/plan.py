@@ -11,18 +11,20 @@ from gems_edge.meta.settings.ticket import FROM_TRAINED
 from gems_edge.reproduce.grid import Cell
 from gems_edge.reproduce.protocol import TEST_SEED, Trial
 from gems_edge.reproduce.results import Row, Rows
-from gems_edge.reproduce.tickets.protocol import SHARED_INIT, TicketPreset, TicketSetup
+from gems_edge.reproduce.tickets.protocol import ONE_START, START_SEED, TicketPreset, TicketSetup
 
 # The tickets of the accuracy table, in the order of its rows.
 METHODS = ("dense", "mwt", "rr", "rm", "sr", "snip", "pmt")
-# Tables 2 and 3: whose costs they compare, and on which backbone.
+# The methods whose costs Tables 2 and 3 compare, and the backbone of each table.
 COSTED = ("dense", "mwt", "pmt")
 BACKBONES = {2: "conv4", 3: "resnet12"}
 ACCURACY = "accuracy"  # the part of a reproduction that is neither a table nor a figure of the paper
 
-# Figures of accuracy over the share removed: whose.
+# The methods in each figure of accuracy over the share removed.
 _TICKETS, _BASELINES = ("dense", "mwt", "rr", "rm"), ("dense", "mwt", "pmt", "sr", "rm", "snip")
 CURVES = {3: _TICKETS, 4: _TICKETS, 8: ("dense", "mwt", "sr", "omt", "pm"), 12: _BASELINES, 13: _BASELINES}
+# Figures of one backbone; the others have both.
+FIGURES = {"conv4": (3, 7, 10, 12), "resnet12": (4, 11, 13, 15)}
 # Figures that compare the masks of several dense networks from one initialisation; nothing sparse is trained for them.
 MASKS = (6, 7, 9, 10, 11, 15)
 
@@ -44,26 +46,17 @@ def over(
 
 
 def figure(preset: TicketPreset, number: int) -> list[TicketTrial]:
-    """The trials of one of the paper's figures; UserError for a number that it lacks, or a backbone that we lack."""
+    """The trials of one of the paper's figures; UserError for a number that it lacks."""
     if not 1 <= number <= 15:
         raise UserError(f"--figure {number}: the paper has figures 1 to 15")
-    trials = [trial for setup in _setups(preset, number) for trial in _of_figure(preset, setup, number)]
-    return _checked(trials, preset, f"--figure {number}")
+    return [trial for setup in _setups(preset, number) for trial in _of_figure(preset, setup, number)]
 
 
 def _setups(preset: TicketPreset, number: int) -> Sequence[TicketSetup]:
     """Tickets are studied on all setups of a backbone, masks and variants on the first: MAML on the first data set."""
-    conv4, resnet12 = preset.of_backbone("conv4"), preset.of_backbone("resnet12")
-    match number:
-        case 3 | 12:
-            return conv4
-        case 4 | 13:
-            return resnet12
-        case 7 | 10:
-            return conv4[:1]
-        case 11 | 15:
-            return resnet12[:1]
-    return conv4[:1] + resnet12[:1]
+    backbones = [backbone for backbone, figures in FIGURES.items() if number in figures] or FIGURES
+    setups = [preset.of_backbone(backbone) for backbone in backbones]
+    return [setup for group in setups for setup in (group if number in (3, 4, 12, 13) else group[:1])]
 
 
 def _of_figure(preset: TicketPreset, setup: TicketSetup, number: int) -> list[TicketTrial]:
@@ -75,9 +68,9 @@ def _of_figure(preset: TicketPreset, setup: TicketSetup, number: int) -> list[Ti
         case 5:
             return _variants(preset, setup, {f"k{k}" if k else "": {"rewind": k} if k else {} for k in preset.rewinds})
         case 14:
-            return over(setup, ("dense", "mwt"), preset.curve_ratios, preset.tickets, shared_init=True)
+            return over(setup, ("dense", "mwt"), preset.curve_ratios, preset.tickets, variant=ONE_START)
     if number in MASKS:
-        return over(setup, ("dense",), (), preset.tickets, shared_init=True)
+        return over(setup, ("dense",), (), preset.tickets, variant=ONE_START)
     return over(setup, CURVES[number], preset.curve_ratios, preset.seeds)
 
 
@@ -91,18 +84,11 @@ def _variants(preset: TicketPreset, setup: TicketSetup, variants: Mapping[str, M
 
 
 def table(preset: TicketPreset, number: int) -> list[TicketTrial]:
-    """The trials of Table 2 or 3; UserError for another number, or without a setup of its backbone."""
+    """The trials of Table 2 or 3; UserError for another number."""
     if number not in BACKBONES:
         raise UserError(f"--table {number}: the paper's tables of costs are 2 and 3")
     setups = preset.of_backbone(BACKBONES[number])
-    trials = [trial for setup in setups for trial in over(setup, COSTED, preset.ratios, preset.seeds)]
-    return _checked(trials, preset, f"--table {number}")
-
-
-def _checked(trials: list[TicketTrial], preset: TicketPreset, option: str) -> list[TicketTrial]:
-    if not trials:
-        raise UserError(f"{option} needs a backbone or data that preset {preset.name} was not given")
-    return trials
+    return [trial for setup in setups for trial in over(setup, COSTED, preset.ratios, preset.seeds)]
 
 
 def parts(
@@ -111,10 +97,14 @@ def parts(
     """What a reproduction consists of: "table 2", "figure 3", … → its trials; the accuracy table if none is asked for.
 
     That has every method at every ratio, and so Table 2 too. `methods` cuts every part down to those, and to the dense
-    networks that they are cut from. UserError for a number that the paper lacks, and methods that a part lacks.
+    networks that they are cut from. UserError for a number that the paper lacks, and for a part that has no data or
+    none of the methods.
     """
     wanted = {f"table {number}": table(preset, number) for number in sorted(set(numbers))}
     wanted |= {f"figure {number}": figure(preset, number) for number in sorted(set(figures))}
+    for part, trials in wanted.items():
+        if not trials:
+            raise UserError(f"--{part} needs a backbone or data that preset {preset.name} was not given")
     if not wanted:
         setups = preset.of_backbone("conv4")
         wanted[ACCURACY] = [trial for setup in setups for trial in over(setup, METHODS, preset.ratios, preset.seeds)]
@@ -136,7 +126,12 @@ def _cut_from(trial: TicketTrial) -> TicketTrial | None:
     """The dense network that the ticket is cut from; None for one that finds its own."""
     if trial.method not in FROM_TRAINED or dict(trial.settings).get("rounds", 1) > 1:
         return None
-    return Trial(trial.setup, "dense", trial.seed, shared_init=trial.shared_init)
+    return Trial(trial.setup, "dense", trial.seed, variant=start(trial.variant))
+
+
+def start(variant: str) -> str:
+    """The variant of the dense networks, and of MWT, that begin with the same weights as a row of `variant`."""
+    return ONE_START if variant == ONE_START else ""
 
 
 def cells(preset: TicketPreset, trials: Iterable[TicketTrial]) -> list[Cell]:
@@ -152,10 +147,10 @@ def cells(preset: TicketPreset, trials: Iterable[TicketTrial]) -> list[Cell]:
 
 def _cell(preset: TicketPreset, trial: TicketTrial, dense: TicketTrial | None) -> Cell:
     setup = trial.setup
-    config = replace(setup.config, seed=trial.seed, init_seed=SHARED_INIT if trial.shared_init else -1)
+    config = replace(setup.config, seed=trial.seed, init_seed=START_SEED if trial.variant == ONE_START else -1)
     if trial.method == "dense":
         rewinds = Kept(tuple(k for k in preset.rewinds if k))
-        config = replace(config, keep=setup.looks if trial.shared_init else rewinds)
+        config = replace(config, keep=setup.looks if trial.variant == ONE_START else rewinds)
     else:
         settings = {**dict(trial.settings), "method": trial.method, "ratio": trial.ratio}
         config = replace(config, ticket=replace(setup.ticket, **settings))

@@ -10,8 +10,8 @@ from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.reproduce.protocol import Preset, Setup
 
-# Tickets of one network from several seeds (figures 6, 7, 14, 15) share the initial weights of this seed.
-SHARED_INIT = 1
+# The variant whose trainings all begin with the weights of this seed: tickets of one network (figures 6, 7, 14, 15).
+ONE_START, START_SEED = "one-init", 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,8 @@ _SMALL = TrainConfig(
 )  # fmt: skip
 _SMALL_RESNET = replace(_SMALL, backbone="resnet12", widths=(8,), iterations=120)
 _MAML_MINI: dict[str, Any] = {
-    "ticket": TicketConfig(interval=6, queue=5, delta=0.98),
-    "row": "MAML/mini/1-shot",
-    "looks": Kept(every=(6,)),
-}
+    "row": "MAML/mini/1-shot", "ticket": TicketConfig(interval=6, queue=5, delta=0.98), "looks": Kept(every=(6,)),
+}  # fmt: skip
 _MAML_TIERED = _MAML_MINI | {"row": "MAML/tiered/1-shot"}
 
 SMALL = TicketPreset(
@@ -99,11 +97,7 @@ SMALL = TicketPreset(
 # glyphs alone, and little of it: every command of the paper's reproduction in minutes, to see that it works.
 _TINY = replace(_SMALL, widths=(16,), iterations=40, validate_every=20, validation_episodes=10, checkpoint_every=20)
 _TINY_RESNET = replace(_TINY, backbone="resnet12", widths=(4,))
-_TINY_TICKET: dict[str, Any] = {
-    "ticket": TicketConfig(interval=4, queue=5, delta=0.98),
-    "row": "MAML/mini/1-shot",
-    "looks": Kept(every=(4,)),
-}
+_TINY_TICKET = _MAML_MINI | {"ticket": TicketConfig(interval=4, queue=5, delta=0.98), "looks": Kept(every=(4,))}
 TINY = TicketPreset(
     name="tiny", about="Glyphs, 40 iterations: shows that everything runs; its figures mean nothing.",
     setups=(

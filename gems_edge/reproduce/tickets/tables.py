@@ -1,16 +1,15 @@
 """Accuracy and cost of a reproduction's rows beside the paper's figures, as sections of its page. No torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from gems_edge.report import ticket_plots as plots
-from gems_edge.report.page import Block, Note, Picture, Section, Table
+from gems_edge.report.page import Block, Note, Picture, Section, Table, number_table
 from gems_edge.report.plots import short
 from gems_edge.reproduce import tables
 from gems_edge.reproduce.tickets import paper
-from gems_edge.reproduce.tickets.plan import BACKBONES, TicketRow, TicketRows
+from gems_edge.reproduce.tickets.plan import BACKBONES, TicketRow, TicketRows, start
 from gems_edge.reproduce.tickets.protocol import TicketSetup
 from gems_edge.reproduce.verdicts import NONE, percent
 from gems_edge.wording import number_text
@@ -43,43 +42,34 @@ def _removed(row: TicketRow) -> str:
 # --- Accuracy ---
 
 
-def accuracy_section(
-    rows: TicketRows, setup: TicketSetup, title: str = "", label: Label = method_name, says: bool = True
-) -> Section:
-    """Accuracy of one setup's rows: picture and table. `says`: the paper's words beside each method."""
-    rows, note = rows.of(setup), tables.ACCURACY_NOTE
-    if says:
-        note += " The paper shows accuracies as curves without numbers; its words stand beside ours."
-    blocks: list[Block] = _accuracy_picture(rows, label)
-    blocks += [accuracy_table(rows, setup, label, says), Note(note)]
-    return Section(title or f"Accuracy: {title_of(setup)}", tuple(blocks))
+def accuracy_section(rows: TicketRows, setup: TicketSetup) -> Section:
+    """Accuracy of one setup's rows, the paper's words beside each method."""
+    note = f"{tables.ACCURACY_NOTE} The paper shows accuracies as curves without numbers; its words stand beside ours."
+    rows = rows.of(setup)
+    blocks = [*_accuracy_picture(rows, method_name), accuracy_table(rows, setup, says=paper.ACCURACY), Note(note)]
+    return Section(f"Accuracy: {title_of(setup)}", blocks)
 
 
-def accuracy_table(rows: TicketRows, setup: TicketSetup, label: Label = method_name, says: bool = True) -> Table:
-    modes = tables.modes_of(rows)
+def accuracy_table(
+    rows: TicketRows, setup: TicketSetup, label: Label = method_name, says: Mapping[str, str] | None = None
+) -> Table:
+    """`says`: method → what the paper says of it, beside its first row."""
+    modes, body, said = tables.modes_of(rows), [], dict(says or {})
     header = ["method", "removed", *tables.accuracy_header(modes, "dense"), "trainings"]
-    body, said = [], set()
     for row in rows:
-        dense = row if row.method == "dense" else rows.find(setup, "dense", shared_init=row.shared_init)
+        dense = row if row.method == "dense" else rows.find(setup, "dense", variant=start(row.variant))
         cells = [label(row), _removed(row), *tables.accuracy_cells(row, modes, dense), tables.trainings(row)]
-        if says:
-            cells.append("" if row.method in said else paper.ACCURACY[row.method])
-        body.append(tuple(cells))
-        said.add(row.method)
+        body.append([*cells, said.pop(row.method, "")] if says else cells)
     caption = f"Trained in mode {setup.mode}; the column {modes[0]} is the headline."
-    numeric = frozenset(range(1, len(header)))
-    return Table((*header, *(["the paper"] if says else [])), tuple(body), caption, numeric)
+    return Table([*header, "the paper"] if says else header, body, caption, frozenset(range(1, len(header))))
 
 
 def _accuracy_picture(rows: TicketRows, label: Label) -> list[Block]:
-    series: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row.ratio and (pooled := row.accuracy()):
-            series.setdefault(label(row), []).append({"ratio": row.ratio, **pooled.as_dict()})
-    if not series:
+    curves = tables.series(((label(row), row.ratio, row) for row in rows if row.ratio), "ratio")
+    if not curves:
         return []
     dense = next((pooled.as_dict() for row in rows if row.method == "dense" and (pooled := row.accuracy())), None)
-    return [Picture(plots.ratio_curves(series, dense), f"Mode {rows[0].mode}; bars are the pooled 95 % interval.")]
+    return [Picture(plots.ratio_curves(curves, dense), f"Mode {rows[0].mode}; bars are the pooled 95 % interval.")]
 
 
 # --- Cost ---
@@ -87,61 +77,64 @@ def _accuracy_picture(rows: TicketRows, label: Label) -> list[Block]:
 
 def cost_section(rows: TicketRows, setup: TicketSetup, own_totals: bool) -> Section:
     """What a setup's tickets cost: Table 2 or 3, then all. `own_totals`: ours can stand beside the paper's totals."""
-    rows, number = rows.of(setup), _table_number(setup)
-    tickets = [row for row in rows if row.method == "pmt" and not row.variant]
+    rows, tables_of = rows.of(setup), {backbone: number for number, backbone in BACKBONES.items()}
+    number, tickets = tables_of.get(setup.config.backbone, 0), [row for row in rows if row.method == "pmt"]
     blocks = _bars(rows)
     if tickets:
-        blocks.append(_comparison(rows, tickets, setup, own_totals))
+        blocks.append(_comparison(rows, tickets, setup, number, own_totals))
     blocks += [cost_table(rows), time_table(rows), Note(COST_NOTE)]
     if tickets:
-        blocks += tables.printed_notes(number, paper.NOTES)
-    return Section(f"Cost: {title_of(setup)}", tuple(blocks))
+        blocks += [*tables.printed_notes(number, paper.NOTES), *_watched(tickets)]
+    return Section(f"Cost: {title_of(setup)}", blocks)
 
 
-def _comparison(rows: TicketRows, tickets: list[TicketRow], setup: TicketSetup, own_totals: bool) -> Table:
-    """MWT against PMT in the paper's book, with the paper's row beside."""
-    number = _table_number(setup)
+def _watched(tickets: Sequence[TicketRow]) -> list[Block]:
+    """The overlaps that PMT watched, of all seeds at the ratio nearest to the paper's 80 %."""
+    done = [row for row in tickets if row.done]
+    if not done:
+        return []
+    row = min(done, key=lambda row: abs(row.ratio - 0.8))
+    overlaps = {f"seed {seed}": document["ticket"]["found"]["overlaps"] for seed, document in row.done.items()}
+    curves = {seed: looks for seed, looks in overlaps.items() if looks}
+    about = f"Overlap of successive first-layer masks that PMT watches, {percent(row.ratio)} removed."
+    return [Picture(plots.watched_overlap(curves, row.setup.ticket.delta), about)] if curves else []
+
+
+def _comparison(
+    rows: TicketRows, tickets: Sequence[TicketRow], setup: TicketSetup, number: int, own_totals: bool
+) -> Table:
+    """MWT against PMT in the paper's book, beside the paper's row of Table `number`."""
     printed = paper.TABLES.get(number, {}).get(setup.row, {})
     body = []
     for row in tickets:
-        mwt, theirs = rows.find(setup, "mwt", row.ratio), printed.get(row.ratio)
+        mwt, theirs = rows.find(setup, "mwt", row.ratio), printed.get(row.ratio, {})
         cells = [percent(row.ratio)]
-        for part in ("find", "total"):
-            cost = f"paper.{part}"
-            cells.append(_macs(mwt, cost) + _theirs(theirs, f"{part}_mwt", own_totals))
-            cells.append(_macs(row, cost) + _theirs(theirs, f"{part}_pmt", own_totals))
-            cells.append(tables.times(mwt, row, cost))
-            cells.append(f"{getattr(theirs, f'{part}_factor'):g}×" if theirs else NONE)
-        body.append(tuple(cells))
+        for cost in ("paper.find", "paper.total"):
+            both = theirs.get(cost)
+            in_paper = [f" ({spent:g} P)" for spent in both[:2]] if both and own_totals else ["", ""]
+            cells += [_macs(mwt, cost) + in_paper[0], _macs(row, cost) + in_paper[1], tables.times(mwt, row, cost)]
+            cells.append(f"{both.factor:g}×" if both else NONE)
+        body.append(cells)
     header = ["removed"]
     for part in ("find", "find and train"):
         header += [f"{part}: MWT", "PMT", "× here", "× paper"]
-    caption = f"MACs in the paper's book, and how many times less PMT costs than MWT; Table {number}, row {setup.row}."
+    beside = "Other iterations than the paper's: compare the factors, not the totals."
     if own_totals:
-        caption += " In parentheses the paper's cost."
-    else:
-        caption += " Other iterations than the paper's: compare the factors, not the totals."
-    return Table(tuple(header), tuple(body), caption, frozenset(range(1, len(header))))
+        beside = "In parentheses the paper's cost."
+    caption = f"MACs in the paper's book, and how many times less PMT costs than MWT; Table {number}, row {setup.row}."
+    return number_table(header, body, f"{caption} {beside}")
 
 
 def cost_table(rows: TicketRows, label: Label = method_name) -> Table:
     """MACs of every row, in both books."""
-    header = [
-        "method",
-        "removed",
-        "find",
-        "find and train",
-        "full: find",
-        "full: both",
-        "× find",
-        "× both",
-        "× full: both",
-    ]
+    costs = {
+        "find": "paper.find", "find and train": "paper.total", "full: find": "full.find", "full: both": "full.total",
+    }  # fmt: skip
+    against = {"× find": "paper.find", "× both": "paper.total", "× full: both": "full.total"}
     body = [
         (
-            label(row), _removed(row),
-            *(_macs(row, cost) for cost in ("paper.find", "paper.total", "full.find", "full.total")),
-            *(_against_mwt(rows, row, cost) for cost in ("paper.find", "paper.total", "full.total")),
+            label(row), _removed(row), *(_macs(row, cost) for cost in costs.values()),
+            *(_against_mwt(rows, row, cost) for cost in against.values()),
         )
         for row in rows
     ]  # fmt: skip
@@ -149,27 +142,20 @@ def cost_table(rows: TicketRows, label: Label = method_name) -> Table:
         "MACs in the paper's book, then in the full one; means over the seeds. ×: that many times less than MWT "
         f"(below 1: more); {tables.TIMES_CAPTION}"
     )
-    return Table(tuple(header), tuple(body), caption, frozenset(range(1, len(header))))
+    return number_table(("method", "removed", *costs, *against), body, caption)
 
 
 def time_table(rows: TicketRows, label: Label = method_name) -> Table:
-    """Iterations and seconds of every row."""
-    header = [
-        "method",
-        "removed",
-        "found after iterations",
-        "find, CPU s",
-        "find, wall s",
-        "train, CPU s",
-        "train, wall s",
-    ]
-    costs = ("find.cpu_seconds", "find.seconds", "train.cpu_seconds", "train.seconds")
+    costs = {
+        "find, CPU s": "find.cpu_seconds", "find, wall s": "find.seconds", "train, CPU s": "train.cpu_seconds",
+        "train, wall s": "train.seconds",
+    }  # fmt: skip
     body = [
-        (label(row), _removed(row), _found_after(row), *(tables.mean_text(row.cost(cost)) for cost in costs))
+        (label(row), _removed(row), _found_after(row), *(tables.mean_text(row.cost(cost)) for cost in costs.values()))
         for row in rows
     ]
     caption = "Measured; means over the seeds. The time of SNIP's gradients is not logged."
-    return Table(tuple(header), tuple(body), caption, frozenset(range(1, len(header))))
+    return number_table(("method", "removed", "found after iterations", *costs), body, caption)
 
 
 def _against_mwt(rows: TicketRows, row: TicketRow, cost: str) -> str:
@@ -184,23 +170,14 @@ def _against_mwt(rows: TicketRows, row: TicketRow, cost: str) -> str:
 def _bars(rows: TicketRows) -> list[Block]:
     """Total cost in the paper's book of the tickets that are found by training."""
     costs: dict[str, dict[str, float]] = {}
-    for method in ("mwt", "pmt"):
-        for row in rows:
-            if row.method == method and not row.variant and (total := row.cost("paper.total")):
-                costs.setdefault(method.upper(), {})[percent(row.ratio)] = total.mean
-    if len(costs) < 2:
-        return []
-    return [
-        Picture(plots.cost_bars(costs, "MACs"), "Finding a ticket and training it, paper's book, by share removed.")
-    ]
-
-
-def _table_number(setup: TicketSetup) -> int:
-    return next((number for number, backbone in BACKBONES.items() if backbone == setup.config.backbone), 0)
-
-
-def _theirs(printed: paper.PaperCost | None, name: str, shown: bool) -> str:
-    return f" ({getattr(printed, name):g} P)" if printed and shown else ""
+    found = sorted(
+        (row for row in rows if row.method in ("mwt", "pmt") and not row.variant), key=lambda row: row.method
+    )
+    for row in found:
+        if total := row.cost("paper.total"):
+            costs.setdefault(row.method.upper(), {})[percent(row.ratio)] = total.mean
+    caption = "Finding a ticket and training it, paper's book, by share removed."
+    return [Picture(plots.cost_bars(costs, "MACs"), caption)] if len(costs) == 2 else []
 
 
 def _found_after(row: TicketRow) -> str:
@@ -208,16 +185,15 @@ def _found_after(row: TicketRow) -> str:
     if row.method == "dense" or iterations is None:
         return "" if row.method == "dense" else NONE
     extra = []
-    if row.method == "pmt" and iterations.low != iterations.high:
-        extra.append(f"{iterations.low:g} … {iterations.high:g}")
-    if row.method == "pmt" and (late := sum(not done["ticket"]["found"]["settled"] for done in row.done.values())):
-        extra.append(f"{late} never settled")
+    if row.method == "pmt":
+        late = sum(not done["ticket"]["found"]["settled"] for done in row.done.values())
+        extra += [f"{iterations.low:g} … {iterations.high:g}"] if iterations.low != iterations.high else []
+        extra += [f"{late} never settled"] if late else []
     return number_text(iterations.mean) + (f" ({', '.join(extra)})" if extra else "")
 
 
 def _macs(row: TicketRow | None, cost: str) -> str:
-    macs = row.cost(cost) if row else None
-    return NONE if macs is None else short(macs.mean) if macs.mean else "0"
+    return tables.mean_text(row.cost(cost) if row else None, short)
 
 
 # --- Figures 1 to 5, 8 and 12 to 14 ---
@@ -230,13 +206,14 @@ CURVES = {
 
 
 def curve_sections(number: int, rows: TicketRows) -> list[Section]:
-    """Figure 1, 2, 3, 4, 5, 8, 12, 13 or 14: accuracy over the share removed, a section per setup."""
-    sections, label, rows = [], partial(curve_label, number), by_seed(rows) if number == 14 else rows
+    """Accuracy over the share removed, a section per setup."""
+    sections, label = [], partial(curve_label, number)
     for setup in rows.setups:
-        title = f"Figure {number}: {CURVES[number]}, {title_of(setup)}"
-        section = accuracy_section(rows, setup, title, label, says=False)
-        costs = [cost_table(rows.of(setup), label), time_table(rows.of(setup), label)] if number == 1 else []
-        sections.append(Section(title, (*section.blocks, *costs)))
+        own = by_seed(rows.of(setup)) if number == 14 else rows.of(setup)
+        blocks = [*_accuracy_picture(own, label), accuracy_table(own, setup, label), Note(tables.ACCURACY_NOTE)]
+        if number == 1:
+            blocks += [cost_table(own, label), time_table(own, label)]
+        sections.append(Section(f"Figure {number}: {CURVES[number]}, {title_of(setup)}", blocks))
     return sections
 
 
@@ -255,12 +232,13 @@ def curve_label(number: int, row: TicketRow) -> str:
     return method_name(row)
 
 
-def by_seed(rows: Sequence[TicketRow]) -> TicketRows:
+def by_seed(rows: TicketRows) -> TicketRows:
     """Tickets each on its own, ticket by ticket; the dense networks stay one row."""
+    tickets = [
+        replace(row, wanted=(seed,), done={done: document for done, document in row.done.items() if done == seed})
+        for row in rows
+        if row.method != "dense"
+        for seed in row.wanted
+    ]
     dense = [row for row in rows if row.method == "dense"]
-    tickets = [row for row in rows if row.method != "dense"]
-    return TicketRows([*dense, *(
-        replace(row, wanted=(seed,), done={s: done for s, done in row.done.items() if s == seed})
-        for seed in sorted({seed for row in tickets for seed in row.wanted})
-        for row in tickets
-    )])  # fmt: skip
+    return TicketRows([*dense, *sorted(tickets, key=lambda row: row.wanted)])
