@@ -129,11 +129,12 @@ def factor_finding(label: str, reference: Row[S], row: Row[S], cost: str, least:
 
 def spread_finding(
     label: str, values: Spread | None, bound: Bound, form: str, seeds: tuple[int, int] = (0, 0), note: str = "",
-    doubt: str = "",
+    doubt: str = "", **data: Any,
 ) -> Finding:  # fmt: skip
     """Holds if the numbers of all seeds lie within `bound`, and fails if none does.
 
-    `seeds`: how many are done, and how many were asked for; `doubt`: a reason not to decide what would hold.
+    `seeds`: how many are done, and how many were asked for; `doubt`: a reason not to decide what would hold;
+    `data`: what its document says besides.
     """
     if values is None:
         return not_done(label)
@@ -143,4 +144,4 @@ def spread_finding(
     if seeds[0] < seeds[1]:
         verdict = MISSING
     text = verdicts.spread_text(values, form) + note + verdicts.part(*seeds)
-    return Finding(label, text, verdict, values.as_dict(), reason)
+    return Finding(label, text, verdict, values.as_dict() | data, reason)

@@ -115,23 +115,27 @@ def _plain(method: str) -> list[float]:
     return [seen[name].accuracy for name in paper.ABLATION]
 
 
-def sparsity_section(rows: GemsRows, preset: GemsPreset) -> Section:
+def _mmsup_lines(rows: GemsRows, variant: str, sign: str, printed: Mapping[str, Sequence[float]]) -> list[Line]:
+    """`printed`: what `variant` varies, as the rows' variants have it → the paper's accuracies."""
     lines: list[Line] = []
     for row in rows:
-        sparsity = row.variant.removeprefix("sparsity")
-        theirs = paper.SPARSITY.get(float(sparsity), (None, None)) if sparsity else _plain(row.method)
-        lines.append((sparsity or _reference(row), row, theirs))
+        value = row.variant.removeprefix(variant)
+        if value:
+            lines.append((sign + value, row, printed.get(value, (None, None))))
+        else:
+            lines.append(({"maml": "MAML", "mmsup": "learned"}[row.method], row, _plain(row.method)))
+    return lines
+
+
+def sparsity_section(rows: GemsRows, preset: GemsPreset) -> Section:
+    lines = _mmsup_lines(rows, "sparsity", "", {f"{sparsity:g}": theirs for sparsity, theirs in paper.SPARSITY.items()})
     fixed = [("fixed", float(label), row) for label, row, _ in lines if row and row.variant]
     picture = _curves(fixed, "sparsity", [row for row in rows if not row.variant])
     return _section(3, "sparsity", preset, lines, f"The paper: Table 3. {PLAIN}", picture)
 
 
 def depth_section(rows: GemsRows, preset: GemsPreset) -> Section:
-    lines: list[Line] = []
-    for row in rows:
-        layer = row.variant.removeprefix("depth")
-        theirs = paper.DEPTH[int(layer)] if layer else _plain(row.method)
-        lines.append((f"S{layer}" if layer else _reference(row), row, theirs))
+    lines = _mmsup_lines(rows, "depth", "S", {str(layer): theirs for layer, theirs in paper.DEPTH.items()})
     lines += [(f"S{layer}", None, theirs) for layer, theirs in paper.DEPTH.items() if layer > LAYERS]
     one = f"Sparsity {preset.depth_sparsity:g} in one layer of Conv-4 (S{LAYERS}: the head)."
     return _section(4, "sparse layer", preset, lines, f"{one} The paper: Table 4. {PLAIN}")
@@ -150,10 +154,6 @@ def steps_section(rows: GemsRows, preset: GemsPreset) -> Section:
     picture = _curves(points, "inner steps", [row for row in rows if row.method == "maml"])
     caption = f"Trained and tested with as many inner steps. The paper: Table 5, tested on VGG102. {PLAIN}"
     return _section(5, "method, inner steps", preset, lines, caption, picture)
-
-
-def _reference(row: GemsRow) -> str:
-    return {"maml": "MAML", "mmsup": "learned"}[row.method]
 
 
 def _section(

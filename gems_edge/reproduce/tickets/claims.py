@@ -4,12 +4,11 @@ RULES says in words how a verdict comes about. The claims about masks are in mas
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gems_edge.reproduce import verdicts
 from gems_edge.reproduce.claims import Claim, Finding, accuracy_finding, claim_of, factor_finding, rules, spread_finding
-from gems_edge.reproduce.job import Document
-from gems_edge.reproduce.pooling import Spread, spread
+from gems_edge.reproduce.pooling import spread
 from gems_edge.reproduce.tickets.paper import QUOTES
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
 from gems_edge.reproduce.verdicts import ABOVE_ZERO, Bound, above, below, within
@@ -113,37 +112,28 @@ def cost_claims(rows: TicketRows, untrained: Mapping[tuple[str, float], float] |
     return claims
 
 
-def _searches(row: TicketRow) -> list[Document]:
-    """What the tickets of the row that are done were found with."""
-    return [document["ticket"]["found"] for document in row.done.values()]
-
-
-def settled_share(row: TicketRow) -> Spread | None:
-    """The iteration at which PMT stopped as a share of the training; the whole if it never did."""
-    trainings = [document["training"] for document in row.done.values()]
-    return spread(found["iterations"] / training["iterations"] for found, training in zip(_searches(row), trainings))
-
-
-def earliest(row: TicketRow) -> bool:
+def _earliest(row: TicketRow) -> bool:
     """Whether every search of PMT stopped at the second look, the first that has an overlap."""
-    return bool(row.done) and all(found["iterations"] <= 2 * found["interval"] for found in _searches(row))
+    searches = [document["ticket"]["found"] for document in row.done.values()]
+    return bool(searches) and all(found["iterations"] <= 2 * found["interval"] for found in searches)
 
 
 def _settled_finding(row: TicketRow, untrained: float | None) -> Finding:
-    note = ", the first look that can stop it" if earliest(row) else ""
-    doubt, data = "", {}
+    """The iteration at which PMT stopped as a share of the training; the whole if it never did."""
+    done = row.done.values()
+    shares = spread(cell["ticket"]["found"]["iterations"] / cell["training"]["iterations"] for cell in done)
+    note, doubt = ", the first look that can stop it" if _earliest(row) else "", ""
     if untrained is not None:
         note += f"; the untrained weights have {untrained:.1%} of the mask"
         doubt = "the untrained weights have the mask already" if untrained > row.setup.ticket.delta else ""
-        data = {"untrained": untrained}
-    if not any(next(iter(document["ticket"]["layer_ratios"].values())) for document in row.done.values()):
+    if not any(next(iter(cell["ticket"]["layer_ratios"].values())) for cell in done):
         doubt = "the first layer keeps every weight"
-    label, seeds = verdicts.percent(row.ratio), (len(row.done), len(row.wanted))
-    finding = spread_finding(label, settled_share(row), Bound(most=0.1), "{:.1%}", seeds, note, doubt)
-    return replace(finding, data={**finding.data, **data})
+    label, seeds = verdicts.percent(row.ratio), (len(done), len(row.wanted))
+    data = {} if untrained is None else {"untrained": untrained}
+    return spread_finding(label, shares, Bound(most=0.1), "{:.1%}", seeds, note, doubt, **data)
 
 
 def _factor_finding(mwt: TicketRow, row: TicketRow, cost: str, bound: float) -> Finding:
-    early = cost == "paper.find" and earliest(row)
+    early = cost == "paper.find" and _earliest(row)
     note = ", stopped at the first look that can: γ sets the factor" if early else ""
     return factor_finding(verdicts.percent(row.ratio), mwt, row, cost, bound, note)

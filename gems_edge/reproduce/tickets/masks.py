@@ -1,8 +1,8 @@
 """Figures 6, 7, 9, 10, 11 and 15 of a reproduction: masks computed from the weights that its dense runs have left."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -217,12 +217,13 @@ def emergence_claim(setup: TicketSetup, runs: Mapping[float, Sequence[Sequence[t
     for ratio, curves in runs.items():
         settled = spread(min(1.0, since(curve, 0.9) / setup.config.iterations) for curve in curves)
         untrained = spread(dict(curve).get(0) for curve in curves)  # None if the untrained weights were not kept
-        note, doubt, data = "", "", {}
+        note, doubt = "", ""
+        data: dict[str, Any] = {}
         if untrained:
             note = f" of the run; untrained weights have {verdicts.spread_text(untrained, '{:.1%}')} of it"
             doubt = "the untrained weights have it already" if untrained.low >= 0.9 else ""
             data = {"untrained": untrained.mean}
-        finding = spread_finding(percent(ratio), settled, Bound(most=0.1), "{:.1%}", note=note, doubt=doubt)
-        findings.append(replace(finding, data={**finding.data, **data}))
+        bound = Bound(most=0.1)
+        findings.append(spread_finding(percent(ratio), settled, bound, "{:.1%}", note=note, doubt=doubt, **data))
     text = "90 % of the primary mask is there, and stays, from 10 % of the run on"
     return claim_of(QUOTES, "emergence", text, setup, findings)
