@@ -63,6 +63,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow(12)
 @settings(max_examples=12)
 @given(
     case=st.sampled_from(CASES),
