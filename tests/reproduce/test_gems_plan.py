@@ -79,6 +79,9 @@ def test_what_is_missing_is_left_out():
 def test_any_sets_are_good_for_tiny():
     tiny = with_data(TINY, {"mine": "folder:mine", "yours": "folder:yours"})
     assert tiny.mixtures == (("glyphs", "mine"),) and tiny.held_out == ("yours",)
+    for name in ("../x", ".."):
+        with pytest.raises(UserError, match="cannot name a directory"):
+            with_data(TINY, {name: "packed:x.npz"})
     with pytest.raises(UserError, match=r"needs two sets of images or more: add --data NAME="):
         with_data(TINY, {})
 

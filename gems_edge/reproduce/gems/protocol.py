@@ -114,9 +114,12 @@ def with_data(preset: GemsPreset, given: Mapping[str, str], root: Path | None = 
 
 
 def _checked(data: dict[str, str]) -> dict[str, str]:
-    """UserError for sets that a run could not tell apart (it knows them by file or folder), and for commas in paths."""
+    """UserError for sets that a run could not tell apart (it knows them by file or folder), for names that are no name
+    of a directory, and for commas in paths."""
     seen: dict[str, str] = {}
     for name, spec in data.items():
+        if "/" in name or name in (".", ".."):
+            raise UserError(f"--data {name}={spec}: {name} cannot name a directory; choose another name")
         if "," in spec:
             raise UserError(f"--data {name}={spec}: a path of several sets must have no comma; rename or link it")
         if (other := seen.setdefault(distribution_name(spec), name)) != name:
