@@ -38,7 +38,8 @@ def choice_sections(rows: Sequence[GemsRow]) -> list[Section]:
 
 def _blocks(row: GemsRow, done: Mapping[str, Document]) -> list[Block]:
     """`done`: label of a seed → its result."""
-    runs, layers = {seed: document["choices"] for seed, document in done.items()}, next(iter(done.values()))["layers"]
+    runs = {seed: document["choices"] for seed, document in done.items()}
+    layers = next(iter(done.values()))["layers"]
     others = [name for name in next(iter(runs.values())) if name not in row.setup.sets]
     unseen = f" Not trained on: {', '.join(others)}." if others else ""
     if row.method != "mmsup":
@@ -46,10 +47,8 @@ def _blocks(row: GemsRow, done: Mapping[str, Document]) -> list[Block]:
             list(runs.values()), layers, RATES, lambda values: _over_seeds(values, "{:.3g}")
         )
         return [run_choices.mask_picture(runs, layers, MASKS + unseen), rates]
-    picture, overlaps = (
-        run_choices.share_picture(runs, layers, KEPT + unseen),
-        [each["overlap"] for each in done.values()],
-    )
+    picture = run_choices.share_picture(runs, layers, KEPT + unseen)
+    overlaps = [document["overlap"] for document in done.values()]
     if not overlaps[0]:
         return [picture, Note("One distribution alone has no overlap.")]
     return [picture, run_choices.overlap_table(overlaps, layers, COMMON, lambda values: _over_seeds(values, "{:.2f}"))]
