@@ -65,7 +65,7 @@ STEPS_OF = (
     Step(
         "conv4-64 84 px 25 images", ("--backbone", "conv4", "--image-size", "84", "--shots", "5", "--inner-lr", "0.01")
     ),
-    Step("resnet12 84 px 5 images", ("--backbone", "resnet12", "--image-size", "84", "--inner-lr", "0.01")),
+    Step("resnet12 84 px 5 images", ("--backbone", "resnet12", "--image-size", "84", "--inner-lr", "0.001")),
 )
 
 
