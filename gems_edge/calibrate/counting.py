@@ -1,11 +1,12 @@
 """What a probe's graph costs: the work of every op as onnxruntime fuses it, counted as graphs/cost.py counts it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from gems_edge.calibrate.graph import Graph, Node
-from gems_edge.graphs.amounts import bytes_moved, macs_of
-from gems_edge.graphs.liveness import TensorSize
-from gems_edge.predict.work import FusedOp, Work, add_up, leaves_channel_blocks, work_of
+from gems_edge.graphs.amounts import bytes_moved
+from gems_edge.graphs.ops import row_of
+from gems_edge.predict.work import Call, Tensor, Work, add_up, leaves_channel_blocks, work_of
 
 
 def graph_work(graph: Graph) -> Work:
@@ -19,8 +20,7 @@ def graph_work(graph: Graph) -> Work:
         if node.body is not None:
             works.append(_scan_work(node.body, trips=graph.sizes[node.output].shape[0]))
         elif not node.fused:
-            op = _fused_op(node, inputs, graph.sizes, channel_blocks)
-            works.append(work_of(op, graph.sizes, graph.constants.keys()))
+            works.append(_op_work(node, inputs, graph, channel_blocks))
         elif node.kind == "Transpose":
             read_as[node.output] = inputs[0]
         constant_weight = not graph.constants.keys().isdisjoint(inputs[1:2])
@@ -33,8 +33,9 @@ def _scan_work(body: Graph, trips: int) -> Work:
     return {term: trips * amount for term, amount in add_up([{"ops": 1}, graph_work(body)]).items()}
 
 
-def _fused_op(node: Node, inputs: Sequence[str], sizes: Mapping[str, TensorSize], channel_blocks: bool) -> FusedOp:
-    weight = inputs[1] if len(inputs) > 1 else ""
-    macs = macs_of(node.kind, inputs, node.output, sizes, node.attributes)
-    moved = bytes_moved(node.kind, inputs, [node.output], sizes)
-    return FusedOp(node.kind, node.attributes, weight, inputs, [node.output], macs, moved, channel_blocks)
+def _op_work(node: Node, inputs: Sequence[str], graph: Graph, channel_blocks: bool) -> Work:
+    row = row_of(node.kind)
+    read = [Tensor(name, graph.sizes[name], name in graph.constants) if name else None for name in inputs]
+    output = Tensor(node.output, graph.sizes[node.output])
+    call = Call(tuple(read), (output,), node.attributes, channel_blocks=channel_blocks)
+    return work_of(row.cost, replace(call, macs=row.macs(call), bytes_moved=bytes_moved(row.moves, call)))

@@ -1,40 +1,57 @@
-"""Multiply-accumulates and bytes moved of one op, from its kind and its tensors' sizes. No onnx here."""
+"""Multiply-accumulates and bytes moved of one op: a rule for each kind of op (ops.py says which has which). No onnx."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from enum import Enum
 
-from gems_edge.graphs.liveness import ALIASES, TensorSize
+from gems_edge.predict.work import Call
 
-# Ops that read no more than they write, however large their input is.
-READS_ITS_OUTPUT = frozenset({"Slice", "Gather"})
-# The position of a convolution's weight among its inputs.
-_WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+Macs = Callable[[Call], int]
 
 
-def macs_of(
-    kind: str, inputs: Sequence[str], output: str, sizes: Mapping[str, TensorSize], attributes: Mapping[str, Any]
-) -> int:
-    """Multiply-accumulates, padding included; elementwise ops and pools have none.
+class Moves(Enum):
+    """Which of its tensors an op reads and writes."""
 
-    Conv: every output element reads Cin/groups·kh·kw weights. ConvTranspose: every input element writes
-    Cout/groups·kh·kw products.
-    """
-    if kind in _WEIGHT_AT:
-        return sizes[output].elements * math.prod(sizes[inputs[_WEIGHT_AT[kind]]].shape[1:])
-    if kind == "ConvTranspose":
-        return sizes[inputs[0]].elements * math.prod(sizes[inputs[1]].shape[1:])
-    if kind in ("MatMul", "QLinearMatMul", "MatMulInteger"):
-        return sizes[output].elements * sizes[inputs[0]].shape[-1]
-    if kind in ("Gemm", "QGemm"):
-        return sizes[output].elements * sizes[inputs[0]].shape[0 if attributes.get("transA", 0) else 1]
+    ALL = "all inputs and outputs"
+    OUTPUT = "no more than it writes, however large its input is"
+    NOTHING = "none: it renames, or tells a shape"
+
+
+def none(call: Call) -> int:
+    """Elementwise ops, copies, reductions and pools multiply no matrices."""
     return 0
 
 
-def bytes_moved(kind: str, inputs: Sequence[str], outputs: Sequence[str], sizes: Mapping[str, TensorSize]) -> int:
-    """Bytes read and written, a tensor that is read twice counted once; 0 for views."""
-    if kind in ALIASES or kind == "Shape":
+def convolution(call: Call) -> int:
+    """Padding included: every output element reads Cin/groups·kh·kw weights."""
+    return call.output.elements * math.prod(call.weight.shape[1:])
+
+
+def integer_convolution(call: Call) -> int:
+    """Of QLinearConv: x, its scale and zero point, weight, …"""
+    weight = call.inputs[3]
+    assert weight is not None
+    return call.output.elements * math.prod(weight.shape[1:])
+
+
+def transposed_convolution(call: Call) -> int:
+    """Every input element writes Cout/groups·kh·kw products."""
+    return call.first.elements * math.prod(call.weight.shape[1:])
+
+
+def product(call: Call) -> int:
+    return call.output.elements * call.first.shape[-1]
+
+
+def linear(call: Call) -> int:
+    """Of a Gemm, which may read its first matrix transposed."""
+    return call.output.elements * call.first.shape[0 if call.attributes.get("transA", 0) else 1]
+
+
+def bytes_moved(moves: Moves, call: Call) -> int:
+    """Bytes read and written, a tensor that is read twice counted once."""
+    if moves is Moves.NOTHING:
         return 0
-    written = sum(sizes[name].bytes for name in outputs if name)
-    moved = written + sum(sizes[name].bytes for name in set(inputs) if name)
-    return min(moved, 2 * written) if kind in READS_ITS_OUTPUT else moved
+    written = sum(tensor.size.bytes for tensor in call.outputs)
+    moved = written + sum(tensor.size.bytes for tensor in set(call.read))
+    return min(moved, 2 * written) if moves is Moves.OUTPUT else moved

@@ -2,25 +2,24 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
 
 from gems_edge.errors import UserError
-from gems_edge.graphs.amounts import bytes_moved, macs_of
+from gems_edge.graphs.amounts import bytes_moved
 from gems_edge.graphs.fusion import Group, fused
 from gems_edge.graphs.integer_ops import INTEGER_DOMAIN, float_twin, integer_nodes
 from gems_edge.graphs.liveness import Op, Request, TensorSize, execution_order, peak_bytes, requests
 from gems_edge.graphs.nodes import attributes
+from gems_edge.graphs.ops import ROWS, UNKNOWN, row_of
 from gems_edge.graphs.scans import scan_body
 from gems_edge.graphs.shapes import fix_dims, tensor_sizes
 from gems_edge.graphs.unknown import unknown_ops, with_stand_ins
-from gems_edge.predict.work import FusedOp, add_up, leaves_channel_blocks, work_of
-
-# Ops that multiply and that are not counted here: refused, so that no figure is silently too small.
-UNCOUNTED = frozenset("Einsum LSTM GRU RNN DeformConv Attention If Loop".split())
+from gems_edge.predict.work import Call, Tensor, add_up, leaves_channel_blocks, work_of
 
 # Elements of the columns that a convolution of larger maps expands at a time (MLAS: stride N × stride K of its matrix
 # product).
@@ -57,7 +56,7 @@ def describe(
     """
     model = load_model(model)
     fixed = fix_dims(model, dims)
-    unknown = unknown_ops(fixed, UNCOUNTED)
+    unknown = unknown_ops(fixed)
     if strict and unknown:
         raise UserError(f"the graph holds the op {next(iter(unknown))}, whose cost is not counted")
     fixed = with_stand_ins(fixed) if unknown else fixed
@@ -213,27 +212,47 @@ def _scan(node: onnx.NodeProto, scope: _Scope) -> Op:
 
 def _op(group: Group, sizes: dict[str, TensorSize], constants: set[str], reads_blocks: bool) -> Op:
     node, inputs, outputs = group.node, tuple(group.inputs), tuple(group.outputs)
-    kind = _conv_kind(node, sizes, constants) if node.op_type == "Conv" else node.op_type
-    macs = macs_of(node.op_type, node.input, node.output[0], sizes, attributes(node))
-    moved = bytes_moved(node.op_type, inputs, outputs, sizes)
-    work = _work(group, sizes, constants, macs, moved, reads_blocks)
-    return Op(kind, inputs, outputs, macs, moved, _workspace(group, sizes), work)
+    row = ROWS.get(node.op_type, UNKNOWN)
+    call = _call(node, inputs, outputs, sizes, constants)
+    moved = bytes_moved(row.moves, call)
+    # A product's matrices as the node reads them: a group may read them transposed.
+    macs = row.macs(_call(node, node.input, node.output, sizes, constants))
+    call = replace(call, macs=macs, bytes_moved=moved, channel_blocks=reads_blocks)
+    return Op(
+        _conv_kind(node, sizes, constants) if node.op_type == "Conv" else node.op_type,
+        inputs,
+        outputs,
+        macs,
+        moved,
+        _workspace(group, sizes),
+        view=row.view,
+        in_place=row.in_place,
+        work=_integer_work(group, call) if node.domain == INTEGER_DOMAIN and moved else work_of(row.cost, call),
+    )
 
 
-def _work(
-    group: Group, sizes: dict[str, TensorSize], constants: set[str], macs: int, moved: int, reads_blocks: bool
-) -> dict[str, float]:
-    """Amounts by term. An integer operation has its float twin's: int8 times are predicted from float32 ones."""
-    node, inputs, outputs = group.node, group.inputs, group.outputs
-    kind = node.op_type
-    weight = node.input[1] if len(node.input) > 1 else ""
-    if node.domain == INTEGER_DOMAIN and moved:
-        kind, inputs = float_twin(node)
-        sizes = {name: TensorSize(sizes[name].shape, 4) for name in (*inputs, *outputs)}
-        moved = sum(size.bytes for size in sizes.values())
-        weight = inputs[1] if len(inputs) > 1 else ""
-    op = FusedOp(kind, attributes(node), weight, inputs, outputs, macs, moved, reads_blocks)
-    return work_of(op, sizes, constants)
+def _call(
+    node: onnx.NodeProto,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    sizes: Mapping[str, TensorSize],
+    constants: Collection[str],
+) -> Call:
+    tensors = [Tensor(name, sizes[name], name in constants) if name else None for name in (*inputs, *outputs)]
+    read, written = tensors[: len(inputs)], tensors[len(inputs) :]
+    return Call(tuple(read), tuple(tensor for tensor in written if tensor), attributes(node))
+
+
+def _integer_work(group: Group, call: Call) -> dict[str, float]:
+    """Amounts by term of an integer operation: its float twin's, as int8 times are predicted from float32 ones."""
+    kind, names = float_twin(group.node)
+    read = {tensor.name: tensor for tensor in call.read}
+    floats = [
+        replace(tensor, size=TensorSize(tensor.shape, 4)) for tensor in (*map(read.get, names), *call.outputs) if tensor
+    ]
+    inputs, outputs = tuple(floats[: len(names)]), tuple(floats[len(names) :])
+    moved = sum(tensor.size.bytes for tensor in set(floats))
+    return work_of(row_of(kind).cost, replace(call, inputs=inputs, outputs=outputs, bytes_moved=moved))
 
 
 def _workspace(group: Group, sizes: dict[str, TensorSize]) -> int:

@@ -1,17 +1,14 @@
 """Which nodes onnxruntime runs as one op: a rule a function, and what a group of nodes reads and writes. Needs onnx."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
 
 from gems_edge.graphs.liveness import TensorSize
 from gems_edge.graphs.nodes import Links, attributes
+from gems_edge.graphs.ops import ROWS, UNKNOWN, Row
 
-# What onnxruntime folds into a convolution whose weight is constant (ConvMul, ConvAdd and ConvBN fusion) …
-FOLDED = frozenset({"Mul", "Add", "BatchNormalization"})
-# … and what it appends to any convolution (FusedConv).
-ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh"})
 # What makes one op of a sigmoid: x·sigmoid(x) (QuickGeluFusion).
 GATES = frozenset({"Mul"})
 # What is left out where it only renames.
@@ -37,10 +34,10 @@ class _Graph:
     absorbed: set[int] = field(default_factory=set)  # ids of nodes that are part of an earlier one's group
     transposed: dict[str, str] = field(default_factory=dict)  # what a product reads transposed → the tensor itself
 
-    def follower(self, group: Group, kinds: frozenset[str]) -> onnx.NodeProto | None:
-        """The node of one of these kinds that alone reads what the group writes."""
+    def follower(self, group: Group, fits: Callable[[str, Row], bool]) -> onnx.NodeProto | None:
+        """The node that alone reads what the group writes, if its kind and row are such."""
         node = self.links.only_consumer(group.outputs[0])
-        return node if node is not None and node.op_type in kinds else None
+        return node if node is not None and fits(node.op_type, ROWS.get(node.op_type, UNKNOWN)) else None
 
     def absorb(self, group: Group, follower: onnx.NodeProto) -> None:
         self.absorbed.add(id(follower))
@@ -80,7 +77,7 @@ def _fold_into_convolution(graph: _Graph, group: Group) -> None:
     if group.node.op_type != "Conv" or group.node.input[1] not in graph.constants:
         return
     channels = graph.sizes[group.outputs[0]].shape[1]
-    while follower := graph.follower(group, FOLDED):
+    while follower := graph.follower(group, lambda _, row: row.folds):
         others = [name for name in follower.input if name != group.outputs[0]]
         if not all(
             name in graph.constants and _per_channel(follower, graph.sizes[name].shape, channels) for name in others
@@ -92,20 +89,20 @@ def _fold_into_convolution(graph: _Graph, group: Group) -> None:
 
 
 def _append_activation(graph: _Graph, group: Group) -> None:
-    if group.node.op_type == "Conv" and (follower := graph.follower(group, ACTIVATIONS)):
+    if group.node.op_type == "Conv" and (follower := graph.follower(group, lambda _, row: row.activation)):
         graph.absorb(group, follower)
 
 
 def _write_graph_output(graph: _Graph, group: Group) -> None:
     """What makes a graph output writes it itself (EliminateIdentity)."""
-    follower = graph.follower(group, COPIES)
+    follower = graph.follower(group, lambda kind, _: kind in COPIES)
     if follower is not None and follower.output[0] in graph.links.outputs and len(group.outputs) == 1:
         graph.absorb(group, follower)
 
 
 def _gate(graph: _Graph, group: Group) -> None:
     """x·sigmoid(x) as one op."""
-    if group.node.op_type == "Sigmoid" and (follower := graph.follower(group, GATES)):
+    if group.node.op_type == "Sigmoid" and (follower := graph.follower(group, lambda kind, _: kind in GATES)):
         if group.inputs[0] in follower.input:
             graph.absorb(group, follower)
 

@@ -5,22 +5,12 @@ from dataclasses import dataclass
 import onnx
 
 from gems_edge.graphs.nodes import Links
+from gems_edge.graphs.ops import ROWS, UNKNOWN
 
-# An operation between DequantizeLinear and QuantizeLinear runs on the integers themselves: some as another operation …
-INTEGER = {
-    **{
-        kind: f"QLinear{kind}"
-        for kind in ("Conv", "MatMul", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat")
-    },
-    "Gemm": "QGemm",
-}
-# … some as they are.
-AS_THEY_ARE = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Resize"})
-# What may stand between the operation and its QuantizeLinear: the range of the bytes does the same.
-ABSORBED = frozenset({"Relu", "Clip"})
 # The domain of onnxruntime's integer operations; marks the nodes that integer_nodes made.
 INTEGER_DOMAIN = "com.microsoft"
-_FLOAT = {integer: kind for kind, integer in INTEGER.items()}
+_TWINS = {kind: row.integer for kind, row in ROWS.items() if row.integer and row.integer != kind}
+_FLOAT = {integer: kind for kind, integer in _TWINS.items()}
 
 
 def integer_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -54,19 +44,20 @@ class _Group:
 
 
 def _group(node: onnx.NodeProto, links: Links, constants: set[str]) -> _Group | None:
-    if node.op_type not in INTEGER and node.op_type not in AS_THEY_ARE:
+    row = ROWS.get(node.op_type)
+    if row is None or row.integer is None:
         return None
     makers = [links.producer.get(name) for name in node.input]
     sources = [maker if maker is not None and maker.op_type == "DequantizeLinear" else None for maker in makers]
     followers = []
     follower = links.only_consumer(node.output[0])
-    if follower is not None and follower.op_type in ABSORBED:
+    if follower is not None and ROWS.get(follower.op_type, UNKNOWN).clamps:
         followers.append(follower)
         follower = links.only_consumer(follower.output[0])
     if sources[0] is None or follower is None or follower.op_type != "QuantizeLinear":
         return None
     plain = [name for name, source in zip(node.input, sources) if source is None and name]
-    if plain and (node.op_type in INTEGER or not constants.issuperset(plain)):
+    if plain and (node.op_type in _TWINS or not constants.issuperset(plain)):
         return None
     return _Group(node, sources, [*followers, follower])
 
@@ -74,7 +65,7 @@ def _group(node: onnx.NodeProto, links: Links, constants: set[str]) -> _Group | 
 def _integer_node(group: _Group) -> onnx.NodeProto:
     node = onnx.NodeProto()
     node.CopyFrom(group.node)
-    node.op_type, node.domain = INTEGER.get(group.node.op_type, group.node.op_type), INTEGER_DOMAIN
+    node.op_type, node.domain = _TWINS.get(group.node.op_type, group.node.op_type), INTEGER_DOMAIN
     del node.input[:], node.output[:]
     node.input.extend(_inputs(group))
     node.output.extend(group.quantise.output)
@@ -84,14 +75,14 @@ def _integer_node(group: _Group) -> onnx.NodeProto:
 def float_twin(node: onnx.NodeProto) -> tuple[str, list[str]]:
     """The float operation that one of these nodes stands for, and the tensors that it multiplies or moves."""
     tensors = [name for name in node.input if name]
-    if node.op_type in _FLOAT and len(node.input) > 3 and node.op_type != INTEGER["Concat"]:
+    if node.op_type in _FLOAT and len(node.input) > 3 and node.op_type != _TWINS["Concat"]:
         tensors = [node.input[0], node.input[3]]
     return _FLOAT.get(node.op_type, node.op_type), tensors
 
 
 def _inputs(group: _Group) -> list[str]:
     kind, sources = group.node.op_type, [source for source in group.sources if source is not None]
-    if kind in INTEGER and len(sources) > 1 and kind != "Concat":
+    if kind in _TWINS and len(sources) > 1 and kind != "Concat":
         first, second, *bias = sources
         names = [*_triple(first), *_triple(second), *_triple(group.quantise)[1:]]
         return names + [source.input[0] for source in bias]

@@ -4,13 +4,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-# Ops whose output is another view of their first input: onnxruntime copies nothing.
-ALIASES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout"})
-# Ops that may write over their first input where it has the same shape and type and dies there (seen in the log of the
-# arena of onnxruntime 1.31.1; sums, products, roots and the like get room of their own).
-IN_PLACE = frozenset({"Relu", "LeakyRelu", "Elu", "HardSigmoid", "Sigmoid", "Tanh", "Softplus", "Clip", "Softmax"})
-
-
 # An allocation under a name, in bytes; None frees it.
 Request = tuple[str, int | None]
 
@@ -25,6 +18,8 @@ class Op:
     macs: int = 0
     bytes: int = 0
     workspace: int = 0  # bytes of scratch memory while it runs
+    view: bool = False  # its first output is its first input under another name
+    in_place: bool = False  # it may write its first output over its first input
     work: Mapping[str, float] = field(default_factory=dict)  # amounts by term of work.TERMS
     parts: tuple["Op", ...] = ()  # of a Scan: what its body runs …
     trips: int = 1  # … and how often; the amounts above are of all the trips
@@ -104,9 +99,9 @@ def requests(
     """The allocations of `ops` in the order given; `elsewhere`: tensors that are not the allocator's.
 
     Rules: fed tensors and constants are elsewhere and stay alive throughout, graph outputs stay until the end, every
-    other tensor is freed after its last use; views cost nothing; an activation function writes over an input that dies
-    there if its output is not a graph output. An op's workspace lives while it runs. A Scan allocates the same at every
-    trip; at most `trips` of them are listed, as further ones reuse what the last one freed.
+    other tensor is freed after its last use; views cost nothing; an op that may be in place writes over an input that
+    dies there if its output is not a graph output. An op's workspace lives while it runs. A Scan allocates the same at
+    every trip; at most `trips` of them are listed, as further ones reuse what the last one freed.
     """
     kept = set(outputs)
     lifetimes = _Lifetimes(ops, kept)
@@ -140,7 +135,7 @@ class _Lifetimes:
     def __init__(self, ops: Sequence[Op], kept: set[str]):
         self.owner: dict[str, str] = {}  # view → the tensor whose memory it lives in
         for op in ops:
-            if op.kind in ALIASES and not kept.intersection(op.outputs):
+            if op.view and not kept.intersection(op.outputs):
                 self.owner[op.outputs[0]] = op.inputs[0]
         self.last_use: dict[str, int] = {}
         for step, op in enumerate(ops):
@@ -161,7 +156,7 @@ class _Lifetimes:
 
     def overwritten(self, step: int, op: Op, tensors: Mapping[str, TensorSize]) -> str | None:
         """The tensor that `op`, the one of this step, may write its first output over."""
-        if op.kind not in IN_PLACE:
+        if not op.in_place:
             return None
         name = self.root(op.inputs[0])
         read, written = tensors[op.inputs[0]], tensors[op.outputs[0]]

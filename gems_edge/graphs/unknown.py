@@ -4,10 +4,12 @@ from collections import Counter
 
 import onnx
 
+from gems_edge.graphs.ops import ROWS
 
-def unknown_ops(model: onnx.ModelProto, uncounted: frozenset[str]) -> dict[str, int]:
-    """Count by kind of the nodes whose work is not known: `uncounted` standard ops, and ops of other domains."""
-    nodes = [node for node in model.graph.node if node.op_type in uncounted or _foreign(node)]
+
+def unknown_ops(model: onnx.ModelProto) -> dict[str, int]:
+    """Count by kind of the nodes whose work is not known: standard ops without a row, and ops of other domains."""
+    nodes = [node for node in model.graph.node if node.op_type not in ROWS or _foreign(node)]
     return dict(Counter(f"{node.domain}.{node.op_type}" if _foreign(node) else node.op_type for node in nodes))
 
 

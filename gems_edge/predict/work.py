@@ -6,7 +6,7 @@ predicted to be slower than the network it comes from. Units: MACs, elements of 
 """
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,8 +34,6 @@ DERIVED_TERMS = (
 )  # fmt: skip
 TERMS = MEASURED_TERMS + DERIVED_TERMS
 
-REDUCTIONS = frozenset({"ReduceSum", "ReduceMean", "ReduceMax"})
-SETUPS = REDUCTIONS | {"Where", "Resize", "Slice", "Pad", "Concat", "Transpose", "Expand"}
 # An op that moves more than this does not find its maps in a core's cache.
 FAR_BYTES = 1 << 20
 # A Slice with all of these goes in steps other than 1: every element for itself.
@@ -56,6 +54,9 @@ class Size(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     @property
+    def item_bytes(self) -> int: ...
+
+    @property
     def elements(self) -> int: ...
 
     @property
@@ -63,38 +64,67 @@ class Size(Protocol):
 
 
 @dataclass(frozen=True)
-class FusedOp:
-    """One op as onnxruntime runs it, after fusion; tensors by name."""
+class Tensor:
+    """A tensor as an op reads or writes it."""
 
-    kind: str  # ONNX op type
-    attributes: Mapping[str, Any]  # of the node, e.g. strides, dilations, group
-    weight: str  # the second input of a convolution or product; "" if there is none
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    macs: int
-    bytes_moved: int  # as in GRAPHCOST: 0 for views
+    name: str
+    size: Size
+    constant: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.size.shape
+
+    @property
+    def elements(self) -> int:
+        return self.size.elements
+
+
+@dataclass(frozen=True)
+class Call:
+    """One op with the tensors that it reads and writes; of nodes that onnxruntime fuses, with those of them all."""
+
+    inputs: tuple[Tensor | None, ...]  # None for an optional input that is left out
+    outputs: tuple[Tensor, ...]
+    attributes: Mapping[str, Any]  # of the node, e.g. strides, group; what has its default is not among them
+    macs: int = 0
+    bytes_moved: int = 0  # as in GRAPHCOST: 0 for views
     channel_blocks: bool = False  # its input lies in channel blocks (see leaves_channel_blocks)
 
+    @property
+    def first(self) -> Tensor:
+        tensor = self.inputs[0]
+        assert tensor is not None
+        return tensor
 
-def work_of(op: FusedOp, sizes: Mapping[str, Size], constants: Set[str]) -> Work:
-    """Amounts by term of one op; views cost nothing but their call."""
-    if not op.bytes_moved:
-        return {"views": 1}
-    maps = sum(sizes[name].elements for name in {*op.inputs, *op.outputs} if name and name not in constants)
-    output = sizes[op.outputs[0]]
-    if op.kind == "Conv":
-        if op.weight not in constants:
-            return {"ops": 1} | _fed_convolution(sizes[op.weight], op.macs)
-        return {"ops": 1} | _convolution(op, sizes[op.weight], output, maps)
-    if op.kind == "ConvTranspose":
-        return {"ops": 1, "transposed": op.macs, "conv_maps": maps}
-    if op.kind in ("Gemm", "MatMul"):
-        stored = sizes[op.weight].elements
-        if op.kind == "Gemm" or op.weight in constants and len(sizes[op.weight].shape) == 2:
-            return {"ops": 1, "gemm_weights": stored, "conv1x1": max(0, op.macs - stored)}
-        return {"ops": 1, "setups": 1, "matmul": op.macs, "matmul_maps": maps}
-    call = {"ops": 1, "setups": 1} if op.kind in SETUPS else {"ops": 1}
-    return call | _elements(op, [sizes[name] for name in op.inputs if name], output)
+    @property
+    def weight(self) -> Tensor:
+        """The second input of a convolution or product."""
+        tensor = self.inputs[1]
+        assert tensor is not None
+        return tensor
+
+    @property
+    def output(self) -> Tensor:
+        return self.outputs[0]
+
+    @property
+    def read(self) -> list[Tensor]:
+        return [tensor for tensor in self.inputs if tensor is not None]
+
+    @property
+    def maps(self) -> int:
+        """Elements of all tensors that are no constants."""
+        return sum(tensor.elements for tensor in {*self.read, *self.outputs} if not tensor.constant)
+
+
+# What makes amounts by term of a call: the kind of an op's cost. graphs/ops.py says which op has which.
+Cost = Callable[[Call], Work]
+
+
+def work_of(cost: Cost, call: Call) -> Work:
+    """Amounts by term of one op of this kind of cost; what moves nothing costs nothing but its call."""
+    return {"ops": 1} | cost(call) if call.bytes_moved else {"views": 1}
 
 
 def leaves_channel_blocks(kind: str, constant_weight: bool, channel_blocks: bool) -> bool:
@@ -103,59 +133,115 @@ def leaves_channel_blocks(kind: str, constant_weight: bool, channel_blocks: bool
     return kind == "Conv" and constant_weight or kind == "MaxPool" and channel_blocks
 
 
-def _fed_convolution(weight: Size, macs: int) -> Work:
-    return {"setups": 1, "fed": macs, "columns": macs / weight.shape[0] if math.prod(weight.shape[2:]) > 1 else 0}
-
-
-def _convolution(op: FusedOp, weight: Size, output: Size, maps: int) -> Work:
+def convolution(call: Call) -> Work:
+    weight = call.weight
+    if not weight.constant:
+        columns = call.macs / weight.shape[0] if math.prod(weight.shape[2:]) > 1 else 0
+        return {"setups": 1, "fed": call.macs, "columns": columns}
     _, group_channels, *kernel = weight.shape
-    if op.attributes.get("group", 1) > 1 and group_channels == 1:
-        return {"depthwise": op.macs}
-    if math.prod(output.shape[2:]) == 1:
-        return {"gemm_weights": weight.elements, "conv1x1": max(0, op.macs - weight.elements)}
-    dense: Work = {"conv_maps": maps, "conv_weights": weight.elements}
+    if call.attributes.get("group", 1) > 1 and group_channels == 1:
+        return {"depthwise": call.macs}
+    if math.prod(call.output.shape[2:]) == 1:
+        return {"gemm_weights": weight.elements, "conv1x1": max(0, call.macs - weight.elements)}
+    dense: Work = {"conv_maps": call.maps, "conv_weights": weight.elements}
     if math.prod(kernel) == 1:
-        return dense | {"conv1x1": op.macs}
-    steps = {*op.attributes.get("strides", ()), *op.attributes.get("dilations", ())}
+        return dense | {"conv1x1": call.macs}
+    steps = {*call.attributes.get("strides", ()), *call.attributes.get("dilations", ())}
     if kernel == [3, 3] and steps <= {1}:
-        return {"conv3x3": op.macs, "conv3x3_maps": maps, "conv3x3_weights": weight.elements}
-    return dense | {"conv": op.macs}
+        return {"conv3x3": call.macs, "conv3x3_maps": call.maps, "conv3x3_weights": weight.elements}
+    return dense | {"conv": call.macs}
 
 
-def _elements(op: FusedOp, inputs: Sequence[Size], output: Size) -> Work:
-    """Amounts of an op that multiplies no matrices. Elements are of 4 bytes, but for ops that take as long for any."""
-    moved = op.bytes_moved * (WHERE_MOVES if op.kind == "Where" else 1)
-    elements, far = op.bytes_moved / 4, {"far": max(0.0, moved - FAR_BYTES) / 4}
-    if op.kind == "MaxPool" and not op.channel_blocks:
-        windows = output.elements * math.prod(op.attributes["kernel_shape"])
-        of_bytes = output.bytes == output.elements
-        return far | ({"byte_windows": windows} if of_bytes else {"elementwise": elements, "windows": windows})
-    if op.kind == "Resize":
-        return far | {"resized": output.elements}
-    if op.kind == "Where":
-        return far | {"selected": elements}
-    if op.kind in REDUCTIONS:
-        return far | {"elementwise": elements, "sums": output.elements}
-    if op.kind == "LRN":
-        return far | {"elementwise": elements * (LRN_ELEMENTS / 2)}
-    rows = _rows(op, inputs, output)
-    return far | {"elementwise": elements} | ({} if rows is None else {"rows": rows})
+def transposed_convolution(call: Call) -> Work:
+    return {"transposed": call.macs, "conv_maps": call.maps}
 
 
-def _rows(op: FusedOp, inputs: Sequence[Size], output: Size) -> float | None:
-    """Stretches of memory that an op copies one by one; None for an op that copies none."""
-    if op.kind == "Slice" and len(inputs) == len(SLICE_INPUTS):
-        return output.elements
-    if op.kind in ("Slice", "Pad"):
-        return output.elements / _shared(inputs[0].shape, output.shape)
-    if op.kind == "Gather":
-        return output.elements / math.prod(inputs[0].shape[op.attributes.get("axis", 0) + 1 :])
-    if op.kind == "Concat":
-        return math.prod(output.shape[: op.attributes["axis"] % len(output.shape)]) * len(inputs)
-    if op.kind == "Transpose":
-        order = list(op.attributes.get("perm") or reversed(range(len(output.shape))))
-        return output.elements / (MATRIX_STRETCH if _turns_matrices(order) else _unmoved(order, output.shape))
-    return None
+def linear(call: Call) -> Work:
+    """Of a Gemm, whose weights arrive once for all rows."""
+    stored = call.weight.elements
+    return {"gemm_weights": stored, "conv1x1": max(0, call.macs - stored)}
+
+
+def product(call: Call) -> Work:
+    if call.weight.constant and len(call.weight.shape) == 2:
+        return linear(call)
+    return {"setups": 1, "matmul": call.macs, "matmul_maps": call.maps}
+
+
+def elementwise(call: Call) -> Work:
+    """Elements are of 4 bytes, but for ops that take as long for any."""
+    return _far(call) | {"elementwise": call.bytes_moved / 4}
+
+
+def selection(call: Call) -> Work:
+    """Of Where."""
+    return {"setups": 1} | _far(call, WHERE_MOVES) | {"selected": call.bytes_moved / 4}
+
+
+def reduction(call: Call) -> Work:
+    return {"setups": 1} | elementwise(call) | {"sums": call.output.elements}
+
+
+def resizing(call: Call) -> Work:
+    return {"setups": 1} | _far(call) | {"resized": call.output.elements}
+
+
+def pool(call: Call) -> Work:
+    if call.channel_blocks:
+        return elementwise(call)
+    windows = call.output.elements * math.prod(call.attributes["kernel_shape"])
+    if call.output.size.item_bytes == 1:
+        return _far(call) | {"byte_windows": windows}
+    return elementwise(call) | {"windows": windows}
+
+
+def local_normalization(call: Call) -> Work:
+    """Of LRN."""
+    return _far(call) | {"elementwise": call.bytes_moved / 4 * (LRN_ELEMENTS / 2)}
+
+
+def expansion(call: Call) -> Work:
+    return {"setups": 1} | elementwise(call)
+
+
+def slicing(call: Call) -> Work:
+    stepping = len(call.read) == len(SLICE_INPUTS)
+    return {"setups": 1} | _copying(call, 1 if stepping else _shared(call.first.shape, call.output.shape))
+
+
+def padding(call: Call) -> Work:
+    return {"setups": 1} | _copying(call, _shared(call.first.shape, call.output.shape))
+
+
+def gathering(call: Call) -> Work:
+    return _copying(call, math.prod(call.first.shape[call.attributes.get("axis", 0) + 1 :]))
+
+
+def concatenation(call: Call) -> Work:
+    shape = call.output.shape
+    rows = math.prod(shape[: call.attributes["axis"] % len(shape)]) * len(call.read)
+    return {"setups": 1} | elementwise(call) | {"rows": rows}
+
+
+def splitting(call: Call) -> Work:
+    shape = call.first.shape
+    rows = math.prod(shape[: call.attributes.get("axis", 0) % len(shape)]) * len(call.outputs)
+    return {"setups": 1} | elementwise(call) | {"rows": rows}
+
+
+def transposition(call: Call) -> Work:
+    shape = call.output.shape
+    order = list(call.attributes.get("perm") or reversed(range(len(shape))))
+    return {"setups": 1} | _copying(call, MATRIX_STRETCH if _turns_matrices(order) else _unmoved(order, shape))
+
+
+def _copying(call: Call, stretch: int) -> Work:
+    """Of an op that copies stretches of so many elements one by one."""
+    return elementwise(call) | {"rows": call.output.elements / stretch}
+
+
+def _far(call: Call, times: float = 1) -> Work:
+    return {"far": max(0.0, call.bytes_moved * times - FAR_BYTES) / 4}
 
 
 def _shared(shape: Sequence[int], other: Sequence[int]) -> int:

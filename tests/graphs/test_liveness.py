@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gems_edge.graphs.liveness import IN_PLACE, Op, TensorSize, execution_order, peak_bytes
+from gems_edge.graphs.liveness import Op, TensorSize, execution_order, peak_bytes
 
 
 def simulate(ops, sizes, fed, outputs):
@@ -21,9 +21,9 @@ def simulate(ops, sizes, fed, outputs):
     for op in ops:
         (out,) = op.outputs
         target = None
-        if op.kind == "Reshape" and out not in outputs:
+        if op.view and out not in outputs:
             target = buffer[op.inputs[0]]
-        elif op.kind in IN_PLACE and out not in outputs:
+        elif op.in_place and out not in outputs:
             name = op.inputs[0]
             if count[buffer[name]] == 1 and sizes[name].shape == sizes[out].shape:
                 target = buffer[name]
@@ -54,7 +54,7 @@ def graphs(draw):
             inputs.append(draw(st.sampled_from([name for name in names if sizes[name].shape == shape])))
         name = f"t{index}"
         sizes[name] = TensorSize(shape, 4)
-        ops.append(Op(kind, tuple(inputs), (name,)))
+        ops.append(Op(kind, tuple(inputs), (name,), view=kind == "Reshape", in_place=kind == "Relu"))
         names.append(name)
     used = {name for op in ops for name in op.inputs}
     outputs = [op.outputs[0] for op in ops if op.outputs[0] not in used]
@@ -86,9 +86,9 @@ def test_by_hand():
     sizes = dict.fromkeys(("x", "a", "b", "c", "y"), size)
     ops = [
         Op("Conv", ("x",), ("a",)),
-        Op("Relu", ("a",), ("b",)),
+        Op("Relu", ("a",), ("b",), in_place=True),
         Op("MaxPool", ("b",), ("c",)),
-        Op("Relu", ("c",), ("y",)),
+        Op("Relu", ("c",), ("y",), in_place=True),
     ]
     # x stays (the caller's); a is written over by b; c beside b; y is a graph output, so it gets memory of its own
     assert peak_bytes(ops, sizes, ["x"], ["y"], frozenset()) == 3 * 40
