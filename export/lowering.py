@@ -79,5 +79,5 @@ def _size(low: Translation, node: fx.Node) -> DynamicNumber:
 def _no_form(node: fx.Node) -> UserError:
     return UserError(
         f"cannot export: no ONNX form for the operation {node.target} (traced by torch {torch.__version__}); "
-        "supported are Conv-4 and ResNet-12 with maml, anil, boil, bmp and mmsup"
+        "docs/networks.md lists the layers that a network may be made of"
     )

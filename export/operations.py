@@ -9,10 +9,9 @@ import torch
 from torch import fx
 
 from gems_edge.errors import UserError
-from gems_edge.export import backward
-from gems_edge.export.backward import ConvolutionForm, PoolForm
+from gems_edge.export import activations, convolutions, pools
 from gems_edge.export.builder import Value, numbers
-from gems_edge.export.translation import Translation
+from gems_edge.export.translation import DynamicNumber, Translation
 
 # (translation, node, the node's arguments) → what the node is in the graph
 Operation = Callable[..., Any]
@@ -165,57 +164,6 @@ def _log_softmax_backward(
     return Value(b.op("Sub", low.full(gradient), b.op("Mul", b.op("Exp", low.full(output)), total)), low.shape(node))
 
 
-def _convolution(
-    low: Translation, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None, *form: Any
-) -> Value:
-    convolution = ConvolutionForm(*form)
-    backward.require_plain(node, convolution)
-    inputs = [low.full(tensor) for tensor in (x, weight, bias) if tensor is not None]
-    kernel, padding = list(low.shape(weight)[2:]), convolution.padding
-    name = low.builder.op("Conv", *inputs, kernel_shape=kernel, pads=[*padding, *padding], strides=[1, 1])
-    return Value(name, low.shape(node))
-
-
-def _convolution_backward(
-    low: Translation, node: fx.Node, gradient: fx.Node, x: fx.Node, weight: fx.Node, _bias: Any, *rest: Any
-) -> list[Value | None]:
-    """The gradients of x, weight and bias; None for those that are not needed."""
-    *form, needed = rest
-    convolution = ConvolutionForm(*form)
-    backward.require_plain(node, convolution)
-    b, g, padding = low.builder, low.full(gradient), convolution.padding
-    shape, kernel = low.shape(x), numbers(low.shape(weight))
-    of_x = of_weight = of_bias = None
-    if needed[0]:
-        of_x = Value(backward.convolution_input(b, g, low.full(weight), kernel, padding), shape)
-    if needed[1]:
-        total = backward.convolution_weight(b, g, low.full(x), numbers(shape[2:]), kernel, padding)
-        of_weight = Value(total, kernel)
-    if needed[2]:
-        of_bias = Value(b.op("ReduceSum", g, b.constant([0, 2, 3]), keepdims=0), kernel[:1])
-    return [of_x, of_weight, of_bias]
-
-
-def _max_pool(low: Translation, node: fx.Node, x: fx.Node, *form: Any) -> list[Value | None]:
-    backward.require_halving(node, PoolForm(*form))
-    name = low.builder.op("MaxPool", low.full(x), kernel_shape=[2, 2], strides=[2, 2])
-    return [Value(name, tuple(low.dim(s) for s in node.meta["val"][0].shape)), None]  # no Indices: 9× slower
-
-
-def _max_pool_backward(low: Translation, node: fx.Node, gradient: fx.Node, x: fx.Node, *rest: Any) -> Value:
-    *form, _indices = rest
-    backward.require_halving(node, PoolForm(*form))
-    sides = numbers(low.shape(x)[2:])
-    return Value(backward.max_pool(low.builder, low.full(gradient), low.full(x), sides), low.shape(x))
-
-
-def _relu_backward(low: Translation, node: fx.Node, gradient: fx.Node, output: fx.Node, threshold: float) -> Value:
-    """d ReLU: the gradient where the output is above the threshold (0)."""
-    b = low.builder
-    positive = b.op("Greater", low.full(output), b.constant(float(threshold)))
-    return Value(backward.masked(b, low.full(gradient), positive), low.shape(node))
-
-
 def _stack(low: Translation, node: fx.Node, tensors: Sequence[fx.Node], axis: int = 0) -> Value:
     at = low.builder.constant([axis % len(node.meta["val"].shape)])
     parts = [low.builder.op("Unsqueeze", low.full(tensor), at) for tensor in tensors]
@@ -231,18 +179,36 @@ def _select(low: Translation, node: fx.Node, x: fx.Node, axis: int, index: int) 
     return Value(name, low.shape(node))
 
 
+def _bound(low: Translation, number: Number) -> str:
+    value = low.scalar(number, floating=False)
+    if isinstance(value, DynamicNumber):
+        return low.builder.op("Unsqueeze", value.name, low.builder.constant([0]))
+    return low.builder.constant([value])
+
+
 def _slice(
     low: Translation,
     node: fx.Node,
     x: fx.Node,
     axis: int = 0,
-    start: int | None = None,
-    end: int | None = None,
+    start: Number | None = None,
+    end: Number | None = None,
     step: int = 1,
 ) -> Value:
-    bounds = [[start or 0], [_END if end is None else end], [axis], [step]]
-    name = low.builder.op("Slice", low.full(x), *(low.builder.constant(bound) for bound in bounds))
+    bounds = [0 if start is None else start, _END if end is None else end, axis, step]
+    name = low.builder.op("Slice", low.full(x), *(_bound(low, bound) for bound in bounds))
     return Value(name, low.shape(node))
+
+
+def _pad(low: Translation, node: fx.Node, x: fx.Node, pads: Sequence[int], value: float = 0.0) -> Value:
+    """`pads`: before and behind, the last axis first; negative ones cut off."""
+    rank = len(node.meta["val"].shape)
+    pairs = [(0, 0)] * (rank - len(pads) // 2) + list(zip(pads[::2], pads[1::2]))[::-1]
+    before, behind = zip(*pairs)
+    filling = (low.builder.constant(float(value)),) if value else ()
+    return Value(
+        low.builder.op("Pad", low.full(x), low.builder.constant([*before, *behind]), *filling), low.shape(node)
+    )
 
 
 def _to_float(low: Translation, node: fx.Node, x: fx.Node) -> Value:
@@ -308,10 +274,22 @@ TABLE: dict[Any, Operation] = {
     aten.addmm.default: _addmm,
     aten._log_softmax.default: _log_softmax,
     aten._log_softmax_backward_data.default: _log_softmax_backward,
-    aten.convolution.default: _convolution,
-    aten.convolution_backward.default: _convolution_backward,
-    aten.max_pool2d_with_indices.default: _max_pool,
-    aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
-    aten.threshold_backward.default: _relu_backward,
+    aten.convolution.default: convolutions.convolution,
+    aten.convolution_backward.default: convolutions.convolution_backward,
+    aten.constant_pad_nd.default: _pad,
+    aten.max_pool2d_with_indices.default: pools.max_pool,
+    aten.max_pool2d_with_indices_backward.default: pools.max_pool_backward,
+    aten.avg_pool2d.default: pools.average_pool,
+    aten.avg_pool2d_backward.default: pools.average_pool_backward,
+    aten.threshold_backward.default: activations.relu_backward,
+    aten.hardtanh.default: activations.hardtanh,
+    aten.hardtanh_backward.default: activations.hardtanh_backward,
+    aten.sigmoid_backward.default: activations.sigmoid_backward,
+    aten.silu.default: activations.silu,
+    aten.silu_backward.default: activations.silu_backward,
+    aten.hardsigmoid.default: activations.hardsigmoid,
+    aten.hardsigmoid_backward.default: activations.hardsigmoid_backward,
+    aten.hardswish.default: activations.hardswish,
+    aten.hardswish_backward.default: activations.hardswish_backward,
     operator.getitem: _getitem,
 }

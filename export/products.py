@@ -1,7 +1,7 @@
 """Weight gradients out of one matrix product over the pixels of all images, where the maps are small.
 
-backward.py writes them as a product for each image and a sum over the images, which streaming.py can run image by
-image. As one product they need no sum, which of wide layers with small maps costs more than the products themselves.
+weight_gradients.py writes them as a product for each image and a sum over the images, which streaming.py can run image
+by image. As one product they need no sum, which of wide layers with small maps costs more than the products themselves.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def join_images(model: onnx.ModelProto, dims: dict[str, int], least_bytes: int) 
 
 @dataclass(frozen=True)
 class _Product:
-    """Σ_images gradient · patches, as backward.convolution_weight writes it."""
+    """Σ_images gradient · patches, as weight_gradients.of_weight writes it."""
 
     gradient: str  # [N, O, H, W]
     source: str  # [N, I, H, W]: the patches themselves, or the map whose pixels are gathered

@@ -165,7 +165,7 @@ def _kept(plan: _Plan, convolutions: int) -> set[str]:
 
 
 def _is_product(graph: BatchedGraph, node: onnx.NodeProto) -> bool:
-    """Whether the node multiplies matrices; a convolution that picks patches only copies (backward.py)."""
+    """Whether the node multiplies matrices; a convolution that picks patches only copies (weight_gradients.py)."""
     constant = graph.constants.get(node.input[1]) if node.op_type == "Conv" else None
     if constant is not None:
         filters = numpy_helper.to_array(constant).reshape(constant.dims[0], -1)

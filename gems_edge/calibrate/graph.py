@@ -219,7 +219,7 @@ class Builder:
         return self.op(kind, [x, self.integers(*axes)], kept, keepdims=0)
 
     def unpooled(self, gradient: str, x: str) -> str:
-        """The gradient of a 2×2 pool at its input x, as export/backward.py writes it."""
+        """The gradient of a 2×2 pool at its input x, as export/pools.py writes it."""
         windows = [side // 2 for side in self.sizes[x].shape[2:]]
         priorities = self.constant(np.tile(np.array([[4, 3], [2, 1]], np.uint8), windows)[None, None])
         candidates = self.where(self.is_equal(x, self.doubled(self.pool(x))), priorities)

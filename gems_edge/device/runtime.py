@@ -81,7 +81,7 @@ class Session:
         `channel_blocks`: maps may be laid out in blocks of channels (on x86), which convolutions with constant weights
         like. For a graph whose weights are fed it brings copies to and fro around the pools, and no time (`gems-edge
         adapt` of ResNet-12, 84×84, 5 images: 280 MB with it, 273 without). Nor are such a graph's Transposes moved and
-        merged: they turn kernels in forms that are fast (export/backward.py). Raises UserError, naming `what`, for
+        merged: they turn kernels in forms that are fast (export/convolutions.py). Raises UserError, naming `what`, for
         bytes that onnxruntime cannot load.
         """
         options = onnxruntime.SessionOptions()

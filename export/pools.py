@@ -1,0 +1,216 @@
+"""Pools of any window, and their gradients."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+from torch import fx
+
+from gems_edge.errors import UserError
+from gems_edge.export.activations import masked
+from gems_edge.export.builder import GraphBuilder, Value, numbers
+from gems_edge.export.depthwise import padded_sides, phases_of, seen_from
+from gems_edge.export.shapes import Window, pair
+from gems_edge.export.translation import Translation
+
+FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
+
+
+def _max_window(
+    low: Translation,
+    node: fx.Node,
+    x: fx.Node,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil: bool = False,
+) -> Window:
+    if set(pair(dilation)) != {1}:
+        raise _no_form(node, f"dilation {list(dilation)}")
+    return _window(low, node, x, kernel, stride, padding, ceil)
+
+
+def _window(
+    low: Translation,
+    node: fx.Node,
+    x: fx.Node,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil: bool,
+) -> Window:
+    if ceil:
+        raise _no_form(node, "ceil_mode")
+    return Window(pair(kernel), pair(stride or kernel), pair(padding), pair(numbers(low.shape(x)[2:])))
+
+
+def _no_form(node: fx.Node, what: str) -> UserError:
+    return UserError(f"cannot export the pool {node.name}: {what}; docs/networks.md lists what can be")
+
+
+def max_pool(low: Translation, node: fx.Node, x: fx.Node, *form: Any) -> list[Value | None]:
+    window = _max_window(low, node, x, *form)
+    attributes = window.attributes()
+    if not any(attributes["pads"]):
+        del attributes["pads"]
+    name = low.builder.op("MaxPool", low.full(x), **attributes)
+    return [Value(name, tuple(low.dim(s) for s in node.meta["val"][0].shape)), None]  # no Indices: 9× slower
+
+
+def max_pool_backward(low: Translation, node: fx.Node, gradient: fx.Node, x: fx.Node, *rest: Any) -> Value:
+    *form, _indices = rest
+    window = _max_window(low, node, x, *form)
+    b, shape = low.builder, low.shape(x)
+    apart = window.kernel == window.stride and window.padding == (0, 0) and window.places < 256
+    if apart:
+        return Value(of_separate_windows(b, low.full(gradient), low.full(x), window), shape)
+    (channels,) = numbers(shape[1:2])
+    return Value(of_windows(b, low.full(gradient), low.full(x), channels, window), shape)
+
+
+def of_separate_windows(b: GraphBuilder, gradient: str, x: str, window: Window) -> str:
+    """The gradient of a max-pool at its input x [N, C, H, W], of windows that neither overlap nor leave gaps: it goes
+    to the first maximum of each window, as in torch.
+
+    Flat image areas give equal values, so ties are common and must be broken the same way. The places of the maxima
+    get priorities 4 3 / 2 1 as bytes (of a 2×2 pool); the greatest priority of each window wins.
+    """
+    kernel, form = window.kernel, {"kernel_shape": list(window.kernel), "strides": list(window.kernel)}
+    inner = [count * k for count, k in zip(window.out_sides, kernel)]
+    whole = tuple(inner) == window.sides
+    if not whole:  # the last rows and columns are in no window
+        x = b.op("Slice", x, b.constant([0, 0]), b.constant(inner), b.constant([2, 3]))
+    pooled = b.op("MaxPool", x, **form)
+    is_maximum = b.op("Equal", x, enlarge(b, pooled, kernel))
+    tile = np.arange(window.places, 0, -1, dtype=np.uint8).reshape(kernel)
+    priority = b.constant(np.tile(tile, window.out_sides)[None, None])
+    candidates = b.op("Where", is_maximum, priority, b.constant(np.uint8(0)))
+    winner = b.op("MaxPool", b.op("Cast", candidates, to=FLOAT), **form)
+    is_first = b.op("Equal", candidates, enlarge(b, b.op("Cast", winner, to=UINT8), kernel))
+    result = masked(b, enlarge(b, gradient, kernel), is_first)
+    if not whole:
+        behind = [side - end for side, end in zip(window.sides, inner)]
+        result = b.op("Pad", result, b.constant([0, 0, 0, 0, 0, 0, *behind]))
+    return result
+
+
+def of_windows(b: GraphBuilder, gradient: str, x: str, channels: int, window: Window) -> str:
+    """As of_separate_windows, of any windows: what overlapping ones give a pixel adds up.
+
+    One place of the window after the other, from the first, takes the gradient where it sees the maximum, and leaves
+    the rest to those behind it.
+    """
+    pooled = b.op("MaxPool", x, **window.attributes())
+    phases = phases_of(b, x, window, -np.inf)
+    totals: dict[int, list[str]] = {}
+    left = gradient
+    for place in np.ndindex(*window.kernel):
+        is_maximum = b.op("Equal", seen_from(b, phases, window, channels, place), pooled)
+        taken = masked(b, left, is_maximum)
+        left = b.op("Sub", left, taken)
+        phase = place[0] % window.stride[0] * window.stride[1] + place[1] % window.stride[1]
+        totals.setdefault(phase, []).append(_put_back(b, taken, window, place))
+    return _together(b, totals, channels, window)
+
+
+def _put_back(b: GraphBuilder, x: str, window: Window, place: Sequence[int]) -> str:
+    """What `place` saw, back in its phase of the map, with zeros around."""
+    before = [at // stride for at, stride in zip(place, window.stride)]
+    behind = [
+        side // stride - at - count
+        for side, stride, at, count in zip(padded_sides(window), window.stride, before, window.out_sides)
+    ]
+    return b.op("Pad", x, b.constant([0, 0, *before, 0, 0, *behind])) if any(before + behind) else x
+
+
+def _together(b: GraphBuilder, totals: dict[int, list[str]], channels: int, window: Window) -> str:
+    """[N, C, H, W] of its phases, each a list of [N, C, ⌈H/s⌉, ⌈W/s⌉] to be summed; one that is missing is zero."""
+    sums = {phase: _sum(b, parts) for phase, parts in totals.items()}
+    steps, sides = window.stride, padded_sides(window)
+    counts = [side // step for side, step in zip(sides, steps)]
+    x = sums[0]
+    if math.prod(steps) > 1:
+        nothing = b.op("Mul", sums[0], b.constant(0.0)) if len(sums) < math.prod(steps) else ""
+        parts = [sums.get(phase, nothing) for phase in range(math.prod(steps))]
+        x = b.op("Reshape", b.op("Concat", *parts, axis=1), b.constant([0, *steps, channels, *counts]))
+        x = b.op("Transpose", x, perm=[0, 3, 4, 1, 5, 2])
+        x = b.op("Reshape", x, b.constant([0, channels, *sides]))
+    if sides == window.sides:
+        return x
+    ends = [padding + side for padding, side in zip(window.padding, window.sides)]
+    return b.op("Slice", x, b.constant(list(window.padding)), b.constant(ends), b.constant([2, 3]))
+
+
+def _sum(b: GraphBuilder, parts: Sequence[str]) -> str:
+    total = parts[0]
+    for part in parts[1:]:
+        total = b.op("Add", total, part)
+    return total
+
+
+@dataclass(frozen=True)
+class _Average:
+    window: Window
+    counted: bool  # padding counts as zeros
+    divisor: float  # of a window's sum, where it does
+
+    @classmethod
+    def of(
+        cls,
+        low: Translation,
+        node: fx.Node,
+        x: fx.Node,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0, 0),
+        ceil: bool = False,
+        counted: bool = True,
+        divisor: int | None = None,
+    ) -> "_Average":
+        window = _window(low, node, x, kernel, stride, padding, ceil)
+        return cls(window, counted or divisor is not None, float(divisor or window.places))
+
+
+def average_pool(low: Translation, node: fx.Node, x: fx.Node, *form: Any) -> Value:
+    pool = _Average.of(low, node, x, *form)
+    attributes = pool.window.attributes() | {"count_include_pad": int(pool.counted)}
+    name = low.builder.op("AveragePool", low.full(x), **attributes)
+    if pool.counted and pool.divisor != pool.window.places:
+        name = low.builder.op("Mul", name, low.builder.constant(pool.window.places / pool.divisor))
+    return Value(name, low.shape(node))
+
+
+def average_pool_backward(low: Translation, node: fx.Node, gradient: fx.Node, x: fx.Node, *form: Any) -> Value:
+    pool = _Average.of(low, node, x, *form)
+    return Value(of_average(low.builder, low.full(gradient), pool.window, pool.counted, pool.divisor), low.shape(x))
+
+
+def of_average(b: GraphBuilder, gradient: str, window: Window, counted: bool, divisor: float) -> str:
+    """The gradient of an average-pool at its input: A·G·B with constant matrices A [H, H'] and B [W', W], which say how
+    much of a row and of a column of windows each pixel is."""
+    rows, columns = (_shares(window, axis, counted) for axis in (0, 1))
+    if counted:
+        rows = rows * (window.places / divisor)
+    wide = b.op("MatMul", gradient, b.constant(columns.T.copy()))
+    return b.op("MatMul", b.constant(rows[None, None]), wide)
+
+
+def _shares(window: Window, axis: int, counted: bool) -> np.ndarray:
+    """[side, windows]: 1 / (the window's size along the axis) where the window sees the pixel."""
+    side, count = window.sides[axis], window.out_sides[axis]
+    at = np.arange(side)[:, None] + window.padding[axis] - window.stride[axis] * np.arange(count)
+    sees = (at >= 0) & (at < window.kernel[axis])
+    shares: np.ndarray = sees / (window.kernel[axis] if counted else np.maximum(1, sees.sum(0)))
+    return shares.astype(np.float32)
+
+
+def enlarge(b: GraphBuilder, x: str, factors: Sequence[int]) -> str:
+    """Each element so many times along both axes."""
+    scales = b.constant(np.array([1, 1, *factors], np.float32))
+    return b.op(
+        "Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )

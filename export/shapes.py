@@ -1,0 +1,85 @@
+"""The shape of a convolution, and what each place of a kernel sees of a map."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Pair = tuple[int, int]
+
+
+def pair(values: Sequence[int] | int) -> Pair:
+    """A number for each of two axes, as ATen hands over one or two."""
+    first, *rest = [values] if isinstance(values, int) else values
+    return int(first), int(rest[0] if rest else first)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Places that slide over a map of `sides` [H, W], `padding` before and behind each axis."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    sides: Pair
+
+    @property
+    def out_sides(self) -> Pair:
+        axes = zip(self.sides, self.kernel, self.stride, self.padding)
+        height, width = ((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in axes)
+        return height, width
+
+    @property
+    def places(self) -> int:
+        return math.prod(self.kernel)
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.sides)
+
+    @property
+    def out_pixels(self) -> int:
+        return math.prod(self.out_sides)
+
+    def attributes(self) -> dict[str, Any]:
+        """As ONNX has them."""
+        return {"kernel_shape": list(self.kernel), "pads": [*self.padding] * 2, "strides": list(self.stride)}
+
+    def seen(self) -> np.ndarray:
+        """[kh·kw, H'·W']: which pixel of the map each place of the kernel sees from each of its positions; H·W outside
+        the map."""
+        (kh, kw), (height, width) = self.kernel, self.out_sides
+        pixels = np.arange(self.pixels, dtype=np.int32).reshape(self.sides)
+        behind = [
+            max(0, (count - 1) * stride + kernel - padding - side)
+            for count, stride, kernel, padding, side in zip(
+                self.out_sides, self.stride, self.kernel, self.padding, self.sides
+            )
+        ]
+        around = [(before, after) for before, after in zip(self.padding, behind)]
+        pixels = np.pad(pixels, around, constant_values=self.pixels)
+        windows = np.lib.stride_tricks.sliding_window_view(pixels, self.kernel)
+        windows = windows[:: self.stride[0], :: self.stride[1]][:height, :width]
+        return windows.transpose(2, 3, 0, 1).reshape(kh * kw, height * width)
+
+
+@dataclass(frozen=True)
+class Convolution(Window):
+    """Of maps with `inputs` channels to such with `outputs`, in `groups`."""
+
+    inputs: int
+    outputs: int
+    groups: int
+
+    @property
+    def weight(self) -> tuple[int, int, int, int]:
+        return self.outputs, self.inputs // self.groups, *self.kernel
+
+    @property
+    def is_depthwise(self) -> bool:
+        return 1 < self.groups == self.inputs == self.outputs
+
+    def attributes(self) -> dict[str, Any]:
+        return super().attributes() | ({"group": self.groups} if self.groups > 1 else {})
