@@ -16,9 +16,9 @@ import torch
 from gems_edge.errors import UserError
 from gems_edge.export.graphs import adapt_graph, predict_graph
 from gems_edge.export.manifest import costs
+from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.recovery import remaining_ratio
 from gems_edge.export.source import Source
-from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import ModelSpec
 from gems_edge.predict.latency import latency

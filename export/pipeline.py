@@ -18,11 +18,11 @@ from gems_edge.device.int8 import INT8_FILE
 from gems_edge.export.bundle import check_target, write_bundle
 from gems_edge.export.graphs import RULE, adapt_graph, predict_graph
 from gems_edge.export.manifest import costs, identity, parameters, provenance, tensor_names
+from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.quantise import EPISODES, Quantised, quantise
 from gems_edge.export.recovery import recover, remaining_ratio
 from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source, open_source
 from gems_edge.export.specialise import Specialised, specialise
-from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions

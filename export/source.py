@@ -35,7 +35,7 @@ class ExportOptions:
     for_data: str | None = None  # the distribution to freeze a GEMS run's choices for
     tasks: int = 100  # validation tasks that decide what is frozen
     int8: bool = False  # write predict.int8.onnx too
-    memory: str = "balanced"  # how much adapt.onnx may take: streaming.MEMORY
+    memory: str = "balanced"  # how much adapt.onnx may take: passes.stream.MEMORY
     steps: int | None = None  # gradient steps on the board; None: the run's own number
 
 

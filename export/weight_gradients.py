@@ -18,8 +18,8 @@ def of_weight(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> str
     """dL/dW [O, I, kh, kw] = Σ_images G·Pᵀ of the gradient G [O, H'·W'] and the map's patches P [I·kh·kw, H'·W'], what
     each place of the kernel sees of it.
 
-    As a product for each image and a sum over the images, which streaming.py can run image by image and products.py can
-    make one product of.
+    As a product for each image and a sum over the images, which passes/stream.py can run image by image and
+    passes/join_images.py can make one product of.
     """
     if shape.groups > 1:
         return _of_groups(b, gradient, x, shape)

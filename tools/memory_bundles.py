@@ -11,8 +11,8 @@ from gems_edge.device.bundle import FILES
 from gems_edge.export.bundle import write_bundle
 from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
 from gems_edge.export.manifest import costs, identity, tensor_names
+from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.source import MetaModel
-from gems_edge.export.streaming import MEMORY, stream
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights, forward

@@ -168,7 +168,7 @@ def _request(
 
 def _budget(request: _Request) -> "Budget":
     from gems_edge.export.budget import RATIOS, ROUNDINGS, Budget
-    from gems_edge.export.streaming import MEMORY
+    from gems_edge.export.passes.stream import MEMORY
 
     return Budget(
         boards=request.boards,

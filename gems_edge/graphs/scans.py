@@ -1,4 +1,4 @@
-"""The body of an ONNX Scan (an adaptation step image by image, export/streaming.py) as a graph of its own."""
+"""The body of an ONNX Scan (an adaptation step image by image, export/passes/stream.py) as a graph of its own."""
 
 from collections.abc import Mapping
 

@@ -29,7 +29,7 @@ class Normalization(nn.Module):
     In the batch modes the statistics are the batch's own, or given ones (mode "support": those of the support set).
     `torch.vmap` over `F.batch_norm` gives a wrong second-order gradient (functorch issue 534) and the ONNX exporter
     needs plain operations, hence statistics written out. All of them come from each image's own moments: what runs over
-    whole maps then never crosses images, so that an export can run it image by image (export/streaming.py).
+    whole maps then never crosses images, so that an export can run it image by image (export/passes/stream.py).
     """
 
     def __init__(self, channels: int, name: str, grouped: bool):

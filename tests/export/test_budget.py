@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gems_edge.errors import UserError
 from gems_edge.export.budget import RATIOS, Budget, Candidate, Limit, predictions, search, spread
+from gems_edge.export.passes.stream import MEMORY
 from gems_edge.export.source import ExportOptions, Reports, open_source
-from gems_edge.export.streaming import MEMORY
 from gems_edge.predict.prediction import Prediction
 from gems_edge.predict.profiles import load_profile
 from gems_edge.report.front import on_front

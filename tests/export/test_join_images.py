@@ -1,0 +1,47 @@
+"""Weight gradients of small maps as one product over the pixels of all images."""
+
+import onnx_ir as ir
+import pytest
+from adaptation_steps import assert_same_results, step_of
+
+from gems_edge.export.passes.batches import Batches
+from gems_edge.export.passes.join_images import join_images, summed_product, why_apart
+from gems_edge.export.passes.stream import MEMORY, stream
+
+PLANNED = {"images": 10, "classes": 5}
+
+
+def products(model):
+    batches = Batches.of(model, PLANNED)
+    return batches, [product for node in model.graph if (product := summed_product(batches, node))]
+
+
+@pytest.mark.slow(3)
+def test_weight_gradients_of_small_maps_are_one_product():
+    whole, model, weights = step_of("conv4", "maml", "shared", "support", 28)
+    joined = stream(whole, MEMORY["fast"], PLANNED)
+    assert len(products(ir.from_proto(whole))[1]) == 4 and not products(ir.from_proto(joined))[1]
+    for images in (5, 12):  # not only the planned number
+        assert_same_results(whole, joined, model, weights, images)
+
+
+def test_a_product_of_large_maps_is_left_and_says_why():
+    whole, *_ = step_of("conv4", "maml", "shared", "support", 28)
+    model = ir.from_proto(whole)
+    batches, (*_, first) = products(model)
+    assert why_apart(batches, first, 1 << 30) is None
+    assert "over all images take" in why_apart(batches, first, 1)
+    assert not join_images(model, PLANNED, 1) or len(products(model)[1])
+
+
+def test_a_sum_over_the_images_of_anything_else_is_no_pattern():
+    model = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["": 20]>
+        step (float[images, 3, 4] a, float[images, 4, 5] b) => (float[3, 5] total)
+        <int64[1] first = {0}>
+        {
+            product = MatMul(a, b)
+            total = ReduceSum<keepdims = 0>(product, first)
+        }
+    """)
+    assert not products(model)[1] and not join_images(model, PLANNED, 1 << 30)
