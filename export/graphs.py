@@ -16,7 +16,7 @@ from gems_edge.export.translation import Translation
 from gems_edge.meta.inner import Support, inner_step
 from gems_edge.meta.rules.base import Rule
 from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
-from gems_edge.models.layers import Statistics
+from gems_edge.models.normalization import Statistics
 
 IMAGES, CLASSES = "images", "classes"
 RULE, MASK = "rule.", "mask."
@@ -58,7 +58,7 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, exact: bool =
     examples = _example_images(model, images) | {"targets": torch.zeros(images, classes)}
     examples |= _with_classes(defaults, classes) | stored | rows
     sources = {IMAGES: ("images", 0), CLASSES: ("targets", 1)}
-    trace = _trace(_step(model, rule, tuple(defaults), tuple(state)), examples, sources, exact)
+    trace = _trace(_step(model, rule, defaults, tuple(state)), examples, sources, exact)
     builder = GraphBuilder("adapt")
     inputs = _image_input(builder, model) | {"targets": builder.input("targets", [IMAGES, CLASSES])}
     inputs |= _weight_inputs(builder, defaults, adapted)
@@ -71,9 +71,7 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, exact: bool =
     return _lowered(builder, trace, inputs)
 
 
-def _step(
-    model: FewShotModel, rule: Rule, weights: tuple[str, ...], state: tuple[str, ...]
-) -> Callable[[Tensors], Tensors]:
+def _step(model: FewShotModel, rule: Rule, weights: Weights, state: tuple[str, ...]) -> Callable[[Tensors], Tensors]:
     """One inner step as a function of named tensors, with the model's masks and the rule's state among them."""
     adapted = rule.adapted(weights)
     masked = [name for name in adapted if name in model.masks]
@@ -201,7 +199,8 @@ def _trace_sizes(model: FewShotModel, tensors: Iterable[Tensor]) -> tuple[int, i
     The tracer gives equal sizes one symbol, so no other size may equal them.
     """
     spec = model.spec
-    taken = {spec.image_size, spec.channels, spec.feature_size, spec.ways, *spec.widths}
+    sides = {side for layer in spec.shape.layers for side in (*layer.input_sides, *layer.output_sides)}
+    taken = {spec.image_size, spec.channels, spec.feature_size, spec.ways, *spec.widths, *sides}
     taken |= {size for tensor in tensors for size in tensor.shape}
     images, classes, *_ = (prime for prime in _PRIMES if prime not in taken)
     return images, classes

@@ -22,7 +22,7 @@ from gems_edge.models.spec import ModelSpec
 
 def tensor_names(learned: MetaModel) -> dict[str, list[str]]:
     names = list(learned.weights)
-    adapted = list(learned.rule.adapted(names))
+    adapted = list(learned.rule.adapted(learned.weights))
     return {
         "adapted": adapted,
         "constant": [name for name in names if name not in adapted],

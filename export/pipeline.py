@@ -30,7 +30,7 @@ from gems_edge.meta.evaluation.episodes import evaluate, modes_for
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, forward
-from gems_edge.models.layers import Statistics
+from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
 from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channels
 

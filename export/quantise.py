@@ -24,11 +24,12 @@ from gems_edge.export.graphs import CLASSES, IMAGES
 from gems_edge.export.source import MetaModel, check_quantisable
 from gems_edge.meta.inner import adapt, classify, detached, support_of
 from gems_edge.models.fewshot import Weights, forward, initial_weights, network_weights
-from gems_edge.models.layers import EPSILON, Statistics
+from gems_edge.models.normalization import Statistics
 from gems_edge.models.spec import ModelSpec
 
 # Of the folded float32 network against torch, as a share of the largest logit.
 TOLERANCE = 1e-3
+EPSILON = 1e-5
 EPISODES = 32
 # The map that is the image itself: 0…1 in 256 steps, the pixels as they were.
 IMAGE = "images"

@@ -17,7 +17,7 @@ import gems_edge.export
 from gems_edge.device.bundle import Bundle, read_bundle
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import FewShotModel, Weights
-from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+from gems_edge.models.spec import ModelSpec, full_widths
 from gems_edge.tickets.channels import prune
 
 # name → backbone, width of the first convolution
@@ -75,7 +75,7 @@ class Row:
 
     @property
     def dense(self) -> ModelSpec:
-        full = FULL_WIDTHS[self.backbone]
+        full = full_widths((), self.backbone)
         widths = tuple(max(1, self.width * one // full[0]) for one in full)
         # A head of different rows: from equal ones, as a shared head begins, the backbone's first gradient is zero.
         return ModelSpec(self.backbone, widths, self.size, self.channels, "support", "per-class", WAYS)

@@ -36,7 +36,8 @@ from training_tables import OURS, tables
 import gems_edge
 from gems_edge.device.host import host_facts
 from gems_edge.files import cache_directory, read_json, sha256_bytes, write_atomic
-from gems_edge.models.spec import BACKBONES, FULL_WIDTHS, full_widths
+from gems_edge.models.backbones.registry import BACKBONES
+from gems_edge.models.spec import full_widths
 
 # Method → what the inner loop moves, and whether the meta-gradient is of first order.
 METHODS = {"maml": ("maml", False), "maml-first": ("maml", True), "anil": ("anil", False), "boil": ("boil", False)}
@@ -266,7 +267,7 @@ def rows_of(backbones, width, sizes, methods, everything: bool) -> list[Row]:
 
 
 @click.command(help=__doc__)
-@click.option("--backbone", multiple=True, type=click.Choice(list(FULL_WIDTHS)), default=["conv4"], show_default=True)
+@click.option("--backbone", multiple=True, type=click.Choice(list(BACKBONES)), default=["conv4"], show_default=True)
 @click.option("--all", "everything", is_flag=True, help="Every backbone.")
 @click.option("--width", type=click.IntRange(min=1), help="Of the first convolution; left out: the full network.")
 @click.option("--size", multiple=True, type=click.IntRange(min=16), default=(28, 84), show_default=True)

@@ -16,7 +16,7 @@ from gems_edge.export.source import MetaModel
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
-from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+from gems_edge.models.spec import ModelSpec, full_widths
 
 # name → backbone, width of the first convolution, image size, channels
 NETWORKS = {
@@ -41,7 +41,7 @@ def grid(directory: Path, networks: list[str]) -> Iterator[Path]:
 
 def _write(name: str, paths: dict[tuple[int, str], Path]) -> None:
     backbone, width, size, channels = NETWORKS[name]
-    widths = tuple(width * full // FULL_WIDTHS[backbone][0] for full in FULL_WIDTHS[backbone])
+    widths = tuple(width * full // full_widths((), backbone)[0] for full in full_widths((), backbone))
     model, weights = untrained(ModelSpec(backbone, widths, size, channels, "support", "shared", WAYS))
     # Small steps: an untrained network must not diverge on noise.
     write_untrained(model, weights, Descent("maml", 0.001), paths)

@@ -10,7 +10,7 @@ from gems_edge.data.tensors import Episode
 from gems_edge.device.bundle import HEAD
 from gems_edge.meta.rules.base import Rule, State
 from gems_edge.models.fewshot import Body, FewShotModel, Weights, body, forward, head, initial_weights
-from gems_edge.models.layers import Statistics
+from gems_edge.models.normalization import Statistics
 
 
 @dataclass(frozen=True)

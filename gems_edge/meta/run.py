@@ -199,8 +199,11 @@ class Run:
 def fitting(config: TrainConfig, model: FewShotModel, weights: Weights, path: Path) -> Weights:
     """`weights` if they have the names and shapes of the model and of its update rule's φ, else UserError."""
     network: Weights = dict(model.named_parameters())
+    channels = model.spec.shape.feature_channels
     with torch.random.fork_rng(devices=[]):
-        expected = {name: tuple(tensor.shape) for name, tensor in (network | rule_of(config).initial(network)).items()}
+        expected = {
+            name: tuple(tensor.shape) for name, tensor in (network | rule_of(config).initial(network, channels)).items()
+        }
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != shapes:
         odd = next(name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name))
@@ -233,5 +236,6 @@ def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:
     with torch.random.fork_rng(devices=[]):
         # torch uses only the lower 32 bits of a seed.
         torch.manual_seed(int(np.random.SeedSequence([seed, other]).generate_state(1)[0]) if other else seed)
-        weights: Weights = dict(FewShotModel(config.model_spec()).named_parameters())
-        return weights | rule_of(config).initial(weights)
+        model = FewShotModel(config.model_spec())
+        weights: Weights = dict(model.named_parameters())
+        return weights | rule_of(config).initial(weights, model.spec.shape.feature_channels)

@@ -103,10 +103,12 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
         data, image_size=config.image_size or None, channels=config.channels or None, root=root, say=say
     )
     size, channels = images.shape
-    widths = full_widths(config.widths, config.backbone)
+    widths = full_widths(config.widths, config.backbone, config.width_multiplier, channels, size)
     dense = config.ticket.dense_run
     ticket = replace(config.ticket, dense_run=str(Path(dense).absolute())) if dense else config.ticket
-    resolved = replace(config, data=data, image_size=size, channels=channels, widths=widths, ticket=ticket)
+    resolved = replace(
+        config, data=data, image_size=size, channels=channels, widths=widths, ticket=ticket, width_multiplier=1.0
+    )
     resolved.model_spec()  # raises for settings that do not fit together
     return resolved, images
 

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,17 +11,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gems_edge.device.bundle import HEAD
-from gems_edge.models.backbones import BACKBONE_CLASSES
-from gems_edge.models.layers import Normalization, NormPass, Statistics
+from gems_edge.models.adopt import BODY
+from gems_edge.models.normalization import Normalization, NormPass, Statistics
 from gems_edge.models.spec import ADAPTER, ModelSpec
 from gems_edge.models.ticket import Masks
 
 # Every tensor of a model by its name, as state_dict() names them. Meta-parameters of an update rule travel in the same
 # dictionary; their names begin with ADAPTER.
 Weights = dict[str, Tensor]
-_BODY = "backbone."
-# blocks.0.conv and blocks.0.norm are one layer, as are blocks.0.conv2 and blocks.0.norm2.
-_KIND = re.compile(r"(conv|norm)(?=\d?$)")
+# Of a layer's module: blocks.0.conv is the layer "blocks.0", blocks.0.conv2 is "blocks.0.2".
+_KIND = re.compile(r"conv(?=\d?$)")
 
 
 class Answer(NamedTuple):
@@ -61,8 +60,7 @@ class FewShotModel(nn.Module):
         self.spec = spec
         # Zeros and ones in the weights' own type: products with them differentiate, and export as plain Mul.
         self.masks = {name: torch.from_numpy(mask).float() for name, mask in (masks or {}).items()}
-        grouped = spec.normalization == "group"
-        self.backbone = BACKBONE_CLASSES[spec.backbone](spec.widths, spec.channels, grouped)
+        self.backbone = spec.topology.build(spec.widths, grouped=spec.normalization == "group")
         self.head = Head(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
 
     def forward(self, images: Tensor, statistics: Statistics | None = None) -> Answer:
@@ -89,9 +87,19 @@ class FewShotModel(nn.Module):
         self.masks = {name: fn(mask) for name, mask in self.masks.items()}
         return self
 
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """In forward order, in whatever order the layers were made (see layers_of)."""
+        parameters = dict(super().named_parameters(prefix, recurse, remove_duplicate))
+        order = {name: number for number, name in enumerate((*self.spec.topology.tensors, *HEAD))}
+        return iter(sorted(parameters.items(), key=lambda item: order.get(item[0].removeprefix(prefix), -1)))
+
     def statistics_names(self) -> tuple[str, ...]:
         """The names of the statistics in forward order; none in mode "group"."""
-        norms = [module for module in self.modules() if isinstance(module, Normalization) and not module.groups]
+        targets = [str(node.target) for node in self.backbone.graph.nodes if node.op == "call_module"]
+        layers = [self.backbone.get_submodule(target) for target in targets]
+        norms = [layer for layer in layers if isinstance(layer, Normalization) and not layer.groups]
         return tuple(f"{norm.name}.{kind}" for norm in norms for kind in ("mean", "var"))
 
 
@@ -104,7 +112,7 @@ def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: S
 def body(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None) -> Body:
     """The backbone of `model` with `weights`, without its head: a pure function."""
     norm = NormPass(statistics)
-    backbone = {name.removeprefix(_BODY): tensor for name, tensor in weights.items() if name.startswith(_BODY)}
+    backbone = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
     return Body(functional_call(model.backbone, backbone, (images, norm)), norm.seen)
 
 
@@ -123,18 +131,24 @@ def rows_for(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor if tensor.shape[0] in (1, other.shape[0]) else tensor[: other.shape[0]]
 
 
-def layers_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The layers of a network in forward order, each with its tensors: what BMP adapts or freezes as one.
+def layers_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """The layers of a network in forward order, each with the names of its tensors: what BMP adapts or freezes as one.
 
-    A convolution and the normalisation behind it are one layer ("blocks.0"; ResNet-12: "blocks.0.1" to "blocks.0.3" and
-    "blocks.0.skip"), the classifier is another ("head").
+    `tensors` in forward order, by name (weights, or what has their shapes). A layer is a weight of two or more axes,
+    with its bias and the normalisations that run before the next one: "blocks.0" (ResNet-12: "blocks.0.1" to
+    "blocks.0.3" and "blocks.0.skip"), and last "head".
     """
     layers: dict[str, list[str]] = {}
-    for name in names:
-        if not name.startswith(ADAPTER):
-            module = name.rpartition(".")[0].removeprefix(_BODY)
-            layers.setdefault(_KIND.sub("", module).rstrip("."), []).append(name)
-    return {layer: tuple(tensors) for layer, tensors in layers.items()}
+    first: list[str] = []  # a normalisation of the images themselves
+    current = first
+    for name, tensor in tensors.items():
+        if name.startswith(ADAPTER):
+            continue
+        if tensor.ndim >= 2:
+            module = name.rpartition(".")[0].removeprefix(BODY)
+            current = layers[_KIND.sub("", module).rstrip(".")] = first if not layers else []
+        current.append(name)
+    return {layer: tuple(names) for layer, names in layers.items()}
 
 
 def initial_weights(model: FewShotModel, weights: Weights, classes: int) -> Weights:

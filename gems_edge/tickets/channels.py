@@ -1,24 +1,21 @@
 """Removing whole channels until a share of the backbone's weights is gone.
 
-torch-pruning gives the dependency graph (which channels of which tensors go together) and the group importance. Its own
-`pruning_ratio` is a share of channels; here the ratio is a share of weights, so the widths are searched for.
+Which channels of which tensors go together is torch-pruning's answer (models/shapes.py). Its own `pruning_ratio` is a
+share of channels; here the ratio is a share of weights, so the widths are searched for.
 """
 
-import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gems_edge.errors import UserError
 from gems_edge.meta.rules.adapter import without_channels
 from gems_edge.models.fewshot import FewShotModel, Weights, network_weights
-from gems_edge.models.layers import Normalization
+from gems_edge.models.shapes import kept_entries
 from gems_edge.models.spec import ModelSpec
 
 # A layer keeps at least this share of its channels, and this many: fewer carry nothing worth a board's time.
@@ -32,27 +29,17 @@ BAND = 1.25
 class Pruned:
     spec: ModelSpec
     weights: Weights
-    reached: float  # share of the backbone's convolution weights that is gone
+    reached: float  # share of the backbone's weights that is gone
     round_to: int  # what the widths are multiples of
     kept: tuple[np.ndarray, ...]  # bool [channels] per width: which channels of the dense network stay
-
-
-class _TracedNorm(nn.BatchNorm2d):
-    """Stands in for Normalization, so that the dependency graph sees a layer it knows."""
-
-    def forward(  # type: ignore[override]  # called as Normalization is
-        self, conv: nn.Module, x: Tensor, _statistics: object, halve: bool = False
-    ) -> Tensor:
-        y = super().forward(conv(x))
-        return F.max_pool2d(y, 2) if halve else y
 
 
 def check_ratio(spec: ModelSpec, ratio: float) -> None:
     """UserError for a ratio outside 0 ≤ ratio < 1 or one that leaves layers with too few channels."""
     if not 0 <= ratio < 1:
         raise UserError(f"--ratio {ratio:g}: give the share of weights to remove, 0 (none) up to below 1")
-    smallest = replace(spec, widths=tuple(map(_least, spec.widths)))
-    largest = 1 - smallest.backbone_weights / spec.backbone_weights
+    smallest = tuple(w if n in spec.topology.fixed else _least(w) for n, w in enumerate(spec.widths))
+    largest = 1 - spec.topology.shape(smallest).weights / spec.backbone_weights
     if ratio > largest:
         allowed = int(largest * 1000) / 1000
         raise UserError(f"--ratio {ratio:g} leaves too few channels in a layer; this network allows up to {allowed:g}")
@@ -107,17 +94,28 @@ def kept_channels(importances: Sequence[Tensor], widths: Sequence[int]) -> tuple
 
 
 def channel_importances(model: FewShotModel, weights: Weights) -> list[Tensor]:
-    """Importance [channels] per width: L2 norm over every weight tied to the channel, of mean 1 in each layer."""
-    import torch_pruning
+    """Importance [channels] per width: the sum of squares of every weight tied to the channel, of mean 1 in each.
 
-    twin = _twin(model, weights)
-    graph = _dependencies(twin, model.spec)
-    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean")
-    importances = []
-    for layer in _width_layers(twin):
-        group = graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, list(range(layer.out_channels)))
-        importances.append(importance(group).detach().cpu())
-    return importances
+    The mean over the tensors of a group: filters, what reads them, and normalisations' scales (torch-pruning's
+    GroupMagnitudeImportance).
+    """
+    spec = model.spec
+    sums = [torch.zeros(width) for width in spec.widths]
+    tensors = [0] * len(sums)
+    for name, number, axis in spec.topology.weight_axes:
+        weight = weights[name].detach().cpu()
+        squares = weight.square().movedim(number, 0).reshape(weight.shape[number], -1).sum(1)
+        at = 0
+        for segment in axis:
+            if segment.group is None:
+                at += segment.size
+                continue
+            width = spec.widths[segment.group] * segment.times
+            sums[segment.group] += squares[at : at + width].view(-1, segment.times).sum(1)
+            tensors[segment.group] += 1
+            at += width
+    means = [total / count for total, count in zip(sums, tensors)]
+    return [mean / mean.mean() for mean in means]
 
 
 def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.ndarray]) -> tuple[ModelSpec, Weights]:
@@ -126,20 +124,15 @@ def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.nda
     `weights` are any tensors of the model's names and shapes. φ of an update rule no longer sees the features that are
     gone.
     """
-    import torch_pruning
-
-    twin = _twin(model, weights)
-    graph = _dependencies(twin, model.spec)
-    for layer, mask in zip(_width_layers(twin), kept):
-        if not mask.all():
-            group = graph.get_pruning_group(
-                layer, torch_pruning.prune_conv_out_channels, np.flatnonzero(~mask).tolist()
-            )
-            group.prune()
-    compact = replace(model.spec, widths=tuple(int(mask.sum()) for mask in kept))
-    state = twin.state_dict()
-    sliced = {name: state[name].detach().clone() for name, _ in FewShotModel(compact).named_parameters()}
-    return compact, sliced | without_channels(weights, torch.from_numpy(kept[-1]))
+    spec = model.spec
+    compact = replace(spec, widths=tuple(int(mask.sum()) for mask in kept))
+    sliced = {name: tensor.detach().cpu().clone() for name, tensor in network_weights(weights).items()}
+    for name, number, axis in spec.topology.tensor_axes:
+        entries = torch.from_numpy(np.flatnonzero(kept_entries(axis, kept)))
+        sliced[name] = sliced[name].index_select(number, entries)
+    features = kept_entries(spec.topology.features, kept)
+    channels = features[:: spec.feature_size // spec.shape.feature_channels]
+    return compact, sliced | without_channels(weights, torch.from_numpy(channels))
 
 
 def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, step: int) -> tuple[int, ...]:
@@ -149,51 +142,52 @@ def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, 
     the kept share of weights lies outside ±1 point of the wanted one; then the mean over layers of the kept importance,
     less the kept share of MACs: of two networks with as many weights, a board wants the one that is done sooner.
     """
-    keep, full, full_macs = 1 - ratio, spec.widths, spec.macs
+    keep, full, topology = 1 - ratio, np.array(spec.widths), spec.topology
     uniform = _uniform_share(spec, keep)
-    kept = [
-        torch.cat([torch.zeros(1), imp.sort(descending=True).values.cumsum(0) / imp.sum()]).tolist()
-        for imp in importances
-    ]
-    low = [max(min(step, w), _least(w), _multiple(w * uniform / BAND, step, w)) for w in full]
-    high = [max(least, _multiple(w * uniform * BAND, step, w)) for least, w in zip(low, full)]
+    curves = np.zeros((len(full), full.max() + 1))  # kept importance of each layer by width
+    for curve, importance in zip(curves, importances):
+        curve[1 : len(importance) + 1] = importance.sort(descending=True).values.cumsum(0) / importance.sum()
+    low = [max(min(step, w), _least(w), _multiple(w * uniform / BAND, step, w)) for w in spec.widths]
+    high = [max(least, _multiple(w * uniform * BAND, step, w)) for least, w in zip(low, spec.widths)]
+    for group in topology.fixed:
+        low[group] = high[group] = spec.widths[group]
+    start = [min(max(_multiple(w * uniform, step, w), a), b) for w, a, b in zip(spec.widths, low, high)]
 
-    def cost(widths: tuple[int, ...]) -> tuple[float, float]:
-        compact = replace(spec, widths=widths)
-        share = compact.backbone_weights / spec.backbone_weights
-        importance = sum(curve[width] for curve, width in zip(kept, widths)) / len(widths)
-        return max(0.0, abs(share - keep) - TOLERANCE / 2), compact.macs / full_macs - importance
+    def costs(widths: np.ndarray) -> list[tuple[float, float]]:
+        amounts = topology.amounts(widths)
+        share = amounts.weights / spec.backbone_weights
+        importance = curves[np.arange(len(full)), widths].mean(1)
+        outside = np.maximum(0.0, np.abs(share - keep) - TOLERANCE / 2)
+        macs = (amounts.macs + amounts.features * spec.ways) / spec.macs
+        return list(zip(outside.tolist(), (macs - importance).tolist()))
 
-    best = tuple(min(max(_multiple(w * uniform, step, w), least), most) for w, least, most in zip(full, low, high))
-    moves = _moves(len(full), step)
+    best, moves = np.array(start), _moves(len(full), step)
+    least = costs(best[None])[0]
     while True:
-        neighbours = [_moved(best, move) for move in moves]
-        neighbours = [w for w in neighbours if all(least <= x <= most for least, x, most in zip(low, w, high))]
-        candidate = min(neighbours, key=cost, default=best)
-        if cost(candidate) >= cost(best):
-            return best
-        best = candidate
+        neighbours = best + moves
+        neighbours = neighbours[((neighbours >= low) & (neighbours <= high)).all(1)]
+        if not len(neighbours):
+            return tuple(best.tolist())
+        values = costs(neighbours)
+        nearest = min(range(len(values)), key=values.__getitem__)
+        if values[nearest] >= least:
+            return tuple(best.tolist())
+        best, least = neighbours[nearest], values[nearest]
 
 
 def _least(width: int) -> int:
     return min(width, max(LEAST_CHANNELS, int(width * LEAST_SHARE)))
 
 
-# (layer, change of its width) for one or two layers.
-_Move = tuple[tuple[int, int], ...]
-
-
-def _moves(layers: int, step: int) -> list[_Move]:
+def _moves(layers: int, step: int) -> np.ndarray:
+    """Changes of widths [moves, layers]: of one layer by one step, then of two."""
     single = [(layer, change) for layer in range(layers) for change in (-step, step)]
-    moves: list[_Move] = [(change,) for change in single]
-    return moves + [pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0]]
-
-
-def _moved(widths: tuple[int, ...], move: _Move) -> tuple[int, ...]:
-    changed = list(widths)
-    for layer, change in move:
-        changed[layer] += change
-    return tuple(changed)
+    pairs = [pair for pair in itertools.combinations(single, 2) if pair[0][0] != pair[1][0]]
+    moves = np.zeros((len(single) + len(pairs), layers), int)
+    for row, changes in zip(moves, [*((change,) for change in single), *pairs]):
+        for layer, change in changes:
+            row[layer] = change
+    return moves
 
 
 def _multiple(width: float, step: int, most: int) -> int:
@@ -202,43 +196,10 @@ def _multiple(width: float, step: int, most: int) -> int:
 
 def _uniform_share(spec: ModelSpec, keep: float) -> float:
     """The share of channels in every layer that keeps the share `keep` of the weights (bisection)."""
-    low, high = 0.0, 1.0
+    low, high, full = 0.0, 1.0, np.array(spec.widths)
+    fixed = np.isin(np.arange(len(full)), list(spec.topology.fixed))
     for _ in range(30):
         middle = (low + high) / 2
-        layers = spec.convolutions()
-        weights = sum(w.weights * middle * (1 if n == 0 else middle) for n, w in enumerate(layers))
+        weights = spec.topology.amounts(np.where(fixed, full, full * middle)[None]).weights[0]
         low, high = (middle, high) if weights < keep * spec.backbone_weights else (low, middle)
     return (low + high) / 2
-
-
-def _twin(model: FewShotModel, weights: Weights) -> FewShotModel:
-    """The model out of layers that torch-pruning knows, under the same names."""
-    twin = copy.deepcopy(model).cpu()
-    twin.load_state_dict(network_weights(weights))
-    for parent in list(twin.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Normalization):
-                norm = _TracedNorm(child.weight.numel())
-                norm.load_state_dict(norm.state_dict() | child.state_dict())
-                setattr(parent, name, norm)
-    head = nn.Linear(model.spec.feature_size, model.head.weight.shape[0])
-    head.load_state_dict(twin.head.state_dict())
-    twin.head = head  # type: ignore[assignment]  # for torch-pruning, which does not know Head
-    return twin.eval()
-
-
-def _dependencies(twin: FewShotModel, spec: ModelSpec) -> Any:
-    """torch-pruning's graph of which channels of which tensors go together."""
-    import torch_pruning
-
-    example = torch.rand(2, spec.channels, spec.image_size, spec.image_size)
-    return torch_pruning.DependencyGraph().build_dependency(
-        twin, example, forward_fn=lambda module, images: module.head(module.backbone(images, None)), verbose=False
-    )
-
-
-def _width_layers(twin: FewShotModel) -> list[nn.Conv2d]:
-    """The 3×3 convolutions in forward order: one per entry of ModelSpec.widths."""
-    return [
-        module for module in twin.backbone.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
-    ]

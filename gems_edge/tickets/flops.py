@@ -125,17 +125,10 @@ class _Layer:
 
 
 def _layers(spec: ModelSpec, ways: int) -> list[_Layer]:
-    if spec.backbone == "conv4":
-        modules = [f"{block}.conv" for block in range(len(spec.widths))]
-    else:
-        parts = ("conv1", "conv2", "conv3", "skip")
-        modules = [f"{block}.{part}" for block in range(len(spec.widths) // 3) for part in parts]
-    layers = []
-    for module, convolution in zip(modules, spec.convolutions()):
-        reads_images = module in ("0.conv", "0.conv1", "0.skip")
-        normalized = module != "3.skip"  # it is added behind the last normalisation
-        name = f"backbone.blocks.{module}.weight"
-        layers.append(_Layer(name, convolution.macs, reads_images=reads_images, normalized=normalized))
+    layers = [
+        _Layer(f"{layer.name}.weight", layer.macs, reads_images=layer.reads_images, normalized=layer.normalized)
+        for layer in spec.shape.layers
+    ]
     # A row per class, whether each is learned or all are copies of a shared one.
     return [*layers, _Layer("head.weight", spec.feature_size * ways, head=True)]
 

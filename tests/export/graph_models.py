@@ -5,12 +5,12 @@ import torch
 from gems_edge.meta.inner import detached
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import FewShotModel
-from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+from gems_edge.models.spec import ModelSpec, full_widths
 
 
 def made(backbone, head, normalization, size, channels=3, divisor=4):
     torch.manual_seed(0)
-    widths = tuple(width // divisor for width in FULL_WIDTHS[backbone])
+    widths = tuple(width // divisor for width in full_widths((), backbone))
     model = FewShotModel(ModelSpec(backbone, widths, size, channels, normalization, head, 5))
     with torch.no_grad():
         for name, weight in model.named_parameters():

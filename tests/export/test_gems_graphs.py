@@ -32,7 +32,7 @@ def start(backbone, head, normalization, size, rule, seed=5):
     """Weights and φ at which masks are mixed, far from their thresholds, and kept shares differ."""
     model, weights = made(backbone, head, normalization, size)
     torch.manual_seed(seed)
-    weights |= rule.initial(weights)
+    weights |= rule.initial(weights, model.spec.shape.feature_channels)
     for name, weight in weights.items():
         if name == "adapter.output.weight":
             weight += 0.3 * torch.randn_like(weight)
@@ -175,7 +175,7 @@ def test_as_many_steps_as_the_tracer_counts_images():
 def test_a_shared_head_that_would_never_move_is_refused():
     rule = BMP(0.1)
     model, weights = made("conv4", "shared", "support", 28)
-    trained = MetaModel(model, weights | rule.initial(weights), rule)
+    trained = MetaModel(model, weights | rule.initial(weights, model.spec.shape.feature_channels), rule)
     choices = {"mask": torch.tensor([[[0.0, 1.0, 1.0, 1.0, 0.0]]]), "rate": torch.full((1, 1, 1), 0.1)}
     with pytest.raises(UserError, match="shared head"):
         apply_choice(trained, rule.frozen(trained.weights, choices))

@@ -10,7 +10,6 @@ import torch
 from graph_models import as_float64, made, pictures
 
 from gems_edge.device.runtime import Session
-from gems_edge.errors import UserError
 from gems_edge.export.graphs import adapt_graph, predict_graph
 from gems_edge.meta.inner import Support, inner_step, one_hot
 from gems_edge.meta.rules.maml import Descent
@@ -132,24 +131,3 @@ def test_models_are_plain_small_and_say_nothing_of_this_machine(backbone, size):
         assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
         assert {node.domain for node in graph.graph.node} == {""}
         assert not any(tensor.external_data for tensor in graph.graph.initializer)
-
-
-def test_an_unsupported_layer_is_refused_by_name():
-    model, weights = made("conv4", "shared", "support", 28)
-    model.backbone.blocks[1].conv.dilation = model.backbone.blocks[1].conv.padding = (2, 2)
-    with pytest.raises(UserError, match=r"dilation \[2, 2\]"):
-        adapt_graph(model, weights, Descent("maml", 0.1))
-
-    class Odd(torch.nn.Module):
-        def __init__(self, block):
-            super().__init__()
-            self.block = block
-
-        def forward(self, x, norm):
-            return torch.erf(self.block(x, norm))
-
-    model, weights = made("conv4", "shared", "support", 28)
-    model.backbone.blocks[0] = Odd(model.backbone.blocks[0])
-    renamed = {n.replace("blocks.0.", "blocks.0.block."): w for n, w in weights.items()}
-    with pytest.raises(UserError, match="erf"):
-        adapt_graph(model, renamed, Descent("maml", 0.1))

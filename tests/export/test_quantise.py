@@ -17,7 +17,7 @@ from gems_edge.export.quantise import quantise
 from gems_edge.export.source import MetaModel
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
-from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+from gems_edge.models.spec import ModelSpec, full_widths
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def glyphs(environment):
 def made(backbone, seed=0):
     """A random network, some of whose normalisations turn values round."""
     torch.manual_seed(seed)
-    widths = tuple(width // 8 for width in FULL_WIDTHS[backbone])
+    widths = tuple(width // 8 for width in full_widths((), backbone))
     model = FewShotModel(ModelSpec(backbone, widths, 28, 1, "support", "shared", 5))
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -101,7 +101,7 @@ def test_onnxruntime_runs_it_on_integers(quantised, tmp_path):
     model, result = quantised[0], quantised[4]
     onnxruntime.InferenceSession(result.graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node)
-    convolutions = len(model.spec.convolutions())
+    convolutions = len(model.spec.shape.layers)
     assert kinds["QLinearConv"] == (convolutions - 1 if model.spec.backbone == "conv4" else convolutions)
     assert kinds["Conv"] == convolutions - kinds["QLinearConv"] == kinds["Max"] == kinds["MaxPool"]
     assert kinds["NhwcMaxPool"] == 4 - kinds["MaxPool"]

@@ -30,7 +30,7 @@ def start(config, seed=0, disturbed=True):
     torch.manual_seed(seed)
     model = FewShotModel(config.model_spec()).double()
     weights = dict(model.named_parameters())
-    weights |= rule_of(config).initial(weights)
+    weights |= rule_of(config).initial(weights, model.spec.shape.feature_channels)
     weights = {n: w.detach().double() for n, w in weights.items()}
     if disturbed:
         for name, weight in weights.items():

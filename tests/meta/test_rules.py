@@ -32,7 +32,7 @@ def start(config: TrainConfig) -> tuple[FewShotModel, Weights, Episode]:
     torch.manual_seed(0)
     model = FewShotModel(config.model_spec()).double()
     weights = dict(model.named_parameters())
-    weights |= rule_of(config).initial(weights)
+    weights |= rule_of(config).initial(weights, model.spec.shape.feature_channels)
     return model, {n: w.detach().double().requires_grad_() for n, w in weights.items()}, episode(3, 22, seed=1)
 
 

@@ -38,7 +38,8 @@ def test_a_meta_gradient_is_that_of_one_thread(method, two_threads):
     model = FewShotModel(settings.model_spec()).double()
     rule = rule_of(settings)
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    weights = {n: w.double().requires_grad_() for n, w in (weights | rule.initial(weights)).items()}
+    weights |= rule.initial(weights, model.spec.shape.feature_channels)
+    weights = {name: weight.double().requires_grad_() for name, weight in weights.items()}
     episodes, seen = [episode(3, 22, seed) for seed in range(5)], []
     threads = TaskThreads(model, 5)
     assert threads.side_by_side == 2

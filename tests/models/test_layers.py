@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from gems_edge.models.layers import Normalization, NormPass, _Moments, convolution, convolved
+from gems_edge.models.convolution import Convolution, convolved
+from gems_edge.models.normalization import Normalization, NormPass, _Moments
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -28,59 +29,88 @@ def test_moments_and_their_gradients(together, layout):
     assert gradgradcheck(lambda y: _Moments.apply(y, together), y)
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
+# Kernel, stride, padding, groups (4 channels), bias.
+FORMS = [
+    (1, 1, 0, 1, False), (3, 1, 1, 1, False), (3, 2, 1, 1, True), ((5, 3), (2, 1), (0, 2), 1, True),
+    (1, 2, 0, 1, False), (3, 1, 1, 4, False), (3, 2, 1, 4, True), (5, 2, 2, 4, False), (3, 1, 1, 2, True),
+    (3, 2, 0, 2, False),
+]  # fmt: skip
+
+
+def convolution(kernel, stride, padding, groups, bias, inputs=4, outputs=4):
+    return Convolution(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias).double()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("of_x, of_weight", [(True, True), (False, True), (True, False)])
-def test_a_convolutions_gradients(kernel, of_x, of_weight):
+def test_a_convolutions_gradients(form, of_x, of_weight):
     torch.manual_seed(0)
-    layer = convolution(2, 3, kernel).double()
+    layer = convolution(*form)
     layer.weight.requires_grad_(of_weight)
-    x = maps(2, 2, 5, 5).detach().requires_grad_(of_x)
+    x = maps(2, 4, 6, 7).detach().requires_grad_(of_x)
 
-    def call(x, weight):
-        return torch.func.functional_call(layer, {"weight": weight}, x)
+    def call(x, *tensors):
+        return torch.func.functional_call(layer, dict(zip(("weight", "bias"), tensors)), x)
 
-    assert gradcheck(call, (x, layer.weight))
-    assert gradgradcheck(call, (x, layer.weight))
+    tensors = (x, *layer.parameters())
+    assert gradcheck(call, tensors)
+    assert gradgradcheck(call, tensors)
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_convolution_is_torchs(layout):
+def test_a_convolution_is_torchs(form, layout):
     """The gradient of a function of its gradients, with each of the three tensors that it can depend on."""
     torch.manual_seed(0)
-    layer = convolution(3, 4, 3).double()
-    x = maps(5, 3, 7, 7, layout=layout)
-    found = []
-    for call in (lambda: convolved(layer, x), lambda: F.conv2d(x, layer.weight, padding=1)):
+    layer = convolution(*form)
+    x = maps(5, 4, 7, 7, layout=layout)
+    results = []
+    for call in (lambda: convolved(layer, x), lambda: torch.nn.Conv2d.forward(layer, x)):
         y = call()
         first = torch.autograd.grad(y.tanh().square().sum(), [x, layer.weight], create_graph=True)
-        for part in itertools.chain(*[(one, one.square().sum()) for one in first]):
-            found.append(torch.autograd.grad(part.sum(), [x, layer.weight], retain_graph=True))
-    for ours, theirs in zip(found[:4], found[4:]):
-        for one, other in zip(ours, theirs):
-            assert torch.allclose(one, other, rtol=1e-11, atol=1e-11)
+        for part in itertools.chain(*[(gradient, gradient.square().sum()) for gradient in first]):
+            results.append(torch.autograd.grad(part.sum(), [x, layer.weight], retain_graph=True))
+    for ours, theirs in zip(results[:4], results[4:]):
+        for gradient, expected in zip(ours, theirs):
+            assert torch.allclose(gradient, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("groups", [0, 8])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_pooling_before_normalising_is_pooling_after_it(grouped, layout):
+@pytest.mark.parametrize("pool", [((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1))])
+def test_pooling_before_normalising_is_pooling_after_it(groups, layout, pool):
     """Whatever the signs of the scales: against batch or group normalisation by torch."""
     torch.manual_seed(0)
-    conv, norm = convolution(2, 4, 3).double(), Normalization(4, "n", grouped).double()
+    conv, norm = convolution(3, 1, 1, 1, True), Normalization(4, "n", groups, 1e-3).double()
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.5, -0.5, 0.25, -2.0]))
         norm.bias.normal_()
-    x = maps(3, 2, 8, 8, layout=layout)
-    y = F.conv2d(x, conv.weight, padding=1)
-    if grouped:
-        y = F.group_norm(y, norm.groups, norm.weight, norm.bias, 1e-5)
-    else:
-        y = F.batch_norm(y, None, None, norm.weight, norm.bias, training=True, eps=1e-5)
-    assert torch.allclose(norm(conv, x, NormPass(), halve=True), F.max_pool2d(y, 2), rtol=1e-10)
-    assert torch.allclose(norm(conv, x, NormPass()), y, rtol=1e-10)
+    x = maps(3, 4, 8, 8, layout=layout)
+    y = F.conv2d(x, conv.weight, conv.bias, padding=1)
+
+    def normalised(y):
+        if groups:
+            return F.group_norm(y, norm.groups, norm.weight, norm.bias, 1e-3)
+        return F.batch_norm(y, None, None, norm.weight, norm.bias, training=True, eps=1e-3)
+
+    assert torch.allclose(norm(x, NormPass(), conv, pool), F.max_pool2d(normalised(y), *pool), rtol=1e-10)
+    assert torch.allclose(norm(x, NormPass(), conv), normalised(y), rtol=1e-10)
+    assert torch.allclose(norm(x, NormPass()), normalised(x), rtol=1e-10)
 
 
-def test_a_convolution_knows_autocast():
-    layer, x = convolution(2, 3, 3), torch.randn(1, 2, 5, 5)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert convolved(layer, x).dtype == torch.bfloat16
-    assert convolved(layer, x).dtype == torch.float32
+@pytest.mark.parametrize("pool", [None, ((2, 2), (2, 2), (0, 0))])
+def test_given_statistics_are_folded_into_the_convolution(pool):
+    torch.manual_seed(0)
+    conv, norm = convolution(3, 2, 1, 4, True), Normalization(4, "n", 0, 1e-3).double()
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    x, mean, var = maps(3, 4, 8, 8), torch.randn(4).double(), torch.rand(4).double()
+    given = NormPass({"n.mean": mean, "n.var": var})
+
+    def expected(y):
+        return F.batch_norm(y, mean, var, norm.weight, norm.bias, eps=1e-3)
+
+    pooled = expected(conv(x)) if pool is None else F.max_pool2d(expected(conv(x)), *pool)
+    assert torch.allclose(norm(x, given, conv, pool), pooled, rtol=1e-10)
+    assert torch.allclose(norm(x, given), expected(x), rtol=1e-10)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from gems_edge.errors import UserError
 from gems_edge.models.fewshot import FewShotModel
-from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+from gems_edge.models.spec import ModelSpec, full_widths
 from gems_edge.tickets.channels import TOLERANCE, prune
 
 
 def made(backbone="conv4", normalization="support", head="shared", widths=None, size=28):
     torch.manual_seed(1)
-    model = FewShotModel(ModelSpec(backbone, widths or FULL_WIDTHS[backbone], size, 1, normalization, head, 5))
+    model = FewShotModel(ModelSpec(backbone, widths or full_widths((), backbone), size, 1, normalization, head, 5))
     return model, {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
@@ -45,7 +45,7 @@ def test_resnet12(ratio, normalization):
 @pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
 def test_removing_dead_channels_changes_no_answer(backbone):
     """Channels whose filter, scale and readers are zero go first, and without them the network computes the same."""
-    model, weights = made(backbone, widths=(32,) * len(FULL_WIDTHS[backbone]))
+    model, weights = made(backbone, widths=(32,) * len(full_widths((), backbone)))
     dead, layers = torch.arange(0, 32, 2), {n: w for n, w in weights.items() if w.dim() == 4}
     for weight in layers.values():
         weight[dead] = 0

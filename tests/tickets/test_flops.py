@@ -16,7 +16,7 @@ from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.rules.registry import RULES
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
-from gems_edge.models.spec import FULL_WIDTHS, ModelSpec
+from gems_edge.models.spec import ModelSpec, full_widths
 from gems_edge.tickets.costs import training_work
 from gems_edge.tickets.flops import TrainingWork, book, densities_of
 
@@ -35,7 +35,7 @@ def small(backbone="conv4", method="maml", head="per-class", normalization="supp
 
 
 def full_size(backbone):
-    return ModelSpec(backbone, FULL_WIDTHS[backbone], 84, 3, "transductive", "per-class", 5)
+    return ModelSpec(backbone, full_widths((), backbone), 84, 3, "transductive", "per-class", 5)
 
 
 def paper_work(method, shots):

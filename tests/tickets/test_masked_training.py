@@ -127,7 +127,7 @@ def test_removed_weights_are_zero_at_every_inner_step(method, head, dtype):
             assert removed.any() and not after[name][removed].any(), name
             if (before[name] != after[name])[~removed].any():
                 moved.add(name)
-    assert moved == set(Descent(method, LR).adapted(model.masks))
+    assert moved == set(name for name in Descent(method, LR).adapted(weights) if name in model.masks)
 
 
 def test_fewer_classes_than_trained_keep_their_rows_masks():

@@ -5,7 +5,6 @@ closest public relative: means of weights and gradients through one hidden layer
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,23 +30,17 @@ def initial_adapter(inputs: int, outputs: Tensor) -> Weights:
     }
 
 
-def input_size(weights: Weights, task_feature: bool) -> int:
-    tensors = sum(not name.startswith(ADAPTER) for name in weights)
-    return 2 * tensors + (feature_channels(weights) if task_feature else 0)
-
-
-def feature_channels(weights: Weights) -> int:
-    """Channels of the backbone's last map."""
-    *_, last, _head = layers_of(weights).values()
-    return weights[last[0]].shape[0]
+def input_size(weights: Weights, feature_channels: int = 0) -> int:
+    """What g_φ sees: two means of every tensor, and the features of a task (`feature_channels`) where it sees them."""
+    return 2 * sum(not name.startswith(ADAPTER) for name in weights) + feature_channels
 
 
 def without_channels(weights: Weights, kept: Tensor) -> Weights:
-    """φ for a network whose last map keeps the channels `kept` alone (bool [channels]); {} where there is no φ."""
+    """φ for a network whose features keep the channels `kept` alone (bool [channels]); {} where there is no φ."""
     adapter = {name: tensor.clone() for name, tensor in weights.items() if name.startswith(ADAPTER)}
     if adapter:
         hidden = adapter[f"{ADAPTER}hidden.weight"]
-        means = input_size(weights, False)
+        means = input_size(weights)
         if hidden.shape[1] > means:
             seen = torch.cat([torch.ones(means, dtype=torch.bool), kept])
             adapter[f"{ADAPTER}hidden.weight"] = hidden[:, seen.to(hidden.device)]
@@ -69,7 +62,8 @@ def adapter_inputs(weights: Weights, gradients: Weights, features: Tensor | None
     pushes = torch.stack([_mean(gradients[name].detach().abs()) if name in gradients else none for name in names])
     parts = [standardised(means), standardised(pushes)]
     if features is not None:
-        maps = torch.unflatten(features.detach().to(means.dtype), 1, (feature_channels(weights), -1))
+        channels = weights[f"{ADAPTER}hidden.weight"].shape[1] - input_size(weights)
+        maps = torch.unflatten(features.detach().to(means.dtype), 1, (channels, -1))
         parts.append(standardised(maps.mean((0, 2))))
     return torch.cat(parts)
 
@@ -126,6 +120,6 @@ def ranks(weight: Tensor) -> Tensor:
     return torch.empty_like(shares).scatter_(0, order, shares).view_as(weight)
 
 
-def by_layer(names: Iterable[str]) -> dict[str, int]:
+def by_layer(weights: Weights) -> dict[str, int]:
     """Tensor → the number of its layer."""
-    return {name: number for number, layer in enumerate(layers_of(names).values()) for name in layer}
+    return {name: number for number, layer in enumerate(layers_of(weights).values()) for name in layer}

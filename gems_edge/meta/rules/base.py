@@ -1,6 +1,5 @@
 """Update rules: what one inner step moves, and how. A rule is data plugged into `inner_step`."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -45,13 +44,13 @@ class Rule:
         """The entries of the state that a step changes."""
         return ()
 
-    def initial(self, weights: Weights) -> Weights:
+    def initial(self, weights: Weights, feature_channels: int) -> Weights:
         """φ at the start of meta-training, for a network of these weights; draws from torch's generator."""
         return {}
 
-    def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of `names` that an inner step moves, in their order; φ never."""
-        return tuple(name for name in names if not name.startswith(ADAPTER))
+    def adapted(self, weights: Weights) -> tuple[str, ...]:
+        """The names of those `weights` that an inner step moves, in their order; φ never."""
+        return tuple(name for name in weights if not name.startswith(ADAPTER))
 
     def begin(self, weights: Weights) -> State:
         """The state before the first step of a task, from the meta-weights (a shared head with its one row)."""

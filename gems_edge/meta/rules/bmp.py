@@ -42,11 +42,11 @@ class BMP(Rule):
     name = "bmp"
     adapter = "in the graph"
 
-    def initial(self, weights: Weights) -> Weights:
+    def initial(self, weights: Weights, feature_channels: int) -> Weights:
         layers = len(layers_of(weights))
         rates = torch.zeros(layers if self.rate_per_layer else 1)
         outputs = torch.cat([torch.full((layers,), self.mask_logit), rates])
-        return initial_adapter(input_size(weights, self.task_feature), outputs)
+        return initial_adapter(input_size(weights, feature_channels if self.task_feature else 0), outputs)
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
         layer = by_layer(weights)

@@ -1,6 +1,5 @@
 """An adaptation that no longer asks g_φ: which layers move at each step, and how fast, as constants."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -31,11 +30,10 @@ class Frozen(Rule):
     def carried(self) -> tuple[str, ...]:
         return (RATES,) if len(set(self.rates)) > 1 else ()
 
-    def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
-        names = list(names)
-        layer = by_layer(names)
-        moving = [any(row[number] for row in self.rates) for number in range(len(layers_of(names)))]
-        return tuple(name for name in names if name in layer and moving[layer[name]] and name not in self.still)
+    def adapted(self, weights: Weights) -> tuple[str, ...]:
+        layer = by_layer(weights)
+        moving = [any(row[number] for row in self.rates) for number in range(len(layers_of(weights)))]
+        return tuple(name for name in weights if name in layer and moving[layer[name]] and name not in self.still)
 
     def begin(self, weights: Weights) -> State:
         rows = self.rates if self.carried else self.rates[:1]

@@ -1,6 +1,5 @@
 """MAML, ANIL and BOIL: gradient descent over the whole network or a part of it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,9 @@ class Descent(Rule):
     name: str
     inner_lr: float
 
-    def adapted(self, names: Iterable[str]) -> tuple[str, ...]:
+    def adapted(self, weights: Weights) -> tuple[str, ...]:
         facts = RULES[self.name]
-        return tuple(n for n in super().adapted(names) if (facts.moves_head if n in HEAD else facts.moves_body))
+        return tuple(n for n in super().adapted(weights) if (facts.moves_head if n in HEAD else facts.moves_body))
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
         return Move(weights | {name: weights[name].sub(g, alpha=self.inner_lr) for name, g in gradients.items()})

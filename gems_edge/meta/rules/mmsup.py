@@ -46,7 +46,7 @@ class MMSUP(Rule):
     def picks_weights(self) -> bool:
         return not self.keep
 
-    def initial(self, weights: Weights) -> Weights:
+    def initial(self, weights: Weights, feature_channels: int) -> Weights:
         layers = len(layers_of(weights))
         if len(self.keep) not in (0, 1, layers):
             raise UserError(
@@ -56,7 +56,7 @@ class MMSUP(Rule):
         if self.keep:
             return {}
         start = math.log(self.keep_share / (1 - self.keep_share))
-        return initial_adapter(input_size(weights, False), torch.full((layers,), start))
+        return initial_adapter(input_size(weights), torch.full((layers,), start))
 
     def begin(self, weights: Weights) -> State:
         """Ranks of the weights, and no choice yet."""
@@ -83,9 +83,9 @@ class MMSUP(Rule):
 
     def subnet(self, state: State) -> Weights:
         """The chosen subnet G_i, once a step has chosen it (equation 7 moves nothing else for this task)."""
-        layer = by_layer([key.removeprefix(RANK) for key in state if key.startswith(RANK)])
+        ranked = [key.removeprefix(RANK) for key in state if key.startswith(RANK)]  # a weight of each layer, in order
         keep = state[KEEP].detach()
-        return {name: (state[RANK + name] < keep[number]).to(keep.dtype) for name, number in layer.items()}
+        return {name: (state[RANK + name] < keep[number]).to(keep.dtype) for number, name in enumerate(ranked)}
 
     def frozen(self, weights: Weights, choices: dict[str, Tensor]) -> FrozenChoice:
         """A weight belongs to the subnet if it belongs to that of most tasks."""

@@ -11,7 +11,8 @@ from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import check_settings, from_table, setting, to_table
 from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.ticket import TicketConfig
-from gems_edge.models.spec import BACKBONES, HEADS, NORMALIZATIONS, ModelSpec
+from gems_edge.models.backbones.registry import BACKBONES
+from gems_edge.models.spec import HEADS, NORMALIZATIONS, ModelSpec
 
 COMPUTE = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -30,10 +31,11 @@ class TrainConfig:
     )
     image_size: int = setting(0, "Pixels on a side; 0 takes the data's own.", least=0)
     channels: int = setting(0, "1 grey, 3 colour; 0 takes the data's own.", least=0)
-    backbone: str = setting("conv4", "Network.", BACKBONES)
+    backbone: str = setting("conv4", "Network.", tuple(BACKBONES))
     widths: tuple[int, ...] = setting(
-        (), "Channels: full, one number for the first layer, or one per convolution (32,32,48,64).", empty="full"
+        (), "Channels: full, one number for the first layer, or one per group of channels (32,32,48,64).", empty="full"
     )
+    width_multiplier: float = setting(1.0, "Of a network's full widths, as its authors scale them (0.35).", least=0)
     method: str = setting("maml", "What the inner loop adapts (see docs/training.md).", tuple(RULES))
     head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one per way.", HEADS)
     normalization: str = setting("support", "Statistics for query images (see docs/training.md).", NORMALIZATIONS)
@@ -69,6 +71,8 @@ class TrainConfig:
         check_settings(self)
         if not self.inner_lr > 0 or not self.lr > 0:
             raise UserError("--inner-lr and --lr must be above 0")
+        if not self.width_multiplier > 0 or (self.widths and self.width_multiplier != 1):
+            raise UserError("--width-multiplier must be above 0, and stands alone: leave --widths out")
         if not self.dense and not self.rule.takes_tickets:
             raise UserError(f"--ticket with {self.method}: find a ticket of each distribution's own maml run instead")
         if self.data_weights and self.rule.one_model_each:

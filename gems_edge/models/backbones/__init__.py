@@ -1,0 +1,1 @@
+"""Networks as ordinary torch modules: one file each, and a line in registry.py."""

@@ -1,0 +1,119 @@
+"""Convolutions of any stride and number of groups that are fast to differentiate twice."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Form:
+    """What of a convolution is not in its tensors; dilation is 1."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
+
+    def gradients(
+        self, gradient: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """At the input and at the weight, from the gradient at the output; None for one that is not `needed`."""
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, self.stride, self.padding, (1, 1), False, (0, 0), self.groups, (*needed, False)
+        )
+        return of_x, of_weight
+
+
+class _DoublyDifferentiable(torch.autograd.Function):
+    """conv2d, [N, I, H, W] and [O, I / groups, kh, kw] → [N, O, h, w], fast to differentiate twice.
+
+    torch's own second derivative computes a weight gradient as a convolution whose kernel is the whole map, with
+    transposed copies of all images and for each group by itself, and two convolutions where one of twice the channels
+    does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.form = form
+        return form.apply(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        gradients = (None, None)
+        if of_x or of_weight:
+            gradients = _ConvolutionGradient.apply(gradient, *ctx.saved_tensors, ctx.form, (of_x, of_weight))
+        return *gradients, gradient.sum((0, 2, 3)) if of_bias else None, None
+
+
+class _ConvolutionGradient(torch.autograd.Function):
+    """The gradients of a convolution at its input and its weight; None for one that is not `needed`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, form: Form, needed: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx.save_for_backward(gradient, x, weight)
+        ctx.form = form
+        ctx.set_materialize_grads(False)
+        return form.gradients(gradient, x, weight, needed)
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_x: Tensor | None, of_weight: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """`of_x` [N, I, H, W] and `of_weight` [O, I / groups, kh, kw]: the gradients at the two gradients."""
+        gradient, x, weight = ctx.saved_tensors
+        form: Form = ctx.form
+        to_gradient, to_x, to_weight = ctx.needs_input_grad[:3]
+        at_gradient = at_x = at_weight = None
+        pairs = [(m, f) for m, f in ((of_x, weight), (x, of_weight)) if m is not None and f is not None]
+        if to_gradient and pairs:
+            at_gradient = _sum_of_convolutions(form, pairs)
+        if to_x and of_weight is not None:
+            at_x = form.gradients(gradient, x, of_weight, (True, False))[0]
+        if to_weight and of_x is not None:
+            at_weight = form.gradients(gradient, of_x, weight, (False, True))[1]
+        return at_gradient, at_x, at_weight, None, None
+
+
+def _sum_of_convolutions(form: Form, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Σ conv(map, filters): in one group as one convolution over all the maps' channels."""
+    if form.groups == 1:
+        maps, filters = zip(*pairs)
+        return form.apply(torch.cat(maps, 1), torch.cat(filters, 1))
+    first, *rest = (form.apply(maps, filters) for maps, filters in pairs)
+    return first if not rest else first.add_(rest[0])
+
+
+class Convolution(nn.Conv2d):
+    """As its base, but for the way it is differentiated; dilation is 1 and padding is zeros, in numbers."""
+
+    @property
+    def form(self) -> Form:
+        assert isinstance(self.padding, tuple)
+        (vertical, horizontal), (top, left) = self.stride, self.padding
+        return Form((vertical, horizontal), (top, left), self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolved(self, x)
+
+
+def convolved(conv: Convolution, x: Tensor, factors: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """conv(x), each filter and its bias times its factor [O], plus `shift` [O]."""
+    weight, bias = conv.weight, conv.bias
+    if factors is not None:
+        weight = weight * factors.view(-1, 1, 1, 1)
+        bias = None if bias is None else bias * factors
+    if shift is not None:
+        bias = shift if bias is None else bias + shift
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):  # it knows no functions of ours
+        return conv.form.apply(x, weight, bias)
+    y: Tensor = _DoublyDifferentiable.apply(x, weight, bias, conv.form)
+    return y

@@ -1,0 +1,149 @@
+"""Normalisation as a plain layer, in all modes, alone or together with the convolution and the pool around it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gems_edge.models.convolution import Convolution, convolved
+
+# Of group normalisation in place of batch normalisation (mode "group"), or as many as divide the channels.
+GROUPS = 8
+
+# Normalisation statistics by name ("backbone.blocks.0.norm.mean", "….var"), each [C].
+Statistics = dict[str, Tensor]
+
+# A max-pool's kernel, stride and padding.
+Pool = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+@dataclass
+class NormPass:
+    """Statistics of one forward pass: `given` ones are used, else the batch's own, which are kept in `seen`."""
+
+    given: Statistics | None = None
+    seen: Statistics = field(default_factory=dict)
+
+
+class Normalization(nn.Module):
+    """Batch normalisation (`groups` 0), or group normalisation, of maps [N, C, H, W].
+
+    In the batch modes the statistics are the batch's own, or given ones (mode "support": those of the support set). The
+    running statistics that a batch normalisation was trained with are kept beside them.
+    `torch.vmap` over `F.batch_norm` gives a wrong second-order gradient (functorch issue 534) and the ONNX exporter
+    needs plain operations, hence statistics written out. All of them come from each image's own moments: what runs over
+    whole maps then never crosses images, so that an export can run it image by image (export/passes/stream.py).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, name: str, groups: int = 0, epsilon: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels), persistent=False)
+        self.register_buffer("running_var", torch.ones(channels), persistent=False)
+        self.name = name
+        self.groups = math.gcd(groups, channels) if groups else 0
+        self.epsilon = epsilon
+
+    def forward(
+        self, x: Tensor, statistics: NormPass, conv: Convolution | None = None, pool: Pool | None = None
+    ) -> Tensor:
+        """The normalised x, or conv(x) where there is a `conv`, and behind it the max-pool `pool` where there is one.
+
+        Given statistics go into the convolution's weights. Otherwise a map that is to be pooled is pooled before it is
+        normalised, which is less work and less memory: normalising keeps the order of a channel's values or, where its
+        weight is negative, turns it round; the convolution then computes them with the other sign.
+        """
+        if statistics.given is not None and not self.groups:
+            return _pooled(self._by_given(x, statistics.given, conv), pool)
+        signs = None if pool is None else (self.weight.detach() < 0).to(x.dtype) * -2 + 1
+        y = x if conv is None else convolved(conv, x, signs)
+        scale, shift = self._scale_and_shift(y, signs, statistics)
+        return torch.addcmul(shift[..., None, None], _pooled(y, pool), scale[..., None, None])
+
+    def _by_given(self, x: Tensor, given: Statistics, conv: Convolution | None) -> Tensor:
+        mean, var = (given[f"{self.name}.{kind}"] for kind in ("mean", "var"))
+        scale = self.weight * torch.rsqrt(var + self.epsilon)
+        shift = self.bias - mean * scale
+        if conv is not None:
+            return convolved(conv, x, scale, shift)
+        return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
+
+    def _scale_and_shift(self, y: Tensor, signs: Tensor | None, statistics: NormPass) -> tuple[Tensor, Tensor]:
+        """What normalises y, a convolution's output times `signs` (None: as it is), by its own statistics: each [C], or
+        [N, C] in mode "group"."""
+        mean, var = _Moments.apply(y, not self.groups)
+        if self.groups:
+            mean, root = self._of_groups(_times(mean, signs), var)
+            mean = _times(mean, signs)
+        else:
+            root = torch.rsqrt(var + self.epsilon)
+            statistics.seen |= {f"{self.name}.mean": _times(mean, signs), f"{self.name}.var": var}
+        scale = _times(self.weight, signs) * root
+        return scale, torch.addcmul(self.bias, mean, scale, value=-1)
+
+    def _of_groups(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and 1/√(variance + ε) of each channel's group [N, C], from the channels' own moments [N, C]."""
+        channels = torch.unflatten(mean, 1, (self.groups, -1))
+        mean = channels.mean(2, keepdim=True)
+        var = (torch.unflatten(var, 1, (self.groups, -1)) + (channels - mean).square()).mean(2, keepdim=True)
+        root = torch.rsqrt(var + self.epsilon)
+        return mean.expand_as(channels).flatten(1), root.expand_as(channels).flatten(1)
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and variance of the maps of y [N, C, H, W]: of every image by itself, [N, C], or `together`, [C].
+
+    The variance does not depend on the mean to first order, which autograd would find out by summing zeros over whole
+    maps: hence gradients by hand. `torch.var_mean` is slower on CPUs: its Welford sum is not vectorised over these
+    axes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, together: bool) -> tuple[Tensor, Tensor]:
+        mean = y.mean((2, 3))
+        centred = y - mean[..., None, None]
+        var = (centred * centred).mean((2, 3))
+        if together:
+            images, mean = mean, mean.mean(0)
+            var = var.mean(0) + (images - mean).square().mean(0)
+        ctx.save_for_backward(y, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx: Any, to_mean: Tensor, to_var: Tensor) -> tuple[Tensor, None]:
+        return _MomentsGradient.apply(*ctx.saved_tensors, to_mean, to_var), None
+
+
+class _MomentsGradient(torch.autograd.Function):
+    """(to_mean + 2 · to_var · (y − mean)) / number of values of each mean, [N, C, H, W]; mean and var [N, C] or [C]."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, mean: Tensor, to_mean: Tensor, to_var: Tensor) -> Tensor:
+        count = y.shape[2] * y.shape[3] * (1 if mean.ndim == 2 else y.shape[0])
+        slope = to_var * (2 / count)
+        ctx.save_for_backward(y, mean, slope)
+        ctx.count = count
+        return torch.addcmul((to_mean / count - mean * slope)[..., None, None], y, slope[..., None, None])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        y, mean, slope = ctx.saved_tensors
+        axes = (2, 3) if mean.ndim == 2 else (0, 2, 3)
+        total, product = gradient.sum(axes), (gradient * y).sum(axes)
+        of_var = (product - mean * total) * (2 / ctx.count)
+        return gradient * slope[..., None, None], -slope * total, total / ctx.count, of_var
+
+
+def _pooled(y: Tensor, pool: Pool | None) -> Tensor:
+    return y if pool is None else F.max_pool2d(y, *pool)
+
+
+def _times(values: Tensor, signs: Tensor | None) -> Tensor:
+    return values if signs is None else values * signs
