@@ -40,7 +40,8 @@ def transposed_convolution(call: Call) -> int:
 
 
 def product(call: Call) -> int:
-    return call.output.elements * call.first.shape[-1]
+    """Of a MatMul, which may read its first matrix transposed (passes/turned_matrices.py)."""
+    return call.output.elements * call.first.shape[-2 if call.attributes.get("transA", 0) else -1]
 
 
 def linear(call: Call) -> int:

@@ -79,7 +79,7 @@ ROWS: dict[str, Row] = {
     "Clip": replace(_ACTIVATION, activation=True, clamps=True),
     "Sigmoid": replace(_ACTIVATION, activation=True),
     "Tanh": replace(_ACTIVATION, activation=True),
-    "HardSigmoid": _ACTIVATION,
+    "HardSigmoid": replace(_ACTIVATION, activation=True),
     "Elu": _ACTIVATION,
     "Softplus": _ACTIVATION,
     "HardSwish": _ELEMENTWISE,
@@ -88,6 +88,7 @@ ROWS: dict[str, Row] = {
     "Celu": _ELEMENTWISE,
     "Gelu": _ELEMENTWISE,
     "Mish": _ELEMENTWISE,
+    "QuickGelu": _ELEMENTWISE,  # onnxruntime's x·sigmoid(x)
     "Softsign": _ELEMENTWISE,
     "ThresholdedRelu": _ELEMENTWISE,
     "Softmax": Row(work.elementwise, apart=batch_axes.along_axis(-1), in_place=True),

@@ -2,9 +2,12 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from gems_edge.errors import UserError
 from gems_edge.graphs.liveness import TensorSize
+from gems_edge.graphs.scans import body_model
+from gems_edge.graphs.values import body_of, name_of, size_of
 
 
 def fix_dims(model: onnx.ModelProto, dims: dict[str, int]) -> onnx.ModelProto:
@@ -33,44 +36,60 @@ def fix_dims(model: onnx.ModelProto, dims: dict[str, int]) -> onnx.ModelProto:
     return fixed
 
 
-def tensor_sizes(model: onnx.ModelProto) -> dict[str, TensorSize]:
-    """Size of every tensor of a graph whose inputs have fixed dims (see `fix_dims`).
+def sized(model: onnx.ModelProto) -> ir.Model:
+    """A graph whose inputs have fixed dims (see `fix_dims`), with shape and type of every tensor.
 
     onnx's shape inference with data propagation answers for almost all; what it cannot say is read off one run on
     onnxruntime with zero inputs, so the answer is never a guess. UserError if that run fails.
     """
+    result = ir.from_proto(_inferred(model))
+    unknown = [value for node in result.graph for value in node.outputs if value.name and not _is_known(value)]
+    if unknown:
+        _observe(model, unknown)
+    for node in result.graph:
+        _size_body(node)
+    return result
+
+
+def tensor_sizes(model: onnx.ModelProto) -> dict[str, TensorSize]:
+    """Size of every tensor of a graph by its name; as `sized`, but for the bodies of Scans."""
+    graph = sized(model).graph
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    return {name_of(value): size_of(value) for value in values if value.name}
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         raise UserError(f"onnx cannot infer the shapes of this graph: {' '.join(str(error).split())}") from None
-    sizes = {tensor.name: TensorSize(tuple(tensor.dims), _item_bytes(tensor.data_type)) for tensor in graph.initializer}
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        size = _declared(value)
-        if size is not None:
-            sizes[value.name] = size
-    unknown = [name for node in model.graph.node for name in node.output if name and name not in sizes]
-    return sizes | _observe(model, unknown) if unknown else sizes
 
 
-def _declared(value: onnx.ValueInfoProto) -> TensorSize | None:
-    kind = value.type.tensor_type
-    if not kind.elem_type or not kind.HasField("shape"):
-        return None
-    if any(dim.WhichOneof("value") != "dim_value" for dim in kind.shape.dim):
-        return None
-    return TensorSize(tuple(dim.dim_value for dim in kind.shape.dim), _item_bytes(kind.elem_type))
+def _is_known(value: ir.Value) -> bool:
+    return value.dtype is not None and value.shape is not None and value.shape.is_static()
 
 
-def _item_bytes(element_type: int) -> int:
-    return max(1, onnx.helper.tensor_dtype_to_np_dtype(element_type).itemsize)
+def _size_body(scan: ir.Node) -> None:
+    """Shapes and types of the tensors in a Scan's body."""
+    body = body_of(scan)
+    if body is None:
+        return
+    inferred = _inferred(body_model(scan)).graph
+    known = {value.name: value for value in [*inferred.value_info, *inferred.output]}
+    for node in body:
+        for value in node.outputs:
+            if value.name in known:
+                ir.serde.deserialize_value_info_proto(known[value.name], value)
+        _size_body(node)
 
 
-def _observe(model: onnx.ModelProto, names: list[str]) -> dict[str, TensorSize]:
-    """The sizes of these tensors in one run. UserError for a model that onnxruntime cannot run, and for one that keeps
-    tensors in other files: onnxruntime would read whatever it names."""
+def _observe(model: onnx.ModelProto, values: list[ir.Value]) -> None:
+    """Shapes and types of these tensors from one run. UserError for a model that onnxruntime cannot run, and for one
+    that keeps tensors in other files: onnxruntime would read whatever it names."""
     from gems_edge.device.onnxfile import initializers
     from gems_edge.device.runtime import Session
 
+    names = [name_of(value) for value in values]
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     observed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -80,5 +99,5 @@ def _observe(model: onnx.ModelProto, names: list[str]) -> dict[str, TensorSize]:
         feeds[value.name] = np.zeros([dim.dim_value for dim in value.type.tensor_type.shape.dim], dtype)
     content, what = observed.SerializeToString(), "the graph whose cost is asked"
     initializers(content, what)
-    tensors = Session(content, what).run(names, feeds)
-    return {name: TensorSize(tensor.shape, tensor.dtype.itemsize) for name, tensor in zip(names, tensors)}
+    for value, tensor in zip(values, Session(content, what).run(names, feeds)):
+        value.shape, value.dtype = ir.Shape(tensor.shape), ir.DataType.from_numpy(tensor.dtype)

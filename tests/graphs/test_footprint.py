@@ -8,7 +8,7 @@ import time
 import pytest
 from small_settings import SMALL
 
-HEAVY = ("torch", "torchvision", "onnx", "matplotlib", "rich", "scipy", "jinja2")
+HEAVY = ("torch", "torchvision", "onnx", "onnx_ir", "matplotlib", "rich", "scipy", "jinja2")
 
 
 def files_below(directory):
