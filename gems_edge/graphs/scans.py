@@ -1,4 +1,4 @@
-"""The body of an ONNX Scan (an adaptation step image by image, export/passes/stream.py): its shapes, and how often it runs.
+"""The body of an ONNX Scan (a step image by image, export/passes/stream.py): its shapes, and how often it runs.
 
 onnx infers no shapes behind constants that a body captures, so a body is inferred as a graph of its own.
 """
