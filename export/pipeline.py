@@ -218,7 +218,9 @@ def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports:
     int8 = None
     if source.calibrating is not None:
         with reports.evaluation("calibrate int8", EPISODES) as progress, matrix_precision("fp32"):
-            int8 = quantise(learned, source.config.steps, statistics, source.tensors, source.calibrating, progress)
+            int8 = quantise(
+                predict, learned, source.config.steps, statistics, source.tensors, source.calibrating, progress
+            )
     return Graphs(adapt, predict, int8, statistics)
 
 

@@ -20,6 +20,7 @@ from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.normalization import Normalization
 from gems_edge.models.ticket import Ticket
 
 
@@ -103,7 +104,7 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
         root=options.root,
     )
     if options.int8:
-        check_quantisable(config.normalization)
+        check_quantisable(model)
 
     def sampler(split: str) -> MixtureSampler:
         return mixture_sampler(images, split, config.ways, config.shots, config.queries, options.seed)
@@ -124,13 +125,13 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
     )
 
 
-def check_quantisable(normalization: str) -> None:
-    """UserError for a mode whose normalisation cannot be folded into the convolutions."""
-    if normalization == "group":
+def check_quantisable(model: FewShotModel) -> None:
+    """UserError for a network with a normalisation that cannot be folded into convolutions."""
+    if any(isinstance(module, Normalization) and module.groups for module in model.modules()):
         raise UserError(
-            "--int8 needs normalisation that folds into the convolutions: mode group computes it from every image, and "
-            "between quantised convolutions that is slower than float32; export without --int8, or train with "
-            "--normalization support"
+            "--int8 needs normalisation that folds into the convolutions: mode group, as GroupNorm, computes it from "
+            "every image, and between quantised convolutions that is slower than float32; export without --int8, or "
+            "train a network of batch normalisations with --normalization support"
         )
 
 

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import click
 import numpy as np
+import onnx
 
 from gems_edge.data.mixture import load_mixture, mixture_sampler
-from gems_edge.device.int8 import map_scale
 from gems_edge.device.learner import Learner
 from gems_edge.device.runtime import Session
-from gems_edge.export.quantise import EPISODES, IMAGE, integer_graph, map_ranges
+from gems_edge.export.quantise import EPISODES, integer_graph, map_ranges
 from gems_edge.images import to_input
 from gems_edge.meta.evaluation.accuracy import mean_accuracy
-from gems_edge.models.spec import ModelSpec
 
 Weights = dict[str, np.ndarray]
 Episode = tuple[Weights, np.ndarray, np.ndarray, np.ndarray]  # adapted weights, support, queries, queries' labels
@@ -41,10 +40,10 @@ def episodes_of(learner: Learner, data: str, split: str, count: int) -> Iterator
         yield bundle.weights | learner._now.weights, to_input(support), queries, labels
 
 
-def fixed_ranges(learner: Learner, spec: ModelSpec, data: str) -> dict[str, Ranges]:
+def fixed_ranges(learner: Learner, predict: onnx.ModelProto, data: str) -> dict[str, Ranges]:
     """Ranges over adapted validation episodes, by how they are put together."""
     of_episodes = [
-        map_ranges(spec, weights, to_input(queries))[1]
+        map_ranges(predict, weights, to_input(queries))[1]
         for weights, _, queries, _ in episodes_of(learner, data, "val", EPISODES)
     ]
     ends = {name: np.array([ranges[name] for ranges in of_episodes]) for name in of_episodes[0]}
@@ -54,10 +53,9 @@ def fixed_ranges(learner: Learner, spec: ModelSpec, data: str) -> dict[str, Rang
     }
 
 
-def predict_int8(spec: ModelSpec, weights: Weights, ranges: Ranges, queries: np.ndarray) -> np.ndarray:
+def predict_int8(predict: onnx.ModelProto, weights: Weights, ranges: Ranges, queries: np.ndarray) -> np.ndarray:
     """Probabilities of the int8 graph with these ranges."""
-    scales = {name: map_scale(*ends) if name != IMAGE else map_scale(0.0, 1.0) for name, ends in ranges.items()}
-    session = Session(integer_graph(spec, weights, scales)[0].SerializeToString(), "int8", threads=1)
+    session = Session(integer_graph(predict, weights, ranges)[0].SerializeToString(), "int8", threads=1)
     logits = session.run(["logits"], {"images": to_input(queries)})[0]
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)
@@ -76,18 +74,14 @@ def compared(answers: np.ndarray, expected: np.ndarray, labels: np.ndarray) -> t
 @click.option("--episodes", default=60, show_default=True)
 def main(bundle, data, test_data, episodes):
     learner = Learner.load(bundle, 1)
-    about = learner.bundle.manifest
-    spec = ModelSpec(
-        about["backbone"]["name"], tuple(about["backbone"]["widths"]), learner.bundle.image_size,
-        learner.bundle.channels, about["normalization"], about["head"], about["ways"],
-    )  # fmt: skip
-    fixed = fixed_ranges(learner, spec, data)
+    predict = onnx.load_from_string(learner.bundle.model("predict.onnx"))
+    fixed = fixed_ranges(learner, predict, data)
     comparisons = {name: [] for name in (*fixed, "support images of the episode")}
     for weights, support, queries, labels in episodes_of(learner, test_data or data, "test", episodes):
         expected = learner.predict(queries)
         for name, rows in comparisons.items():
-            ranges = fixed.get(name) or map_ranges(spec, weights, support)[1]
-            rows.append(compared(predict_int8(spec, weights, ranges, queries), expected, labels))
+            ranges = fixed.get(name) or map_ranges(predict, weights, support)[1]
+            rows.append(compared(predict_int8(predict, weights, ranges, queries), expected, labels))
     result = {}
     for name, rows in comparisons.items():
         change, (_, same, apart) = mean_accuracy([row[0] for row in rows]), np.mean(rows, axis=0)

@@ -1,5 +1,6 @@
 """Reading a bundle: every byte is checked against the manifest before anything of it runs."""
 
+import dataclasses
 import hashlib
 import math
 import stat
@@ -184,6 +185,8 @@ def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
         shapes = [bundle.weights[name].shape for name in layer.tensors if name in bundle.weights]
         if len(shapes) < len(layer.tensors) or len(shapes[0]) != 4 or set(shapes[1:]) - {shapes[0][:1]}:
             raise fields.error("int8.layers", "a list of this bundle's own convolutions and normalisations")
+    if bundle.quantisation and not bundle.weights.keys() >= set(bundle.quantisation.tensors):
+        raise fields.error("int8.tensors", "a list of this bundle's own tensors")
     rows = 1 if bundle.head == "shared" else bundle.ways
     weight, bias = (bundle.weights[name] for name in HEAD)
     if weight.ndim != 2 or weight.shape[0] != rows or bias.shape != (rows,):
@@ -216,17 +219,21 @@ def _is_amount(value: object) -> bool:
 def _quantisation(fields: "_Fields") -> Quantisation | None:
     if INT8_FILE not in fields.get("files", dict, "an object"):
         return None
-    epsilon = fields.get("int8.epsilon", float, "a number above 0")
-    if not 0 < epsilon < 1:
-        raise fields.error("int8.epsilon", "a number above 0")
-    layers, expected = [], "a list of objects with weight, norm and reads"
-    for entry in fields.get("int8.layers", list, expected):
-        if not isinstance(entry, dict) or entry.keys() != {"weight", "norm", "reads"}:
-            raise fields.error("int8.layers", expected)
-        if not all(isinstance(value, str) or (value is None and name != "weight") for name, value in entry.items()):
-            raise fields.error("int8.layers", expected)
-        layers.append(Layer(**entry))
-    return Quantisation(tuple(layers), epsilon)
+    expected = "a list of objects with weight, bias, norm, epsilon and reads"
+    entries = fields.get("int8.layers", list, expected)
+    if not all(map(_is_layer, entries)):
+        raise fields.error("int8.layers", expected)
+    return Quantisation(tuple(Layer(**entry) for entry in entries), fields.names("int8.tensors"))
+
+
+def _is_layer(entry: Any) -> bool:
+    """Whether an entry of int8.layers has the fields of Layer."""
+    if not isinstance(entry, dict) or entry.keys() != {field.name for field in dataclasses.fields(Layer)}:
+        return False
+    names = (value is None or isinstance(value, str) for name, value in entry.items() if name != "epsilon")
+    epsilon, norm = entry["epsilon"], entry["norm"]
+    fits = epsilon is None if norm is None else isinstance(epsilon, float) and 0 < epsilon < 1
+    return isinstance(entry["weight"], str) and all(names) and fits
 
 
 class _Fields:

@@ -24,35 +24,41 @@ _LEAST = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of the graph by the name of its weight.
+    """A convolution of the graph by the names of its tensors.
 
-    `norm`: the normalisation that is folded into it; None: none is. `reads`: the map it reads, whose scale is the
-    graph's initialiser READS.scale; None: it stays float32.
+    `bias`: its own; None: it has none. `norm`: the normalisation that is folded into it, with its ε; None: none is.
+    `reads`: the map it reads, whose scale is the graph's initialiser READS.scale; None: it stays float32.
     """
 
     weight: str
+    bias: str | None
     norm: str | None
+    epsilon: float | None
     reads: str | None
+
+    @property
+    def normalization(self) -> tuple[str, ...]:
+        """Weight, bias, mean and variance of the normalisation."""
+        return tuple(f"{self.norm}.{part}" for part in ("weight", "bias", "mean", "var")) if self.norm else ()
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """The tensors it is made of, by their names in the bundle."""
-        parts = ("weight", "bias", "mean", "var") if self.norm else ()
-        return (self.weight, *(f"{self.norm}.{part}" for part in parts))
+        return (self.weight, *((self.bias,) if self.bias else ()), *self.normalization)
 
 
 @dataclass(frozen=True)
 class Quantisation:
+    """What a board writes into the graph: its convolutions, and the tensors that stand in it as they are."""
+
     layers: tuple[Layer, ...]
-    epsilon: float  # of the normalisations
+    tensors: tuple[str, ...]
 
 
-def layer_tensors(
-    layer: Layer, weights: Mapping[str, np.ndarray], epsilon: float, input_scale: float | None
-) -> dict[str, np.ndarray]:
+def layer_tensors(layer: Layer, weights: Mapping[str, np.ndarray], input_scale: float | None) -> dict[str, np.ndarray]:
     """The graph's initialisers for `layer`: WEIGHT.folded and WEIGHT.bias in float32 where it stays so, otherwise
     WEIGHT.int8, WEIGHT.scale [O], WEIGHT.bias (int32 [O]) and WEIGHT.bias_scale [O]."""
-    weight, bias = _folded(layer, weights, epsilon)
+    weight, bias = _folded(layer, weights)
     parts = {"folded": weight, "bias": bias} if input_scale is None else _quantised(weight, bias, input_scale)
     return {f"{layer.weight}.{part}": value for part, value in parts.items()}
 
@@ -64,10 +70,10 @@ def refreshed(model: bytes, quantisation: Quantisation, weights: Mapping[str, np
     """
     names = {layer.reads: f"{layer.reads}.scale" for layer in quantisation.layers if layer.reads}
     scales = values_of(model, list(names.values()), what)
-    values: dict[str, np.ndarray] = {}
+    values = {name: weights[name] for name in quantisation.tensors}
     for layer in quantisation.layers:
         scale = float(scales[names[layer.reads]]) if layer.reads else None
-        values |= layer_tensors(layer, weights, quantisation.epsilon, scale)
+        values |= layer_tensors(layer, weights, scale)
     return with_values(model, values, what)
 
 
@@ -78,18 +84,19 @@ def map_scale(low: float, high: float) -> tuple[np.float32, np.uint8]:
     return scale, np.uint8(round(-low / float(scale)))
 
 
-def _folded(layer: Layer, weights: Mapping[str, np.ndarray], epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weight [O, I, h, w] and bias [O] of the convolution with its normalisation in it, float32."""
+def _folded(layer: Layer, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Weight [O, I/groups, h, w] and bias [O] of the convolution with its normalisation in it, float32."""
     weight = weights[layer.weight]
-    if layer.norm is None:
-        return weight, np.zeros(len(weight), np.float32)
-    gain, shift, mean, var = (weights[name] for name in layer.tensors[1:])
-    scale = gain / np.sqrt(var + np.float32(epsilon))
-    return weight * scale[:, None, None, None], shift - mean * scale
+    own = weights[layer.bias] if layer.bias else np.zeros(len(weight), np.float32)
+    if layer.epsilon is None:
+        return weight, own
+    gain, shift, mean, var = (weights[name] for name in layer.normalization)
+    scale = gain / np.sqrt(var + np.float32(layer.epsilon))
+    return weight * scale[:, None, None, None], shift - (mean - own) * scale
 
 
 def _quantised(weight: np.ndarray, bias: np.ndarray, input_scale: float) -> dict[str, np.ndarray]:
-    """int8 [O, I, h, w], scale [O], bias int32 [O], bias_scale [O] of one convolution."""
+    """int8 [O, I/groups, h, w], scale [O], bias int32 [O], bias_scale [O] of one convolution."""
     weight, bias = weight.astype(np.float64), bias.astype(np.float64)
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1) / _WEIGHT_MOST
     least = np.abs(bias) / (_BIAS_MOST * input_scale)  # of a channel that is almost only bias

@@ -1,5 +1,7 @@
 """The int8 graph on the board: its tensors from float weights, made anew after teaching, and what does not fit."""
 
+from dataclasses import asdict
+
 import handmade as hm
 import numpy as np
 import onnx
@@ -15,12 +17,13 @@ from gems_edge.errors import UserError
 from gems_edge.images import to_input
 
 EPSILON = 1e-5
+LAYER = Layer(hm.CONV, None, None, None, "images")
 SCALES = {"images": map_scale(0.0, 1.0), "relu": map_scale(0.0, 6.0)}
 
 
 def int8_model(weights) -> onnx.ModelProto:
     """handmade.predict_model without normalisation, its convolution in int8."""
-    stored = layer_tensors(Layer(hm.CONV, None, "images"), weights, EPSILON, float(SCALES["images"][0]))
+    stored = layer_tensors(LAYER, weights, float(SCALES["images"][0]))
     for name, (scale, zero) in SCALES.items():
         stored |= {f"{name}.scale": np.asarray(scale), f"{name}.zero": np.asarray(zero)}
     n = helper.make_node
@@ -56,8 +59,8 @@ def int8_model(weights) -> onnx.ModelProto:
 @pytest.fixture
 def path(tmp_path):
     path = hm.write_bundle(tmp_path / "h.gems", normalization="group", head="per-class", channels=3)
-    layers = [{"weight": hm.CONV, "norm": None, "reads": "images"}]
-    hm.edit_manifest(path, lambda manifest: manifest.update(int8={"epsilon": EPSILON, "layers": layers}))
+    about = {"layers": [asdict(LAYER)], "tensors": []}
+    hm.edit_manifest(path, lambda manifest: manifest.update(int8=about))
     hm.replace_file(path, INT8_FILE, int8_model(read_bundle_weights(path)).SerializeToString())
     return path
 
@@ -72,18 +75,23 @@ def read_bundle_weights(path):
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 4), st.sampled_from([1, 3]),
     st.sampled_from([1e-6, 1 / 255, 0.5]), st.sampled_from([0.0, 1e-30, 1.0]), st.sampled_from([0.0, 1.0, 1e6]),
+    st.booleans(), st.sampled_from([1e-5, 1e-3]),
 )  # fmt: skip
-def test_quantised_tensors_are_the_folded_ones_to_half_a_step(seed, outputs, inputs, kernel, step, size, shift):
+def test_quantised_tensors_are_the_folded_ones_to_half_a_step(
+    seed, outputs, inputs, kernel, step, size, shift, biased, epsilon
+):
     random = np.random.default_rng(seed)
     weights = {"c.weight": size * random.normal(size=(outputs, inputs, kernel, kernel))}
     weights |= {"n.weight": random.normal(size=outputs), "n.bias": shift * random.normal(size=outputs)}
     weights |= {"n.mean": random.normal(size=outputs), "n.var": random.random(outputs)}
+    weights |= {"c.bias": random.normal(size=outputs) * biased}
     weights = {name: value.astype(np.float32) for name, value in weights.items()}
     w64 = {name: value.astype(np.float64) for name, value in weights.items()}
-    gain = w64["n.weight"] / np.sqrt(w64["n.var"] + EPSILON)
+    gain = w64["n.weight"] / np.sqrt(w64["n.var"] + epsilon)
     folded = w64["c.weight"] * gain[:, None, None, None]
-    bias = w64["n.bias"] - w64["n.mean"] * gain
-    made = layer_tensors(Layer("c.weight", "n", "x"), weights, EPSILON, step)
+    bias = w64["n.bias"] + (w64["c.bias"] - w64["n.mean"]) * gain
+    layer = Layer("c.weight", "c.bias" if biased else None, "n", epsilon, "x")
+    made = layer_tensors(layer, weights, step)
     whole, scale = made["c.weight.int8"], made["c.weight.scale"].astype(np.float64)
     assert whole.dtype == np.int8 and whole.min() >= -127
     assert np.isfinite(scale).all() and (scale > 0).all()
@@ -91,17 +99,25 @@ def test_quantised_tensors_are_the_folded_ones_to_half_a_step(seed, outputs, inp
     assert (np.abs(whole * wide - folded) <= wide * 0.5001 + 1e-5 * np.abs(folded)).all()
     bias_scale = made["c.weight.bias_scale"].astype(np.float64)
     np.testing.assert_allclose(bias_scale, scale * step, rtol=1e-6)
-    rounding = 1e-6 * (np.abs(w64["n.bias"]) + np.abs(w64["n.mean"] * gain))
+    rounding = 1e-6 * sum(np.abs(w64[f"n.{part}"] * by) for part, by in (("bias", 1), ("mean", gain)))
+    rounding += 1e-6 * np.abs(w64["c.bias"] * gain)
     assert (np.abs(made["c.weight.bias"] * bias_scale - bias) <= 0.5001 * bias_scale + rounding).all()
     # Room in int32 for the products of the largest convolution here: 5760 inputs.
     assert np.abs(made["c.weight.bias"].astype(np.int64)).max() + 255 * 127 * 9 * 640 < 2**31
+
+
+def test_a_convolution_without_normalisation_keeps_its_bias():
+    weights = {"c.weight": np.ones((2, 1, 1, 1), np.float32), "c.bias": np.array([3, -1], np.float32)}
+    made = layer_tensors(Layer("c.weight", "c.bias", None, None, None), weights, None)
+    np.testing.assert_array_equal(made["c.weight.folded"], weights["c.weight"])
+    np.testing.assert_array_equal(made["c.weight.bias"], weights["c.bias"])
 
 
 def test_a_float_layer_is_only_folded():
     weights = {"c.weight": np.ones((2, 1, 1, 1)), "n.weight": np.array([2, -1]), "n.bias": np.array([1, 0])}
     weights |= {"n.mean": np.array([1, 1]), "n.var": np.array([4, 1]) - EPSILON}
     weights = {name: value.astype(np.float32) for name, value in weights.items()}
-    made = layer_tensors(Layer("c.weight", "n", None), weights, EPSILON, None)
+    made = layer_tensors(Layer("c.weight", None, "n", EPSILON, None), weights, None)
     assert made.keys() == {"c.weight.folded", "c.weight.bias"}
     np.testing.assert_allclose(made["c.weight.folded"].ravel(), [1, -1], rtol=1e-6)
     np.testing.assert_allclose(made["c.weight.bias"], [0, 1], atol=1e-6)
@@ -167,14 +183,19 @@ def test_precisions_that_are_not_there(tmp_path, path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda m: m.pop("int8"), "'int8.epsilon' must be"),
-        (lambda m: m["int8"].update(epsilon=0.0), "'int8.epsilon' must be"),
+        (lambda m: m.pop("int8"), "'int8.layers' must be"),
+        (lambda m: m["int8"].pop("tensors"), "'int8.tensors' must be"),
+        (lambda m: m["int8"].update(tensors=["backbone.other"]), "'int8.tensors' must be"),
+        (lambda m: m["int8"]["layers"][0].update(norm="backbone.norm"), "'int8.layers' must be"),
+        (lambda m: m["int8"]["layers"][0].update(epsilon=1e-5), "'int8.layers' must be"),
+        (lambda m: m["int8"]["layers"][0].update(norm="backbone.norm", epsilon=0.0), "'int8.layers' must be"),
         (lambda m: m["int8"].update(layers="all"), "'int8.layers' must be"),
         (lambda m: m["int8"]["layers"].append({"weight": hm.CONV}), "'int8.layers' must be"),
         (lambda m: m["int8"]["layers"][0].update(weight=None), "'int8.layers' must be"),
         (lambda m: m["int8"]["layers"][0].update(weight="backbone.other.weight"), "own convolutions"),
         (lambda m: m["int8"]["layers"][0].update(weight="head.weight"), "own convolutions"),
-        (lambda m: m["int8"]["layers"][0].update(norm="backbone.norm"), "own convolutions"),
+        (lambda m: m["int8"]["layers"][0].update(norm="backbone.norm", epsilon=1e-5), "own convolutions"),
+        (lambda m: m["int8"]["layers"][0].update(bias="backbone.conv.bias"), "own convolutions"),
     ],
 )
 def test_manifests_that_do_not_fit(path, change, message):

@@ -1,0 +1,234 @@
+"""predict.onnx on bytes: QuantizeLinear and DequantizeLinear around what onnxruntime then runs on integers.
+
+Any tool can run them; onnxruntime makes one integer operation of what stands between two of them. What is on bytes,
+by patterns (times: onnxruntime 1.32, one x86 core with VNNI):
+
+- Convolutions, with weights int8 and a scale for each output channel. One that reads the image stays float32 if it
+  has a stride or a pool behind it: with three input channels the int8 kernel is the slower one, and a quarter of the
+  map is left to quantise. Where the map keeps its size (ResNet-12), float32 costs more than it saves: 1.8 for 1.5 ms
+  with a quarter of the widths.
+- Sums, products, concatenations and average pools, where one of the tensors is on bytes already, each with a range of
+  its own; max-pools, which keep their input's.
+- A ReLU or another clamp behind any of these is left out: the range of its bytes does the same.
+- All else is float32: hardswish and gates between maps, means of whole maps, normalisations without a convolution. As
+  two sums and products of bytes hardswish takes as long. The head stays float32, too: it is less than a hundredth of
+  the work, and the number of its rows is the user's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from gems_edge.device.bundle import HEAD
+from gems_edge.device.int8 import Layer, Quantisation, layer_tensors
+from gems_edge.export.passes.fold import Arrays, fold, initializer
+from gems_edge.export.passes.pads import absorb_pads
+from gems_edge.export.passes.rewriting import constant
+from gems_edge.graphs.ops import row_of
+
+# The map that is the image itself: 0…1 in 256 steps, the pixels as they were.
+IMAGE = "images"
+Scale = tuple[np.float32, np.uint8]  # and the zero point
+_OWN_RANGE = frozenset({"Add", "Mul", "Concat", "AveragePool"})
+_SAME_RANGE = frozenset({"MaxPool"})
+
+
+@dataclass
+class Network:
+    """predict.onnx in float32 with folded convolutions, and what of it is to be on bytes."""
+
+    graph: ir.Graph
+    layers: dict[ir.Node, Layer]  # convolution → what it is made of, and the map that it reads on bytes
+    maps: dict[ir.Value, str] = field(default_factory=dict)  # in forward order → the name of the map's scale
+    clamped: set[ir.Value] = field(default_factory=set)  # maps behind a clamp that their range stands for
+    constants: set[ir.Value] = field(default_factory=set)  # what no image reaches
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The maps' names in forward order, without the image's."""
+        return tuple(name for name in dict.fromkeys(self.maps.values()) if name != IMAGE)
+
+
+def with_ranges(predict: onnx.ModelProto, weights: Arrays) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The folded float32 graph with the outputs low.NAME and high.NAME of every map but the image, and the names.
+
+    `weights`: the tensors to predict with, float32, by their names in the bundle. Raises UserError as `fold`.
+    """
+    model = ir.from_proto(predict)
+    network = _planned(model, weights)
+    values = {name: value for value, name in reversed(network.maps.items())}  # of a max-pool the map that it reads
+    for name in network.names:
+        for end, kind in (("low", "ReduceMin"), ("high", "ReduceMax")):
+            reduced = ir.val(f"{end}.{name}", ir.DataType.FLOAT, [])
+            model.graph.append(ir.node(kind, [values[name]], {"keepdims": 0}, outputs=[reduced]))
+            model.graph.outputs.append(reduced)
+    return _checked(model), network.names
+
+
+def with_bytes(
+    predict: onnx.ModelProto, weights: Arrays, scales: Mapping[str, Scale]
+) -> tuple[onnx.ModelProto, Quantisation]:
+    """predict.int8.onnx at `weights` with the maps' scales and zero points, and what a board writes anew in it.
+
+    Raises UserError as `fold`.
+    """
+    model = ir.from_proto(predict)
+    network = _planned(model, weights)
+    for node, layer in network.layers.items():
+        if layer.reads is not None:
+            _quantise_weights(model.graph, node, layer_tensors(layer, weights, float(scales[layer.reads][0])))
+    for value, name in network.maps.items():
+        _quantise_map(network, value, name, scales[name])
+    result = _checked(model)
+    tensors = [tensor.name for tensor in result.graph.initializer if tensor.name in weights and tensor.name not in HEAD]
+    return result, Quantisation(tuple(network.layers.values()), tuple(tensors))
+
+
+# What is on bytes
+
+
+def _planned(model: ir.Model, weights: Arrays) -> Network:
+    """`model` at `weights`, folded and planned."""
+    for name, value in model.graph.initializers.items():
+        if name in weights:
+            value.const_value = ir.tensor(weights[name], name=name)
+    absorb_pads(model)
+    network = Network(model.graph, fold(model, weights))
+    RemoveUnusedNodesPass()(model)
+    for node in network.layers:
+        _order_pool(model.graph, node)
+    for node in model.graph:
+        _plan(network, node)
+    return network
+
+
+def _plan(network: Network, node: ir.Node) -> None:
+    """Enter the maps that `node` reads and gives."""
+    maps, output = network.maps, node.outputs[0]
+    sources = [value for value in node.inputs if value is not None and not _is_constant(network, value)]
+    if not sources:
+        network.constants.update(node.outputs)
+    elif output in network.clamped:
+        return
+    elif node in network.layers:
+        if not _is_small_stem(node):
+            layer, read = network.layers[node], sources[0]
+            network.layers[node] = replace(layer, reads=maps.setdefault(read, str(read.name)))
+            _give(network, output, layer.weight.removeprefix("backbone.").removesuffix(".weight"))
+    elif node.op_type in _SAME_RANGE and sources[0] in maps:
+        maps[output] = maps[sources[0]]
+    elif node.op_type in _OWN_RANGE and maps.keys() & sources and len(sources) == len(node.inputs):
+        for value in sources:
+            maps.setdefault(value, str(value.name))
+        _give(network, output, str(output.name))
+
+
+def _is_constant(network: Network, value: ir.Value) -> bool:
+    return value in network.constants or (value.producer() is None and not value.is_graph_input())
+
+
+def _give(network: Network, output: ir.Value, name: str) -> None:
+    """The result of an integer operation, with a clamp behind it perhaps, as the map `name`."""
+    clamp = _reader(output)
+    if clamp is not None and row_of(clamp.op_type).clamps:
+        output = clamp.outputs[0]
+        network.clamped.add(output)
+    network.maps[output] = name
+
+
+def _reader(value: ir.Value) -> ir.Node | None:
+    """The only node that reads `value`."""
+    readers = value.consumers()
+    return readers[0] if len(readers) == 1 and len(value.uses()) == 1 and not value.is_graph_output() else None
+
+
+def _behind(node: ir.Node) -> list[ir.Node]:
+    """A clamp and a max-pool behind a convolution that nothing else reads, or one of them, in their order."""
+    found: list[ir.Node] = []
+    while (reader := _reader((found[-1] if found else node).outputs[0])) and len(found) < 2:
+        if reader.op_type != "MaxPool" and not row_of(reader.op_type).clamps:
+            break
+        found.append(reader)
+    return found
+
+
+def _is_small_stem(node: ir.Node) -> bool:
+    """Whether a convolution reads the image and leaves at most a quarter of its places to quantise."""
+    strides = node.attributes["strides"].as_ints() if "strides" in node.attributes else [1]
+    pooled = any(reader.op_type == "MaxPool" for reader in _behind(node))
+    return node.inputs[0] is not None and node.inputs[0].name == IMAGE and (pooled or min(strides) > 1)
+
+
+# Rewriting
+
+
+def _order_pool(graph: ir.Graph, node: ir.Node) -> None:
+    """A clamp and a max-pool behind a convolution may change places. On bytes the clamp comes first, where the range
+    stands for it; in float32 the pool, which leaves a quarter to clamp, and as a Max: onnxruntime would drop a Relu and
+    move QuantizeLinear to the front of the pool."""
+    behind, small_stem = _behind(node), _is_small_stem(node)
+    if sum(reader.op_type == "MaxPool" for reader in behind) != 1 or len(behind) != 2:
+        return
+    if (behind[0].op_type == "MaxPool") != small_stem:
+        _exchange(graph, *behind)
+        behind.reverse()
+    if small_stem:
+        _, clamp = behind
+        low = clamp.inputs[1] if clamp.op_type == "Clip" else None
+        low = low or constant(graph, np.asarray(0, np.float32))
+        output = ir.val(f"{clamp.name}.max")
+        graph.insert_before(clamp, ir.node("Max", [clamp.inputs[0], low], outputs=[output], name=output.name))
+        clamp.outputs[0].replace_all_uses_with(output)
+        graph.remove(clamp)
+
+
+def _exchange(graph: ir.Graph, first: ir.Node, second: ir.Node) -> None:
+    """Of two nodes in a row, each with one tensor in and one out, the second before the first."""
+    source, between, result = first.inputs[0], first.outputs[0], second.outputs[0]
+    result.replace_all_uses_with(between)
+    second.replace_input_with(0, source)
+    first.replace_input_with(0, result)
+    graph.remove(second)
+    graph.insert_before(first, second)
+
+
+def _quantise_weights(graph: ir.Graph, node: ir.Node, tensors: Mapping[str, np.ndarray]) -> None:
+    """A convolution's weight and bias from bytes; `tensors` as device.int8.layer_tensors gives them."""
+    for folded in node.inputs[1:]:
+        if folded is not None:
+            graph.initializers.pop(str(folded.name))
+    weight, scale, bias, bias_scale = (initializer(graph, name, array) for name, array in tensors.items())
+    for slot, pair in ((1, (weight, scale)), (2, (bias, bias_scale))):
+        floats = ir.node("DequantizeLinear", pair, {"axis": 0}, name=f"{pair[0].name}.float")
+        graph.insert_before(node, floats)
+        node.replace_input_with(slot, floats.outputs[0])
+
+
+def _quantise_map(network: Network, value: ir.Value, name: str, scale: Scale) -> None:
+    """All that reads `value` reads it from bytes."""
+    graph, readers = network.graph, list(value.uses())
+    pair = [initializer(graph, f"{name}.{part}", np.asarray(x)) for part, x in zip(("scale", "zero_point"), scale)]
+    clamp = value.producer() if value in network.clamped else None
+    made = clamp.inputs[0] if clamp else value
+    packed = ir.node("QuantizeLinear", [made, *pair], name=f"{value.name}.bytes")
+    floats = ir.node("DequantizeLinear", [packed.outputs[0], *pair], name=f"{value.name}.float")
+    for use in readers:
+        use.node.replace_input_with(use.idx, floats.outputs[0])
+    producer = made.producer() if made else None
+    if producer:
+        graph.insert_after(producer, [packed, floats])
+    else:
+        graph.insert_before(graph[0], [packed, floats])
+    if clamp:
+        graph.remove(clamp, safe=True)
+
+
+def _checked(model: ir.Model) -> onnx.ModelProto:
+    RemoveUnusedNodesPass()(model)
+    proto: onnx.ModelProto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
