@@ -1,6 +1,5 @@
 """Pools of any window, and their gradients."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,9 @@ from torch import fx
 from gems_edge.errors import UserError
 from gems_edge.export.activations import masked
 from gems_edge.export.builder import GraphBuilder, Value, numbers
-from gems_edge.export.depthwise import padded_sides, phases_of, seen_from
 from gems_edge.export.shapes import Window, pair
 from gems_edge.export.translation import Translation
+from gems_edge.export.windows import padded, seen_from
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 
@@ -102,53 +101,25 @@ def of_windows(b: GraphBuilder, gradient: str, x: str, channels: int, window: Wi
     """As of_separate_windows, of any windows: what overlapping ones give a pixel adds up.
 
     One place of the window after the other, from the first, takes the gradient where it sees the maximum, and leaves
-    the rest to those behind it.
+    the rest to those behind it. What the places of a row took is put back, and added up, by a transposed convolution.
     """
     pooled = b.op("MaxPool", x, **window.attributes())
-    phases = phases_of(b, x, window, -np.inf)
-    totals: dict[int, list[str]] = {}
-    left = gradient
-    for place in np.ndindex(*window.kernel):
-        is_maximum = b.op("Equal", seen_from(b, phases, window, channels, place), pooled)
-        taken = masked(b, left, is_maximum)
-        left = b.op("Sub", left, taken)
-        phase = place[0] % window.stride[0] * window.stride[1] + place[1] % window.stride[1]
-        totals.setdefault(phase, []).append(_put_back(b, taken, window, place))
-    return _together(b, totals, channels, window)
-
-
-def _put_back(b: GraphBuilder, x: str, window: Window, place: Sequence[int]) -> str:
-    """What `place` saw, back in its phase of the map, with zeros around."""
-    before = [at // stride for at, stride in zip(place, window.stride)]
-    behind = [
-        side // stride - at - count
-        for side, stride, at, count in zip(padded_sides(window), window.stride, before, window.out_sides)
-    ]
-    return b.op("Pad", x, b.constant([0, 0, *before, 0, 0, *behind])) if any(before + behind) else x
-
-
-def _together(b: GraphBuilder, totals: dict[int, list[str]], channels: int, window: Window) -> str:
-    """[N, C, H, W] of its phases, each a list of [N, C, ⌈H/s⌉, ⌈W/s⌉] to be summed; one that is missing is zero."""
-    sums = {phase: _sum(b, parts) for phase, parts in totals.items()}
-    steps, sides = window.stride, padded_sides(window)
-    counts = [side // step for side, step in zip(sides, steps)]
-    x = sums[0]
-    if math.prod(steps) > 1:
-        nothing = b.op("Mul", sums[0], b.constant(0.0)) if len(sums) < math.prod(steps) else ""
-        parts = [sums.get(phase, nothing) for phase in range(math.prod(steps))]
-        x = b.op("Reshape", b.op("Concat", *parts, axis=1), b.constant([0, *steps, channels, *counts]))
-        x = b.op("Transpose", x, perm=[0, 3, 4, 1, 5, 2])
-        x = b.op("Reshape", x, b.constant([0, channels, *sides]))
-    if sides == window.sides:
-        return x
-    ends = [padding + side for padding, side in zip(window.padding, window.sides)]
-    return b.op("Slice", x, b.constant(list(window.padding)), b.constant(ends), b.constant([2, 3]))
-
-
-def _sum(b: GraphBuilder, parts: Sequence[str]) -> str:
-    total = parts[0]
-    for part in parts[1:]:
-        total = b.op("Add", total, part)
+    axes = zip(window.sides, window.kernel, window.stride, window.padding)
+    unseen = [(side + 2 * p - k) % stride for side, k, stride, p in axes]
+    form = window.attributes() | {"group": channels, "output_padding": unseen}
+    (rows, columns), x, left, total = window.kernel, padded(b, x, window, -np.inf), gradient, ""
+    for row in range(rows):
+        taken = []
+        for column in range(columns):
+            is_maximum = b.op("Equal", seen_from(b, x, window, (row, column)), pooled)
+            taken.append(masked(b, left, is_maximum))
+            left = b.op("Sub", left, taken[-1])
+        stacked = b.op("Concat", *(b.op("Unsqueeze", part, b.constant([2])) for part in taken), axis=2)
+        stacked = b.op("Reshape", stacked, b.constant([0, channels * columns, *window.out_sides]))
+        places = np.zeros((channels, columns, 1, *window.kernel), np.float32)
+        places[:, np.arange(columns), 0, row, np.arange(columns)] = 1
+        back = b.op("ConvTranspose", stacked, b.constant(places.reshape(-1, 1, *window.kernel)), **form)
+        total = b.op("Add", total, back) if total else back
     return total
 
 

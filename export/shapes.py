@@ -43,6 +43,19 @@ class Window:
     def out_pixels(self) -> int:
         return math.prod(self.out_sides)
 
+    def behind(self) -> Pair:
+        """How much of the padding behind each axis is seen: none of it behind the last position."""
+        axes = zip(self.out_sides, self.stride, self.kernel, self.padding, self.sides)
+        height, width = (max(0, (count - 1) * step + k - p - side) for count, step, k, p, side in axes)
+        return height, width
+
+    def sees(self, axis: int) -> np.ndarray:
+        """[k, side, positions] along an axis: 1 where a place of the kernel sees a pixel from a position, else 0."""
+        kernel, side, count = self.kernel[axis], self.sides[axis], self.out_sides[axis]
+        pixel = np.arange(kernel)[:, None] + self.stride[axis] * np.arange(count) - self.padding[axis]
+        seen: np.ndarray = np.arange(side)[:, None] == pixel[:, None, :]
+        return seen.astype(np.float32)
+
     def attributes(self) -> dict[str, Any]:
         """As ONNX has them."""
         return {"kernel_shape": list(self.kernel), "pads": [*self.padding] * 2, "strides": list(self.stride)}
@@ -52,13 +65,7 @@ class Window:
         the map."""
         (kh, kw), (height, width) = self.kernel, self.out_sides
         pixels = np.arange(self.pixels, dtype=np.int32).reshape(self.sides)
-        behind = [
-            max(0, (count - 1) * stride + kernel - padding - side)
-            for count, stride, kernel, padding, side in zip(
-                self.out_sides, self.stride, self.kernel, self.padding, self.sides
-            )
-        ]
-        around = [(before, after) for before, after in zip(self.padding, behind)]
+        around = list(zip(self.padding, self.behind()))
         pixels = np.pad(pixels, around, constant_values=self.pixels)
         windows = np.lib.stride_tricks.sliding_window_view(pixels, self.kernel)
         windows = windows[:: self.stride[0], :: self.stride[1]][:height, :width]

@@ -7,6 +7,7 @@ import numpy as np
 
 from gems_edge.export.builder import GraphBuilder
 from gems_edge.export.shapes import Convolution
+from gems_edge.export.windows import padded, seen_from
 
 # So many patches a pixel are picked by a convolution: as many multiplications for each of them.
 FEW_PATCHES = 32
@@ -50,29 +51,22 @@ def _patches(b: GraphBuilder, x: str, shape: Convolution) -> str:
     """The map [N, I, H, W] as every place of a kernel sees it: [N, I·kh·kw, H', W'], by a convolution that picks them,
     or every so many pixels of it where the kernel has one place."""
     if shape.places == 1 and shape.padding == (0, 0):
-        if shape.stride == (1, 1):
-            return x
-        ends = [(count - 1) * step + 1 for count, step in zip(shape.out_sides, shape.stride)]
-        return b.op(
-            "Slice", x, b.constant([0, 0]), b.constant(ends), b.constant([2, 3]), b.constant(list(shape.stride))
-        )
+        return seen_from(b, x, shape, (0, 0))
     places = shape.inputs * shape.places
     pick = np.eye(places, dtype=np.float32).reshape(places, shape.inputs, *shape.kernel)
     return b.op("Conv", x, b.constant(pick), **shape.attributes())
 
 
 def _of_groups(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> str:
-    """As of_weight, a product for each group: its pixels as rows of its channels."""
-    outputs, inputs, kh, kw = shape.weight
-    groups, of_group = shape.groups, outputs // shape.groups
-    pixels = b.op("Reshape", x, b.constant([0, groups, inputs, shape.pixels]))
-    pixels = b.op("Transpose", pixels, perm=[0, 1, 3, 2])
-    if shape.places > 1 or shape.stride != (1, 1) or shape.padding != (0, 0):
-        pixels = b.op("Pad", pixels, b.constant([0, 0, 0, 0, 0, 0, 1, 0]))
-        pixels = b.op("Gather", pixels, b.constant(shape.seen()), axis=2)  # [N, G, kh·kw, H'·W', i]
-    else:
-        pixels = b.op("Unsqueeze", pixels, b.constant([2]))
-    left = b.op("Reshape", gradient, b.constant([0, groups, 1, of_group, shape.out_pixels]))
-    total = b.op("ReduceSum", b.op("MatMul", left, pixels), b.constant([0]), keepdims=0)  # [G, kh·kw, o, i]
-    total = b.op("Transpose", total, perm=[0, 2, 3, 1])
-    return b.op("Reshape", total, b.constant([outputs, inputs, kh, kw]))
+    """As of_weight, for each of the kernel's places a product of what it sees with the gradient, group by group."""
+    outputs, inputs, *_ = shape.weight
+    left = b.op("Reshape", gradient, b.constant([0, shape.groups, outputs // shape.groups, shape.out_pixels]))
+    x = padded(b, x, shape)
+    totals = []
+    for place in np.ndindex(*shape.kernel):
+        seen = b.op("Reshape", seen_from(b, x, shape, place), b.constant([0, shape.groups, inputs, shape.out_pixels]))
+        product = b.op("MatMul", left, b.op("Transpose", seen, perm=[0, 1, 3, 2]))
+        total = b.op("ReduceSum", product, b.constant([0]), keepdims=0)
+        totals.append(b.op("Reshape", total, b.constant([outputs, inputs, 1])))
+    total = b.op("Concat", *totals, axis=2) if len(totals) > 1 else totals[0]
+    return b.op("Reshape", total, b.constant(list(shape.weight)))
