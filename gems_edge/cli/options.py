@@ -16,6 +16,7 @@ from gems_edge.meta.settings.base import option_name, settings_of
 from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TicketConfig
+from gems_edge.models.network_file import NO_FILE
 
 # Parameters of the nested tables' options begin with these, so that no two settings share a name.
 TICKET, ADAPTER = "ticket_", "adapter_"
@@ -66,6 +67,10 @@ def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     """`base` with the options that were given on the command line."""
     options = {name: value for name, value in options.items() if value is not None}
     ticket, adapter = _taken(options, TICKET), _taken(options, ADAPTER)
+    if "backbone" in options:
+        options["backbone_file"] = NO_FILE  # that of the base belongs to its own backbone
+    if "width_multiplier" in options or options.get("backbone", base.backbone) != base.backbone:
+        options.setdefault("widths", ())  # so do its widths
     config = replace(base, **options, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
     if config.dense and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")

@@ -29,7 +29,9 @@ from gems_edge.meta.settings.base import to_table
 from gems_edge.meta.settings.run import TrainConfig, write_config
 from gems_edge.meta.tally import MetaTask, Tally, details
 from gems_edge.meta.task_threads import TaskThreads
+from gems_edge.models.backbones.registry import BACKBONES
 from gems_edge.models.fewshot import Weights
+from gems_edge.models.network_file import NetworkFile, read_network_file
 from gems_edge.models.spec import full_widths
 from gems_edge.progress import Progress, Say, silent
 
@@ -98,19 +100,28 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
 
     `root` and `say`: as load_mixture.
     """
+    backbone, file = _network(config)
     data = located(config.data, root)
     images = load_mixture(
         data, image_size=config.image_size or None, channels=config.channels or None, root=root, say=say
     )
     size, channels = images.shape
-    widths = full_widths(config.widths, config.backbone, config.width_multiplier, channels, size)
+    widths = full_widths(config.widths, backbone, config.width_multiplier, channels, size, file)
     dense = config.ticket.dense_run
     ticket = replace(config.ticket, dense_run=str(Path(dense).absolute())) if dense else config.ticket
     resolved = replace(
-        config, data=data, image_size=size, channels=channels, widths=widths, ticket=ticket, width_multiplier=1.0
-    )
+        config, data=data, image_size=size, channels=channels, backbone=backbone, backbone_file=file, widths=widths,
+        width_multiplier=1.0, ticket=ticket,
+    )  # fmt: skip
     resolved.model_spec()  # raises for settings that do not fit together
     return resolved, images
+
+
+def _network(config: TrainConfig) -> tuple[str, NetworkFile]:
+    """The backbone's name and file, which is read here where no run has read it before."""
+    if config.backbone in BACKBONES or config.backbone_file.source:
+        return config.backbone, config.backbone_file
+    return read_network_file(config.backbone)
 
 
 def train(

@@ -5,8 +5,6 @@ dropout disappears. Where a normalisation reads nothing but a convolution, the t
 or behind their ReLU, runs with them, too.
 """
 
-import re
-import traceback
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import fx, nn
 
 from gems_edge.errors import UserError
 from gems_edge.models import layer_set
+from gems_edge.models.code_places import line_in, line_of
 from gems_edge.models.convolution import Convolution
 from gems_edge.models.layer_set import ADVICE, Refusal
 from gems_edge.models.normalization import GROUPS, Normalization
@@ -31,14 +30,13 @@ def adopt(network: nn.Module, name: str, grouped: bool = False) -> fx.GraphModul
     return _Adoption(network, name, grouped).adopted()
 
 
-_FRAME = re.compile(r'File "(.+)", line (\d+)')
-
-
 class _Tracer(fx.Tracer):
     record_stack_traces = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or type(m).__name__ in layer_set.DROPPED
+        if type(m).__name__ in layer_set.DROPPED or super().is_leaf_module(m, module_qualified_name):
+            return True
+        return any(isinstance(m, kind) and type(m).forward is kind.forward for kind in layer_set.WITH_TENSORS)
 
 
 class _Adoption:
@@ -64,32 +62,40 @@ class _Adoption:
         return network
 
     def _trace(self) -> fx.Graph:
+        for path, module in self.network.named_modules():
+            if isinstance(module, layer_set.WRAPPERS):
+                place = f"the layer {path}" if path else "the network"
+                raise UserError(f"{self.name}: {place} is wrapped in {type(module).__name__}; use the module inside")
         try:
             graph = _Tracer().trace(self.network)
         except fx.proxy.TraceError as error:
             raise UserError(
-                f"{self.name}: {_line_of(error)} decides by the data ({error}), which a graph for a board cannot; "
+                f"{self.name}: {line_of(error)} decides by the data ({error}), which a graph for a board cannot; "
                 "write the network without if, for and numbers that depend on tensors"
             ) from None
         except Exception as error:
             raise UserError(
-                f"{self.name}: {_line_of(error)} cannot be traced ({type(error).__name__}: {error}); {ADVICE}"
+                f"{self.name}: {line_of(error)} cannot be traced ({type(error).__name__}: {error}); {ADVICE}"
             ) from None
         self._check_calls(graph)
         return graph
 
     def _check_calls(self, graph: fx.Graph) -> None:
-        """A layer that runs twice would have one set of statistics for two maps."""
+        """A layer that runs twice would have one set of statistics for two maps; nor may two layers share a tensor."""
         places: dict[int, str] = {}
         for node in graph.nodes:
-            if node.op == "call_module":
-                layer = self.network.get_submodule(str(node.target))
-                if id(layer) in places and any(True for _ in layer.parameters()):
-                    raise UserError(
-                        f"{self.name}: the layer {places[id(layer)]} runs twice (again as {node.target}); a network "
-                        "has every layer once: make a layer for each place"
-                    )
-                places[id(layer)] = node.target
+            if node.op != "call_module":
+                continue
+            path, layer = str(node.target), self.network.get_submodule(str(node.target))
+            shared = next((tensor for tensor in layer.parameters() if id(tensor) in places), None)
+            if shared is not None:
+                other = places[id(shared)]
+                raise UserError(
+                    f"{self.name}: the layer {path} "
+                    + (f"runs twice{_again(node)}" if path == other else f"shares its tensors with {other}")
+                    + "; a network has every layer once: make a layer for each place"
+                )
+            places |= {id(tensor): path for tensor in layer.parameters()}
 
     def _write(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -126,6 +132,7 @@ class _Adoption:
     def _module(self, node: fx.Node, layer: nn.Module) -> fx.Node:
         (input, *_), _ = self._arguments(node)
         path = str(node.target)
+        layer_set.check_tensors(layer)
         if isinstance(layer, nn.Conv2d):
             return self._convolution(path, layer, input)
         if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
@@ -137,7 +144,7 @@ class _Adoption:
             return self._checked(layer_set.same, input)
         entry = layer_set.MODULES.get(type(layer))
         if entry is None:
-            raise Refusal(ADVICE)
+            raise Refusal(layer_set.advice(type(layer).__name__))
         write, settings = entry
         return self._checked(write, input, **{name: getattr(layer, name) for name in settings})
 
@@ -157,20 +164,24 @@ class _Adoption:
             return _Size()
         write = layer_set.METHODS.get(str(node.target))
         if write is None:
-            raise Refusal(ADVICE)
+            raise Refusal(layer_set.advice(str(node.target)))
         return self._checked(write, *arguments, **named)
 
     def _function(self, node: fx.Node) -> Any:
         arguments, named = self._arguments(node)
-        if node.target is getattr and arguments[1] == "shape" or isinstance(arguments[0], _Size):
+        if node.target is getattr and arguments[1] == "shape":
+            return _Size()
+        if any(isinstance(value, _Size) for value in arguments) and not any(isinstance(v, fx.Node) for v in arguments):
             return _Size()
         write = layer_set.FUNCTIONS.get(node.target)  # type: ignore[arg-type]  # a callable, of this op
         if write is None:
-            raise Refusal(ADVICE)
+            raise Refusal(layer_set.advice(getattr(node.target, "__name__", "")))
         return self._checked(write, *arguments, **named)
 
     def _checked(self, write: layer_set.Writer, *arguments: Any, **named: Any) -> fx.Node:
         named.pop("training", None)  # of dropout
+        if write is not layer_set.view and any(isinstance(v, _Size) for v in (*arguments, *named.values())):
+            raise Refusal("it uses a tensor's size; use numbers, and AdaptiveAvgPool2d(1) for a pool of the whole map")
         try:
             return write(self.graph, *arguments, **named)
         except TypeError as error:
@@ -191,19 +202,17 @@ class _Size:
     """A size of a tensor, which may only stand in front of a flattening view."""
 
 
-def _line_of(error: BaseException) -> str:
-    """The line of the user's forward that an error comes from."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
-    last = frames[-1]
-    return f"{last.filename.rpartition('/')[2]}:{last.lineno} ({last.line})"
+def _again(node: fx.Node) -> str:
+    """Where a layer runs once more, as far as the trace knows."""
+    line = line_in(node.stack_trace or "")
+    return f" (again in {line})" if line else ""
 
 
 def _place(node: fx.Node) -> str:
     """Where a node of a trace was written: the file and line, as far as the trace knows."""
     path = next(reversed((node.meta.get("nn_module_stack") or {"": ("", None)}).values()))[0]
-    frames = [frame for frame in _FRAME.findall(node.stack_trace or "") if "/torch/" not in frame[0]]
-    line = [f"{file.rpartition('/')[2]}:{number}" for file, number in frames[-1:]]
-    return ", ".join([*([f"the layer {path}"] if path else []), *line]) or "the network's forward"
+    layer = f"the layer {path}" if path else ""
+    return ", ".join(filter(None, (layer, line_in(node.stack_trace or "")))) or "the network's forward"
 
 
 def _add(root: nn.Module, path: str, layer: nn.Module) -> None:

@@ -21,6 +21,29 @@ ADVICE = (
 )
 
 
+# What to use in place of a layer or function that people reach for, by its name.
+INSTEAD = {
+    **dict.fromkeys(
+        ("GELU", "gelu", "LeakyReLU", "leaky_relu", "ELU", "elu", "PReLU", "Mish", "mish", "Softplus", "Tanh", "tanh"),
+        "use SiLU or Hardswish, or ReLU",
+    ),
+    **dict.fromkeys(("LayerNorm", "LayerNorm2d", "layer_norm"), "use GroupNorm(1, channels), or BatchNorm2d"),
+    **dict.fromkeys(("InstanceNorm2d", "instance_norm"), "use GroupNorm(channels, channels), or BatchNorm2d"),
+    **dict.fromkeys(("SyncBatchNorm", "FrozenBatchNorm2d", "BatchNorm1d", "batch_norm"), "use BatchNorm2d on maps"),
+    **dict.fromkeys(("permute", "transpose", "movedim"), "keep maps as [N, C, H, W] and features as [N, F]"),
+    **dict.fromkeys(("squeeze", "unsqueeze"), "use flatten(1) for features, and keepdim=True for maps"),
+    **dict.fromkeys(("chunk", "split", "getitem"), "use a convolution for each part of the channels"),
+    **dict.fromkeys(("sub", "truediv", "div", "neg"), "use add and multiply with a number that is computed before"),
+    **dict.fromkeys(("amax", "max", "AdaptiveMaxPool2d", "adaptive_max_pool2d"), "use MaxPool2d, or a global pool"),
+    **dict.fromkeys(
+        ("Upsample", "interpolate", "ConvTranspose2d", "conv_transpose2d", "PixelShuffle"),
+        "nothing of the set enlarges a map: bring maps to one size with strides and pools",
+    ),
+    **dict.fromkeys(("Conv1d", "Conv3d", "conv2d"), "use the layer nn.Conv2d"),
+    **dict.fromkeys(("MultiheadAttention", "matmul", "bmm", "softmax", "Softmax"), "use convolutions: no attention"),
+}
+
+
 class Refusal(Exception):
     """Why a layer is outside the set, and what to use instead: one clause."""
 
@@ -67,7 +90,7 @@ def global_pool(graph: fx.Graph, input: fx.Node, output_size: Any) -> fx.Node:
 
 def mean(graph: fx.Graph, input: fx.Node, dim: Any, keepdim: bool = False) -> fx.Node:
     if not isinstance(dim, list | tuple) or sorted(axis % 4 for axis in dim) != [2, 3]:
-        raise Refusal("a mean over other axes than height and width (2, 3)")
+        raise Refusal("a mean over other axes than height and width; use mean((2, 3))")
     return graph.call_function(torch.mean, (input, (2, 3), keepdim))
 
 
@@ -88,7 +111,7 @@ def concatenate(graph: fx.Graph, tensors: Sequence[fx.Node], dim: int = 0) -> fx
 
 def flatten(graph: fx.Graph, input: fx.Node, start_dim: int = 0, end_dim: int = -1) -> fx.Node:
     if start_dim != 1 or end_dim not in (-1, 3):
-        raise Refusal("a flatten of other axes than all but the images' (start_dim=1)")
+        raise Refusal("a flatten that mixes images, or leaves axes; use flatten(1)")
     return graph.call_function(torch.flatten, (input, 1))
 
 
@@ -96,7 +119,7 @@ def view(graph: fx.Graph, input: fx.Node, *sizes: Any) -> fx.Node:
     """x.view(x.size(0), -1): the usual way to write a flatten."""
     shape = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], list | tuple) else sizes
     if len(shape) != 2 or shape[1] != -1:
-        raise Refusal("a view that is no flatten(1)")
+        raise Refusal("a view that is no flatten; use flatten(1), and in a squeeze-excite convolutions of 1×1")
     return graph.call_function(torch.flatten, (input, 1))
 
 
@@ -110,6 +133,11 @@ def padded(
 
 def zero_pad(graph: fx.Graph, input: fx.Node, padding: Sequence[int]) -> fx.Node:
     return padded(graph, input, padding)
+
+
+def advice(name: str) -> str:
+    """What to use in place of what is called `name`."""
+    return f"{INSTEAD[name]} (docs/networks.md)" if name in INSTEAD else ADVICE
 
 
 def same(graph: fx.Graph, input: fx.Node, *settings: Any, **named: Any) -> fx.Node:
@@ -180,6 +208,26 @@ def plain_convolution(layer: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int
         return (total_height // 2, total_width // 2), (0, total_width % 2, 0, total_height % 2)
     assert not isinstance(layer.padding, str)
     return pair(layer.padding), (0, 0, 0, 0)
+
+
+# The layers that have tensors.
+WITH_TENSORS: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.Linear)
+# Modules around a network, which a trace would not see into.
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
+
+
+def check_tensors(layer: nn.Module) -> None:
+    """Refusal for a layer whose weights are not plain parameters of its own, and for hooks."""
+    if any(nn.parameter.is_lazy(parameter) for parameter in layer.parameters()):
+        raise Refusal("a lazy layer, which has no shape yet; give the number of its inputs")
+    for name in ("weight", "bias"):
+        value = getattr(layer, name, None)
+        if value is not None and layer._parameters.get(name) is not value:
+            raise Refusal(f"its {name} is computed from other tensors; use the plain layer")
+    if not all(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+        raise Refusal("its tensors are frozen (requires_grad=False), but a run draws and trains all; leave that out")
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        raise Refusal("it has hooks; write what they do in forward")
 
 
 def checked_norm(layer: nn.BatchNorm2d | nn.GroupNorm) -> None:

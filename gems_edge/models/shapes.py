@@ -5,9 +5,11 @@ be removed together (a convolution's outputs, the depthwise convolution behind i
 one group, as torch-pruning finds them; a network's widths are the sizes of its groups, in forward order.
 """
 
+import contextlib
 import copy
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -21,6 +23,7 @@ from gems_edge.errors import UserError
 from gems_edge.models.adopt import BODY, adopt
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.convolution import Convolution
+from gems_edge.models.network_file import NO_FILE, NetworkFile
 from gems_edge.models.normalization import GROUPS, Normalization, NormPass
 
 HEAD = "head"
@@ -193,6 +196,13 @@ class Topology:
         size = length(self.features, widths)
         return NetworkShape(tuple(widths), layers, size, size // places)
 
+    def narrows_to(self, other: NetworkShape) -> bool:
+        """Whether another shape is this network's with other widths."""
+        try:
+            return self.shape(other.widths) == other
+        except UserError:
+            return False
+
     def _resized(self, layer: LayerShape, widths: Sequence[int]) -> LayerShape:
         axes = self.axes[layer.name.removeprefix(BODY)]
         outputs = length(axes.outputs, widths)
@@ -251,14 +261,27 @@ def _layer(dense: nn.Module, shape: LayerShape) -> nn.Module:
 
 
 @cache
-def topology(backbone: str, channels: int, image_size: int, width_multiplier: float = 1.0) -> Topology:
-    """The backbone of this name for images of this format.
+def topology(
+    backbone: str, channels: int, image_size: int, width_multiplier: float = 1.0, file: NetworkFile = NO_FILE
+) -> Topology:
+    """The backbone of this name (or of a `file`) for images of this format. What is random in it is drawn and lost.
 
     UserError for what is outside the layer set, an image size that vanishes, and outputs that are no features.
     """
-    with torch.device("meta"):
-        module = make_backbone(backbone, channels, width_multiplier)
-    return topology_of(module, backbone, channels, image_size)
+    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(sys.stderr):
+        return topology_of(_on_meta(backbone, channels, width_multiplier, file), backbone, channels, image_size)
+
+
+def _on_meta(backbone: str, channels: int, width_multiplier: float, file: NetworkFile) -> nn.Module:
+    """The module without values, which a network that looks at them while it is made cannot do without."""
+    try:
+        with torch.device("meta"):
+            module = make_backbone(backbone, channels, width_multiplier, file)
+    except UserError as error:
+        if not isinstance(error.__cause__, NotImplementedError | RuntimeError):
+            raise
+        module = make_backbone(backbone, channels, width_multiplier, file)
+    return module.to("meta")
 
 
 def topology_of(module: nn.Module, name: str, channels: int, image_size: int) -> Topology:
@@ -277,13 +300,28 @@ def topology_of(module: nn.Module, name: str, channels: int, image_size: int) ->
 # Sides
 
 
+class _Failure(NamedTuple):
+    """The node that gives nothing for images of some format."""
+
+    node: fx.Node
+    why: str
+    source: Tensor | None  # what the node reads
+
+    @property
+    def vanishes(self) -> bool:
+        return "too small" in self.why or "Kernel size can't be greater" in self.why
+
+
 def _maps(network: fx.GraphModule, name: str, channels: int, image_size: int) -> dict[fx.Node, Tensor]:
     """What each node gives for two images. UserError for sizes that vanish and outputs that are no features."""
+    if not any(True for _ in network.parameters()):
+        raise UserError(f"{name} has no convolution or linear layer: there is nothing to learn")
     maps = _propagated(network, channels, image_size)
-    if isinstance(maps, fx.Node):
-        least = _least_size(network, channels, image_size)
-        advice = f"use at least {least}" if least else "no size of up to 1024 pixels works: see its strides and pools"
-        raise UserError(f"{name}: images of {image_size} pixels vanish at {_place(maps)}; {advice}")
+    if isinstance(maps, _Failure):
+        raise UserError(f"{name}: {_failed(network, maps, channels, image_size)}")
+    for node in maps:
+        if (layer := _layer_of(network, node)) and isinstance(layer[1], nn.Linear) and maps[node].ndim != 2:
+            raise UserError(f"{name}: Linear (the layer {layer[0]}) reads a map; put flatten(1) before it")
     features = maps[_result(network)]
     if features.ndim != 2:
         raise UserError(
@@ -293,8 +331,33 @@ def _maps(network: fx.GraphModule, name: str, channels: int, image_size: int) ->
     return maps
 
 
-def _propagated(network: fx.GraphModule, channels: int, image_size: int) -> dict[fx.Node, Tensor] | fx.Node:
-    """What each node gives; the node that gives nothing where maps vanish."""
+def _failed(network: fx.GraphModule, failure: _Failure, channels: int, image_size: int) -> str:
+    """Why images of a format do not go through the network, and what to do."""
+    node = failure.node
+    layer = _layer_of(network, node)
+    if layer is not None and failure.source is not None and _reads(layer[1]) != failure.source.shape[1]:
+        path, reads, given = layer[0], _reads(layer[1]), failure.source.shape[1]
+        if node.all_input_nodes[0].op == "placeholder":
+            advice = "let make take channels" + (f", or use --channels {reads}" if reads in (1, 3) else "")
+            return f"the layer {path} reads {reads} channels, images have {channels}; {advice}"
+        of = f"of images of {image_size} pixels"
+        return f"the layer {path} reads {reads} inputs and gets {given} {of}; make it read {given}"
+    if not failure.vanishes:
+        return (
+            f"images of {image_size} pixels do not fit at {_place(node)} ({failure.why}); see its strides and paddings"
+        )
+    least = _least_size(network, channels, image_size)
+    advice = f"use at least {least}" if least else "no size of up to 1024 pixels works: see its strides and pools"
+    return f"images of {image_size} pixels vanish at {_place(node)}; {advice}"
+
+
+def _reads(layer: nn.Module) -> int:
+    """Channels, or features, that a layer reads."""
+    return layer.in_channels if isinstance(layer, Convolution) else layer.in_features  # type: ignore[return-value]
+
+
+def _propagated(network: fx.GraphModule, channels: int, image_size: int) -> dict[fx.Node, Tensor] | _Failure:
+    """What each node gives, or the first that cannot."""
     interpreter = fx.Interpreter(network)
     feeds: Iterator[Any] = iter((torch.empty(2, channels, image_size, image_size, device="meta"), NormPass()))
     nodes: list[fx.Node] = list(network.graph.nodes)
@@ -303,22 +366,23 @@ def _propagated(network: fx.GraphModule, channels: int, image_size: int) -> dict
             break
         try:
             interpreter.env[node] = next(feeds) if node.op == "placeholder" else interpreter.run_node(node)
-        except RuntimeError:
-            return node
+        except (RuntimeError, IndexError) as error:  # IndexError: an axis that features do not have
+            source = next((interpreter.env.get(source) for source in node.all_input_nodes), None)
+            return _Failure(node, str(error).partition("\n")[0], source)
     return {node: value for node, value in interpreter.env.items() if isinstance(value, Tensor)}
 
 
 def _least_size(network: fx.GraphModule, channels: int, image_size: int) -> int | None:
     """The least image size at which no map vanishes."""
     high = image_size
-    while isinstance(_propagated(network, channels, high), fx.Node):
+    while isinstance(_propagated(network, channels, high), _Failure):
         if high > _LARGEST:
             return None
         high *= 2
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if isinstance(_propagated(network, channels, middle), fx.Node) else (low, middle)
+        low, high = (middle, high) if isinstance(_propagated(network, channels, middle), _Failure) else (low, middle)
     return high
 
 

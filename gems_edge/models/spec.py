@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gems_edge.errors import UserError
 from gems_edge.models.backbones.registry import check_backbone
+from gems_edge.models.network_file import NO_FILE, NetworkFile
 
 if TYPE_CHECKING:
     from gems_edge.models.shapes import NetworkShape, Topology
@@ -20,7 +21,8 @@ ADAPTER = "adapter."
 class ModelSpec:
     """Shape and mode of a few-shot model; `ways` counts only for the head "per-class".
 
-    `widths`: the sizes of the backbone's groups of channels (models/shapes.py) in forward order.
+    `widths`: the sizes of the backbone's groups of channels (models/shapes.py) in forward order; `file`: where a
+    backbone of no registry comes from.
     """
 
     backbone: str
@@ -30,6 +32,7 @@ class ModelSpec:
     normalization: str
     head: str
     ways: int
+    file: NetworkFile = NO_FILE
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
@@ -48,7 +51,7 @@ class ModelSpec:
         """The backbone at its full widths."""
         from gems_edge.models.shapes import topology
 
-        return topology(self.backbone, self.channels, self.image_size)
+        return topology(self.backbone, self.channels, self.image_size, file=self.file)
 
     @cached_property
     def shape(self) -> "NetworkShape":
@@ -72,12 +75,14 @@ class ModelSpec:
 
 
 def full_widths(
-    widths: tuple[int, ...], backbone: str, width_multiplier: float = 1.0, channels: int = 3, image_size: int = 96
-) -> tuple[int, ...]:
+    widths: tuple[int, ...], backbone: str, width_multiplier: float = 1.0, channels: int = 3, image_size: int = 96,
+    file: NetworkFile = NO_FILE,
+) -> tuple[int, ...]:  # fmt: skip
     """A width per group of channels, from none (the backbone's own), one N (all scaled so that the first is N) or all.
 
     `width_multiplier`: of the backbone's own widths, as its authors scale them. `channels` and `image_size` matter to
-    a backbone alone that takes no others. UserError for an unknown backbone and for a width below 1.
+    a backbone alone that takes no others. UserError for an unknown backbone, a width below 1, and a multiplier that
+    changes more than widths.
     """
     from gems_edge.models.shapes import topology
 
@@ -86,5 +91,15 @@ def full_widths(
         raise UserError(f"--widths {','.join(map(str, widths))}: every width must be 1 or more")
     if len(widths) > 1:
         return widths
-    full = topology(backbone, channels, image_size, width_multiplier).dense.widths
-    return tuple(max(1, widths[0] * width // full[0]) for width in full) if widths else full
+    whole = topology(backbone, channels, image_size, file=file)
+    if widths:
+        return tuple(max(1, widths[0] * width // whole.dense.widths[0]) for width in whole.dense.widths)
+    if width_multiplier == 1:
+        return whole.dense.widths
+    scaled = topology(backbone, channels, image_size, width_multiplier, file)
+    if not whole.narrows_to(scaled.dense):
+        raise UserError(
+            f"--width-multiplier {width_multiplier:g}: {backbone} then has other layers, not narrower ones; "
+            "choose a multiplier for which the widths of convolutions in groups, and all else, stay as they are"
+        )
+    return scaled.dense.widths

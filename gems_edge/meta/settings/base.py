@@ -46,12 +46,17 @@ def check_settings(values: Any) -> None:
             raise UserError(f"{option} is {value}; it must be {least} or more")
 
 
+def _stored(kind: Any) -> list[Field[Any]]:
+    """The fields that a table holds: all but those that say otherwise."""
+    return [item for item in fields(kind) if item.metadata.get("stored", True)]
+
+
 def from_table(kind: type[T], values: dict[str, Any], where: str) -> T:
     """The dataclass `kind` from a table of TOML or JSON, tables inside it included; what is not named has its default.
 
     A whole number may stand for a float. UserError for unknown names and wrong types.
     """
-    types = get_type_hints(kind)
+    types = {item.name: get_type_hints(kind)[item.name] for item in _stored(kind)}
     for name in values:
         if name not in types:
             raise UserError(f"{where}: unknown setting {name!r}; known are {', '.join(types)}")
@@ -77,7 +82,7 @@ def _typed(value: Any, expected: Any, name: str, where: str) -> Any:
 def to_table(settings: Any) -> dict[str, Any]:
     """The inverse of `from_table`, in the types of TOML and JSON; a nested table that is all defaults is left out."""
     table: dict[str, Any] = {}
-    for item in fields(settings):
+    for item in _stored(settings):
         value = getattr(settings, item.name)
         if not is_dataclass(value):
             table[item.name] = list(value) if isinstance(value, tuple) else value

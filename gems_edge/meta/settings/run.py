@@ -1,7 +1,7 @@
 """Everything that defines a training run, as one dataclass: options, config.toml and --help derive from it."""
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gems_edge.errors import UserError
@@ -11,7 +11,8 @@ from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import check_settings, from_table, setting, to_table
 from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.ticket import TicketConfig
-from gems_edge.models.backbones.registry import BACKBONES
+from gems_edge.models.backbones.registry import BACKBONES, check_backbone
+from gems_edge.models.network_file import COPY, FORM, NO_FILE, NetworkFile, stored_network_file
 from gems_edge.models.spec import HEADS, NORMALIZATIONS, ModelSpec
 
 COMPUTE = ("auto", "cpu", "cuda")
@@ -31,7 +32,9 @@ class TrainConfig:
     )
     image_size: int = setting(0, "Pixels on a side; 0 takes the data's own.", least=0)
     channels: int = setting(0, "1 grey, 3 colour; 0 takes the data's own.", least=0)
-    backbone: str = setting("conv4", "Network.", tuple(BACKBONES))
+    backbone: str = setting(
+        "conv4", f"Network: {', '.join(BACKBONES)}, or a function in a file of yours, {FORM} (docs/networks.md)."
+    )
     widths: tuple[int, ...] = setting(
         (), "Channels: full, one number for the first layer, or one per group of channels (32,32,48,64).", empty="full"
     )
@@ -66,9 +69,11 @@ class TrainConfig:
 
     ticket: TicketConfig = field(default=TicketConfig())
     adapter: AdapterConfig = field(default=AdapterConfig())
+    backbone_file: NetworkFile = field(default=NO_FILE)
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_backbone(self.backbone)
         if not self.inner_lr > 0 or not self.lr > 0:
             raise UserError("--inner-lr and --lr must be above 0")
         if not self.width_multiplier > 0 or (self.widths and self.width_multiplier != 1):
@@ -111,12 +116,16 @@ class TrainConfig:
     def model_spec(self) -> ModelSpec:
         """The model of a resolved config (image size, channels and widths are known)."""
         return ModelSpec(
-            self.backbone, self.widths, self.image_size, self.channels, self.normalization, self.head, self.ways
-        )
+            self.backbone, self.widths, self.image_size, self.channels, self.normalization, self.head, self.ways,
+            self.backbone_file,
+        )  # fmt: skip
 
 
 def read_config(path: Path | str) -> TrainConfig:
-    """A config.toml; UserError for a missing file, bad TOML, unknown keys and wrong types."""
+    """A config.toml, with the network's file beside it where there is one.
+
+    UserError for a missing file, bad TOML, unknown keys and wrong types, and a network's file that is another one.
+    """
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text())
@@ -124,10 +133,16 @@ def read_config(path: Path | str) -> TrainConfig:
         raise UserError(f"{path} does not exist; is {path.parent} a run directory?") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    return from_table(TrainConfig, values, str(path))
+    config = from_table(TrainConfig, values, str(path))
+    if not (sha256 := config.backbone_file.sha256):
+        return config
+    return replace(config, backbone_file=stored_network_file(path.parent, sha256))
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
+    """`path` and, of a network in a file, the copy beside it, which is there first."""
     import tomli_w
 
+    if config.backbone_file.source:
+        write_atomic(path.parent / COPY, config.backbone_file.source)
     write_atomic(path, tomli_w.dumps(to_table(config)))

@@ -2,12 +2,14 @@
 
 A new network is a module here with `make(channels, width_multiplier)`, and a line in BACKBONES: everything else about
 it (layers, widths, pruning, costs, gradients on a board) follows from its layers (models/adopt.py, docs/networks.md).
+One that is not here is a function in a file of the user's (models/network_file.py).
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
 from gems_edge.errors import UserError
+from gems_edge.models.network_file import FORM, NO_FILE, NetworkFile, names_file, network_of_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,13 +21,15 @@ BACKBONES = {
 
 
 def check_backbone(name: str) -> None:
-    """UserError for a name that no network has."""
-    if name not in BACKBONES:
-        raise UserError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+    """UserError for a name that no network has and that names no function in a file."""
+    if name not in BACKBONES and not names_file(name):
+        raise UserError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}, or a file's {FORM}")
 
 
-def make_backbone(name: str, channels: int, width_multiplier: float = 1.0) -> "nn.Module":
+def make_backbone(name: str, channels: int, width_multiplier: float = 1.0, file: NetworkFile = NO_FILE) -> "nn.Module":
     """The network as its author wrote it: images [N, channels, H, W] → features [N, F]."""
     check_backbone(name)
+    if name not in BACKBONES:
+        return network_of_file(name, file, channels, width_multiplier)
     network: nn.Module = importlib.import_module(BACKBONES[name]).make(channels, width_multiplier)
     return network
