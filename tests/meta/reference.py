@@ -1,65 +1,105 @@
-"""An independent, plain MAML: one loop, torch's own layers, no code of gems_edge."""
+"""An independent, plain MAML of any network: its author's torch module, torch's own gradients, no code of gems_edge."""
+
+import copy
+import math
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+BODY = "backbone."
 
 
-def normalize(x, weights, prefix, mode, given):
-    """Returns the normalised map; appends (mean, var) of the batch to `given` when it is being recorded."""
-    scale, shift = weights[f"{prefix}.weight"], weights[f"{prefix}.bias"]
-    if mode == "group":
-        channels = x.shape[1]
-        groups = next(g for g in range(8, 0, -1) if channels % g == 0 and 8 % g == 0)
-        return F.group_norm(x, groups, scale, shift)
-    if given["use"] is not None:
-        mean, var = given["use"][prefix]
-        shape = (1, -1, 1, 1)
-        return (x - mean.view(shape)) / (var.view(shape) + 1e-5).sqrt() * scale.view(shape) + shift.view(shape)
-    rows = x.transpose(0, 1).flatten(1)
-    given["seen"][prefix] = rows.mean(1), ((rows - rows.mean(1, keepdim=True)) ** 2).mean(1)
-    return F.batch_norm(x, None, None, scale, shift, training=True)
+class Norm(nn.Module):
+    """In place of a BatchNorm2d, with its names: normalises by the batch's own statistics, which are kept, or by given
+    ones, through which gradients pass."""
+
+    def __init__(self, of: nn.BatchNorm2d):
+        super().__init__()
+        self.weight, self.bias, self.eps = of.weight, of.bias, of.eps
+        self.given = self.seen = None
+
+    def forward(self, x):
+        if self.given is None:
+            rows = x.transpose(0, 1).flatten(1)
+            self.seen = rows.mean(1), ((rows - rows.mean(1, keepdim=True)) ** 2).mean(1)
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        mean, var, scale, shift = (v.view(1, -1, 1, 1) for v in (*self.given, self.weight, self.bias))
+        return (x - mean) / (var + self.eps).sqrt() * scale + shift
 
 
-def conv4(x, w, mode, given):
-    for n in range(4):
-        p = f"backbone.blocks.{n}"
-        x = F.conv2d(x, w[f"{p}.conv.weight"], padding=1)
-        x = F.max_pool2d(F.relu(normalize(x, w, f"{p}.norm", mode, given)), 2)
-    return x.flatten(1)
+class Network:
+    """`module` (images → features, as its author wrote it) as a function of tensors, which may be of other widths."""
+
+    def __init__(self, module: nn.Module, weights: dict, mode: str):
+        self.module = copy.deepcopy(module).eval()  # no dropout
+        self.order = []  # paths of layers and normalisations as they run
+        self.norms = {}
+        for path, layer in list(self.module.named_modules()):
+            if isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels:
+                layer.groups = len(weights[f"{BODY}{path}.weight"])
+            elif isinstance(layer, nn.BatchNorm2d):
+                channels = len(weights[f"{BODY}{path}.weight"])
+                new = nn.GroupNorm(math.gcd(8, channels), channels, layer.eps) if mode == "group" else Norm(layer)
+                self.module.set_submodule(path, new)
+                self.norms |= {path: new} if mode != "group" else {}
+        for path, layer in self.module.named_modules():
+            if any(True for _ in layer.parameters(recurse=False)):
+                layer.register_forward_pre_hook(lambda *_, path=path: self.order.append(path))
+
+    def features(self, w, images, given=None):
+        """Features [N, F] in the statistics that are `given`, and the batch's own where they are not: path → (mean,
+        var)."""
+        self.order.clear()
+        for path, norm in self.norms.items():
+            norm.given = given[path] if given else None
+        body = {name.removeprefix(BODY): tensor for name, tensor in w.items() if name.startswith(BODY)}
+        features = functional_call(self.module, body, (images,), strict=True)
+        return features, {path: norm.seen for path, norm in self.norms.items()}
+
+    def logits(self, w, images, given=None):
+        features, seen = self.features(w, images, given)
+        return features @ w["head.weight"].T + w["head.bias"], seen
+
+    def layers(self, w, images):
+        """The names of each layer's tensors, in the order in which they run; normalisations belong to the layer before
+        them; the head is last."""
+        self.features(w, images)
+        layers = []
+        for path in self.order:
+            layer = self.module.get_submodule(path)
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layers.append([])
+            layers[-1] += [f"{BODY}{path}.{name}" for name, _ in layer.named_parameters(recurse=False)]
+        return [*layers, ["head.weight", "head.bias"]]
 
 
-def resnet12(x, w, mode, given):
-    for n in range(4):
-        p = f"backbone.blocks.{n}"
-        y = F.relu(normalize(F.conv2d(x, w[f"{p}.conv1.weight"], padding=1), w, f"{p}.norm1", mode, given))
-        y = F.relu(normalize(F.conv2d(y, w[f"{p}.conv2.weight"], padding=1), w, f"{p}.norm2", mode, given))
-        y = normalize(F.conv2d(y, w[f"{p}.conv3.weight"], padding=1), w, f"{p}.norm3", mode, given)
-        x = F.max_pool2d(y + F.conv2d(x, w[f"{p}.skip.weight"]), 2)
-    return x.mean((2, 3))
-
-
-BACKBONES = {"conv4": conv4, "resnet12": resnet12}
-
-
-def logits(backbone, x, w, mode, use=None):
-    given = {"use": use, "seen": {}}
-    features = BACKBONES[backbone](x, w, mode, given)
-    return features @ w["head.weight"].T + w["head.bias"], given["seen"]
-
-
-def meta_gradient(backbone, weights, mode, method, lr, steps, first_order, sx, sy, qx, qy, classes):
-    """Query loss, and its gradient by weight name, through `steps` explicit inner steps."""
-    meta = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
-    w = dict(meta)
+def with_classes(meta, classes):
+    """The weights that a task starts from: a shared head's row for each class, and nothing of an adapter."""
+    w = {name: tensor for name, tensor in meta.items() if not name.startswith("adapter.")}
     if meta["head.weight"].shape[0] == 1:
         w["head.weight"] = torch.cat([meta["head.weight"]] * classes)
         w["head.bias"] = torch.cat([meta["head.bias"]] * classes)
-    for _ in range(steps):
-        loss = F.cross_entropy(logits(backbone, sx, w, mode)[0], sy)
-        moving = [n for n in w if method == "maml" or (method == "anil") == n.startswith("head")]
-        gradients = torch.autograd.grad(loss, [w[n] for n in moving], create_graph=not first_order)
-        w = w | {n: w[n] - lr * g for n, g in zip(moving, gradients)}
-    use = logits(backbone, sx, w, mode)[1] if mode == "support" else None
-    loss = F.cross_entropy(logits(backbone, qx, w, mode, use)[0], qy)
+    return w
+
+
+def query_gradient(network, meta, w, mode, sx, qx, qy):
+    """Query loss under adapted weights `w`, and its gradient at the meta-weights by name."""
+    with_support = network.logits(w, sx)[1] if mode == "support" else None
+    loss = F.cross_entropy(network.logits(w, qx, with_support)[0], qy)
     gradients = torch.autograd.grad(loss, list(meta.values()), allow_unused=True)
     return loss, {n: torch.zeros_like(t) if g is None else g for (n, t), g in zip(meta.items(), gradients)}
+
+
+def meta_gradient(module, weights, mode, method, lr, steps, first_order, sx, sy, qx, qy, classes):
+    """Query loss, and its gradient by weight name, through `steps` explicit inner steps."""
+    network = Network(module, weights, mode)
+    meta = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
+    w = with_classes(meta, classes)
+    moving = [n for n in w if method not in ("anil", "boil") or (method == "anil") == n.startswith("head")]
+    for _ in range(steps):
+        loss = F.cross_entropy(network.logits(w, sx)[0], sy)
+        gradients = torch.autograd.grad(loss, [w[n] for n in moving], create_graph=not first_order)
+        w = w | {n: w[n] - lr * g for n, g in zip(moving, gradients)}
+    return query_gradient(network, meta, w, mode, sx, qx, qy)

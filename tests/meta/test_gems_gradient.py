@@ -11,6 +11,7 @@ from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.fewshot import FewShotModel
 
 LR, STEPS = 0.1, 3
@@ -63,9 +64,9 @@ def test_meta_gradient_equals_plain_loop(backbone, method, head, mode, first_ord
     result = meta_loss(model, weights, task, config, rule_of(config))
     found = torch.autograd.grad(result.loss, list(weights.values()), allow_unused=True)
     loss, expected, chosen = gems_reference.meta_gradient(
-        backbone, {n: w.detach() for n, w in weights.items()}, mode, method, LR, STEPS, first_order,
+        make_backbone(backbone, 3), {n: w.detach() for n, w in weights.items()}, mode, method, LR, STEPS, first_order,
         task.support_images, task.support_labels, task.query_images, task.query_labels, WAYS,
-        per_layer=adapter.rate == "layer", task=not adapter.no_task_feature,
+        channels=model.spec.shape.feature_channels, per_layer=adapter.rate == "layer", task=not adapter.no_task_feature,
     )  # fmt: skip
     assert abs(result.loss.item() - loss.item()) < 1e-10 * abs(loss.item())
     for part in ("adapter.", "backbone.", "head."):

@@ -8,6 +8,7 @@ from gems_edge.data.tensors import Episode
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.fewshot import FewShotModel
 
 WAYS, SHOTS, QUERIES = 3, 2, 4
@@ -46,8 +47,8 @@ def test_meta_gradient_equals_plain_loop(backbone, method, head, normalization, 
     loss = meta_loss(model, weights, task, config, Descent(method, 0.1)).loss
     loss.backward()
     expected_loss, expected = reference.meta_gradient(
-        backbone, {n: w.detach() for n, w in weights.items()}, normalization, method, 0.1, 3, first_order,
-        task.support_images, task.support_labels, task.query_images, task.query_labels, WAYS,
+        make_backbone(backbone, 3), {n: w.detach() for n, w in weights.items()}, normalization, method, 0.1, 3,
+        first_order, task.support_images, task.support_labels, task.query_images, task.query_labels, WAYS,
     )  # fmt: skip
     assert abs(loss.item() - expected_loss.item()) < 1e-10 * abs(expected_loss.item())
     scale = max(gradient.abs().max() for gradient in expected.values())

@@ -22,6 +22,7 @@ from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.meta.train import prepare, resolve, train
+from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.ticket import Ticket, load_ticket, maskable, model_of, save_ticket
 
@@ -75,9 +76,11 @@ def plain_meta_gradient(config, weights, masks, task):
     mask = {name: torch.cat([torch.from_numpy(mask).double()] * rows[name]) for name, mask in masks.items()}
     w = {name: torch.cat([tensor] * rows[name]) for name, tensor in meta.items()}
 
+    network = reference.Network(make_backbone(config.backbone, 1), weights, config.normalization)
+
     def logits(images, use=None):
         sparse = {name: tensor * mask[name] if name in mask else tensor for name, tensor in w.items()}
-        return reference.logits(config.backbone, images, sparse, config.normalization, use)
+        return network.logits(sparse, images, use)
 
     for _ in range(config.steps):
         loss = F.cross_entropy(logits(task.support_images)[0], task.support_labels)

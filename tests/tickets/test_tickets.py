@@ -28,6 +28,7 @@ from gems_edge.data.tensors import episode_tensors
 from gems_edge.meta.run import Run, seeded_weights
 from gems_edge.meta.settings.ticket import TICKETS
 from gems_edge.meta.train import resolve
+from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.ticket import Masks
 from gems_edge.tickets import find
 from gems_edge.tickets.criteria import equal_counts, smart_counts
@@ -132,8 +133,9 @@ def test_snip_keeps_what_the_meta_objective_is_most_sensitive_to(trained, monkey
     for iteration, task in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0)):
         episode = episode_tensors(images, torch.device("cpu")).episode(sampler.draw(iteration, task), torch.float64)
         _, gradient = reference.meta_gradient(
-            "conv4", start, config.normalization, "maml", config.inner_lr, config.steps, False, episode.support_images,
-            episode.support_labels, episode.query_images, episode.query_labels, config.ways,
+            make_backbone("conv4", config.channels), start, config.normalization, "maml", config.inner_lr, config.steps,
+            False, episode.support_images, episode.support_labels, episode.query_images, episode.query_labels,
+            config.ways,
         )  # fmt: skip
         score = {name: score[name] + gradient[name] / 5 for name in SIZES}
     score = {name: (start[name] * score[name]).abs() for name in SIZES}
