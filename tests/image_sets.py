@@ -1,4 +1,4 @@
-"""Three small image sets that a network can learn, of different sizes and channels."""
+"""Small image sets: three that a network can learn, of different sizes and channels, and flat-coloured icons."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 
 from gems_edge.data.glyphs import load_glyphs
 from gems_edge.data.imageset import ImageSet
+from gems_edge.data.mixture import Mixture
 from gems_edge.data.packed import write_packed
 
 CLASSES = 16
@@ -54,3 +55,33 @@ def _tinted(image: Image.Image) -> Image.Image:
 
 def _slanted(image: Image.Image) -> Image.Image:
     return image.rotate(30).filter(ImageFilter.GaussianBlur(0.7))
+
+
+# Of places x, y in −1…1: whether they lie inside.
+FORMS = {
+    "disc": lambda x, y: x**2 + y**2 < 1,
+    "ring": lambda x, y: abs(np.hypot(x, y) - 0.8) < 0.2,
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) < 0.9,
+    "frame": lambda x, y: abs(np.maximum(abs(x), abs(y)) - 0.75) < 0.2,
+    "diamond": lambda x, y: abs(x) + abs(y) < 1,
+    "cross": lambda x, y: (np.minimum(abs(x), abs(y)) < 0.3) & (np.maximum(abs(x), abs(y)) < 1),
+    "triangle": lambda x, y: (y < 0.7) & (y > 2 * abs(x) - 1),
+    "half": lambda x, y: (x**2 + y**2 < 1) & (x < 0),
+}
+
+
+def flat_icons(size: int, seed: int, channels: int = 3, each: int = 10) -> Mixture:
+    """Signs of one colour on a ground of one colour, a form a class, in the split "test": no two pixels of an area
+    differ, so that values tie under every pool."""
+    random = np.random.default_rng(seed)
+    places = (np.arange(size) + 0.5) / size * 2 - 1
+    images = []
+    for inside in FORMS.values():
+        colors = random.integers(0, 256, (2, channels))
+        for _ in range(each):
+            scale, (x, y) = random.uniform(0.4, 0.8), random.uniform(-0.2, 0.2, 2)
+            form = inside((places[None, :] - x) / scale, (places[:, None] - y) / scale)
+            images.append(np.where(form[..., None], *colors).astype(np.uint8))
+    label, split = np.arange(len(FORMS)).repeat(each), np.array(["test"] * len(FORMS))
+    icons = ImageSet("icons", np.stack(images), label, tuple(FORMS), split, None, False, "made by a test")
+    return Mixture(("icons",), (icons,))

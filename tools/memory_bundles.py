@@ -9,10 +9,11 @@ from safetensors.numpy import save
 
 from gems_edge.device.bundle import FILES
 from gems_edge.export.bundle import write_bundle
-from gems_edge.export.graphs import CLASSES, IMAGES, adapt_graph, predict_graph
+from gems_edge.export.graphs import CLASSES, IMAGES, RULE, adapt_graph, predict_graph
 from gems_edge.export.manifest import costs, identity, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.source import MetaModel
+from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
@@ -53,7 +54,7 @@ def untrained(spec: ModelSpec) -> tuple[FewShotModel, Weights]:
     return model, {name: weight.detach() for name, weight in model.named_parameters()}
 
 
-def write_untrained(model: FewShotModel, weights: Weights, rule: Descent, paths: dict[tuple[int, str], Path]) -> None:
+def write_untrained(model: FewShotModel, weights: Weights, rule: Rule, paths: dict[tuple[int, str], Path]) -> None:
     """Bundles of `model` with `weights` as an export writes them, unverified: (shots, --memory) → where to.
 
     Those that are there already are kept.
@@ -63,7 +64,8 @@ def write_untrained(model: FewShotModel, weights: Weights, rule: Descent, paths:
         images = torch.rand(spec.ways, spec.channels, spec.image_size, spec.image_size)
         statistics = forward(model, weights, images)[1]
     whole, predict = adapt_graph(model, weights, rule), predict_graph(model, weights, statistics)
-    stored = save({name: tensor.float().numpy() for name, tensor in (weights | statistics).items()})
+    carried = {f"{RULE}{name}": rule.begin(weights)[name] for name in rule.carried}
+    stored = save({name: tensor.float().numpy() for name, tensor in (weights | statistics | carried).items()})
     for (shots, memory), path in paths.items():
         if path.exists():
             continue

@@ -49,11 +49,11 @@ def show(output: Path, manifest: Document) -> None:
 
 def _lines(manifest: Document) -> Iterator[str]:
     check = manifest["verification"]
+    update, answer = check["update"], check["answer"]
     yield (
-        f"onnxruntime equals torch on {check['episodes']} episodes: "
-        f"updates within {check['update_relative_error']:.1e} of their size "
-        f"(tolerance {check['update_tolerance']:.0e}; the worst {check['worst_update_relative_error']:.1e}), "
-        f"probabilities within {check['probability_error']:.1e} (tolerance {check['probability_tolerance']:.0e})"
+        f"onnxruntime equals torch on {check['episodes']} episodes of {check['steps']} steps: a tensor's step within "
+        f"{update['error']:.1e} of its length (allowed {update['allowed']:.0e}), probabilities within "
+        f"{answer['error']:.1e} (allowed {answer['allowed']:.0e})"
     )
     if manifest["specialised"]:
         yield _specialised_line(manifest["specialised"])

@@ -23,6 +23,7 @@ from gems_edge.images import decode_image, to_input
 PRECISIONS = ("fp32", "int8")
 Arrays = dict[str, np.ndarray]  # by name
 OnStep = Callable[[int, float, float], None]  # called after each step with its number, loss and seconds
+Watch = Callable[[Arrays], None]  # called with the outputs of each run of adapt.onnx
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,13 @@ class Learner:
         labels: Sequence[Hashable],
         steps: int | None = None,
         on_step: OnStep | None = None,
+        watch: Watch | None = None,
     ) -> Adaptation:
         """Learn the classes named by `labels` (text, numbers, any hashable; one per image) from the bundle's start.
 
         Classes are numbered by first appearance. Earlier teaching is replaced, and kept if this raises. `steps`:
-        gradient steps, None for the bundle's own number. `on_step(step, loss, seconds)` is called after each.
+        gradient steps, None for the bundle's own number. `on_step(step, loss, seconds)` is called after each, and
+        `watch` with what its graph gave, by name.
         Raises UserError for images or labels that do not fit, fewer than two classes, more than a per-class head has
         rows, and a loss that is no longer finite; MachineError if memory runs out.
         """
@@ -139,12 +142,12 @@ class Learner:
         feeds = {"images": inputs, "targets": np.eye(len(classes), dtype=np.float32)[index]}
         with self._teaching:
             self._now = copy.copy(self._now)  # without its session: a board has no memory for both graphs
-            tensors, losses, seconds = self._learn(weights, feeds, steps, on_step)
+            tensors, losses, seconds = self._learn(weights, feeds, steps, on_step, watch)
             self._teach(State(self.bundle.hash, classes, steps, len(inputs), tensors))
         return Adaptation(classes, len(inputs), tuple(losses), tuple(seconds), time.perf_counter() - started)
 
     def _learn(
-        self, weights: Arrays, feeds: Arrays, steps: int, on_step: OnStep | None
+        self, weights: Arrays, feeds: Arrays, steps: int, on_step: OnStep | None, watch: Watch | None
     ) -> tuple[Arrays, list[float], list[float]]:
         """Take `steps` steps from `weights`: the tensors of a state, and each step's loss (before it) and seconds."""
         bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
@@ -159,6 +162,8 @@ class Learner:
             weights |= {name: named[name] for name in bundle.statistics}
             losses.append(float(named["loss"]))
             seconds.append(time.perf_counter() - before)
+            if watch:
+                watch(named)
             if on_step:
                 on_step(step, losses[-1], seconds[-1])
         if bundle.statistics and set(bundle.adapted) - set(HEAD):  # under the weights as they now are

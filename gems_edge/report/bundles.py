@@ -59,9 +59,9 @@ def _facts(manifest: Mapping[str, Any]) -> Table:
     if check := manifest.get("verification"):
         rows.append((
             "verified against torch",
-            f"{check['episodes']} episodes: update off by {check['update_relative_error']:.1e} "
-            f"(allowed {check['update_tolerance']:.0e}), "
-            f"probability by {check['probability_error']:.1e} (allowed {check['probability_tolerance']:.0e})",
+            f"{check['episodes']} episodes of {check['steps']} steps: a tensor's step off by "
+            f"{check['update']['error']:.1e} (allowed {check['update']['allowed']:.0e}), "
+            f"a probability by {check['answer']['error']:.1e} (allowed {check['answer']['allowed']:.0e})",
         ))  # fmt: skip
     files, provenance = manifest.get("files") or {}, manifest.get("provenance") or {}
     rows += [(name, f"{file['bytes']:,} bytes") for name, file in files.items() if "bytes" in file]

@@ -42,7 +42,10 @@ def test_manifest_and_json(cli_here, own_small_run, tmp_path):
     assert document["ratio"] == 0 and document["params_before"] == document["params_after"]
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert sorted(os.listdir(bundle)) == ["adapt.onnx", "manifest.json", "predict.onnx", "weights.safetensors"]
-    assert manifest["verification"]["update_relative_error"] <= 1e-4
+    check = manifest["verification"]
+    assert check["episodes"] == 5 and check["steps"] == 3 and check["decision"] is None
+    for kind in ("update", "forward", "answer"):
+        assert 0 < check[kind]["error"] <= check[kind]["allowed"]
     assert manifest["cost"]["predict"]["macs"] == manifest["macs"]["after"]
     assert str(own_small_run.parent) not in (bundle / "manifest.json").read_text()
     onnx.checker.check_model(str(bundle / "predict.onnx"), full_check=True)
@@ -137,10 +140,11 @@ def test_a_bundle_that_does_not_reproduce_torch_is_not_written(small_run, enviro
     """With a tolerance that float32 cannot meet, the check must refuse and leave nothing behind."""
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
     from gems_edge.errors import MachineError
-    from gems_edge.export import verify
+    from gems_edge.export import twin
     from gems_edge.export.pipeline import ExportOptions, Reports, export_run
 
-    monkeypatch.setattr(verify, "UPDATE_TOLERANCE", 1e-12)
+    monkeypatch.setitem(twin.TOLERANCES, "forward", 1e-12)
+    monkeypatch.setattr(twin, "DRAWS", 0)
     with pytest.raises(MachineError, match="does not reproduce torch"):
         export_run(small_run, tmp_path / "never.gems", ExportOptions(0.0, None, 8, 2, 1), Reports(lambda message: None))
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.imageset import ImageSet
 from gems_edge.data.mixture import Mixture, load_mixture
 from gems_edge.data.specs import Specs, split_specs
-from gems_edge.device.learner import Learner
+from gems_edge.device.learner import Learner, Watch
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluation.accuracy import mean_accuracy
 from gems_edge.meta.evaluation.document import EvaluationProtocol, document
@@ -87,10 +87,13 @@ def _image_sets(manifest: dict[str, Any], protocol: EvaluationProtocol) -> Specs
     return data
 
 
-def learn_episode(learner: Learner, images: ImageSet | Mixture, indices: EpisodeIndices, steps: int) -> np.ndarray:
+def learn_episode(
+    learner: Learner, images: ImageSet | Mixture, indices: EpisodeIndices, steps: int, watch: Watch | None = None
+) -> np.ndarray:
     """Teach the board's learner one episode; probabilities [queries, ways] of its query images, class by class."""
     ways, shots = indices.support.shape
-    learner.adapt(images.images[indices.support.reshape(-1)], np.repeat(np.arange(ways), shots).tolist(), steps=steps)
+    labels = np.repeat(np.arange(ways), shots).tolist()
+    learner.adapt(images.images[indices.support.reshape(-1)], labels, steps, watch=watch)
     return learner.predict(images.images[indices.query.reshape(-1)])
 
 
