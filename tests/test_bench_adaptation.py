@@ -7,36 +7,46 @@ from dataclasses import replace
 import click
 import pytest
 import torch
-from adaptation_peers import features, step_call
+from adaptation_peers import step_call
 from adaptation_rows import INNER_LR, WAYS, Row
 from alternating import alternate, times_faster
 from bench_adaptation import differences, main
 from click.testing import CliRunner
+from networks import Network, read_name
 
+from gems_edge.errors import UserError
 from gems_edge.meta.inner import Support, detached, inner_step, one_hot
+from gems_edge.models.backbones.registry import BACKBONES
 from gems_edge.models.fewshot import forward
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.6])
-@pytest.mark.parametrize("backbone", ["conv4", "resnet12"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_plain_step_is_the_products_step(backbone, ratio):
-    row = Row(backbone, 16, 20, 2, ratio, "maml", "balanced")
+    row = Row(Network(backbone, 0.75, 20), 2, ratio, "maml", "balanced")
     model, weights = row.start
-    assert {name: tuple(weight.shape) for name, weight in weights.items()} == row.plain.shapes()
     weights = {name: weight.double() for name, weight in weights.items()}
     images, targets = row.images_of(0).double(), one_hot(row.labels, WAYS, torch.float64)
     for method in ("maml", "anil", "boil"):
-        loss, moved = step_call(row.plain, weights, method, INNER_LR, images, row.labels)()
+        loss, moved = step_call(row.plain(torch.float64), method, INNER_LR, images, row.labels)()
         rule = replace(row, method=method).rule
         ours = inner_step(model.double(), detached(weights, rule), Support(images, targets), rule)
-        assert tuple(moved) == rule.adapted(weights)
+        assert set(moved) == set(rule.adapted(weights))
         torch.testing.assert_close(loss, ours.loss, rtol=1e-12, atol=0)
         for name, value in moved.items():
             assert not torch.equal(value, weights[name])
             torch.testing.assert_close(value, ours.weights[name], rtol=1e-9, atol=1e-12)
     answer = forward(model, weights, images)
-    found = features(row.plain, weights, images, answer.statistics)
-    torch.testing.assert_close(found, answer.features, rtol=1e-9, atol=1e-12)
+    plain = row.plain(torch.float64).normalize_by(answer.statistics)
+    torch.testing.assert_close(plain(images), answer.logits, rtol=1e-9, atol=1e-12)
+
+
+def test_networks_by_name():
+    assert read_name("conv4@0.5-84") == Network("conv4", 0.5, 84)
+    assert read_name(Network("resnet12", 1.0, 28).name) == Network("resnet12", 1.0, 28)
+    for name in ("conv4", "conv4@half-84", "conv5-84"):
+        with pytest.raises(UserError):
+            read_name(name)
 
 
 @pytest.mark.slow(30)
@@ -44,7 +54,7 @@ def test_measures_and_resumes(tmp_path):
     output = tmp_path / "found.json"
     options = [
         "--network",
-        "conv4-32",
+        "conv4@0.5",
         "--size",
         "16",
         "--shots",
@@ -70,7 +80,7 @@ def test_measures_and_resumes(tmp_path):
     assert set(found["differences"]) == {"onnx", "plain", "gems"}
     [memory] = document["memory"].values()
     assert memory["found"]["onnx_baseline_mb"] < memory["found"]["onnx_peak_mb"] < memory["found"]["plain_peak_mb"]
-    assert "conv4-32-16-1shot-anil-balanced" in done.stdout and "✓" in done.stdout
+    assert "conv4@0.5-16-1shot-anil-balanced" in done.stdout and "✓" in done.stdout
     again = CliRunner().invoke(main, options, catch_exceptions=False)
     assert again.exit_code == 0 and json.loads(output.read_text()) == document
     other = CliRunner().invoke(main, [*options, "--clock", "cpu"])
@@ -78,8 +88,8 @@ def test_measures_and_resumes(tmp_path):
 
 
 def test_a_wrong_step_is_refused():
-    row = Row("conv4", 8, 16, 1, 0.0, "boil", "balanced")
-    right = step_call(row.plain, row.start[1], row.method, INNER_LR, row.images_of(0), row.labels)
+    row = Row(Network("conv4", 0.125, 16), 1, 0.0, "boil", "balanced")
+    right = step_call(row.plain(), row.method, INNER_LR, row.images_of(0), row.labels)
 
     def wrong(images):
         loss, moved = right(images)

@@ -9,19 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from adaptation_peers import Network
+from adaptation_peers import Plain
 from memory_bundles import untrained, write_untrained
+from networks import Network, read_label
 
 import gems_edge
 import gems_edge.export
 from gems_edge.device.bundle import Bundle, read_bundle
 from gems_edge.meta.rules.maml import Descent
+from gems_edge.models.backbones.registry import BACKBONES
 from gems_edge.models.fewshot import FewShotModel, Weights
-from gems_edge.models.spec import ModelSpec, full_widths
+from gems_edge.models.spec import ModelSpec
 from gems_edge.tickets.channels import prune
 
-# name → backbone, width of the first convolution
-NETWORKS = {"conv4-32": ("conv4", 32), "conv4-64": ("conv4", 64), "resnet12": ("resnet12", 64)}
+# What is measured unless others are named: every backbone of the registry, and Conv-4 as MAML has it on larger images.
+LABELS = ("conv4@0.5", *BACKBONES)
 METHODS = ("maml", "anil", "boil")
 WAYS = 5
 # `gems-edge train`'s own; large enough that a float32 step is not lost in the rounding of the weights.
@@ -31,6 +33,7 @@ ROUND_TO = 16
 # What decides a graph: bundles that were made by other sources are made again.
 _SOURCES = (
     "models",
+    "graphs",
     "meta/inner.py",
     "meta/rules",
     "tickets/channels.py",
@@ -41,25 +44,18 @@ _SOURCES = (
 
 @dataclass(frozen=True)
 class Row:
-    """A network, its images, and what a step of it moves. `width`: channels of the first convolution before pruning."""
+    """A network, its images, and what a step of it moves."""
 
-    backbone: str
-    width: int
-    size: int
+    network: Network  # before pruning
     shots: int
     ratio: float
     method: str
     memory: str
 
     @property
-    def network(self) -> str:
-        name = self.backbone if self.backbone == "resnet12" else f"{self.backbone}-{self.width}"
-        return f"{name}-{self.size}"
-
-    @property
     def family(self) -> str:
         """What is the same for every ratio."""
-        return f"{self.network}-{self.shots}shot-{self.method}-{self.memory}"
+        return f"{self.network.name}-{self.shots}shot-{self.method}-{self.memory}"
 
     @property
     def name(self) -> str:
@@ -70,15 +66,9 @@ class Row:
         return WAYS * self.shots
 
     @property
-    def channels(self) -> int:
-        return 1 if self.size < 84 else 3
-
-    @property
     def dense(self) -> ModelSpec:
-        full = full_widths((), self.backbone)
-        widths = tuple(max(1, self.width * one // full[0]) for one in full)
         # A head of different rows: from equal ones, as a shared head begins, the backbone's first gradient is zero.
-        return ModelSpec(self.backbone, widths, self.size, self.channels, "support", "per-class", WAYS)
+        return self.network.spec("per-class", WAYS)
 
     @cached_property
     def rule(self) -> Descent:
@@ -91,10 +81,10 @@ class Row:
         pruned = prune(model, weights, self.ratio, ROUND_TO)
         return FewShotModel(pruned.spec), {name: weight.detach() for name, weight in pruned.weights.items()}
 
-    @property
-    def plain(self) -> Network:
-        spec = self.start[0].spec
-        return Network(spec.backbone, spec.widths, spec.channels, spec.image_size, spec.ways)
+    def plain(self, dtype: torch.dtype = torch.float32) -> Plain:
+        """The same network as its author wrote it, with the same weights."""
+        weights = {name: weight.to(dtype) for name, weight in self.start[1].items()}
+        return Plain(self.network.backbone, self.network.channels).load(weights)
 
     def path(self, directory: Path) -> Path:
         return directory / f"{self.name}-{sources()}.gems"
@@ -108,7 +98,7 @@ class Row:
 
     def images_of(self, seed: int) -> torch.Tensor:
         """[N, C, S, S] in 0…1: noise, as kernels take the same time for any content."""
-        shape = (self.images, self.channels, self.size, self.size)
+        shape = (self.images, self.network.channels, self.network.size, self.network.size)
         return torch.from_numpy(np.random.default_rng(seed).random(shape, dtype=np.float32))
 
     @property
@@ -117,18 +107,19 @@ class Row:
 
 
 def families_of(
-    networks: Sequence[str], sizes: Sequence[int], shots: Sequence[int], methods: Sequence[str], every: bool,
+    labels: Sequence[str], sizes: Sequence[int], shots: Sequence[int], methods: Sequence[str], every: bool,
     ratios: Sequence[float], memory: str,
 ) -> list[list[Row]]:  # fmt: skip
     """Rows in families that differ in the ratio alone.
 
-    Without `methods`: MAML, and all methods of Conv-4-64 or, if `every`, of all networks.
+    Without `methods`: MAML, and all methods of Conv-4 or, if `every`, of all networks.
     """
-    found = []
-    for network, size, count, method in itertools.product(networks, sizes, shots, methods or METHODS):
-        if methods or every or method == "maml" or network == "conv4-64":
-            found.append([Row(*NETWORKS[network], size, count, ratio, method, memory) for ratio in ratios])
-    return found
+    families = []
+    for label, size, count, method in itertools.product(labels, sizes, shots, methods or METHODS):
+        if methods or every or method == "maml" or label == "conv4":
+            network = Network(*read_label(label), size)
+            families.append([Row(network, count, ratio, method, memory) for ratio in ratios])
+    return families
 
 
 def make_bundles(rows: Sequence[Row], directory: Path) -> None:
@@ -137,7 +128,7 @@ def make_bundles(rows: Sequence[Row], directory: Path) -> None:
     traced: dict[tuple, list[Row]] = {}
     for row in rows:
         if not row.path(directory).exists():
-            traced.setdefault((row.network, row.ratio, row.method), []).append(row)
+            traced.setdefault((row.network.name, row.ratio, row.method), []).append(row)
     for alike in traced.values():
         paths = {(row.shots, row.memory): row.path(directory) for row in alike}
         write_untrained(*alike[0].start, alike[0].rule, paths)
@@ -149,6 +140,6 @@ def sources() -> str:
     places = [Path(gems_edge.export.__file__).parent, *(package / name for name in _SOURCES)]
     digest = hashlib.sha256()
     for place in places:
-        for file in sorted(place.glob("*.py")) if place.is_dir() else [place]:
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:10]

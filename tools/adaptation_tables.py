@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 STEP, STEP_COMPACT, MEMORY, PREDICT_COMPACT, COLD = 1.0, 3.5, 1 / 3, 4.0, 0.4
-PREDICT_NETWORK = "conv4-64-84"
+PREDICT_NETWORK = "conv4-84"
 
 
 def tables(document: dict[str, Any]) -> str:
@@ -14,7 +14,7 @@ def tables(document: dict[str, Any]) -> str:
         f"{host.get('cpu') or host['machine']}, {settings['threads']} threads, {settings['clock']} clock, "
         f"onnxruntime {host['onnxruntime']}, torch {host['torch']}, adapt.onnx with --memory {settings['memory']}. "
         "Medians over rounds; in brackets 10th and 90th percentile of the rounds' ratios. Difference: from float64, of "
-        "the median tensor's update and the worst. Plain: F.conv2d, F.batch_norm, …, autograd.grad; gems: "
+        "the median tensor's update and the worst. Plain: the backbone as it was written, autograd.grad; gems: "
         "gems_edge.meta on torch."
     )
     return "\n".join([about, "", *_steps(document), *_memory(document), *_predict(document), *_cold(document)]) + "\n"

@@ -1,14 +1,15 @@
 """A gradient step on the board against what a user of torch would run instead.
 
-  python tools/bench_adaptation.py -o FILE.json [--network conv4-64 --size 84 --shots 5 --method maml …]
+  python tools/bench_adaptation.py -o FILE.json [--network mobilenet-v2@0.35 --size 96 --shots 5 --method maml …]
 
 For every row (network, pixels, shots, method; dense and at --ratio, compacted as `gems-edge export` does, untrained),
-on the same weights and images, alternating in one process: adapt.onnx on onnxruntime; a plain torch step
-(tools/adaptation_peers.py), the same under torch.compile where asked for, and gems-edge's own inner step on torch. All
-are compared with the plain step in float64 first; the exit code is 1 if one differs by more than the tolerance. Then
-peak memory of fresh processes that take five steps and nothing else; prediction of one image with adapted weights
-packed as constants; and `gems-edge predict` with an adapted state from a cold start. FILE.json is written after every
-measurement and FILE.md holds the tables; what FILE.json holds already, made by the same sources, is not measured again.
+on the same weights and images, alternating in one process: adapt.onnx on onnxruntime; a plain torch step of the
+backbone as its author wrote it (tools/adaptation_peers.py), the same under torch.compile where asked for, and
+gems-edge's own inner step on torch. All are compared with the plain step in float64 first; the exit code is 1 if one
+differs by more than the tolerance. Then peak memory of fresh processes that take five steps and nothing else;
+prediction of one image with adapted weights packed as constants; and `gems-edge predict` with an adapted state from a
+cold start. FILE.json is written after every measurement and FILE.md holds the tables; what FILE.json holds already,
+made by the same sources, is not measured again.
 """
 
 import ctypes
@@ -27,8 +28,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from adaptation_peers import STEPS, logits, step_call
-from adaptation_rows import INNER_LR, METHODS, NETWORKS, WAYS, Row, families_of, make_bundles, sources
+from adaptation_peers import STEPS, step_call
+from adaptation_rows import INNER_LR, LABELS, METHODS, WAYS, Row, families_of, make_bundles, sources
 from adaptation_tables import tables
 from alternating import CLOCKS, alternate, times_faster
 
@@ -42,7 +43,7 @@ from gems_edge.meta.inner import Support, inner_step, one_hot
 
 PARTS = ("step", "memory", "predict", "cold")
 # network, shots and method of what --compile some compiles, which takes minutes
-COMPILED = {(f"conv4-64-{size}", 5, "maml") for size in (28, 84)}
+COMPILED = {(f"conv4-{size}", 5, "maml") for size in (28, 84)}
 # From the plain step in float64: the length of the difference of a tensor's update as a share of the update's own, of
 # the median tensor and of the worst, and the largest difference of loss and of logits (of large ones as a share). Of
 # large maps float32 itself rounds more away: where no set of images passes, so many times what the plain step in
@@ -85,7 +86,7 @@ def subjects(row: Row, bundle: Bundle, threads: int) -> dict[str, Any]:
         step = inner_step(model, leaves, Support(images, targets), row.rule)
         return step.loss.detach(), {name: step.weights[name].detach() for name in adapted}
 
-    plain = step_call(row.plain, weights, row.method, INNER_LR, images, row.labels)
+    plain = step_call(row.plain(), row.method, INNER_LR, images, row.labels)
     return {"onnx": onnx, "plain": plain, "gems": gems}
 
 
@@ -96,7 +97,7 @@ def compiled_step(row: Row) -> tuple[Any, dict[str, Any]]:
 
     torch._dynamo.reset()
     torch._inductor.config.force_disable_caches = True
-    call = step_call(row.plain, row.start[1], row.method, INNER_LR, row.images_of(0), row.labels, compiled=True)
+    call = step_call(row.plain(), row.method, INNER_LR, row.images_of(0), row.labels, compiled=True)
     started = time.perf_counter()
     try:
         call()
@@ -114,7 +115,7 @@ def differences(row: Row, calls: dict[str, Any]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for seed in range(IMAGE_SETS):
         images = row.images_of(seed)
-        loss, moved = step_call(row.plain, weights, row.method, INNER_LR, images.double(), row.labels)()
+        loss, moved = step_call(row.plain(torch.float64), row.method, INNER_LR, images.double(), row.labels)()
         for name, call in calls.items():
             own_loss, own = call(images)
             assert own.keys() == moved.keys()
@@ -147,7 +148,7 @@ def measure_steps(rows: list[Row], options: SimpleNamespace) -> dict[str, Any]:
         own = subjects(row, row.bundle(options.bundles), options.threads)
         result = results[f"{row.ratio:g}"] = {"widths": list(row.start[0].spec.widths)}
         if options.compiled == "all" or (
-            options.compiled == "some" and (row.network, row.shots, row.method) in COMPILED
+            options.compiled == "some" and (row.network.name, row.shots, row.method) in COMPILED
         ):
             call, about = compiled_step(row)
             own |= {"compiled": call} if call else {}
@@ -174,12 +175,16 @@ def measure_steps(rows: list[Row], options: SimpleNamespace) -> dict[str, Any]:
 def measure_memory(row: Row, options: SimpleNamespace) -> dict[str, Any]:
     """Peak memory of fresh processes that take five steps, in turn: adapt.onnx by gems_edge.device, and plain torch."""
     path, ours, peers = row.bundle(options.bundles).path, [], []
-    spec = {name: getattr(row.plain, name) for name in ("backbone", "widths", "channels", "size", "ways")}
-    spec |= {"shots": row.shots, "method": row.method, "lr": INNER_LR, "threads": options.threads, "compiled": False}
-    command = [options.torch, str(Path(__file__).with_name("adaptation_peers.py")), json.dumps(spec)]
+    network = row.network
+    about = {"backbone": network.backbone, "channels": network.channels, "size": network.size, "ways": WAYS}
+    about |= {"shots": row.shots, "method": row.method, "lr": INNER_LR, "threads": options.threads}
+    about |= {"shapes": {name: list(weight.shape) for name, weight in row.start[1].items()}}
+    peer = Path(__file__).with_name("adaptation_peers.py")
+    command = [options.torch, str(peer), json.dumps(about)]
+    environment = {**os.environ, "PYTHONPATH": str(peer.parents[1])}
     for _ in range(options.processes):
         ours += fresh_memory(path, "adapt", row.images, options.threads, repeats=1, steps=STEPS)
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         peers.append(json.loads(done.stdout))
     result = {}
     for name, found in (("onnx", ours), ("plain", peers)):
@@ -208,13 +213,16 @@ def measure_predict(rows: list[Row], options: SimpleNamespace) -> dict[str, Any]
             image = row.images_of(0)[:1]
             feeds = {"images": image.numpy(), **{name: weights[name] for name in HEAD}}
             tensors = {name: torch.from_numpy(np.array(weight)) for name, weight in weights.items()}
+            model = row.plain()
+            model.load({name: tensors[name] for name in row.start[1]})
+            model.normalize_by({name: values for name, values in tensors.items() if name not in row.start[1]})
 
             def onnx(session=session, feeds=feeds):
                 return session.run(["logits"], feeds)[0]
 
             @torch.inference_mode()
-            def plain(network=row.plain, tensors=tensors, image=image):
-                return logits(network, tensors, image, tensors)
+            def plain(model=model, image=image):
+                return model(image)
 
             expected = plain().numpy()
             found = float(np.abs(onnx() - expected).max() / max(1.0, np.abs(expected).max()))
@@ -241,7 +249,9 @@ def measure_cold(row: Row, options: SimpleNamespace) -> dict[str, Any]:
 
 
 @click.command(help=__doc__)
-@click.option("--network", multiple=True, type=click.Choice(list(NETWORKS)), default=list(NETWORKS), show_default=True)
+@click.option(
+    "--network", multiple=True, default=LABELS, show_default=True, help="BACKBONE or BACKBONE@WIDTH_MULTIPLIER."
+)
 @click.option("--size", multiple=True, type=click.IntRange(min=16), default=(28, 84), show_default=True)
 @click.option("--shots", multiple=True, type=click.IntRange(min=1), default=(1, 5), show_default=True)
 @click.option("--method", multiple=True, type=click.Choice(METHODS), help="Left out: maml, and for conv4-64 all.")
@@ -291,7 +301,7 @@ def main(output, build_only, **given):
     if document["settings"] != settings:
         raise click.ClickException(f"{output} holds other settings ({document['settings']}); give another name with -o")
     document["host"] = {**host_facts(), "torch": torch.__version__, "tolerances": TOLERANCES}
-    per_network = {family[0].network: family for family in reversed(families)}
+    per_network = {family[0].network.name: family for family in reversed(families)}
     jobs = [("step", family[0].family, lambda f=family: measure_steps(f, options)) for family in families]
     jobs += [("memory", row.name, lambda r=row: measure_memory(r, options)) for family in families for row in family]
     jobs += [("predict", name, lambda f=family: measure_predict(f, options)) for name, family in per_network.items()]

@@ -1,12 +1,12 @@
 """Peak memory of fresh processes, as the board's commands run, against its prediction.
 
   python tools/check_memory.py NAME.gems … [--images 5 --images 50]
-  python tools/check_memory.py --grid DIR [--network conv4-64-84 …]
+  python tools/check_memory.py --grid DIR [--network mobilenet-v2@0.35-96 …]
 
 For each bundle VmHWM of fresh processes that predict one image, or adapt to its ways × shots images (or to --images),
-and what gems_edge.predict.memory says from the manifest. --grid makes bundles of untrained networks in DIR: Conv-4 (32
-and 64 filters, 28 and 84 pixels) and ResNet-12 (84 pixels), 1 and 5 shots, every --memory. The exit code is 1 if a row
-is off by more than --tolerance.
+and what gems_edge.predict.memory says from the manifest. --grid makes bundles of untrained networks in DIR: every
+backbone at 84 pixels, Conv-4 at half its width and at 28 pixels too, 1 and 5 shots, every --memory. The exit code is 1
+if a row is off by more than --tolerance.
 """
 
 import json
@@ -23,7 +23,9 @@ from gems_edge.predict.memory import predict_memory
 @click.command(help=__doc__)
 @click.argument("bundles", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--grid", type=click.Path(path_type=Path), metavar="DIR", help="Make bundles there and measure them.")
-@click.option("--network", "networks", multiple=True, help="With --grid: only these.")
+@click.option(
+    "--network", "networks", multiple=True, help="With --grid: only these (BACKBONE@WIDTH_MULTIPLIER-PIXELS)."
+)
 @click.option("--images", multiple=True, type=int, help="Support images; the bundle's own number if left out.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--repeats", default=2, show_default=True, help="Processes a row; they differ by less than 1 MB.")
@@ -37,7 +39,7 @@ def main(bundles, grid, networks, images, threads, repeats, tolerance, as_json):
         from memory_bundles import NETWORKS
         from memory_bundles import grid as make
 
-        paths += make(grid, list(networks or NETWORKS))
+        paths += make(grid, networks or NETWORKS)
     rows, seen = [], set()
     for path in paths:
         bundle = read_bundle(path)

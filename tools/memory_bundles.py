@@ -1,10 +1,11 @@
 """Untrained bundles to measure memory and time on: neither depends on what the weights are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from networks import read_name
 from safetensors.numpy import save
 
 from gems_edge.device.bundle import FILES
@@ -16,21 +17,16 @@ from gems_edge.export.source import MetaModel
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.models.backbones.registry import BACKBONES
 from gems_edge.models.fewshot import FewShotModel, Weights, forward
-from gems_edge.models.spec import ModelSpec, full_widths
+from gems_edge.models.spec import ModelSpec
 
-# name → backbone, width of the first convolution, image size, channels
-NETWORKS = {
-    "conv4-32-28": ("conv4", 32, 28, 1),
-    "conv4-64-28": ("conv4", 64, 28, 1),
-    "conv4-32-84": ("conv4", 32, 84, 3),
-    "conv4-64-84": ("conv4", 64, 84, 3),
-    "resnet12-84": ("resnet12", 64, 84, 3),
-}
+# What check_memory.py measures unless others are named: every backbone of the registry, and two of its extremes.
+NETWORKS = ("conv4@0.5-28", "conv4-28", "conv4@0.5-84", *(f"{backbone}-84" for backbone in BACKBONES))
 SHOTS, WAYS = (1, 5), 5
 
 
-def grid(directory: Path, networks: list[str]) -> Iterator[Path]:
+def grid(directory: Path, networks: Sequence[str]) -> Iterator[Path]:
     """The bundles of `networks`, for 1 and 5 shots and every --memory; those that are there already are kept."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in networks:
@@ -41,9 +37,7 @@ def grid(directory: Path, networks: list[str]) -> Iterator[Path]:
 
 
 def _write(name: str, paths: dict[tuple[int, str], Path]) -> None:
-    backbone, width, size, channels = NETWORKS[name]
-    widths = tuple(width * full // full_widths((), backbone)[0] for full in full_widths((), backbone))
-    model, weights = untrained(ModelSpec(backbone, widths, size, channels, "support", "shared", WAYS))
+    model, weights = untrained(read_name(name).spec("shared", WAYS))
     # Small steps: an untrained network must not diverge on noise.
     write_untrained(model, weights, Descent("maml", 0.001), paths)
 
