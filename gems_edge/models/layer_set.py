@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from gems_edge.models.activations import hardsigmoid, hardswish, silu
+
 # (graph that is written, the node's inputs and settings, in the names of the torch function) → node
 Writer = Callable[..., fx.Node]
 
@@ -152,7 +154,10 @@ _ADD, _MUL = binary(operator.add), binary(operator.mul)
 FUNCTIONS: dict[Callable[..., Any], Writer] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), activation(F.relu)),
     **dict.fromkeys((torch.sigmoid, F.sigmoid), activation(torch.sigmoid)),
-    **{function: activation(function) for function in (F.relu6, F.hardswish, F.silu, F.hardsigmoid)},
+    F.relu6: activation(F.relu6),
+    F.hardswish: activation(hardswish),
+    F.silu: activation(silu),
+    F.hardsigmoid: activation(hardsigmoid),
     **dict.fromkeys((operator.add, operator.iadd, torch.add), _ADD),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply), _MUL),
     **dict.fromkeys((torch.cat, torch.concat), concatenate),
@@ -175,10 +180,10 @@ METHODS: dict[str, Writer] = {
 MODULES: dict[type[nn.Module], tuple[Writer, tuple[str, ...]]] = {
     nn.ReLU: (activation(F.relu), ()),
     nn.ReLU6: (activation(F.relu6), ()),
-    nn.Hardswish: (activation(F.hardswish), ()),
-    nn.SiLU: (activation(F.silu), ()),
+    nn.Hardswish: (activation(hardswish), ()),
+    nn.SiLU: (activation(silu), ()),
     nn.Sigmoid: (activation(torch.sigmoid), ()),
-    nn.Hardsigmoid: (activation(F.hardsigmoid), ()),
+    nn.Hardsigmoid: (activation(hardsigmoid), ()),
     nn.MaxPool2d: (max_pool, ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
     nn.AvgPool2d: (
         avg_pool,

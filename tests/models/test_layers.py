@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
+from gems_edge.models.activations import hardsigmoid, hardswish, silu
 from gems_edge.models.convolution import Convolution, convolved
 from gems_edge.models.normalization import Normalization, NormPass, _Moments
 
@@ -114,3 +115,14 @@ def test_given_statistics_are_folded_into_the_convolution(pool):
     pooled = expected(conv(x)) if pool is None else F.max_pool2d(expected(conv(x)), *pool)
     assert torch.allclose(norm(x, given, conv, pool), pooled, rtol=1e-10)
     assert torch.allclose(norm(x, given), expected(x), rtol=1e-10)
+
+
+@pytest.mark.parametrize("ours", [hardsigmoid, hardswish, silu])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_activation_is_torchs_and_has_two_derivatives(ours, layout):
+    """No value lies at a kink."""
+    torch.manual_seed(0)
+    x = (maps(2, 4, 3, 3, layout=layout) * 4).detach().requires_grad_()
+    assert ours(x).equal(getattr(F, ours.__name__)(x))
+    assert gradcheck(ours, x)
+    assert gradgradcheck(ours, x)
