@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from gems_edge.calibrate.graph import Graph, Node
 from gems_edge.graphs.amounts import bytes_moved
-from gems_edge.graphs.ops import row_of
-from gems_edge.predict.work import Call, Tensor, Work, add_up, leaves_channel_blocks, work_of
+from gems_edge.graphs.ops import leaves_blocks, row_of
+from gems_edge.predict.work import Call, Tensor, Work, add_up, work_of
 
 
 def graph_work(graph: Graph) -> Work:
@@ -24,7 +24,7 @@ def graph_work(graph: Graph) -> Work:
         elif node.kind == "Transpose":
             read_as[node.output] = inputs[0]
         constant_weight = not graph.constants.keys().isdisjoint(inputs[1:2])
-        if leaves_channel_blocks(node.kind, constant_weight, channel_blocks) or node.fused and channel_blocks:
+        if leaves_blocks(node.kind, constant_weight, channel_blocks) or node.fused and channel_blocks:
             in_blocks.add(node.output)
     return add_up(works)
 

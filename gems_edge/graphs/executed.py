@@ -8,13 +8,13 @@ import onnx_ir as ir
 
 from gems_edge.graphs.amounts import bytes_moved
 from gems_edge.graphs.liveness import Op, Request, TensorSize, execution_order, peak_bytes, requests
-from gems_edge.graphs.ops import ROWS, UNKNOWN, row_of
+from gems_edge.graphs.ops import ROWS, UNKNOWN, leaves_blocks, row_of
 from gems_edge.graphs.passes.integers import DOMAIN as INTEGER_DOMAIN
 from gems_edge.graphs.passes.integers import TWINS, float_operands
 from gems_edge.graphs.scans import states_of, trips_of
 from gems_edge.graphs.values import attributes, body_of, captured_by, inputs_of, name_of, outputs_of, size_of
 from gems_edge.graphs.workspace import workspace_bytes
-from gems_edge.predict.work import Call, Tensor, Work, add_up, leaves_channel_blocks, work_of
+from gems_edge.predict.work import Call, Tensor, Work, add_up, work_of
 
 
 class Executed(NamedTuple):
@@ -67,7 +67,7 @@ def _ops(graph: ir.Graph, tensors: Mapping[ir.Value, Tensor], channel_blocks: bo
         call = _call(node, tensors, channel_blocks, reads_blocks)
         ops.append(_op(node, call))
         constant_weight = any(tensor is not None and tensor.constant for tensor in call.inputs[1:2])
-        if leaves_channel_blocks(node.op_type, constant_weight, reads_blocks):
+        if leaves_blocks(node.op_type, constant_weight, reads_blocks):
             in_blocks.update(node.outputs)
     return ops
 

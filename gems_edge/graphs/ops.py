@@ -38,12 +38,16 @@ class Row:
     # Its output is another view of its first input: onnxruntime copies nothing.
     view: bool = False
     # It may write over its first input where that has the same shape and type and dies there (seen in the log of the
-    # arena of onnxruntime 1.31.1; sums, products, roots and the like get room of their own).
+    # arena of onnxruntime 1.31.1 and 1.32.0; sums, products, roots and the like get room of their own).
     in_place: bool = False
     # What onnxruntime does with it behind a convolution: into its weight and bias if these are constant (ConvMul,
     # ConvAdd and ConvBN fusion); as its activation, behind any (FusedConv).
     folds: bool = False
     activation: bool = False
+    # On x86 onnxruntime's convolutions and pools exchange maps in blocks of channels. The op leaves such a map if its
+    # weight is constant; or if it reads one: a pool between two convolutions need not turn its maps round and back.
+    makes_blocks: bool = False
+    keeps_blocks: bool = False
     # What it is on integers between DequantizeLinear and QuantizeLinear; and whether the range of the bytes that
     # QuantizeLinear writes does the same.
     integer: str | None = None
@@ -55,12 +59,18 @@ _ELEMENTWISE = Row(work.elementwise, apart=batch_axes.elementwise)
 _ACTIVATION = replace(_ELEMENTWISE, in_place=True)
 _FIRST_ALONE = Row(work.elementwise, apart=batch_axes.first_alone)
 _REDUCTION = Row(work.reduction, apart=batch_axes.reduction)
+_POOL = Row(work.pool, apart=batch_axes.first_alone, pool=True, keeps_blocks=True)
 _UNSPLIT = Row(work.elementwise)  # nothing is known of its images
 
 ROWS: dict[str, Row] = {
     # Products
     "Conv": Row(
-        work.convolution, amounts.convolution, apart=batch_axes.first_alone, product=True, integer="QLinearConv"
+        work.convolution,
+        amounts.convolution,
+        apart=batch_axes.first_alone,
+        product=True,
+        makes_blocks=True,
+        integer="QLinearConv",
     ),
     "ConvTranspose": Row(
         work.transposed_convolution, amounts.transposed_convolution, apart=batch_axes.first_alone, product=True
@@ -84,13 +94,13 @@ ROWS: dict[str, Row] = {
     "Softplus": _ACTIVATION,
     "HardSwish": _ELEMENTWISE,
     "PRelu": _ELEMENTWISE,
-    "Selu": _ELEMENTWISE,
-    "Celu": _ELEMENTWISE,
+    "Selu": _ACTIVATION,
+    "Celu": _ACTIVATION,
     "Gelu": _ELEMENTWISE,
     "Mish": _ELEMENTWISE,
     "QuickGelu": _ELEMENTWISE,  # onnxruntime's x·sigmoid(x)
-    "Softsign": _ELEMENTWISE,
-    "ThresholdedRelu": _ELEMENTWISE,
+    "Softsign": _ACTIVATION,
+    "ThresholdedRelu": _ACTIVATION,
     "Softmax": Row(work.elementwise, apart=batch_axes.along_axis(-1), in_place=True),
     "LogSoftmax": Row(work.elementwise, apart=batch_axes.along_axis(-1)),
     # Arithmetic
@@ -157,8 +167,8 @@ ROWS: dict[str, Row] = {
     "TopK": Row(work.elementwise, apart=batch_axes.along_axis(-1)),
     "CumSum": Row(work.elementwise, apart=batch_axes.axes_at(1)),
     # Pools
-    "MaxPool": Row(work.pool, apart=batch_axes.first_alone, pool=True, integer="MaxPool"),
-    "AveragePool": Row(work.pool, apart=batch_axes.first_alone, pool=True, integer="QLinearAveragePool"),
+    "MaxPool": replace(_POOL, integer="MaxPool"),
+    "AveragePool": replace(_POOL, integer="QLinearAveragePool"),
     "GlobalAveragePool": replace(_FIRST_ALONE, pool=True, integer="QLinearGlobalAveragePool"),
     "GlobalMaxPool": replace(_FIRST_ALONE, pool=True),
     # Views
@@ -230,3 +240,9 @@ def is_over_images(node: "ir.Node", batched: Set["ir.Value"]) -> bool:
         return False
     axes = batch_axes.reduced_axes(node)
     return axes is not None and 0 in axes
+
+
+def leaves_blocks(kind: str, constant_weight: bool, channel_blocks: bool) -> bool:
+    """Whether an op's result lies in blocks of channels. `channel_blocks`: its input does."""
+    row = ROWS.get(kind, UNKNOWN)
+    return row.makes_blocks and constant_weight or row.keeps_blocks and channel_blocks

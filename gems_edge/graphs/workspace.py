@@ -21,10 +21,16 @@ def workspace_bytes(kind: str, call: Call) -> int:
 
 
 def _columns(call: Call) -> int:
-    """Elements of the column buffer of a convolution that onnxruntime multiplies out: of all places where there are
-    fewer of them than filters, otherwise of some at a time (a block of MLAS's matrix product, one thread)."""
+    """Elements of the column buffer of a convolution that onnxruntime multiplies out: of all places of one group where
+    there are fewer of them than filters, otherwise of some at a time (a block of MLAS's matrix product, one thread)."""
     weight, groups = call.weight.shape, call.attributes.get("group", 1)
     places, terms = math.prod(call.output.shape[2:]), math.prod(weight[1:])
-    if math.prod(weight[2:]) == 1:  # 1×1 (with stride 1; ours have no other) reads its input as it is
+    if math.prod(weight[2:]) == 1 and _sees_its_input(call):
         return 0
     return places * terms if weight[0] // groups > places else _COLUMNS_BLOCK
+
+
+def _sees_its_input(call: Call) -> bool:
+    """Whether a 1×1 convolution reads its input as it is: it leaves no pixel out, and pads none."""
+    steps, pads = call.attributes.get("strides", ()), call.attributes.get("pads", ())
+    return set(steps) <= {1} and not any(pads)

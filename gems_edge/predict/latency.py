@@ -84,7 +84,7 @@ class _Estimate:
     low: float
     high: float
     rates: Rates
-    derived: float  # the share of terms that were neither published nor measured
+    derived: Mapping[str, float]  # the share of each term that was neither published nor measured
 
 
 def latency(
@@ -113,8 +113,12 @@ def latency(
     # Threads that are there need not be used: more of them are never slower.
     best = min((_estimate(work, setting, count) for count in range(1, threads + 1)), key=lambda estimate: estimate.ms)
     high, notes = best.high, [best.rates.source]
-    if best.derived > 0.05:
-        notes.append(f"{100 * best.derived:.0f} % in ops that no published row holds, hence the wider interval")
+    if (share := sum(best.derived.values())) > 0.05:
+        most = sorted(best.derived, key=lambda term: -best.derived[term])[:3]
+        notes.append(
+            f"{100 * share:.0f} % in ops that no published row holds and nobody calibrated here, most of it in "
+            f"{', '.join(most)}, hence the wider interval"
+        )
     if unknown_ops := graph_cost.get("unknown"):
         count = sum(unknown_ops.values())
         high += UNKNOWN * count * best.ms / max(1.0, work.get("ops", 1.0))
@@ -144,7 +148,8 @@ def _estimate(work: Mapping[str, float], setting: _Setting, threads: int) -> _Es
     adds up as squares do.
     """
     rates, family = _rates(setting, threads)
-    total = published_below = derived = derived_below = above = 0.0
+    total = published_below = derived_below = above = 0.0
+    derived: dict[str, float] = {}
     for term, amount in work.items():
         ns, factors = _term(term, rates, setting, threads)
         # Times in cycles are onnxruntime's own: its family's factor is not for them.
@@ -152,7 +157,8 @@ def _estimate(work: Mapping[str, float], setting: _Setting, threads: int) -> _Es
         ms = amount * ns / 1e6 * (1.0 if in_cycles else family.typical)
         total += ms * factors.typical
         if term in DERIVED:
-            derived += ms * factors.typical * (term not in rates.ns)
+            if term not in rates.ns:
+                derived[term] = ms * factors.typical
             derived_below += (ms * (factors.typical - factors.low)) ** 2
         else:
             published_below += ms * (factors.typical - factors.low)
@@ -166,7 +172,7 @@ def _estimate(work: Mapping[str, float], setting: _Setting, threads: int) -> _Es
         fewest * shrink + call.low,
         total + math.hypot(total * (grow - 1), math.sqrt(above)) + call.high,
         rates,
-        derived / total if total else 0.0,
+        {term: ms / total for term, ms in derived.items()} if total else {},
     )
 
 

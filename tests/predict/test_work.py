@@ -59,6 +59,17 @@ def test_ops_of_gradient_steps_have_terms_of_their_own():
     assert found["elementwise"] == 2 * 4 * 64 + 1 and "conv3x3" not in found
 
 
+def test_a_fed_depthwise_convolution_copies_rows():
+    """For each place of the kernel and each map its rows; a dense one lays out columns."""
+    depthwise = counted((5, 64, 12, 12), lambda b, x="x": b.conv(x, 64, 3, groups=64, fed=True, relu=False))
+    assert depthwise["rows"] == 5 * 64 * 9 * 12 and "columns" not in depthwise
+    assert depthwise["fed"] == 5 * 64 * 9 * 144
+    strided = counted((5, 64, 12, 12), lambda b, x="x": b.conv(x, 64, 3, 2, groups=64, fed=True, relu=False))
+    assert strided["rows"] == 5 * 64 * 9 * 6 and strided["columns"] == 5 * 64 * 9 * 36
+    dense = counted((5, 64, 12, 12), lambda b, x="x": b.conv(x, 32, 3, fed=True, relu=False))
+    assert dense["columns"] == 5 * 64 * 9 * 144 and "rows" not in dense
+
+
 def counted(shape, build):
     builder = Builder("one", shape)
     return graph_work(builder.graph(build(builder)))
