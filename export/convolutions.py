@@ -68,9 +68,7 @@ def of_input(b: GraphBuilder, gradient: str, weight: str, shape: Convolution) ->
         pads = [k - 1 - p for k, p in zip(shape.kernel, shape.padding)]
         form = shape.attributes() | {"pads": [*pads, *pads]}
         return b.op("Conv", gradient, _flipped(b, weight, shape), **form)
-    axes = zip(shape.sides, shape.kernel, shape.stride, shape.padding)
-    unseen = [(side + 2 * p - k) % stride for side, k, stride, p in axes]  # pixels behind the last position
-    return b.op("ConvTranspose", gradient, weight, **shape.attributes(), output_padding=unseen)
+    return b.op("ConvTranspose", gradient, weight, **shape.attributes(), output_padding=shape.unseen())
 
 
 def _flipped(b: GraphBuilder, weight: str, shape: Convolution) -> str:

@@ -1,5 +1,6 @@
 """Pools of any window, and their gradients."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,26 +102,31 @@ def of_windows(b: GraphBuilder, gradient: str, x: str, channels: int, window: Wi
     """As of_separate_windows, of any windows: what overlapping ones give a pixel adds up.
 
     One place of the window after the other, from the first, takes the gradient where it sees the maximum, and leaves
-    the rest to those behind it. What the places of a row took is put back, and added up, by a transposed convolution.
+    the rest to those behind it. What they took is put back, and added up, by a transposed convolution: of all of them,
+    or of a row of the window at a time where that would be much more than the map itself.
     """
     pooled = b.op("MaxPool", x, **window.attributes())
-    axes = zip(window.sides, window.kernel, window.stride, window.padding)
-    unseen = [(side + 2 * p - k) % stride for side, k, stride, p in axes]
-    form = window.attributes() | {"group": channels, "output_padding": unseen}
-    (rows, columns), x, left, total = window.kernel, padded(b, x, window, -np.inf), gradient, ""
-    for row in range(rows):
+    x, left, total = padded(b, x, window, -np.inf), gradient, ""
+    places = list(np.ndindex(*window.kernel))
+    at_once = len(places) if len(places) <= 3 * math.prod(window.stride) else window.kernel[1]
+    for first in range(0, len(places), at_once):
         taken = []
-        for column in range(columns):
-            is_maximum = b.op("Equal", seen_from(b, x, window, (row, column)), pooled)
-            taken.append(masked(b, left, is_maximum))
+        for place in places[first : first + at_once]:
+            taken.append(masked(b, left, b.op("Equal", seen_from(b, x, window, place), pooled)))
             left = b.op("Sub", left, taken[-1])
-        stacked = b.op("Concat", *(b.op("Unsqueeze", part, b.constant([2])) for part in taken), axis=2)
-        stacked = b.op("Reshape", stacked, b.constant([0, channels * columns, *window.out_sides]))
-        places = np.zeros((channels, columns, 1, *window.kernel), np.float32)
-        places[:, np.arange(columns), 0, row, np.arange(columns)] = 1
-        back = b.op("ConvTranspose", stacked, b.constant(places.reshape(-1, 1, *window.kernel)), **form)
+        back = _put_back(b, taken, channels, window, first)
         total = b.op("Add", total, back) if total else back
     return total
+
+
+def _put_back(b: GraphBuilder, taken: Sequence[str], channels: int, window: Window, first: int) -> str:
+    """[N, C, H, W]: the sum of what the places from `first` on took, each [N, C, H', W'], where they took it from."""
+    stacked = b.op("Concat", *(b.op("Unsqueeze", part, b.constant([2])) for part in taken), axis=2)
+    stacked = b.op("Reshape", stacked, b.constant([0, channels * len(taken), *window.out_sides]))
+    weight = np.eye(window.places, dtype=np.float32)[first : first + len(taken)]
+    weight = np.tile(weight, (channels, 1)).reshape(-1, 1, *window.kernel)
+    form = window.attributes() | {"group": channels, "output_padding": window.unseen()}
+    return b.op("ConvTranspose", stacked, b.constant(weight), **form)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ class Window:
         height, width = (max(0, (count - 1) * step + k - p - side) for count, step, k, p, side in axes)
         return height, width
 
+    def unseen(self) -> list[int]:
+        """How much of each axis and its padding the last position does not reach."""
+        axes = zip(self.sides, self.kernel, self.stride, self.padding)
+        return [(side + 2 * p - k) % stride for side, k, stride, p in axes]
+
     def sees(self, axis: int) -> np.ndarray:
         """[k, side, positions] along an axis: 1 where a place of the kernel sees a pixel from a position, else 0."""
         kernel, side, count = self.kernel[axis], self.sides[axis], self.out_sides[axis]
