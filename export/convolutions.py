@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from gems_edge.errors import UserError
@@ -14,6 +15,8 @@ from gems_edge.export import depthwise, weight_gradients
 from gems_edge.export.builder import GraphBuilder, Value, numbers
 from gems_edge.export.shapes import Convolution, pair
 from gems_edge.export.translation import Translation
+
+aten = torch.ops.aten
 
 
 def shape_of(low: Translation, node: fx.Node, x: fx.Node, weight: fx.Node, form: Sequence[Any]) -> Convolution:
@@ -31,10 +34,15 @@ def convolution(
     low: Translation, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None, *form: Any
 ) -> Value:
     shape, b = shape_of(low, node, x, weight, form), low.builder
-    if bias is None and depthwise.is_tiny(shape):
+    if bias is None and depthwise.is_tiny(shape) and _learns(x):
         return Value(depthwise.forward(b, low.full(x), low.full(weight), shape), low.shape(node))
     inputs = [low.full(tensor) for tensor in (x, weight, bias) if tensor is not None]
     return Value(b.op("Conv", *inputs, **shape.attributes()), low.shape(node))
+
+
+def _learns(x: fx.Node) -> bool:
+    """Whether a convolution of x has a gradient: its weight is fed then. One of constants is fast as it is."""
+    return any(user.target is aten.convolution_backward.default and user.args[1] is x for user in x.users)
 
 
 def convolution_backward(

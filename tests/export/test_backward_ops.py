@@ -1,13 +1,17 @@
 """Each operation of the layer set on onnxruntime, with its gradients, against torch in float64."""
 
+import mixed_network
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from lowered_ops import check_gradients
+from lowered_ops import check_gradients, graph_of
+from torch.func import functional_call
 
 from gems_edge.errors import UserError
+from gems_edge.models.adopt import adopt
+from gems_edge.models.normalization import NormPass
 
 
 def pairs(least, most):
@@ -133,6 +137,26 @@ def test_a_linear_layer():
         return F.linear(x.mean((2, 3), keepdim=True).flatten(1), weight, bias)
 
     check_gradients(layer, torch.zeros(2, 8, 5, 6), torch.randn(5, 8), torch.randn(5))
+
+
+def test_a_network_of_all_layers():
+    torch.manual_seed(0)
+    network = adopt(mixed_network.make(3), "mixed")
+    names, weights = zip(*((name, weight.detach()) for name, weight in network.named_parameters()))
+
+    def features(x, *weights):
+        return functional_call(network, dict(zip(names, weights)), (x, NormPass()))
+
+    kinds = check_gradients(features, torch.zeros(2, 3, 21, 24), *weights, images=(4, 7))
+    assert {"HardSigmoid", "Clip", "Sigmoid", "ConvTranspose", "AveragePool", "MaxPool", "Concat"} <= set(kinds)
+
+
+def test_tiny_maps_of_single_channels_are_products_only_where_they_learn():
+    kinds = check_convolution(6, 6, 6, (3, 3), (1, 1), (1, 1), (6, 6), False)
+    assert "Conv" not in kinds and "MatMul" in kinds
+    x, weight = torch.zeros(2, 6, 6, 6), torch.randn(6, 1, 3, 3)
+    builder = graph_of(lambda x, weight: [F.conv2d(x, weight, padding=1, groups=6)], [x, weight], [True, False])
+    assert [node.op_type for node in builder.model().graph.node] == ["Conv", "Identity"]
 
 
 @pytest.mark.parametrize(
