@@ -87,7 +87,7 @@ ROWS: dict[str, Row] = {
     "Relu": replace(_ACTIVATION, activation=True, clamps=True),
     "LeakyRelu": replace(_ACTIVATION, activation=True),
     "Clip": replace(_ACTIVATION, activation=True, clamps=True),
-    "Sigmoid": replace(_ACTIVATION, activation=True),
+    "Sigmoid": replace(_ACTIVATION, activation=True, integer="QLinearSigmoid"),
     "Tanh": replace(_ACTIVATION, activation=True),
     "HardSigmoid": replace(_ACTIVATION, activation=True),
     "Elu": _ACTIVATION,

@@ -113,9 +113,10 @@ KINDS = {
     | {"Conv": 1, "ReorderOutput": 1, "MaxPool": 1, "Max": 1}  # the first block in float32
     | {"QLinearConv": 3, "NhwcMaxPool": 3, "Reshape": 1},
     "resnet12": ENDS | {"QLinearConv": 16, "QLinearAdd": 4, "NhwcMaxPool": 4, "ReduceMean": 1},
-    "mixed": {"Conv": 1, "ReorderOutput": 1, "QuantizeLinear": 5, "DequantizeLinear": 5, "Transpose": 5}
-    | {"QLinearConv": 6, "QLinearMul": 3, "QLinearAdd": 1, "QLinearConcat": 1, "QLinearAveragePool": 1}
-    | {"QLinearSigmoid": 1, "NhwcMaxPool": 1, "HardSigmoid": 2, "ReduceMean": 2, "BatchNormalization": 1}
+    # Between two pairs of copies its normalisation without a convolution.
+    "mixed": {"Conv": 1, "ReorderOutput": 1, "QuantizeLinear": 2, "DequantizeLinear": 2, "Transpose": 5}
+    | {"QLinearConv": 6, "QLinearMul": 3, "QLinearAdd": 3, "QLinearConcat": 1, "QLinearAveragePool": 1}
+    | {"QLinearGlobalAveragePool": 1, "QLinearSigmoid": 1, "NhwcMaxPool": 1, "BatchNormalization": 1, "ReduceMean": 1}
     | {"FusedGemm": 1, "Gemm": 1},
 }
 
