@@ -1,11 +1,14 @@
 """Convolutions of any stride and number of groups that are fast to differentiate twice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# oneDNN's kernels for the weight gradient of a depthwise convolution are so wide at most.
+_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,30 @@ class Form:
         self, gradient: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         """At the input and at the weight, from the gradient at the output; None for one that is not `needed`."""
+        by_columns = needed[1] and self._weight_by_columns(gradient, weight)
         of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, self.stride, self.padding, (1, 1), False, (0, 0), self.groups, (*needed, False)
-        )
-        return of_x, of_weight
+            gradient, x, weight, None, self.stride, self.padding, (1, 1), False, (0, 0), self.groups,
+            (needed[0], needed[1] and not by_columns, False),
+        )  # fmt: skip
+        return of_x, self._gradient_of_columns(gradient, x, weight) if by_columns else of_weight
+
+    def _weight_by_columns(self, gradient: Tensor, weight: Tensor) -> bool:
+        """Whether the weight's gradient comes faster a few columns of the kernel at a time: of a depthwise convolution
+        on a CPU, where oneDNN falls back to plain loops for wider kernels. A trace (no plain tensors) has it whole."""
+        depthwise = weight.shape[1] == 1 and 1 < self.groups == weight.shape[0]
+        return depthwise and weight.shape[3] > _COLUMNS and type(gradient) is Tensor and gradient.device.type == "cpu"
+
+    def _gradient_of_columns(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """The gradient at a depthwise convolution's weight [C, 1, kh, kw]: of each three of its columns by itself."""
+        (top, left), width = self.padding, weight.shape[3]
+        x = F.pad(x, (left, left - width % -_COLUMNS, top, top))
+        length = (gradient.shape[3] - 1) * self.stride[1] + _COLUMNS  # of a row, that three columns read
+        narrow = replace(self, padding=(0, 0))  # few paddings are fast, too
+        parts = [
+            narrow.gradients(gradient, x[..., column : column + length], weight[..., :_COLUMNS], (False, True))[1]
+            for column in range(0, width, _COLUMNS)
+        ]
+        return torch.cat(parts, 3)[..., :width]
 
 
 class _DoublyDifferentiable(torch.autograd.Function):

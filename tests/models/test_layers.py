@@ -34,7 +34,7 @@ def test_moments_and_their_gradients(together, layout):
 FORMS = [
     (1, 1, 0, 1, False), (3, 1, 1, 1, False), (3, 2, 1, 1, True), ((5, 3), (2, 1), (0, 2), 1, True),
     (1, 2, 0, 1, False), (3, 1, 1, 4, False), (3, 2, 1, 4, True), (5, 2, 2, 4, False), (3, 1, 1, 2, True),
-    (3, 2, 0, 2, False),
+    (3, 2, 0, 2, False), ((3, 7), (1, 2), (1, 3), 4, True), ((2, 4), 1, 0, 4, False),
 ]  # fmt: skip
 
 
