@@ -134,14 +134,14 @@ class _Network:
     @cached_property
     def _predict(self) -> onnx.ModelProto:
         statistics = {name: torch.ones(self._channels(name)) for name in self.model.statistics_names()}
-        return predict_graph(self.model, self.pruned.weights, statistics, exact=False)
+        return predict_graph(self.model, self.pruned.weights, statistics)
 
     def _channels(self, statistic: str) -> int:
         return self.pruned.weights[f"{statistic.rpartition('.')[0]}.weight"].numel()
 
     @cached_property
     def _step(self) -> onnx.ModelProto:
-        return adapt_graph(self.model, self.pruned.weights, self.source.trained.rule, exact=False)
+        return adapt_graph(self.model, self.pruned.weights, self.source.trained.rule)
 
     def costs(self, memory: str) -> dict[str, Any]:
         """The manifest's "cost" of a bundle of this network."""

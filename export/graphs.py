@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from gems_edge.device.bundle import HEAD
 from gems_edge.export.builder import GraphBuilder, Value
@@ -38,13 +40,12 @@ class Trace:
     sources: dict[str, tuple[str, int]]  # "images" or "classes" → the input and the axis that carry it
 
 
-def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, exact: bool = True) -> onnx.ModelProto:
+def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule) -> onnx.ModelProto:
     """One inner step as ONNX: (images, targets, adapted weights) → (loss, updated weights, support statistics).
 
     Weights that the rule does not move are initialisers; they have no backward pass. A ticket's masks are initialisers
     that multiply the gradients, as in training. What the rule carries from step to step goes in as rule.NAME and out as
     next.rule.NAME; the rest of its state, and its φ, are initialisers. Numbers of images and classes are dynamic.
-    Without `exact` it is traced ten times faster; it then costs what it should, but divides by wrong numbers of images.
     """
     weights = _float32(weights)
     state = rule.begin(weights)
@@ -58,7 +59,7 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, exact: bool =
     examples = _example_images(model, images) | {"targets": torch.zeros(images, classes)}
     examples |= _with_classes(defaults, classes) | stored | rows
     sources = {IMAGES: ("images", 0), CLASSES: ("targets", 1)}
-    trace = _trace(_step(model, rule, defaults, tuple(state)), examples, sources, exact)
+    trace = _trace(_step(model, rule, defaults, tuple(state)), examples, sources)
     builder = GraphBuilder("adapt")
     inputs = _image_input(builder, model) | {"targets": builder.input("targets", [IMAGES, CLASSES])}
     inputs |= _weight_inputs(builder, defaults, adapted)
@@ -125,11 +126,8 @@ def carried_names(rule: Rule) -> tuple[str, ...]:
     return tuple(f"{RULE}{name}" for name in rule.carried)
 
 
-def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics, exact: bool = True) -> onnx.ModelProto:
-    """images → logits as ONNX, with weights and normalisation statistics as initialisers; the head may be fed.
-
-    `exact`: as of adapt_graph.
-    """
+def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics) -> onnx.ModelProto:
+    """images → logits as ONNX, with weights and normalisation statistics as initialisers; the head may be fed."""
     images, classes = _trace_sizes(model, weights.values())
     defaults = _float32(initial_weights(model, network_weights(weights), model.spec.ways))
     statistics = {name: statistics[name].detach().float() for name in model.statistics_names()}
@@ -140,7 +138,7 @@ def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics,
         return {"logits": answer.logits}
 
     examples = _example_images(model, images) | _with_classes(defaults, classes) | statistics
-    trace = _trace(predict, examples, {IMAGES: ("images", 0), CLASSES: ("head.bias", 0)}, exact)
+    trace = _trace(predict, examples, {IMAGES: ("images", 0), CLASSES: ("head.bias", 0)})
     builder = GraphBuilder("predict")
     inputs = _image_input(builder, model) | _weight_inputs(builder, defaults, fed=())
     inputs |= {name: builder.initializer(name, tensor.numpy()) for name, tensor in statistics.items()}
@@ -162,10 +160,9 @@ def _with_classes(weights: Weights, classes: int) -> Weights:
     return weights | {name: torch.rand(classes, *weights[name].shape[1:]) for name in HEAD}
 
 
-def _trace(
-    function: Callable[[Tensors], Tensors], examples: Tensors, sources: dict[str, tuple[str, int]], exact: bool
-) -> Trace:
-    """`function` with symbolic sizes, or with numbers that stand for them; `sources` as of Trace."""
+def _trace(function: Callable[[Tensors], Tensors], examples: Tensors, sources: dict[str, tuple[str, int]]) -> Trace:
+    """`function` with symbols for the numbers of images and classes, and all other sizes as they are; `sources` as of
+    Trace."""
     outputs: list[str] = []
 
     def positional(*tensors: Tensor) -> list[Tensor]:
@@ -173,8 +170,8 @@ def _trace(
         outputs[:] = results
         return list(results.values())
 
-    mode: Literal["symbolic", "fake"] = "symbolic" if exact else "fake"
-    graph = make_fx(positional, tracing_mode=mode)(*(tensor.detach().clone() for tensor in examples.values())).graph
+    fakes = _with_symbols(examples.values(), {examples[source].shape[axis] for source, axis in sources.values()})
+    graph = make_fx(positional, tracing_mode="symbolic")(*fakes).graph
     graph.eliminate_dead_code()
     placeholders = dict(zip(examples, (node.meta["val"] for node in graph.nodes if node.op == "placeholder")))
     symbols = {}
@@ -182,6 +179,20 @@ def _trace(
         size = placeholders[source].shape[axis]
         symbols[size if isinstance(size, int) else size.node.expr] = name
     return Trace(graph, tuple(examples), tuple(outputs), symbols, sources)
+
+
+def _with_symbols(tensors: Iterable[Tensor], sizes: set[int]) -> list[Tensor]:
+    """Tensors without values, with a symbol for every axis of one of these sizes.
+
+    Were all sizes symbols, as make_fx by itself has it, a trace would take ten times as long.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    fakes: list[Tensor] = []
+    for tensor in tensors:
+        axes = [DimDynamic.DUCK if size in sizes else DimDynamic.STATIC for size in tensor.shape]
+        context = StatelessSymbolicContext(dynamic_sizes=axes)  # type: ignore[var-annotated]
+        fakes.append(mode.from_tensor(tensor.detach(), symbolic_context=context))
+    return fakes
 
 
 def _lowered(builder: GraphBuilder, trace: Trace, inputs: dict[str, Value]) -> onnx.ModelProto:
@@ -194,14 +205,9 @@ def _lowered(builder: GraphBuilder, trace: Trace, inputs: dict[str, Value]) -> o
 
 
 def _trace_sizes(model: FewShotModel, tensors: Iterable[Tensor]) -> tuple[int, int]:
-    """Numbers of images and classes to trace with.
-
-    The tracer gives equal sizes one symbol, so no other size may equal them.
-    """
+    """Numbers of images and classes to trace with: an axis is known by its size, so nothing else has these."""
     spec = model.spec
-    sides = {side for layer in spec.shape.layers for side in (*layer.input_sides, *layer.output_sides)}
-    taken = {spec.image_size, spec.channels, spec.feature_size, spec.ways, *spec.widths, *sides}
-    taken |= {size for tensor in tensors for size in tensor.shape}
+    taken = {spec.image_size, spec.channels, spec.ways, *(size for tensor in tensors for size in tensor.shape)}
     images, classes, *_ = (prime for prime in _PRIMES if prime not in taken)
     return images, classes
 

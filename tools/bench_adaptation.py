@@ -49,6 +49,7 @@ COMPILED = {(f"conv4-{size}", 5, "maml") for size in (28, 84)}
 # large maps float32 itself rounds more away: where no set of images passes, so many times what the plain step in
 # float32 differs by is allowed, too.
 OF_PLAIN = 3
+LEAST_UPDATE = 1e-3
 TOLERANCES = {"median": 1e-4, "worst": 2e-2, "loss": 1e-4, "logits": 1e-3}
 # Sets of images to compare on. Where two values of a pool's window differ by less than float32's rounding, either takes
 # the gradient, which moves the updates of the layers below by some 5e-3: seldom in the last pools, below which most
@@ -119,10 +120,7 @@ def differences(row: Row, calls: dict[str, Any]) -> dict[str, dict[str, float]]:
         for name, call in calls.items():
             own_loss, own = call(images)
             assert own.keys() == moved.keys()
-            errors = [
-                float((torch.as_tensor(own[n]).double() - moved[n]).norm() / (moved[n] - weights[n]).norm())
-                for n in moved
-            ]
+            errors = list(_errors(own, moved, weights))
             error = {"median": statistics.median(errors), "worst": max(errors)}
             error |= {"loss": abs(float(own_loss) - float(loss)), "image_set": seed}
             found[name] = min(found.get(name, error), error, key=lambda one: one["median"])
@@ -133,6 +131,15 @@ def differences(row: Row, calls: dict[str, Any]) -> dict[str, dict[str, float]]:
         return found
     name, error = wrong[0], found[wrong[0]]
     raise click.ClickException(f"{row.name}: {name} differs from torch in float64 by {error}; allowed are {TOLERANCES}")
+
+
+def _errors(own: Mapping[str, Any], moved: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]):
+    """The difference of each tensor's update as a share of the update: of the largest tensor's where its own is next to
+    nothing, as that of a shift is that the next normalisation takes away."""
+    updates = {name: float((value - weights[name]).norm()) for name, value in moved.items()}
+    least = LEAST_UPDATE * max(updates.values())
+    for name, value in moved.items():
+        yield float((torch.as_tensor(own[name]).double() - value).norm()) / max(least, updates[name])
 
 
 def _within(error: dict[str, float], times: float = 0, plain: Mapping[str, float] = TOLERANCES) -> bool:
