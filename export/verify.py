@@ -1,5 +1,6 @@
 """The check before a bundle is handed over: onnxruntime computes on the board what torch computed in training."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -79,29 +80,31 @@ def verify_bundle(
 
 def verdict(episodes: Sequence[Sequence[Sample]]) -> Verification:
     """What several episodes say together."""
-    by_kind: defaultdict[Kind, list[Difference]] = defaultdict(list)
-    updates: defaultdict[tuple[str, int, bool], list[Difference]] = defaultdict(list)
-    other_sides = set()
-    for number, samples in enumerate(episodes):
-        for sample in samples:
-            if sample.kind != "update":
-                by_kind[sample.kind].append(sample.difference)
-                continue
-            # Apart where a rule holds a tensor in some episodes: a mask that is ignored shows in those alone.
-            updates[sample.difference.at, sample.step, sample.still].append(sample.difference)
-            if not sample.difference.passed:
-                other_sides.add((number, sample.step))
-    by_kind["update"] = [sorted(each, key=_excess)[(len(each) - 1) // 2] for each in updates.values()]
-    worst = {kind: max(differences, key=_excess) for kind, differences in by_kind.items()}
+    worst = worst_differences(episodes)
+    updates = [(number, s) for number, samples in enumerate(episodes) for s in samples if s.kind == "update"]
     return Verification(
         episodes=len(episodes),
-        steps=1 + max(step for _, step, _ in updates),
+        steps=1 + max(sample.step for _, sample in updates),
         update=worst["update"],
         forward=worst["forward"],
         decision=worst.get("decision"),
         answer=worst["answer"],
-        other_sides=len(other_sides),
+        other_sides=len({(number, sample.step) for number, sample in updates if not sample.difference.passed}),
     )
+
+
+def worst_differences(episodes: Sequence[Sequence[Sample]]) -> dict[Kind, Difference]:
+    """Of each kind the worst: of updates of the medians over the episodes, of all others over all samples."""
+    differences: defaultdict[Kind, list[Difference]] = defaultdict(list)
+    updates: defaultdict[tuple[str, int, bool], list[Difference]] = defaultdict(list)
+    for sample in itertools.chain.from_iterable(episodes):
+        if sample.kind == "update":
+            # Apart where a rule holds a tensor in some episodes: a mask that is ignored shows in those alone.
+            updates[sample.difference.at, sample.step, sample.still].append(sample.difference)
+        else:
+            differences[sample.kind].append(sample.difference)
+    differences["update"] = [sorted(each, key=_excess)[(len(each) - 1) // 2] for each in updates.values()]
+    return {kind: max(each, key=_excess) for kind, each in differences.items()}
 
 
 def _excess(difference: Difference) -> float:

@@ -153,9 +153,11 @@ class Topology:
     def tensor_axes(self) -> Iterator[tuple[str, int, Axis]]:
         """Every axis of channels of every tensor of the model: its name, the axis's number, what lies along it."""
         for path, axes in self.axes.items():
-            for name, _ in self.network.get_submodule(path).named_parameters(recurse=False):
+            layer = self.network.get_submodule(path)
+            in_groups = isinstance(layer, Convolution) and layer.groups > 1  # reads a group's inputs, which are fixed
+            for name, _ in layer.named_parameters(recurse=False):
                 yield f"{BODY}{path}.{name}", 0, axes.outputs
-                if name == "weight" and axes.inputs is not None:
+                if name == "weight" and axes.inputs is not None and not in_groups:
                     yield f"{BODY}{path}.{name}", 1, axes.inputs
         yield f"{HEAD}.weight", 1, self.features
 

@@ -65,15 +65,10 @@ def loop(graph, rule, trajectory, support):
     return errors
 
 
-# Of ResNet-12, whose graphs take long to trace, those that differ in how they go through its layers.
-CASES = (
-    [("conv4", 28, "per-class", "group", name) for name in RULES]
-    + [pytest.param("conv4", 28, "shared", "support", name, marks=pytest.mark.slow(3)) for name in RULES]
-    + [
-        pytest.param("resnet12", 42, *case, marks=pytest.mark.slow(8))
-        for case in (("shared", "support", "mmsup"), ("per-class", "group", "bmp"), ("per-class", "group", "bmp-layer"))
-    ]
-)
+# Other networks are in tests/networks.
+CASES = [("conv4", 28, "per-class", "group", name) for name in RULES] + [
+    pytest.param("conv4", 28, "shared", "support", name, marks=pytest.mark.slow(3)) for name in RULES
+]
 
 
 @pytest.mark.parametrize("backbone,size,head,normalization,name", CASES)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 BODY = "backbone."
 
@@ -27,6 +28,18 @@ class Norm(nn.Module):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         mean, var, scale, shift = (v.view(1, -1, 1, 1) for v in (*self.given, self.weight, self.bias))
         return (x - mean) / (var + self.eps).sqrt() * scale + shift
+
+
+class Hardsigmoids(TorchFunctionMode):
+    """In place of torch's hardsigmoid, which it cannot differentiate twice. Its slope is 1/6 in float32, whatever the
+    type."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        if function is not F.hardsigmoid:
+            return function(*arguments, **(named or {}))
+        value = F.relu6(arguments[0] + 3)
+        sloping = value * (torch.ones((), dtype=torch.float32) / 6).item()
+        return sloping + (value / 6 - sloping).detach()
 
 
 class Network:
@@ -55,7 +68,8 @@ class Network:
         for path, norm in self.norms.items():
             norm.given = given[path] if given else None
         body = {name.removeprefix(BODY): tensor for name, tensor in w.items() if name.startswith(BODY)}
-        features = functional_call(self.module, body, (images,), strict=True)
+        with Hardsigmoids():
+            features = functional_call(self.module, body, (images,), strict=True)
         return features, {path: norm.seen for path, norm in self.norms.items()}
 
     def logits(self, w, images, given=None):
