@@ -131,7 +131,7 @@ class _Scan:
             kind, attributes = "Squeeze", ()
         inputs = [self.inner.get(value, value) for value in node.inputs]
         outputs = [self.inner[value] for value in node.outputs]
-        return ir.Node(node.domain, kind, inputs, attributes, outputs=outputs, name=f"{node.name}@{self.level}")
+        return ir.Node(node.domain, kind, inputs, attributes, outputs=outputs, name=outputs[0].name)
 
     def _fed(self, value: ir.Value) -> ir.Value:
         """`value` with an axis that the Scan takes away again: a body sees one image as a batch of one."""

@@ -5,7 +5,8 @@ maps crosses images (models/layers.py takes every statistic from the images' own
 values become the bodies of ONNX Scan nodes, one image an iteration: a large value exists for one image at a time.
 What crosses images (sums and means over the batch) stays between the Scans, exact. A value that a later Scan needs
 again is computed again there, as long as that takes no more than so many convolutions; otherwise it is kept for all
-images.
+images. Convolutions that multiply little, such as those that widen a narrow map, are not counted: wide maps of mobile
+networks come again from the narrow ones.
 """
 
 from dataclasses import dataclass
@@ -28,9 +29,13 @@ class Memory:
 
     least_bytes: int  # values of at least this size, of all images together; 0: nothing
     convolutions: int  # that may run again to have such a value again, rather than to keep it
+    cheap_macs: int = 0  # an element: convolutions of single pixels with no more are not counted
 
 
-MEMORY = {"fast": Memory(1 << 23, 0), "balanced": Memory(1 << 21, 0), "low": Memory(1 << 19, 1)}
+# CHEAP: what the expansion of a narrow map takes in the first blocks of a mobile network, whose maps are the largest.
+# docs/gradient_graph.md has what other limits give.
+CHEAP = 24
+MEMORY = {"fast": Memory(1 << 23, 0), "balanced": Memory(1 << 21, 0, CHEAP), "low": Memory(1 << 19, 1, CHEAP)}
 
 
 def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx.ModelProto:
@@ -58,6 +63,6 @@ def stream_images(model: ir.Model, memory: Memory, dims: dict[str, int]) -> bool
     if not streamed:
         return False
     levels = Levels.of(batches, streamed)
-    write_scans(levels, streamed - kept_values(levels, streamed, memory.convolutions))
+    write_scans(levels, streamed - kept_values(levels, streamed, memory.convolutions, memory.cheap_macs))
     tidy(model)
     return True

@@ -7,15 +7,33 @@ from gems_edge.graphs.ops import row_of
 
 
 def streamed_values(batches: Batches, least_bytes: int) -> set[ir.Value]:
-    """The large values, and small ones that only they are made from."""
+    """The large values, small ones that only they are made from, and pieces of them.
+
+    A piece that was not streamed would be there for all images from when its value is computed: of a depthwise
+    convolution's weight gradient, which reads a map a piece for each place of the kernel, from the forward pass on.
+    """
     values = [value for node in batches.graph for value in node.outputs]
     streamed = {value for value in values if why_whole(batches, value, least_bytes) is None}
+    for node in batches.graph:
+        if any(value in streamed for value in node.inputs) and _copies(batches, node):
+            if all(batches.splits(user) for value in node.outputs for user in value.consumers()):
+                streamed |= _inner(node)
     for node in reversed(batches.graph):
         users = {user for value in node.outputs for user in value.consumers()}
         large = all(touches(user, streamed) and batches.splits(user) for user in users)
         if users and large and not row_of(node.op_type).product and node in batches.apart and not is_pool(node):
-            streamed |= {value for value in node.outputs if not value.is_graph_output()}
+            streamed |= _inner(node)
     return streamed
+
+
+def _copies(batches: Batches, node: ir.Node) -> bool:
+    """Whether the node computes element by element, or takes and moves elements, and adds nothing up."""
+    row = row_of(node.op_type)
+    return node in batches.apart and not (row.product or row.over_images or is_pool(node))
+
+
+def _inner(node: ir.Node) -> set[ir.Value]:
+    return {value for value in node.outputs if not value.is_graph_output()}
 
 
 def why_whole(batches: Batches, value: ir.Value, least_bytes: int) -> str | None:
