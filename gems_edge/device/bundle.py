@@ -28,6 +28,8 @@ COSTS = (
     "adapt_step.constant_bytes",
     "adapt_step.dims.images",
     "memory.image_bytes",
+    "memory.predict.nodes",
+    "memory.adapt.nodes",
 )
 HEAD = ("head.weight", "head.bias")
 

@@ -35,8 +35,9 @@ def arena_bytes(model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS)
 def memory_cost(predict: onnx.ModelProto, adapt: onnx.ModelProto, dims: dict[str, int]) -> dict[str, Any]:
     """The manifest's cost.memory, from which memory.predict_memory works.
 
-    image_bytes: of one image as the graphs are fed it. predict, adapt: {"images": […], "arena_bytes": […]}, the arena's
-    size for some numbers of images: of a call of the predict graph, and of the support set, at `dims` and far beyond.
+    image_bytes: of one image as the graphs are fed it. predict, adapt: {"nodes": …, "images": […], "arena_bytes": […]},
+    how many nodes the graph has, those inside Scans too, and the arena's size for some numbers of images: of a call of
+    the predict graph, and of the support set, at `dims` and far beyond.
     """
     images, classes = dims["images"], dims["classes"]
     single = describe(predict, dims | {"images": 1})["peak_bytes"]
@@ -47,9 +48,15 @@ def memory_cost(predict: onnx.ModelProto, adapt: onnx.ModelProto, dims: dict[str
     image = next(value for value in predict.graph.input if value.name == "images").type.tensor_type.shape.dim[1:]
     tables = {
         what: {
+            "nodes": _nodes(model.graph),
             "images": counts[what],
             "arena_bytes": [arena_bytes(model, dims | {"images": count}) for count in counts[what]],
         }
         for what, model in (("predict", predict), ("adapt", adapt))
     }
     return {"image_bytes": 4 * math.prod(dim.dim_value for dim in image), **tables}
+
+
+def _nodes(graph: onnx.GraphProto) -> int:
+    inside = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+    return len(graph.node) + sum(map(_nodes, inside))

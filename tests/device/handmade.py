@@ -22,8 +22,8 @@ CARRIED = "rule.rate"
 HEAD = ("head.weight", "head.bias")
 MEMORY = {
     "image_bytes": 1024,
-    "predict": {"images": [1, 16], "arena_bytes": [5_000, 80_000]},
-    "adapt": {"images": [3], "arena_bytes": [300_000]},
+    "predict": {"nodes": 40, "images": [1, 16], "arena_bytes": [5_000, 80_000]},
+    "adapt": {"nodes": 400, "images": [3], "arena_bytes": [300_000]},
 }
 PARTS = {"maml": (CONV, *HEAD), "anil": HEAD, "boil": (CONV,)}
 

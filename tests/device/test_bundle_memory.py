@@ -32,6 +32,7 @@ def test_so_is_the_work(path, work):
     [
         lambda memory: memory.pop("adapt"),
         lambda memory: memory.update(image_bytes="many"),
+        lambda memory: memory["adapt"].pop("nodes"),
         lambda memory: memory["predict"].update(images=[]),
         lambda memory: memory["predict"].update(images=[16, 1]),
         lambda memory: memory["predict"].update(images=[0, 1]),

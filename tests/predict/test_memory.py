@@ -13,8 +13,8 @@ COST = {
     "adapt_step": {"constant_bytes": 0, "dims": {"images": 25}},
     "memory": {
         "image_bytes": 40_000,
-        "predict": {"images": [1], "arena_bytes": [3_000_000]},
-        "adapt": {"images": [5, 25, 50], "arena_bytes": [50_000_000, 210_000_000, 420_000_000]},
+        "predict": {"nodes": 40, "images": [1], "arena_bytes": [3_000_000]},
+        "adapt": {"nodes": 400, "images": [5, 25, 50], "arena_bytes": [50_000_000, 210_000_000, 420_000_000]},
     },
 }
 
@@ -39,6 +39,12 @@ def test_memory_grows_with_images():
         peak = predict_memory(COST, images, what)
         assert 0 < peak.low < peak.value < peak.high
         assert "x86-64" in peak.source and "not calibrated" in peak.source
+
+
+def test_a_long_graph_takes_more():
+    long = COST["memory"]["adapt"] | {"nodes": 5_000}
+    more = predict_memory(COST | {"memory": COST["memory"] | {"adapt": long}}, 25, "adapt").value
+    assert more - predict_memory(COST, 25, "adapt").value == pytest.approx(4_600 * 4_400 / 1e6)
 
 
 def test_a_support_set_that_was_not_planned_for_is_less_certain():

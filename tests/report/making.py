@@ -23,8 +23,8 @@ GRAPH = {
 }
 MEMORY = {
     "image_bytes": 3_136,
-    "predict": {"images": [1, 6], "arena_bytes": [200_000, 1_000_000]},
-    "adapt": {"images": [5, 10], "arena_bytes": [3_300_000, 6_300_000]},
+    "predict": {"nodes": 40, "images": [1, 6], "arena_bytes": [200_000, 1_000_000]},
+    "adapt": {"nodes": 400, "images": [5, 10], "arena_bytes": [3_300_000, 6_300_000]},
 }
 
 
