@@ -75,11 +75,11 @@ def of_input(b: GraphBuilder, gradient: str, weight: str, shape: Convolution) ->
     if plain and (shape.groups == 1 or shape.is_depthwise):
         pads = [k - 1 - p for k, p in zip(shape.kernel, shape.padding)]
         form = shape.attributes() | {"pads": [*pads, *pads]}
-        return b.op("Conv", gradient, _flipped(b, weight, shape), **form)
+        return b.op("Conv", gradient, flipped(b, weight, shape), **form)
     return b.op("ConvTranspose", gradient, weight, **shape.attributes(), output_padding=shape.unseen())
 
 
-def _flipped(b: GraphBuilder, weight: str, shape: Convolution) -> str:
+def flipped(b: GraphBuilder, weight: str, shape: Convolution) -> str:
     """[O, I, kh, kw] → [I, O, kh, kw], or [C, 1, kh, kw] as it is, each kernel turned by 180°."""
     outputs, inputs, *kernel = shape.weight
     if shape.is_depthwise:

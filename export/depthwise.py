@@ -19,34 +19,34 @@ def is_tiny(shape: Convolution) -> bool:
 
 def forward(b: GraphBuilder, x: str, weight: str, shape: Convolution) -> str:
     """[N, C, H, W] → [N, C, H', W'], of tiny maps."""
-    return _times(b, x, shape.pixels, _matrices(b, weight, shape), shape.out_sides)
+    return _times(b, x, shape.pixels, matrices(b, weight, shape), shape.out_sides)
 
 
 def of_input(b: GraphBuilder, gradient: str, weight: str, shape: Convolution) -> str:
     """dL/dx [N, C, H, W], of tiny maps."""
-    matrices = b.op("Transpose", _matrices(b, weight, shape), perm=[0, 2, 1])
-    return _times(b, gradient, shape.out_pixels, matrices, shape.sides)
+    turned = b.op("Transpose", matrices(b, weight, shape), perm=[0, 2, 1])
+    return _times(b, gradient, shape.out_pixels, turned, shape.sides)
 
 
-def _times(b: GraphBuilder, x: str, pixels: int, matrices: str, sides: tuple[int, int]) -> str:
+def _times(b: GraphBuilder, x: str, pixels: int, factors: str, sides: tuple[int, int]) -> str:
     """Maps of so many pixels as rows, by channel and by image, times a matrix per channel: maps of `sides`."""
     rows = b.op("Transpose", b.op("Reshape", x, b.constant([0, 0, pixels])), perm=[1, 0, 2])
-    product = b.op("Transpose", b.op("MatMul", rows, matrices), perm=[1, 0, 2])
+    product = b.op("Transpose", b.op("MatMul", rows, factors), perm=[1, 0, 2])
     return b.op("Reshape", product, b.constant([0, 0, *sides]))
 
 
-def _matrices(b: GraphBuilder, weight: str, shape: Convolution) -> str:
+def matrices(b: GraphBuilder, weight: str, shape: Convolution) -> str:
     """[C, H·W, H'·W']: what a pixel counts at a position."""
     places = b.op("Reshape", weight, b.constant([shape.inputs, shape.places]))
-    pairs = b.op("MatMul", places, b.constant(_pairs(shape)))
-    return b.op("Reshape", pairs, b.constant([shape.inputs, shape.pixels, shape.out_pixels]))
+    product = b.op("MatMul", places, b.constant(pairs(shape)))
+    return b.op("Reshape", product, b.constant([shape.inputs, shape.pixels, shape.out_pixels]))
 
 
-def _pairs(shape: Convolution) -> np.ndarray:
+def pairs(shape: Convolution) -> np.ndarray:
     """[kh·kw, H·W·H'·W']: 1 where a place of the kernel sees a pixel from a position."""
     rows, columns = (shape.sees(axis) for axis in (0, 1))
-    pairs: np.ndarray = np.einsum("iyp,jxq->ijyxpq", rows, columns)
-    return pairs.reshape(shape.places, -1)
+    joined: np.ndarray = np.einsum("iyp,jxq->ijyxpq", rows, columns)
+    return joined.reshape(shape.places, -1)
 
 
 def of_weight(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> str:
@@ -55,7 +55,7 @@ def of_weight(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> str
     Nothing that is made on the way is larger than the map itself.
     """
     if is_tiny(shape):
-        total = _of_pairs(b, gradient, x, shape)
+        total = _of_all_pairs(b, gradient, x, shape)
     elif shape.stride == (1, 1):
         total = _of_shifted_maps(b, gradient, x, shape)
     else:
@@ -63,12 +63,12 @@ def of_weight(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> str
     return b.op("Reshape", total, b.constant(list(shape.weight)))
 
 
-def _of_pairs(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> str:
+def _of_all_pairs(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> str:
     """Every pixel with every position, over all images, and the sum of the pairs that a place of the kernel joins."""
     pixels = b.op("Transpose", b.op("Reshape", x, b.constant([0, 0, shape.pixels])), perm=[1, 2, 0])
     positions = b.op("Transpose", b.op("Reshape", gradient, b.constant([0, 0, shape.out_pixels])), perm=[1, 0, 2])
-    pairs = b.op("Reshape", b.op("MatMul", pixels, positions), b.constant([shape.inputs, -1]))
-    return b.op("MatMul", pairs, b.constant(_pairs(shape).T.copy()))
+    products = b.op("Reshape", b.op("MatMul", pixels, positions), b.constant([shape.inputs, -1]))
+    return b.op("MatMul", products, b.constant(pairs(shape).T.copy()))
 
 
 def _of_shifted_maps(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> str:
@@ -106,7 +106,7 @@ def _of_columns(b: GraphBuilder, gradient: str, x: str, shape: Convolution) -> s
     for row in range(shape.kernel[0]):
         bounds = [row], [row + (height - 1) * stride + 1], [2], [stride]
         seen = b.op("Slice", padded, *(b.constant(bound) for bound in bounds))
-        pairs = b.op("MatMul", b.op("Transpose", seen, perm=[0, 1, 3, 2]), gradient)  # [N, C, W, W']
-        pairs = b.op("ReduceSum", pairs, b.constant([0]), keepdims=0)
-        totals.append(b.op("MatMul", b.op("Reshape", pairs, b.constant([shape.inputs, -1])), joined))
+        products = b.op("MatMul", b.op("Transpose", seen, perm=[0, 1, 3, 2]), gradient)  # [N, C, W, W']
+        products = b.op("ReduceSum", products, b.constant([0]), keepdims=0)
+        totals.append(b.op("MatMul", b.op("Reshape", products, b.constant([shape.inputs, -1])), joined))
     return b.op("Concat", *totals, axis=1) if len(totals) > 1 else totals[0]
