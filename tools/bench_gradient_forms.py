@@ -1,6 +1,6 @@
 """Forms of a gradient in plain ONNX operations against each other, and against torch.
 
-  python tools/bench_gradient_forms.py [--only depthwise] [--images 5 --images 25] [--rounds 7]
+  python tools/bench_gradient_forms.py [--only "depthwise dW"] [--images 5 --images 25] [--rounds 7]
 
 For each gradient and shape (those of MobileNetV2 of width 0.35 at 96 pixels, and of ResNets) every form runs on stock
 onnxruntime, one thread each, alternating in this process; milliseconds are medians of the rounds, of the process's own
@@ -122,14 +122,14 @@ def title(s: Convolution) -> str:
 
 def results(only: str, images: tuple[int, ...], rounds: int) -> Iterator[Result]:
     for gradient, shapes in CASES.items():
-        if only in gradient:
+        if gradient.startswith(only):
             for count in images:
                 for shape in shapes:
                     yield measure(gradient, shape, count, rounds)
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--only", default="", help="Part of a gradient's name.")
+@click.option("--only", default="", help="How the names of the gradients begin that are measured.")
 @click.option("--images", multiple=True, type=int, default=(5, 25), show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 def main(only: str, images: tuple[int, ...], rounds: int) -> None:

@@ -363,7 +363,7 @@ def _(b: GraphBuilder, s: Convolution, _images: int) -> str:
     return pools.of_average(b, "g", s, True, float(s.places))
 
 
-@form("average-pool dX", "depthwise convolution by phases")
+@form("average-pool dX", "depthwise ConvTranspose")
 def _(b: GraphBuilder, s: Convolution, _images: int) -> str:
     weight = b.constant(np.full(s.weight, 1 / s.places, np.float32))
     return convolutions.of_input(b, "g", weight, s)
