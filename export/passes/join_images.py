@@ -63,6 +63,8 @@ def summed_product(batches: Batches, node: ir.Node) -> SummedProduct | None:
         return None
     if any(len(batches.sizes[value].shape) != 4 for value in (gradient, source)):
         return None
+    if gather is None and len(batches.sizes[left].shape) != 3:  # a product for each group of channels
+        return None
     operands = (left, right) if gather is None else (left, right, source)
     return SummedProduct(node.outputs[0], gradient, source, gather, operands)
 

@@ -61,8 +61,10 @@ def first_alone(node: "ir.Node", batched: Set["ir.Value"]) -> bool:
 
 
 def product(node: "ir.Node", batched: Set["ir.Value"]) -> bool:
-    rank = rank_of(node.outputs[0])
-    return node.inputs[0] in batched and all(rank_of(value) == rank for value in batched)
+    rank, first = rank_of(node.outputs[0]), node.inputs[0]
+    # The same matrices for every image may stand before as well as behind.
+    shared = rank > 2 and first is not None and (rank_of(first) < rank or _sides(first)[0] == 1)
+    return (first in batched or shared) and all(rank_of(value) == rank for value in batched)
 
 
 def linear(node: "ir.Node", batched: Set["ir.Value"]) -> bool:

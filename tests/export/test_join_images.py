@@ -3,10 +3,14 @@
 import onnx_ir as ir
 import pytest
 from adaptation_steps import assert_same_results, step_of
+from graph_models import made
 
+from gems_edge.export.graphs import adapt_graph
 from gems_edge.export.passes.batches import Batches
 from gems_edge.export.passes.join_images import join_images, summed_product, why_apart
-from gems_edge.export.passes.stream import MEMORY, stream
+from gems_edge.export.passes.stream import MEMORY, Memory, stream
+from gems_edge.meta.rules.maml import Descent
+from gems_edge.models.backbones import registry
 
 PLANNED = {"images": 10, "classes": 5}
 
@@ -45,3 +49,12 @@ def test_a_sum_over_the_images_of_anything_else_is_no_pattern():
         }
     """)
     assert not products(model)[1] and not join_images(model, PLANNED, 1 << 30)
+
+
+def test_products_of_groups_stay_what_they_are(monkeypatch):
+    monkeypatch.setitem(registry.BACKBONES, "mixed", "mixed_network")
+    model, weights = made("mixed", "shared", "support", 36, divisor=1)
+    weights = {name: weight.float() for name, weight in weights.items()}
+    whole = adapt_graph(model, weights, Descent("maml", 0.1))
+    for least_bytes in (1 << 16, 1 << 20):
+        assert_same_results(whole, stream(whole, Memory(least_bytes, 1), PLANNED), model, weights, 7)

@@ -143,6 +143,16 @@ def test_a_product_of_other_maps_with_all_images_is_not_apart():
     assert not is_apart(op, {images, *op.outputs})
 
 
+def test_the_same_matrices_before_every_image_keep_them_apart():
+    images = value("x", [7, 4, 6])
+    for shape in ([5, 4], [1, 5, 4]):
+        op = node("MatMul", [value("w", shape), images], [7, 5, 6])
+        assert is_apart(op, {images, *op.outputs})
+    rows = value("x", [7, 4])
+    op = node("MatMul", [value("w", [7, 7]), rows], [7, 4])
+    assert not is_apart(op, {rows, *op.outputs})
+
+
 def test_sums_over_the_images_can_be_split():
     images = value("x", MAPS)
     whole = node("ReduceSum", [images, numbers(0, 2, 3)], [4], keepdims=0)
