@@ -33,7 +33,8 @@ class Memory:
 
 
 # CHEAP: what the expansion of a narrow map takes in the first blocks of a mobile network, whose maps are the largest.
-# docs/gradient_graph.md has what other limits give.
+# MobileNetV2 x 0.35, 25 images of 96 pixels, "low": 64 MB of activations without, 47 with, in 1.15 times the time.
+# Were depthwise convolutions not counted either, it would be 44 MB in another 1.2 times the time.
 CHEAP = 24
 MEMORY = {"fast": Memory(1 << 23, 0), "balanced": Memory(1 << 21, 0, CHEAP), "low": Memory(1 << 19, 1, CHEAP)}
 
