@@ -234,6 +234,7 @@ TABLE: dict[Any, Operation] = {
     aten.div.Tensor: _elementwise("Div"),
     aten.div.Scalar: _elementwise("Div"),
     aten.add.Tensor: _scaled("Add"),
+    aten.add.Scalar: _scaled("Add"),
     aten.addcmul.default: _add_product,
     aten.sub.Tensor: _scaled("Sub"),
     aten.neg.default: _elementwise("Neg"),

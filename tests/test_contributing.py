@@ -61,6 +61,21 @@ def changed(tmp_path, environment):
 
 
 QUICK = [*map(str, SMALL), "--iterations", "3", "--validation-episodes", "2"]
+NETWORK = ["--image-size", "24", "--steps", "2", "--queries", "4", "--iterations", "3", "--validation-episodes", "2"]
+ARCTANGENT = """import torch
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, 8, 3, 2, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, images):
+        return torch.atan(self.norm(self.conv(images))).flatten(1)
+
+def make(channels):
+    return Network(channels)
+"""
 PYTEST = ("pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
@@ -71,6 +86,27 @@ def test_an_update_rule(changed):
     run("gems_edge", "train", *QUICK, "--method", "bounded", "-o", "run")
     run("gems_edge", "export", "run", "--ratio", "0", "--episodes", "3", "-o", "new.gems")
     run(*PYTEST, "tests/meta/test_rules.py", "-k", "bounded")
+
+
+@pytest.mark.slow(60)
+def test_a_network(changed):
+    apply, run = changed
+    apply("A network")
+    run("gems_edge", "train", *NETWORK, "--backbone", "tiny", "-o", "run")
+    run(
+        "gems_edge", "export", "run", "--ratio", "0.5", "--recover-iterations", "2", "--episodes", "3", "-o", "new.gems"
+    )
+    assert "MB" in run("gems_edge", "bench", "new.gems", "--device", "rpi-4b")
+    run(*PYTEST, "tests/networks", "-k", "tiny and not slow")
+
+
+@pytest.mark.slow(30)
+def test_an_op(changed, tmp_path):
+    apply, run = changed
+    apply("An op")
+    (tmp_path / "net.py").write_text(ARCTANGENT)
+    run("gems_edge", "train", *NETWORK, "--backbone", "net.py:make", "-o", "run")
+    run("gems_edge", "export", "run", "--ratio", "0", "--episodes", "3", "-o", "new.gems")
 
 
 @pytest.mark.slow(30)

@@ -53,6 +53,7 @@ def write_photos(directory: Path) -> None:
         write_photo(directory / "new-fruit" / name / "1.jpg", kind, 0)
     write_photo(directory / "table.jpg", 50, 1)
     (directory / "sets").mkdir()
+    (directory / "my_net.py").write_text(blocks(ROOT / "docs" / "networks.md", "python")[0])
 
 
 @pytest.fixture(scope="session")

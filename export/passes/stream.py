@@ -1,8 +1,8 @@
 """An adaptation graph with the same results in less memory: what is large runs image by image.
 
 The maps that a gradient step needs are large because they are of all the support images at once. Nothing over whole
-maps crosses images (models/layers.py takes every statistic from the images' own moments), so the nodes around large
-values become the bodies of ONNX Scan nodes, one image an iteration: a large value exists for one image at a time.
+maps crosses images (models/normalization.py takes every statistic from the images' own moments), so the nodes around
+large values become the bodies of ONNX Scan nodes, one image an iteration: a large value exists for one image at a time.
 What crosses images (sums and means over the batch) stays between the Scans, exact. A value that a later Scan needs
 again is computed again there, as long as that takes no more than so many convolutions; otherwise it is kept for all
 images. Convolutions that multiply little, such as those that widen a narrow map, are not counted: wide maps of mobile
