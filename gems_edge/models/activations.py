@@ -1,4 +1,5 @@
-"""Activations whose second derivatives torch has not (hardsigmoid), or computes in many passes (hardswish, SiLU)."""
+"""Activations that torch differentiates twice in many passes (hardswish, SiLU) or not at all (hardsigmoid), and ReLU6,
+for which it keeps a map more than is needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ class Activation:
 
     value: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor], Tensor]  # (g, x) → g · f′(x)
-    second: Callable[[Tensor, Tensor], Tensor] | None  # (g, x) → g · f″(x); None: zero everywhere
+    second: Callable[[Tensor, Tensor], Tensor] | None = None  # (g, x) → g · f″(x); None: zero everywhere
+    of_output: bool = False  # f′(f(x)) = f′(x): the output, which the layer behind keeps anyway, serves for x
 
 
 def _second_of_hardswish(gradient: Tensor, x: Tensor) -> Tensor:
@@ -32,7 +34,18 @@ def _second_of_silu(gradient: Tensor, x: Tensor) -> Tensor:
     return sigmoid.mul_(x).mul_(-2).add_(x).add_(2).mul_(slope)
 
 
-_HARDSIGMOID = Activation(aten.hardsigmoid, aten.hardsigmoid_backward, None)
+def _clipped(x: Tensor) -> Tensor:
+    y: Tensor = aten.hardtanh(x, 0, 6)
+    return y
+
+
+def _clipped_gradient(gradient: Tensor, y: Tensor) -> Tensor:
+    between: Tensor = aten.hardtanh_backward(gradient, y, 0, 6)
+    return between
+
+
+_RELU6 = Activation(_clipped, _clipped_gradient, of_output=True)
+_HARDSIGMOID = Activation(aten.hardsigmoid, aten.hardsigmoid_backward)
 _HARDSWISH = Activation(aten.hardswish, aten.hardswish_backward, _second_of_hardswish)
 _SILU = Activation(aten.silu, aten.silu_backward, _second_of_silu)
 
@@ -40,9 +53,10 @@ _SILU = Activation(aten.silu, aten.silu_backward, _second_of_silu)
 class _Activated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, activation: Activation) -> Tensor:
-        ctx.save_for_backward(x)
+        y = activation.value(x)
+        ctx.save_for_backward(y if activation.of_output else x)
         ctx.activation = activation
-        return activation.value(x)
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -64,6 +78,12 @@ class _ActivationGradient(torch.autograd.Function):
         at_gradient = activation.gradient(at, x) if to_gradient else None
         at_x = activation.second(at * gradient, x) if to_x and activation.second else None
         return at_gradient, at_x, None
+
+
+def relu6(x: Tensor) -> Tensor:
+    """x, between 0 and 6."""
+    y: Tensor = _Activated.apply(x, _RELU6)
+    return y
 
 
 def hardsigmoid(x: Tensor) -> Tensor:

@@ -45,10 +45,12 @@ class Form:
         x = F.pad(x, (left, left - width % -_COLUMNS, top, top))
         length = (gradient.shape[3] - 1) * self.stride[1] + _COLUMNS  # of a row, that three columns read
         narrow = replace(self, padding=(0, 0))  # few paddings are fast, too
-        parts = [
-            narrow.gradients(gradient, x[..., column : column + length], weight[..., :_COLUMNS], (False, True))[1]
-            for column in range(0, width, _COLUMNS)
-        ]
+        parts = []
+        for column in range(0, width, _COLUMNS):
+            read = x[..., column : column + length]
+            _, part = narrow.gradients(gradient, read, weight[..., :_COLUMNS], (False, True))
+            assert part is not None
+            parts.append(part)
         return torch.cat(parts, 3)[..., :width]
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from gems_edge.models.activations import hardsigmoid, hardswish, silu
+from gems_edge.models.activations import hardsigmoid, hardswish, relu6, silu
 
 # (graph that is written, the node's inputs and settings, in the names of the torch function) → node
 Writer = Callable[..., fx.Node]
@@ -154,7 +154,7 @@ _ADD, _MUL = binary(operator.add), binary(operator.mul)
 FUNCTIONS: dict[Callable[..., Any], Writer] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), activation(F.relu)),
     **dict.fromkeys((torch.sigmoid, F.sigmoid), activation(torch.sigmoid)),
-    F.relu6: activation(F.relu6),
+    F.relu6: activation(relu6),
     F.hardswish: activation(hardswish),
     F.silu: activation(silu),
     F.hardsigmoid: activation(hardsigmoid),
@@ -179,7 +179,7 @@ METHODS: dict[str, Writer] = {
 # A module that has no tensors: the function that it stands for, and its settings.
 MODULES: dict[type[nn.Module], tuple[Writer, tuple[str, ...]]] = {
     nn.ReLU: (activation(F.relu), ()),
-    nn.ReLU6: (activation(F.relu6), ()),
+    nn.ReLU6: (activation(relu6), ()),
     nn.Hardswish: (activation(hardswish), ()),
     nn.SiLU: (activation(silu), ()),
     nn.Sigmoid: (activation(torch.sigmoid), ()),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from gems_edge.models.activations import hardsigmoid, hardswish, silu
+from gems_edge.models.activations import hardsigmoid, hardswish, relu6, silu
 from gems_edge.models.convolution import Convolution, convolved
 from gems_edge.models.normalization import Normalization, NormPass, _Moments
 
@@ -117,7 +117,7 @@ def test_given_statistics_are_folded_into_the_convolution(pool):
     assert torch.allclose(norm(x, given), expected(x), rtol=1e-10)
 
 
-@pytest.mark.parametrize("ours", [hardsigmoid, hardswish, silu])
+@pytest.mark.parametrize("ours", [hardsigmoid, hardswish, relu6, silu])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_activation_is_torchs_and_has_two_derivatives(ours, layout):
     """No value lies at a kink."""
