@@ -15,7 +15,20 @@ from training_tables import target
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
-ROW = ["--size", "16", "--width", "4", "--method", "maml", "--ways", "2", "--queries", "2", "--steps", "1"]
+ROW = [
+    "--size",
+    "16",
+    "--width-multiplier",
+    "0.0625",
+    "--method",
+    "maml",
+    "--ways",
+    "2",
+    "--queries",
+    "2",
+    "--steps",
+    "1",
+]
 QUICK = ["--meta-batch", "2", "--threads", "1", "--rounds", "2", "--block-seconds", "0.01", "--without-peers"]
 
 

@@ -1,7 +1,7 @@
 """The peers of `bench_training.py`, each written as its own examples write it, and the environment for them.
 
-All train the same network: a plain torch module with the tensor names of ours, so that one state dict fits all. A peer
-is a function (module, Setting) → Gradient; calling the Gradient with an episode adds that task's share of the
+All train the same network, the plain torch module of the registry, so that one state dict fits all. A peer is a
+function (module, Setting) → Gradient; calling the Gradient with an episode adds that task's share of the
 meta-gradient to the module's `.grad`.
 """
 
@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gems_edge.models.backbones.registry import make_backbone
+
 # The newest releases that exist. gym, cloudpickle and the like are only there because `import learn2learn` asks for
 # them.
 PACKAGES = (
@@ -32,7 +34,7 @@ class Setting:
     """One row of the benchmark. Seconds are those of `meta_batch` tasks and a step of Adam."""
 
     backbone: str
-    widths: tuple[int, ...]
+    width_multiplier: float
     image_size: int
     channels: int
     method: str  # maml, anil or boil
@@ -56,52 +58,31 @@ class Task:
 Gradient = Callable[[Task], None]
 
 
-class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs, track_running_stats=False)
+class Hardsigmoid(nn.Module):
+    """torch's own cannot be differentiated twice."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu(self.norm(self.conv(x))), 2)
-
-
-class Residual(nn.Module):
-    def __init__(self, inputs: int, widths: tuple[int, ...]):
-        super().__init__()
-        for number, (i, o) in enumerate(zip((inputs, *widths), widths), 1):
-            setattr(self, f"conv{number}", nn.Conv2d(i, o, 3, padding=1, bias=False))
-            setattr(self, f"norm{number}", nn.BatchNorm2d(o, track_running_stats=False))
-        self.skip = nn.Conv2d(inputs, widths[-1], 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        return F.max_pool2d(self.norm3(self.conv3(y)) + self.skip(x), 2)
-
-
-class Body(nn.Module):
-    def __init__(self, setting: Setting):
-        super().__init__()
-        widths, self.residual = setting.widths, setting.backbone == "resnet12"
-        if self.residual:
-            groups = [widths[i : i + 3] for i in range(0, len(widths), 3)]
-            inputs = [setting.channels, *(group[-1] for group in groups[:-1])]
-            self.blocks = nn.Sequential(*(Residual(i, group) for i, group in zip(inputs, groups)))
-        else:
-            self.blocks = nn.Sequential(*(Block(i, o) for i, o in zip((setting.channels, *widths), widths)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(x)
-        return x.mean((2, 3)) if self.residual else x.flatten(1)
+        return F.relu6(x + 3) / 6
 
 
 class Network(nn.Module):
+    """The backbone as its author wrote it, with statistics of each batch and without dropout, and a linear head."""
+
     def __init__(self, setting: Setting):
         super().__init__()
-        self.backbone = Body(setting)
-        side = setting.image_size // 16
-        features = setting.widths[-1] * (1 if setting.backbone == "resnet12" else side * side)
+        self.backbone = make_backbone(setting.backbone, setting.channels, setting.width_multiplier)
+        for module in list(self.backbone.modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+            elif isinstance(module, nn.Dropout):
+                module.p = 0.0
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Hardsigmoid):
+                    setattr(module, name, Hardsigmoid())
+        with torch.no_grad():
+            images = torch.zeros(2, setting.channels, setting.image_size, setting.image_size)
+            features = self.backbone(images).shape[1]
         self.head = nn.Linear(features, setting.ways)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -55,10 +55,12 @@ class Peer:
 def train_config(setting: Setting):
     """The run that a user would start for this row."""
     from gems_edge.meta.settings.run import TrainConfig
+    from gems_edge.models.spec import full_widths
 
     return TrainConfig(
         data=("glyphs",), image_size=setting.image_size, channels=setting.channels, backbone=setting.backbone,
-        widths=setting.widths, method=setting.method, first_order=setting.first_order,
+        widths=full_widths((), setting.backbone, setting.width_multiplier), method=setting.method,
+        first_order=setting.first_order,
         head="per-class", normalization="transductive", ways=setting.ways, shots=setting.shots, queries=setting.queries,
         steps=setting.steps, meta_batch=setting.meta_batch, inner_lr=setting.inner_lr,
     )  # fmt: skip
@@ -137,7 +139,7 @@ class Contestant:
     def __init__(self, first: dict[str, Any]):
         self.name, self.device, self.threads = first["subject"], first["device"], first["threads"]
         self.files = first["weights"], first["tasks"]
-        self.setting = Setting(**{**first["setting"], "widths": tuple(first["setting"]["widths"])})
+        self.setting = Setting(**first["setting"])
         torch.set_num_threads(self.threads)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = first["tf32"]
         if self.name != "plain":
