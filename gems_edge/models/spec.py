@@ -21,8 +21,8 @@ ADAPTER = "adapter."
 class ModelSpec:
     """Shape and mode of a few-shot model; `ways` counts only for the head "per-class".
 
-    `widths`: the sizes of the backbone's groups of channels (models/shapes.py) in forward order; `file`: where a
-    backbone of no registry comes from.
+    `widths`: the sizes of the backbone's groups of channels (models/channel_groups.py) in forward order; `file`: of a
+    backbone that is in no registry.
     """
 
     backbone: str
@@ -92,7 +92,7 @@ def full_widths(
     if len(widths) > 1:
         return widths
     whole = topology(backbone, channels, image_size, file=file)
-    if widths:
+    if widths and whole.dense.widths:
         return tuple(max(1, widths[0] * width // whole.dense.widths[0]) for width in whole.dense.widths)
     if width_multiplier == 1:
         return whole.dense.widths

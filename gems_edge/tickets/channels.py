@@ -1,7 +1,7 @@
 """Removing whole channels until a share of the backbone's weights is gone.
 
-Which channels of which tensors go together is torch-pruning's answer (models/shapes.py). Its own `pruning_ratio` is a
-share of channels; here the ratio is a share of weights, so the widths are searched for.
+Which channels of which tensors go together: models/channel_groups.py. The ratio is a share of weights, as in the
+papers, not one of channels, so the widths are searched for.
 """
 
 import itertools
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gems_edge.errors import UserError
 from gems_edge.meta.rules.adapter import without_channels
+from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.fewshot import FewShotModel, Weights, network_weights
-from gems_edge.models.shapes import kept_entries
 from gems_edge.models.spec import ModelSpec
 
 # A layer keeps at least this share of its channels, and this many: fewer carry nothing worth a board's time.
@@ -38,7 +38,7 @@ def check_ratio(spec: ModelSpec, ratio: float) -> None:
     """UserError for a ratio outside 0 ≤ ratio < 1 or one that leaves layers with too few channels."""
     if not 0 <= ratio < 1:
         raise UserError(f"--ratio {ratio:g}: give the share of weights to remove, 0 (none) up to below 1")
-    smallest = tuple(w if n in spec.topology.fixed else _least(w) for n, w in enumerate(spec.widths))
+    smallest = tuple(_least(width) for width in spec.widths)
     largest = 1 - spec.topology.shape(smallest).weights / spec.backbone_weights
     if ratio > largest:
         allowed = int(largest * 1000) / 1000
@@ -149,8 +149,6 @@ def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, 
         curve[1 : len(importance) + 1] = importance.sort(descending=True).values.cumsum(0) / importance.sum()
     low = [max(min(step, w), _least(w), _multiple(w * uniform / BAND, step, w)) for w in spec.widths]
     high = [max(least, _multiple(w * uniform * BAND, step, w)) for least, w in zip(low, spec.widths)]
-    for group in topology.fixed:
-        low[group] = high[group] = spec.widths[group]
     start = [min(max(_multiple(w * uniform, step, w), a), b) for w, a, b in zip(spec.widths, low, high)]
 
     def costs(widths: np.ndarray) -> list[tuple[float, float]]:
@@ -197,9 +195,8 @@ def _multiple(width: float, step: int, most: int) -> int:
 def _uniform_share(spec: ModelSpec, keep: float) -> float:
     """The share of channels in every layer that keeps the share `keep` of the weights (bisection)."""
     low, high, full = 0.0, 1.0, np.array(spec.widths)
-    fixed = np.isin(np.arange(len(full)), list(spec.topology.fixed))
     for _ in range(30):
         middle = (low + high) / 2
-        weights = spec.topology.amounts(np.where(fixed, full, full * middle)[None]).weights[0]
+        weights = spec.topology.amounts((full * middle)[None]).weights[0]
         low, high = (middle, high) if weights < keep * spec.backbone_weights else (low, middle)
     return (low + high) / 2

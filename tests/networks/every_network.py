@@ -32,7 +32,7 @@ def narrow(network: str, first: int = 8) -> tuple[int, ...]:
     """Widths in the network's own proportions, so narrow that the first is `first`."""
     dense = topology(network, 3, SIZE)
     widths = dense.dense.widths
-    return tuple(w if n in dense.fixed else max(1, first * w // widths[0]) for n, w in enumerate(widths))
+    return tuple(max(1, first * width // widths[0]) for width in widths)
 
 
 def settings(network: str, method: str, modes=NORMALIZATIONS, turn: int = 0, **changes) -> TrainConfig:

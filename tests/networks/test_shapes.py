@@ -8,8 +8,9 @@ import torch
 from every_network import NETWORKS, SIZE, author_module, narrow, settings, start
 from torch.utils.flop_counter import FlopCounterMode
 
+from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.fewshot import FewShotModel, body
-from gems_edge.models.shapes import kept_entries, topology
+from gems_edge.models.shapes import topology
 from gems_edge.models.spec import ModelSpec
 from gems_edge.tickets.channels import TOLERANCE, prune, remove_channels
 
