@@ -66,7 +66,7 @@ def identity(output: Path, config: TrainConfig, spec: ModelSpec, images: Mixture
 
 
 def provenance(run: Run, config: TrainConfig) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "torch-pruning")}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
     trained = run.config()
     # A packed file or a folder is named, not located: no local paths in a bundle.
     data = ",".join(map(_named, config.data))

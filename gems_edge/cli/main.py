@@ -74,7 +74,7 @@ def main() -> None:
 
 def run_reporting(program: Callable[[], None]) -> None:
     """Run a program; bad input ends with 2, a failing machine with 1, each with one line on stderr."""
-    # Whoever imports matplotlib (torch-pruning does) would otherwise write its font list elsewhere below $HOME.
+    # Whoever imports matplotlib would otherwise write its font list elsewhere below $HOME.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
         program()

@@ -97,7 +97,7 @@ def channel_importances(model: FewShotModel, weights: Weights) -> list[Tensor]:
     """Importance [channels] per width: the sum of squares of every weight tied to the channel, of mean 1 in each.
 
     The mean over the tensors of a group: filters, what reads them, and normalisations' scales (torch-pruning's
-    GroupMagnitudeImportance).
+    GroupMagnitudeImportance, which leaves depthwise filters out).
     """
     spec = model.spec
     sums = [torch.zeros(width) for width in spec.widths]

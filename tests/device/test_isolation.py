@@ -16,7 +16,7 @@ for line in ("adapt h.gems --support photos -o s.state", "predict h.gems --state
     main()
 import gems_edge.device, os
 loaded = {name.split(".")[0] for name in sys.modules}
-heavy = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "matplotlib", "rich", "torch_pruning", "jinja2"}
+heavy = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "matplotlib", "rich", "jinja2"}
 forbidden = loaded & heavy
 assert not forbidden, forbidden
 for number in os.listdir("/proc/self/fd"):
