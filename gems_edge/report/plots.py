@@ -196,6 +196,13 @@ def series_style(index: int) -> dict[str, Any]:
     }
 
 
+def depth_color(share: float) -> tuple[float, ...]:
+    """The colour of a layer at 0 (the first) … 1 (the last) of a deep network."""
+    import matplotlib
+
+    return tuple(matplotlib.colormaps["viridis"](0.92 * share))
+
+
 def _series_color(index: int, count: int) -> str:
     """Grey for the first of several series, the dense network, as in `size_bars`."""
     return (GREY, BLUE, ORANGE)[index % 3] if count > 1 else BLUE

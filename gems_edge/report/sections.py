@@ -11,6 +11,7 @@ import numpy as np
 
 from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
+from gems_edge.models.network_file import COPY
 from gems_edge.models.ticket import load_ticket
 from gems_edge.report import plots
 from gems_edge.report.page import (
@@ -46,7 +47,8 @@ def run_sections(run: Path | str) -> list[Section]:
     if (run / "ticket.safetensors").exists():
         sections.append(ticket_section(load_ticket(run / "ticket.safetensors")))
     rows = tuple((name, _plain(value)) for name, value in config.items())
-    settings = Table(("setting", "value"), rows, "config.toml; it alone repeats the run.")
+    beside = f" with {COPY} beside it" if (run / COPY).exists() else ""
+    settings = Table(("setting", "value"), rows, f"config.toml; it alone{beside} repeats the run.")
     return [*sections, Section(f"Configuration: {run.name}", (settings,))]
 
 

@@ -16,6 +16,7 @@ from gems_edge.report.plots import (
     MARKERS,
     accuracies,
     color_bar,
+    depth_color,
     legend,
     series_style,
     short,
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Looks = Sequence[tuple[int, float]]  # (meta-iteration, share 0…1)
+
+# Names of layers that a picture has room for; of a deeper network every second, third, … is named.
+MOST_NAMES = 20
 
 
 def layer_label(name: str) -> str:
@@ -58,14 +62,13 @@ def overlap_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """O_g over g, a line per layer (KDD'22, Figs. 7 and 15). `panels`: label, such as a ratio → analysis.overlap."""
     names = _keys(panels.values())
     columns, rows = _grid(len(panels))
-    height = max(0.5 + 2.5 * rows, 0.4 + 0.19 * len(names))
+    height = max(0.5 + 2.5 * rows, 0.4 + 0.19 * min(len(names), MOST_NAMES))
     figure, grid = _panels(panels, width=min(10.2, 2.2 + 3.6 * columns), height=height)
     styles = _layer_styles(names)
     for axes, layers in zip(grid, panels.values()):
         for name, shares in layers.items():
             axes.plot(
-                range(1, len(shares) + 1), 100 * np.asarray(shares), markersize=4, linewidth=1.2,
-                label=layer_label(name), **styles[name],
+                range(1, len(shares) + 1), 100 * np.asarray(shares), markersize=4, linewidth=1.2, **styles[name]
             )  # fmt: skip
         axes.set_ylim(-4, 104)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -213,18 +216,31 @@ def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _layer_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A style per layer. Layers of one block share colour and line style and differ by their marker."""
+    """A style and a label per layer. Layers of one block share colour and line style and differ by their marker; those of
+    a deep network differ by their colour, from the first layer to the last."""
+    labels = dict(zip(names, _few_names(names)))
+    if len(names) > MOST_NAMES:
+        return {
+            name: {"color": depth_color(index / (len(names) - 1)), "label": labels[name] or "_nolegend_"}
+            for index, name in enumerate(names)
+        }
     blocks = {name: layer_label(name).rpartition(".")[0] or name for name in names}
     members = {block: [name for name in names if blocks[name] == block] for block in blocks.values()}
     if len(members) == 1:
-        return {name: series_style(index) for index, name in enumerate(names)}
+        return {name: series_style(index) | {"label": labels[name]} for index, name in enumerate(names)}
     styles = {}
     for index, layers in enumerate(members.values()):
         for number, name in enumerate(layers):
-            styles[name] = series_style(index)
+            styles[name] = series_style(index) | {"label": labels[name]}
             if len(layers) > 1:
                 styles[name]["marker"] = MARKERS[number % len(MARKERS)]
     return styles
+
+
+def _few_names(names: Sequence[str]) -> list[str]:
+    """The layers' labels; in a deep network "" for all but every second, third, …"""
+    step = math.ceil(len(names) / MOST_NAMES)
+    return [layer_label(name) if number % step == 0 else "" for number, name in enumerate(names)]
 
 
 def _grid(panels: int) -> tuple[int, int]:
@@ -257,7 +273,7 @@ def _outer_labels(grid: Sequence["Axes"], below: str, beside: str) -> None:
 
 def _layer_ticks(axes: "Axes", layers: Sequence[str]) -> None:
     """The layers' names below the axis, slanted where they would touch."""
-    labels = [layer_label(name) for name in layers]
+    labels = _few_names(layers)
     axes.set_xticks(range(len(layers)), labels)
     if len("".join(labels)) > 40:
         for label in axes.get_xticklabels():

@@ -16,6 +16,8 @@ RESNET = {f"backbone.blocks.{n}.{layer}.weight": (4, 4, 3, 3)
           for n in range(4) for layer in ("conv1", "conv2", "conv3", "skip")} | {"head.weight": (5, 4)}  # fmt: skip
 METHODS = ("mwt", "rr", "rm", "sr", "snip", "omt", "pm", "pmt")
 
+MOBILE = {f"backbone.features.{n}.conv.{layer}.0.weight": (4, 4, 3, 3) for n in range(17) for layer in range(3)}
+
 
 def masks_of(shapes, ratio, count, seed=0):
     rng = np.random.default_rng(seed)
@@ -46,6 +48,10 @@ PICTURES = {
     ),
     "overlap": lambda: ticket_plots.overlap_curves(OVERLAPS),
     "overlap of a deep network": lambda: ticket_plots.overlap_curves(DEEP),
+    "ratios of many layers": lambda: ticket_plots.layer_ratios(
+        {"80%": [analysis.layer_ratios(m) for m in masks_of(MOBILE, 0.8, 2)]}
+    ),
+    "overlap of many layers": lambda: ticket_plots.overlap_curves({"": analysis.overlap(masks_of(MOBILE, 0.8, 3))}),
     "emergence": lambda: ticket_plots.emergence_curves({"80%": LOOKS, "90%": LOOKS[:20]}),
     "hamming": lambda: ticket_plots.hamming_maps(DISTANCES),
     "accuracy": lambda: ticket_plots.ratio_curves(ACCURACY, DENSE),
@@ -127,6 +133,13 @@ def test_series_and_layers_are_told_apart_without_colour(monkeypatch, close_figu
         looks = {label: (line.get_marker(), str(line._unscaled_dash_pattern)) for line, label in zip(lines, labels)}
         assert set(looks) >= {ticket_plots.layer_label(name) for name in drawn}
         assert len(set(looks.values())) == len(looks)
+
+
+def test_of_many_layers_some_are_named(monkeypatch, close_figures):
+    axes = figure_of(PICTURES["overlap of many layers"], monkeypatch).axes[0]
+    lines = axes.get_lines()
+    assert len(lines) == len(MOBILE) == len({tuple(line.get_color()) for line in lines})
+    assert len(axes.get_legend_handles_labels()[1]) == len(MOBILE) / 3 <= ticket_plots.MOST_NAMES
 
 
 def luminance(color):
