@@ -3,12 +3,15 @@
   python tools/bench_revision.py bff4950 -o revision.json
 
 Both are used as a user would: `gems-edge train` (the rate that it logs), `gems-edge export`, and `Learner.adapt` on the
-bundle. Both must compute the same: trained weights and the bundle's files are compared to the bit. Every block is a
-process of its own; blocks take turns, a figure is the median over the rounds, and the ratio that of the rounds' ratios.
-Nothing else should run meanwhile.
+bundle. Both must compute the same: a bundle's weights within rounding, the losses of training within 1 % and those of
+gradient steps within 0.1 %. Every block is a process of its own; blocks take turns, a figure is the median over the
+rounds, and the ratio that of the rounds' ratios. Nothing else should run meanwhile.
+
+  python tools/bench_revision.py main~5 --network mobilenet-v2@0.35-96 -o mobile.json
+
+measures networks that both revisions know instead of those of the project's history.
 """
 
-import hashlib
 import json
 import os
 import statistics
@@ -20,9 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from alternating import times_faster
+from networks import Network, read_name
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
+# Adam's first steps are as long for any gradient: rounding alone turns those of a gradient of next to nothing, as a
+# shared head's is. So losses are compared, and bundles are of weights that have hardly moved.
+TRAINING_TOLERANCE, LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-2, 1e-3, 1e-6
+HARDLY = ("--lr", "1e-9")
 LINKED = ("export", "device_profiles")  # of revisions that had no links to them in the package
 # In a fresh process: the seconds of gradient steps on the bundle's own number of random images.
 STEPS = """
@@ -34,8 +44,8 @@ bundle = learner.bundle
 shape = (bundle.ways * bundle.shots, bundle.image_size, bundle.image_size, bundle.channels)
 images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 labels = np.repeat(np.arange(bundle.ways), bundle.shots).tolist()
-seconds = [s for _ in range(int(sys.argv[3])) for s in learner.adapt(images, labels, steps=6).seconds[1:]]
-print(json.dumps(seconds))
+results = [learner.adapt(images, labels, steps=6) for _ in range(int(sys.argv[3]))]
+print(json.dumps([[s for result in results for s in result.seconds[1:]], list(results[0].losses)]))
 """
 
 
@@ -69,6 +79,14 @@ STEPS_OF = (
 )
 
 
+def rows_of(network: Network) -> tuple[Training, tuple[Step, ...]]:
+    """The rows of any network: training, and steps of 5 and of 25 images."""
+    options = ("--backbone", network.backbone, "--width-multiplier", str(network.multiplier))
+    options += ("--image-size", str(network.size), "--inner-lr", "0.001")
+    steps = tuple(Step(f"{network.name} {5 * shots} images", (*options, "--shots", str(shots))) for shots in (1, 5))
+    return Training(network.name, options, 6), steps
+
+
 class Tree:
     """The sources of one revision, and what was made with them."""
 
@@ -85,26 +103,27 @@ class Tree:
             raise click.ClickException(f"{self.name}: {' '.join(command[:6])} … failed: {done.stderr.strip()[-500:]}")
         return done.stdout
 
-    def train(self, run: str, options: tuple[str, ...], iterations: int) -> float:
-        """Meta-iterations per second, as the run logs them: the median of its intervals but the first."""
+    def train(self, run: str, options: tuple[str, ...], iterations: int) -> tuple[float, list[float]]:
+        """Meta-iterations per second, as the run logs them, the median of its intervals but the first; its losses."""
         interval = max(1, iterations // 3)
         limits = ["--iterations", iterations, "--checkpoint-every", interval, "--validate-every", 10**6]
         quick = ["--validation-episodes", "2", "--channels", "1", *options]
         self.python("-m", "gems_edge", "train", "--data", "glyphs", *map(str, limits), *quick, "-o", run)
         lines = [json.loads(line) for line in (self.work / run / "metrics.jsonl").read_text().splitlines()]
-        rates = [line["rate"] for line in lines if line["kind"] == "train"]
-        return statistics.median(rates[1:] or rates)
+        rates, losses = ([line[key] for line in lines if line["kind"] == "train"] for key in ("rate", "loss"))
+        return statistics.median(rates[1:] or rates), losses
 
     def export(self, run: str) -> None:
         options = ["--ratio", "0", "--episodes", "2", "-o", f"{run}.gems"]
         self.python("-m", "gems_edge", "export", run, *options)
 
-    def steps(self, bundle: str, count: int) -> float:
-        """Milliseconds of a gradient step, the median of a block."""
-        return 1e3 * statistics.median(json.loads(self.python("-c", STEPS, bundle, str(self.threads), str(count))))
+    def steps(self, bundle: str, count: int) -> tuple[float, list[float]]:
+        """Milliseconds of a gradient step, the median of a block; and the losses of an adaptation."""
+        seconds, losses = json.loads(self.python("-c", STEPS, bundle, str(self.threads), str(count)))
+        return 1e3 * statistics.median(seconds), losses
 
-    def digests(self, folder: str, names: tuple[str, ...]) -> dict[str, str]:
-        return {name: hashlib.sha256((self.work / folder / name).read_bytes()).hexdigest() for name in names}
+    def weights(self, bundle: str) -> dict[str, np.ndarray]:
+        return load_file(self.work / bundle / "weights.safetensors")
 
 
 def check_out(revision: str, directory: Path) -> Path:
@@ -123,32 +142,37 @@ def check_out(revision: str, directory: Path) -> Path:
 
 def training_row(trees: list[Tree], training: Training, rounds: int) -> dict[str, Any]:
     milliseconds: list[list[float]] = [[] for _ in trees]
+    losses: list[list[float]] = [[] for _ in trees]
     for number in range(rounds):
         run = f"{training.name.replace(' ', '-')}-{number}"
         for place in (0, 1) if number % 2 else (1, 0):
-            milliseconds[place].append(1e3 / trees[place].train(run, training.options, training.iterations))
-        same(trees, run, ("weights.safetensors",))
+            rate, losses[place] = trees[place].train(run, training.options, training.iterations)
+            milliseconds[place].append(1e3 / rate)
+        check_losses(run, losses, TRAINING_TOLERANCE)
     return row(f"meta-iteration {training.name}", trees, milliseconds)
 
 
 def step_row(trees: list[Tree], step: Step, rounds: int, count: int) -> dict[str, Any]:
     run = step.name.replace(" ", "-")
     for tree in trees:
-        tree.train(run, step.options, 1)
+        tree.train(run, (*step.options, *HARDLY), 1)
         tree.export(run)
-    same(trees, run, ("weights.safetensors",))
-    same(trees, f"{run}.gems", ("predict.onnx", "adapt.onnx", "weights.safetensors"))
+    ours, other = (tree.weights(f"{run}.gems") for tree in trees)
+    if different := [name for name in other if np.abs(ours[name] - other[name]).max() > WEIGHT_TOLERANCE]:
+        raise click.ClickException(f"{run}: {', '.join(different)} of the two revisions' bundles differ")
     milliseconds: list[list[float]] = [[] for _ in trees]
+    losses: list[list[float]] = [[] for _ in trees]
     for number in range(rounds):
         for place in (0, 1) if number % 2 else (1, 0):
-            milliseconds[place].append(trees[place].steps(f"{run}.gems", count))
+            taken, losses[place] = trees[place].steps(f"{run}.gems", count)
+            milliseconds[place].append(taken)
+    check_losses(run, losses, LOSS_TOLERANCE)
     return row(f"gradient step {step.name}", trees, milliseconds)
 
 
-def same(trees: list[Tree], folder: str, names: tuple[str, ...]) -> None:
-    ours, other = (tree.digests(folder, names) for tree in trees)
-    if different := [name for name in names if ours[name] != other[name]]:
-        raise click.ClickException(f"{folder}: {', '.join(different)} of the two revisions differ")
+def check_losses(run: str, losses: list[list[float]], tolerance: float) -> None:
+    if any(abs(ours - other) > tolerance * abs(other) for ours, other in zip(*losses, strict=True)):
+        raise click.ClickException(f"{run}: the losses of the two revisions differ: {losses[0]}, {losses[1]}")
 
 
 def row(name: str, trees: list[Tree], milliseconds: list[list[float]]) -> dict[str, Any]:
@@ -165,15 +189,22 @@ def row(name: str, trees: list[Tree], milliseconds: list[list[float]]) -> dict[s
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=4, show_default=True, help="Adaptations of a block.")
 @click.option("--only", default="", help="Rows whose name holds this.")
-def main(revision: str, output: Path, rounds: int, threads: int, repeats: int, only: str) -> None:
+@click.option("--network", "networks", multiple=True, help="Rows of this one (BACKBONE@WIDTH_MULTIPLIER-PIXELS).")
+def main(
+    revision: str, output: Path, rounds: int, threads: int, repeats: int, only: str, networks: tuple[str, ...]
+) -> None:
+    trainings, steps = TRAININGS, STEPS_OF
+    if networks:
+        asked = [rows_of(read_name(name)) for name in networks]
+        trainings, steps = tuple(training for training, _ in asked), tuple(step for _, each in asked for step in each)
     with tempfile.TemporaryDirectory(prefix="gems-edge-revisions-") as directory:
         place = Path(directory)
         trees = [
             Tree("this tree", ROOT, place / "ours", threads),
             Tree(revision, check_out(revision, place / "sources"), place / "other", threads),
         ]
-        rows = [training_row(trees, training, rounds) for training in TRAININGS if only in training.name]
-        rows += [step_row(trees, step, rounds, repeats) for step in STEPS_OF if only in step.name]
+        rows = [training_row(trees, training, rounds) for training in trainings if only in training.name]
+        rows += [step_row(trees, step, rounds, repeats) for step in steps if only in step.name]
     document = {"revision": revision, "threads": threads, "rows": rows}
     output.write_text(json.dumps(document, indent=1) + "\n")
 
