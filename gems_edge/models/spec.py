@@ -99,7 +99,7 @@ def full_widths(
     scaled = topology(backbone, channels, image_size, width_multiplier, file)
     if not whole.narrows_to(scaled.dense):
         raise UserError(
-            f"--width-multiplier {width_multiplier:g}: {backbone} then has other layers, not narrower ones; "
-            "choose a multiplier for which the widths of convolutions in groups, and all else, stay as they are"
+            f"--width-multiplier {width_multiplier:g}: {backbone} then has other layers, not narrower ones (a sum or a "
+            f"group more or less); use --widths N, which scales all from N channels of the first layer"
         )
     return scaled.dense.widths
