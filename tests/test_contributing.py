@@ -41,7 +41,7 @@ def apply_changes(text: str, root: Path) -> None:
 @pytest.fixture
 def changed(tmp_path, environment):
     """A copy of the code: `apply(title)` makes the changes of that section there, `run(module, …)` uses them."""
-    for name in ("gems_edge", "export", "device_profiles", "tests"):
+    for name in ("gems_edge", "export", "device_profiles", "tests", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
 

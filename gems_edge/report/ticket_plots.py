@@ -216,8 +216,8 @@ def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _layer_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A style and a label per layer. Layers of one block share colour and line style and differ by their marker; those of
-    a deep network differ by their colour, from the first layer to the last."""
+    """A style and a label per layer. Layers of one block share colour and line style and differ by their marker; those
+    of a deep network differ by their colour, from the first layer to the last."""
     labels = dict(zip(names, _few_names(names)))
     if len(names) > MOST_NAMES:
         return {
