@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BACKBONES = {
     "conv4": "gems_edge.models.backbones.conv4",
     "resnet12": "gems_edge.models.backbones.resnet12",
+    "mobilenet-v2": "gems_edge.models.backbones.mobilenet_v2",
 }
 
 
