@@ -18,6 +18,7 @@ BACKBONES = {
     "conv4": "gems_edge.models.backbones.conv4",
     "resnet12": "gems_edge.models.backbones.resnet12",
     "mobilenet-v2": "gems_edge.models.backbones.mobilenet_v2",
+    "mobilenet-v3-small": "gems_edge.models.backbones.mobilenet_v3_small",
 }
 
 
