@@ -16,18 +16,18 @@ from gems_edge.models import layer_set
 from gems_edge.models.code_places import line_in, line_of
 from gems_edge.models.convolution import Convolution
 from gems_edge.models.layer_set import ADVICE, Refusal
-from gems_edge.models.normalization import GROUPS, Normalization
+from gems_edge.models.normalization import Normalization
 
 BODY = "backbone."
 
 
-def adopt(network: nn.Module, name: str, grouped: bool = False) -> fx.GraphModule:
+def adopt(network: nn.Module, name: str) -> fx.GraphModule:
     """`network`, from images [N, C, H, W] to features [N, F], in our layers: (images, NormPass) → features.
 
-    Tensors keep their names, and their values. `grouped`: batch normalisations become group normalisations (mode
-    "group"). `name` is what messages call it. UserError for what is outside the layer set, by its name and place.
+    Tensors keep their names, and their values. `name` is what messages call it. UserError for what is outside the layer
+    set, by its name and place.
     """
-    return _Adoption(network, name, grouped).adopted()
+    return _Adoption(network, name).adopted()
 
 
 class _Tracer(fx.Tracer):
@@ -40,8 +40,8 @@ class _Tracer(fx.Tracer):
 
 
 class _Adoption:
-    def __init__(self, network: nn.Module, name: str, grouped: bool):
-        self.network, self.name, self.grouped = network, name, grouped
+    def __init__(self, network: nn.Module, name: str):
+        self.network, self.name = network, name
         self.graph = fx.Graph()
         self.written: dict[fx.Node, Any] = {}  # node of the trace → what it became
         self.root = nn.Module()
@@ -155,7 +155,7 @@ class _Adoption:
 
     def _normalization(self, path: str, layer: nn.BatchNorm2d | nn.GroupNorm, input: fx.Node) -> fx.Node:
         layer_set.checked_norm(layer)
-        _add(self.root, path, _normalization_like(layer, f"{BODY}{path}", self.grouped))
+        _add(self.root, path, _normalization_like(layer, f"{BODY}{path}"))
         return self.graph.call_module(path, (input, self.statistics))
 
     def _method(self, node: fx.Node) -> Any:
@@ -235,11 +235,11 @@ def _convolution_like(layer: nn.Conv2d, padding: tuple[int, int]) -> Convolution
     return like
 
 
-def _normalization_like(layer: nn.BatchNorm2d | nn.GroupNorm, name: str, grouped: bool) -> Normalization:
+def _normalization_like(layer: nn.BatchNorm2d | nn.GroupNorm, name: str) -> Normalization:
     if isinstance(layer, nn.GroupNorm):
         like = Normalization(layer.num_channels, name, layer.num_groups, layer.eps)
     else:
-        like = Normalization(layer.num_features, name, GROUPS if grouped else 0, layer.eps)
+        like = Normalization(layer.num_features, name, epsilon=layer.eps)
         if layer.running_mean is not None and layer.running_var is not None:
             like.running_mean, like.running_var = layer.running_mean, layer.running_var
     like.weight, like.bias = layer.weight, layer.bias

@@ -3,26 +3,11 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from small_graphs import ones, small_model
 
 from gems_edge.errors import UserError
 from gems_edge.graphs.cost import adapt_peak, describe
-
-
-def build(nodes, inputs, outputs, constants=()):
-    """A model; inputs as {name: shape}, constants as {name: array}."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in dict(constants).items()],
-    )
-    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
-
-
-def ones(*shape):
-    return np.ones(shape, np.float32)
 
 
 def conv_net():
@@ -43,7 +28,7 @@ def conv_net():
         "axes": np.array([2, 3]), "head.weight": ones(1, 8), "head.bias": ones(1),
     }  # fmt: skip
     inputs = {"images": ["images", 3, 16, 16], "head.weight": ["classes", 8], "head.bias": ["classes"]}
-    return build(nodes, inputs, ["logits"], constants)
+    return small_model(nodes, inputs, ["logits"], constants)
 
 
 def test_macs_by_hand():
@@ -123,7 +108,7 @@ def test_macs_agree_with_torch():
         helper.make_node("Flatten", ["c"], ["d"]),
         helper.make_node("Gemm", ["d", "w4"], ["y"], transB=1),
     ]
-    cost = describe(build(nodes, {"x": ["images", 3, 16, 16]}, ["y"], weights), {"images": 2})
+    cost = describe(small_model(nodes, {"x": ["images", 3, 16, 16]}, ["y"], weights), {"images": 2})
     assert 2 * cost["macs"] == counter.get_total_flops()
 
 
@@ -135,7 +120,7 @@ def test_shapes_that_only_a_run_can_tell():
         helper.make_node("Add", ["x", "one"], ["y"]),
         helper.make_node("ReduceSum", ["places", "axis"], ["z"]),
     ]
-    model = build(nodes, {"x": ["images", 4]}, ["y", "z"], {"one": ones(1), "axis": np.array([1])})
+    model = small_model(nodes, {"x": ["images", 4]}, ["y", "z"], {"one": ones(1), "axis": np.array([1])})
     cost = describe(model, {"images": 3})
     assert {op["kind"]: op["bytes"] for op in cost["ops"]}["Add"] == 4 * (12 + 1 + 12)
 
@@ -170,7 +155,7 @@ def test_residual_add_is_not_folded():
         helper.make_node("Add", ["c", "x"], ["s"]),
         helper.make_node("Relu", ["s"], ["y"]),
     ]
-    cost = describe(build(nodes, {"x": ["images", 4, 8, 8]}, ["y"], {"w": ones(4, 4, 3, 3)}), {"images": 1})
+    cost = describe(small_model(nodes, {"x": ["images", 4, 8, 8]}, ["y"], {"w": ones(4, 4, 3, 3)}), {"images": 1})
     assert {op["kind"]: op["bytes"] for op in cost["ops"]} == {
         "Conv": 4 * (256 + 144 + 256), "Add": 4 * 3 * 256, "Relu": 4 * 2 * 256,
     }  # fmt: skip
@@ -180,11 +165,11 @@ def test_residual_add_is_not_folded():
     "model, dims, words",
     [
         (
-            build([helper.make_node("Einsum", ["x"], ["y"], equation="ij->ij")], {"x": ["images", 2]}, ["y"]),
+            small_model([helper.make_node("Einsum", ["x"], ["y"], equation="ij->ij")], {"x": ["images", 2]}, ["y"]),
             {"images": 1},
             "Einsum",
         ),
-        (build([helper.make_node("Relu", ["x"], ["y"])], {"x": ["batch", 2]}, ["y"]), {"images": 1}, "batch"),
+        (small_model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["batch", 2]}, ["y"]), {"images": 1}, "batch"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(model, dims, words):
