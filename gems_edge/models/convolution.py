@@ -10,6 +10,9 @@ from torch import Tensor, nn
 # oneDNN's kernels for the weight gradient of a depthwise convolution are so wide at most.
 _COLUMNS = 3
 
+# Of a convolution's input, weight and bias: whether the gradient is asked for.
+Needed = tuple[bool, bool, bool]
+
 
 @dataclass(frozen=True)
 class Form:
@@ -23,15 +26,15 @@ class Form:
         return F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
 
     def gradients(
-        self, gradient: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """At the input and at the weight, from the gradient at the output; None for one that is not `needed`."""
+        self, gradient: Tensor, x: Tensor, weight: Tensor, needed: Needed
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """At the input, weight and bias, from the gradient at the output; None for one that is not `needed`."""
         by_columns = needed[1] and self._weight_by_columns(gradient, weight)
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, self.stride, self.padding, (1, 1), False, (0, 0), self.groups,
-            (needed[0], needed[1] and not by_columns, False),
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            gradient, x, weight, weight.shape[:1], self.stride, self.padding, (1, 1), False, (0, 0), self.groups,
+            (needed[0], needed[1] and not by_columns, needed[2]),
         )  # fmt: skip
-        return of_x, self._gradient_of_columns(gradient, x, weight) if by_columns else of_weight
+        return of_x, self._gradient_of_columns(gradient, x, weight) if by_columns else of_weight, of_bias
 
     def _weight_by_columns(self, gradient: Tensor, weight: Tensor) -> bool:
         """Whether the weight's gradient comes faster a few columns of the kernel at a time: of a depthwise convolution
@@ -48,7 +51,7 @@ class Form:
         parts = []
         for column in range(0, width, _COLUMNS):
             read = x[..., column : column + length]
-            _, part = narrow.gradients(gradient, read, weight[..., :_COLUMNS], (False, True))
+            _, part, _ = narrow.gradients(gradient, read, weight[..., :_COLUMNS], (False, True, False))
             assert part is not None
             parts.append(part)
         return torch.cat(parts, 3)[..., :width]
@@ -70,20 +73,16 @@ class _DoublyDifferentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        gradients = (None, None)
-        if of_x or of_weight:
-            gradients = _ConvolutionGradient.apply(gradient, *ctx.saved_tensors, ctx.form, (of_x, of_weight))
-        return *gradients, gradient.sum((0, 2, 3)) if of_bias else None, None
+        return *_ConvolutionGradient.apply(gradient, *ctx.saved_tensors, ctx.form, ctx.needs_input_grad[:3]), None
 
 
 class _ConvolutionGradient(torch.autograd.Function):
-    """The gradients of a convolution at its input and its weight; None for one that is not `needed`."""
+    """The gradients of a convolution at its input, weight and bias; None for one that is not `needed`."""
 
     @staticmethod
     def forward(
-        ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, form: Form, needed: tuple[bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, form: Form, needed: Needed
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         ctx.save_for_backward(gradient, x, weight)
         ctx.form = form
         ctx.set_materialize_grads(False)
@@ -91,9 +90,9 @@ class _ConvolutionGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, of_x: Tensor | None, of_weight: Tensor | None
+        ctx: Any, of_x: Tensor | None, of_weight: Tensor | None, of_bias: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        """`of_x` [N, I, H, W] and `of_weight` [O, I / groups, kh, kw]: the gradients at the two gradients."""
+        """`of_x` [N, I, H, W], `of_weight` [O, I / groups, kh, kw], `of_bias` [O]: the gradients at the three."""
         gradient, x, weight = ctx.saved_tensors
         form: Form = ctx.form
         to_gradient, to_x, to_weight = ctx.needs_input_grad[:3]
@@ -101,10 +100,13 @@ class _ConvolutionGradient(torch.autograd.Function):
         pairs = [(m, f) for m, f in ((of_x, weight), (x, of_weight)) if m is not None and f is not None]
         if to_gradient and pairs:
             at_gradient = _sum_of_convolutions(form, pairs)
+        if to_gradient and of_bias is not None:
+            spread = of_bias[:, None, None]
+            at_gradient = spread.expand_as(gradient) if at_gradient is None else at_gradient + spread
         if to_x and of_weight is not None:
-            at_x = form.gradients(gradient, x, of_weight, (True, False))[0]
+            at_x = form.gradients(gradient, x, of_weight, (True, False, False))[0]
         if to_weight and of_x is not None:
-            at_weight = form.gradients(gradient, of_x, weight, (False, True))[1]
+            at_weight = form.gradients(gradient, of_x, weight, (False, True, False))[1]
         return at_gradient, at_x, at_weight, None, None
 
 
