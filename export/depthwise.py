@@ -79,7 +79,7 @@ def _of_shifted_maps(b: GraphBuilder, gradient: str, x: str, shape: Convolution)
     rows = [
         b.op("Slice", moved, b.constant([row]), b.constant([row + height]), b.constant([2]))
         if shape.kernel[0] > 1
-        else x
+        else moved
         for row in range(shape.kernel[0])
     ]
     shifts = [(column - left, shape.sides[1] - width - column + left) for column in range(shape.kernel[1])]

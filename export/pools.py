@@ -54,11 +54,16 @@ def _no_form(node: fx.Node, what: str) -> UserError:
 
 def max_pool(low: Translation, node: fx.Node, x: fx.Node, *form: Any) -> list[Value | None]:
     window = _max_window(low, node, x, *form)
+    name = low.builder.op("MaxPool", low.full(x), **_attributes(window))
+    return [Value(name, tuple(low.dim(s) for s in node.meta["val"][0].shape)), None]  # no Indices: 9× slower
+
+
+def _attributes(window: Window) -> dict[str, Any]:
+    """As the forward pass writes a max-pool and the gradient repeats it, so that both are one node."""
     attributes = window.attributes()
     if not any(attributes["pads"]):
         del attributes["pads"]
-    name = low.builder.op("MaxPool", low.full(x), **attributes)
-    return [Value(name, tuple(low.dim(s) for s in node.meta["val"][0].shape)), None]  # no Indices: 9× slower
+    return attributes
 
 
 def max_pool_backward(low: Translation, node: fx.Node, gradient: fx.Node, x: fx.Node, *rest: Any) -> Value:
@@ -79,7 +84,7 @@ def of_separate_windows(b: GraphBuilder, gradient: str, x: str, window: Window) 
     Flat image areas give equal values, so ties are common and must be broken the same way. The places of the maxima
     get priorities 4 3 / 2 1 as bytes (of a 2×2 pool); the greatest priority of each window wins.
     """
-    kernel, form = window.kernel, {"kernel_shape": list(window.kernel), "strides": list(window.kernel)}
+    kernel, form = window.kernel, _attributes(window)
     inner = [count * k for count, k in zip(window.out_sides, kernel)]
     whole = tuple(inner) == window.sides
     if not whole:  # the last rows and columns are in no window
@@ -105,7 +110,7 @@ def of_windows(b: GraphBuilder, gradient: str, x: str, channels: int, window: Wi
     the rest to those behind it. What they took is put back, and added up, by a transposed convolution: of all of them,
     or of a row of the window at a time where that would be much more than the map itself.
     """
-    pooled = b.op("MaxPool", x, **window.attributes())
+    pooled = b.op("MaxPool", x, **_attributes(window))
     x, left, total = padded(b, x, window, -np.inf), gradient, ""
     places = list(np.ndindex(*window.kernel))
     at_once = len(places) if len(places) <= 3 * math.prod(window.stride) else window.kernel[1]

@@ -114,7 +114,7 @@ class Translation:
         values = [self._operand(argument) for argument in arguments]
         # onnxruntime multiplies an [O, I, 1, 1] by a scalar number by number, by one of four axes all at once.
         if any(len(v.shape) == 4 and v.shape[2:] == (1, 1) for v in values):
-            values = [self._deepened(argument, v, 4) for argument, v in zip(arguments, values)]
+            values = [self._deepened(argument, v) for argument, v in zip(arguments, values)]
         return Value(self.builder.op(kind, *(v.name for v in values)), broadcast(*(v.shape for v in values)))
 
     def _operand(self, argument: Any) -> Value:
@@ -122,11 +122,11 @@ class Translation:
             return argument
         return self.tensor(argument) if _is_tensor(argument) else Value(self.scalar_name(argument), ())
 
-    def _deepened(self, argument: Any, value: Value, rank: int) -> Value:
-        """A Python number with so many axes of length 1, other values as they are."""
+    def _deepened(self, argument: Any, value: Value) -> Value:
+        """A Python number with four axes of length 1, other values as they are (1 too, which no product is with)."""
         if not isinstance(argument, int | float) or argument == 1:
             return value
-        return Value(self.builder.constant(np.full((1,) * rank, argument, np.float32)), (1,) * rank)
+        return Value(self.builder.constant(np.full((1,) * 4, argument, np.float32)), (1,) * 4)
 
     def number_name(self, number: Any, floating: bool) -> str:
         if isinstance(number, DynamicNumber):

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from gems_edge.device.int8 import Layer, layer_tensors
 from gems_edge.errors import UserError
+from gems_edge.export.passes.rewriting import initializer
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -30,13 +31,6 @@ def fold(model: ir.Model, weights: Arrays) -> dict[ir.Node, Layer]:
         for slot, (name, array) in enumerate(layer_tensors(layer, weights, None).items(), 1):
             node.replace_input_with(slot, initializer(model.graph, name, array))
     return layers
-
-
-def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """The initialiser `name` of the graph, with these values if it is new."""
-    if name not in graph.initializers:
-        graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
-    return graph.initializers[name]
 
 
 def layer_of(node: ir.Node, weights: Arrays) -> Layer:

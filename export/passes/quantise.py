@@ -26,11 +26,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from gems_edge.device.bundle import HEAD
 from gems_edge.device.int8 import Layer, Quantisation, layer_tensors
-from gems_edge.export.passes.fold import Arrays, fold, initializer
+from gems_edge.export.passes.fold import Arrays, fold
 from gems_edge.export.passes.pads import absorb_pads
-from gems_edge.export.passes.rewriting import constant
+from gems_edge.export.passes.rewriting import constant, initializer
 from gems_edge.graphs.batch_axes import whole_numbers
 from gems_edge.graphs.ops import row_of
+from gems_edge.graphs.values import only_reader
 
 # The map that is the image itself: 0…1 in 256 steps, the pixels as they were.
 IMAGE = "images"
@@ -136,23 +137,17 @@ def _is_constant(network: Network, value: ir.Value) -> bool:
 
 def _give(network: Network, output: ir.Value, name: str) -> None:
     """The result of an integer operation, with a clamp behind it perhaps, as the map `name`."""
-    clamp = _reader(output)
+    clamp = only_reader(output)
     if clamp is not None and row_of(clamp.op_type).clamps:
         output = clamp.outputs[0]
         network.clamped.add(output)
     network.maps[output] = name
 
 
-def _reader(value: ir.Value) -> ir.Node | None:
-    """The only node that reads `value`."""
-    readers = value.consumers()
-    return readers[0] if len(readers) == 1 and len(value.uses()) == 1 and not value.is_graph_output() else None
-
-
 def _behind(node: ir.Node) -> list[ir.Node]:
     """A clamp and a max-pool behind a convolution that nothing else reads, or one of them, in their order."""
     found: list[ir.Node] = []
-    while (reader := _reader((found[-1] if found else node).outputs[0])) and len(found) < 2:
+    while (reader := only_reader((found[-1] if found else node).outputs[0])) and len(found) < 2:
         if reader.op_type != "MaxPool" and not row_of(reader.op_type).clamps:
             break
         found.append(reader)

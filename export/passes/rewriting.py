@@ -7,13 +7,18 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
+def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """The initialiser `name` of the graph, with these values if it is new."""
+    if name not in graph.initializers:
+        graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
+    return graph.initializers[name]
+
+
 def constant(graph: ir.Graph, values: list[int] | np.ndarray) -> ir.Value:
     """The initialiser of the graph that holds these few values (int64 if it is a list): equal ones are shared."""
     array = np.asarray(values)
     name = f"pass.{array.dtype}.{'x'.join(map(str, array.shape))}.{'.'.join(map(str, array.ravel()))}"
-    if name not in graph.initializers:
-        graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
-    return graph.initializers[name]
+    return initializer(graph, name, array)
 
 
 def tidy(model: ir.Model) -> None:

@@ -40,13 +40,8 @@ def transposed_convolution(call: Call) -> int:
 
 
 def product(call: Call) -> int:
-    """Of a MatMul, which may read its first matrix transposed (passes/turned_matrices.py)."""
+    """Of a MatMul or Gemm, which may read its first matrix transposed (passes/turned_matrices.py)."""
     return call.output.elements * call.first.shape[-2 if call.attributes.get("transA", 0) else -1]
-
-
-def linear(call: Call) -> int:
-    """Of a Gemm, which may read its first matrix transposed."""
-    return call.output.elements * call.first.shape[0 if call.attributes.get("transA", 0) else 1]
 
 
 def bytes_moved(moves: Moves, call: Call) -> int:

@@ -76,13 +76,13 @@ ROWS: dict[str, Row] = {
         work.transposed_convolution, amounts.transposed_convolution, apart=batch_axes.first_alone, product=True
     ),
     "MatMul": Row(work.product, amounts.product, apart=batch_axes.product, product=True, integer="QLinearMatMul"),
-    "Gemm": Row(work.linear, amounts.linear, apart=batch_axes.linear, product=True, integer="QGemm"),
+    "Gemm": Row(work.linear, amounts.product, apart=batch_axes.linear, product=True, integer="QGemm"),
     # … of integers
     "QLinearConv": Row(work.elementwise, amounts.integer_convolution, apart=batch_axes.first_alone, product=True),
     "ConvInteger": Row(work.elementwise, amounts.convolution, apart=batch_axes.first_alone, product=True),
     "QLinearMatMul": Row(work.elementwise, amounts.product, product=True),
     "MatMulInteger": Row(work.elementwise, amounts.product, product=True),
-    "QGemm": Row(work.elementwise, amounts.linear, product=True),
+    "QGemm": Row(work.elementwise, amounts.product, product=True),
     # Activations
     "Relu": replace(_ACTIVATION, activation=True, clamps=True),
     "LeakyRelu": replace(_ACTIVATION, activation=True),
@@ -204,7 +204,7 @@ ROWS: dict[str, Row] = {
     "Range": _UNSPLIT,
     "NonZero": _UNSPLIT,
     "OneHot": _UNSPLIT,
-    # The graph inside runs for each image: graphs/cost.py counts its ops.
+    # The graph inside runs for each image: graphs/executed.py counts its ops.
     "Scan": _UNSPLIT,
 }
 

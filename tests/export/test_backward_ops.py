@@ -56,6 +56,7 @@ def test_convolutions(channels, kernel, stride, padding, sides, bias):
         ((4, 2), (1, 3), (2, 0), (7, 8)),
         ((2, 2), (3, 3), (0, 0), (8, 7)),  # pixels that nothing sees
         ((1, 1), (2, 1), (1, 2), (4, 4)),  # more padding than kernel
+        ((1, 3), (1, 1), (1, 1), (9, 8)),  # … of a map too large for a matrix per channel
         ((3, 3), (1, 1), (0, 0), (3, 3)),
     ],
 )
