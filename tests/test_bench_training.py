@@ -50,7 +50,7 @@ def test_compares_measures_and_resumes(bench):
     assert done.exit_code == 0, done.output
     document = json.loads(output.read_text())
     [(name, row)] = document["rows"].items()
-    assert name == "conv4-4 16×16×1 maml" and name in done.stdout
+    assert name == "conv4@0.0625 16×16×1 maml" and name in done.stdout
     assert 0 < row["check"]["differences"]["gems-edge"] < 1e-10
     assert set(row["seconds"]) == set(row["processor_seconds"]) == {"gems-edge", "plain"}
     assert min(row["seconds"].values()) > 0 and row["rounds"] == 2 and row["fastest_peer"] == "plain"

@@ -49,8 +49,9 @@ COMPILED = {(f"conv4-{size}", 5, "maml") for size in (28, 84)}
 # large maps float32 itself rounds more away: where no set of images passes, so many times what the plain step in
 # float32 differs by is allowed, too.
 OF_PLAIN = 3
-LEAST_UPDATE = 1e-3
 TOLERANCES = {"median": 1e-4, "worst": 2e-2, "loss": 1e-4, "logits": 1e-3}
+# A tensor's update below this share of the largest one's is judged as a share of that: it is rounding.
+LEAST_UPDATE = 1e-3
 # Sets of images to compare on. Where two values of a pool's window differ by less than float32's rounding, either takes
 # the gradient, which moves the updates of the layers below by some 5e-3: seldom in the last pools, below which most
 # layers are. A wrong gradient differs on every set.
@@ -261,7 +262,7 @@ def measure_cold(row: Row, options: SimpleNamespace) -> dict[str, Any]:
 )
 @click.option("--size", multiple=True, type=click.IntRange(min=16), default=(28, 84), show_default=True)
 @click.option("--shots", multiple=True, type=click.IntRange(min=1), default=(1, 5), show_default=True)
-@click.option("--method", multiple=True, type=click.Choice(METHODS), help="Left out: maml, and for conv4-64 all.")
+@click.option("--method", multiple=True, type=click.Choice(METHODS), help="Left out: maml, and for conv4 all.")
 @click.option("--all", is_flag=True, help="Every method of every network.")
 @click.option("--ratio", multiple=True, type=float, default=(0.0, 0.8), show_default=True, help="The dense one first.")
 @click.option("--memory", type=click.Choice(list(MEMORY)), default="balanced", show_default=True)

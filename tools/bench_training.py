@@ -28,6 +28,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import networks
 import torch
 from alternating import times_faster
 from safetensors.torch import load_file, save_file
@@ -73,11 +74,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.backbone}-{self.widths[0]} {self.size}×{self.size}×{self.channels} {self.method}"
+        label = networks.Network(self.backbone, self.width_multiplier, self.size).label
+        return f"{label} {self.size}×{self.size}×{self.channels} {self.method}"
 
     @property
     def channels(self) -> int:
-        return 3 if self.size >= 84 else 1  # as Omniglot and Mini-ImageNet have them
+        return networks.Network(self.backbone, self.width_multiplier, self.size).channels
 
     def setting(self, options: SimpleNamespace) -> Setting:
         method, first_order = METHODS[self.method]

@@ -107,14 +107,20 @@ def _(b: GraphBuilder, s: Convolution, _images: int) -> str:
     return b.op("ReduceSum", together, b.constant([0]), keepdims=0)
 
 
-@form("depthwise dW", "rows of x, columns of g")
-def _(b: GraphBuilder, s: Convolution, _images: int) -> str:
-    if s.stride != (1, 1):
-        return ""
+def _rows_and_columns(b: GraphBuilder, s: Convolution) -> tuple[list[str], list[str]]:
+    """The map moved up and down for each row of the kernel, the gradient to and fro for each column."""
     (kh, kw), (p, q), (h, w) = s.kernel, s.padding, s.out_sides
     x = b.op("Pad", "x", b.constant([0, 0, p, 0, 0, 0, p, 0]))
     rows = [b.op("Slice", x, b.constant([i]), b.constant([i + h]), b.constant([2])) for i in range(kh)]
     columns = [b.op("Pad", "g", b.constant([0, 0, 0, j - q, 0, 0, 0, s.sides[1] - w - j + q])) for j in range(kw)]
+    return rows, columns
+
+
+@form("depthwise dW", "rows of x, columns of g")
+def _(b: GraphBuilder, s: Convolution, _images: int) -> str:
+    if s.stride != (1, 1):
+        return ""
+    rows, columns = _rows_and_columns(b, s)
     sums = [
         b.op("ReduceSum", b.op("Mul", row, column), b.constant([2, 3]), keepdims=1)
         for row in rows
@@ -127,10 +133,7 @@ def _(b: GraphBuilder, s: Convolution, _images: int) -> str:
 def _(b: GraphBuilder, s: Convolution, _images: int) -> str:
     if s.stride != (1, 1):
         return ""
-    (kh, kw), (p, q), (h, w) = s.kernel, s.padding, s.out_sides
-    x = b.op("Pad", "x", b.constant([0, 0, p, 0, 0, 0, p, 0]))
-    rows = [b.op("Slice", x, b.constant([i]), b.constant([i + h]), b.constant([2])) for i in range(kh)]
-    columns = [b.op("Pad", "g", b.constant([0, 0, 0, j - q, 0, 0, 0, s.sides[1] - w - j + q])) for j in range(kw)]
+    rows, columns = _rows_and_columns(b, s)
     rows = [b.op("Reshape", row, b.constant([0, 0, 1, -1])) for row in rows]
     columns = [b.op("Reshape", column, b.constant([0, 0, -1, 1])) for column in columns]
     sums = [b.op("MatMul", row, column) for row in rows for column in columns]

@@ -12,7 +12,7 @@ def share_maps(
     lines: Mapping[str, Mapping[str, np.ndarray]], rows: Sequence[str], columns: Sequence[str], label: str,
     xlabel: str = "",
 ) -> str:  # fmt: skip
-    """Heat maps of shares 0…1 on one colour scale, every field with its number.
+    """Heat maps of shares 0…1 on one colour scale, every cell with its number.
 
     `lines`: label of a line of maps, may be "" → title of a map → [rows, columns]; all lines have the same titles.
     `label` is the colour bar's.

@@ -84,7 +84,8 @@ def test_it_answers_as_the_float_network_does(quantised):
     found = Session(result.graph.SerializeToString(), "int8", threads=1).run(["logits"], {"images": queries.numpy()})[0]
     spread = expected[:, 0].max() - expected[:, 0].min()
     assert found.shape == expected.shape and spread > 0
-    assert np.abs(found - expected).max() < 0.12 * max(spread, np.abs(expected).max())
+    allowed = 0.12 if model.spec.backbone == "mixed" else 0.1
+    assert np.abs(found - expected).max() < allowed * max(spread, np.abs(expected).max())
     assert np.corrcoef(found[:, 0], expected[:, 0])[0, 1] > 0.98
 
 

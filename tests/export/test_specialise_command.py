@@ -103,7 +103,7 @@ def test_a_whole_bundle_asks_the_adapter_on_the_board(exported, method, carried)
     assert list(parts) == ["ink", "tint"] and all(one["episodes"] == 3 for one in parts.values())
     assert manifest["provenance"]["data"] == "packed:ink.npz,packed:tint.npz"
     assert manifest["image"] == {"size": 28, "channels": 3, "inverted": False}
-    assert manifest["verification"]["update"]["error"] <= 1e-3
+    assert 0 < manifest["verification"]["update"]["error"] <= 1e-3
 
 
 def test_a_frozen_bmp_bundle_does_what_most_tasks_choose(exported, runs, cli_here, image_sets):

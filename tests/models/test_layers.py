@@ -76,6 +76,13 @@ def test_a_convolution_is_torchs(form, layout):
             assert torch.allclose(gradient, expected, rtol=1e-11, atol=1e-11)
 
 
+def test_a_convolution_knows_autocast():
+    layer, x = Convolution(2, 3, 3, padding=1), torch.randn(1, 2, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolved(layer, x).dtype == torch.bfloat16
+    assert convolved(layer, x).dtype == torch.float32
+
+
 @pytest.mark.parametrize("groups", [0, 8])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("pool", [((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1))])
