@@ -252,6 +252,7 @@ TABLE: dict[Any, Operation] = {
     aten.slice.Tensor: _slice,
     aten.relu.default: _elementwise("Relu"),
     aten.ones_like.default: _ones,
+    aten.reciprocal.default: _elementwise("Reciprocal"),
     aten.rsqrt.default: _rsqrt,
     aten.pow.Tensor_Scalar: _power,
     aten.sum.default: _reduce("ReduceSum"),

@@ -12,7 +12,6 @@ from safetensors.numpy import save
 from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.specs import distribution_name, specs_text
-from gems_edge.data.tensors import Episode
 from gems_edge.device.bundle import FILES
 from gems_edge.device.int8 import INT8_FILE
 from gems_edge.export.bundle import check_target, write_bundle
@@ -27,9 +26,10 @@ from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import evaluate, modes_for
+from gems_edge.meta.inner import Support, support_of
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.task_threads import TaskThreads
-from gems_edge.models.fewshot import FewShotModel, forward
+from gems_edge.models.fewshot import FewShotModel, body
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
 from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channels
@@ -211,7 +211,8 @@ def _shifted(progress: Callable[[int], None] | None, start: int) -> Callable[[in
 
 def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports: Reports) -> Graphs:
     """Traced and lowered, adapt.onnx streamed as --memory asks, predict.onnx quantised for --int8."""
-    statistics = _start_statistics(learned, source.tensors.episode(_verified_episodes(source)[0]))
+    support = support_of(source.tensors.episode(_verified_episodes(source)[0]), source.config.ways)
+    statistics = _start_statistics(learned, support)
     adapt = adapt_graph(learned.model, learned.weights, learned.rule)
     adapt = stream(adapt, MEMORY[options.memory], source.sizes)
     predict = predict_graph(learned.model, learned.weights, statistics)
@@ -224,11 +225,11 @@ def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports:
     return Graphs(adapt, predict, int8, statistics)
 
 
-def _start_statistics(learned: MetaModel, episode: Episode) -> Statistics:
+def _start_statistics(learned: MetaModel, support: Support) -> Statistics:
     """Normalisation statistics of an untaught bundle: those of one episode's support set. Teaching replaces them."""
     with torch.no_grad():
-        statistics: Statistics = forward(learned.model, learned.weights, episode.support_images.cpu()).statistics
-    return statistics
+        images, shares = support.images.cpu(), support.shares.cpu()
+        return body(learned.model, learned.weights, images, shares=shares).statistics
 
 
 # Bundle

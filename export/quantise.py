@@ -16,7 +16,7 @@ from gems_edge.errors import MachineError
 from gems_edge.export.passes.quantise import IMAGE, with_bytes, with_ranges
 from gems_edge.export.source import MetaModel, check_quantisable
 from gems_edge.meta.inner import adapt, classify, detached, support_of
-from gems_edge.models.fewshot import Weights, forward, initial_weights, network_weights
+from gems_edge.models.fewshot import Weights, body, initial_weights, network_weights
 from gems_edge.models.normalization import Statistics
 
 # Of the folded float32 network against torch, as a share of the largest logit.
@@ -73,7 +73,7 @@ def _ranges_after_adaptation(
     support = support_of(episode, ways)
     adapted = adapt(model, detached(weights, rule), support, rule, steps).adapted
     with torch.no_grad():
-        statistics = forward(model, adapted, support.images).statistics
+        statistics = body(model, adapted, support.images, shares=support.shares).statistics
         expected = classify(model, adapted, episode.query_images, support, "support")
     logits, ranges = map_ranges(predict, _numpy(adapted | statistics), episode.query_images.cpu().numpy())
     _check_folded(logits, expected.cpu().numpy())

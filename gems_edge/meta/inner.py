@@ -1,6 +1,7 @@
 """The inner step: meta-training differentiates through it, evaluation runs it, export traces it into adapt.onnx."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,11 @@ class Support:
 
     images: Tensor
     targets: Tensor
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """How much each image counts in the loss and in the statistics."""
+        return balanced(self.targets)
 
 
 def support_of(episode: Episode, ways: int) -> Support:
@@ -47,9 +53,21 @@ class Trajectory:
         return self.weights[-1]
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over images of −Σ target · log softmax(logits); one-hot targets keep ONNX's number of classes dynamic."""
-    return -(targets * F.log_softmax(logits, 1)).sum(1).mean()
+def balanced(targets: Tensor) -> Tensor:
+    """The share of each image where every class counts alike, however many images it has: [N], with the sum 1.
+
+    From one-hot targets [N, classes], which keep ONNX's numbers of images and classes dynamic; a class without images
+    counts for nothing.
+    """
+    of_own_class = (targets * targets.sum(0)).sum(1)
+    shares = of_own_class.reciprocal()
+    return shares / shares.sum()
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+    """−Σ over images of share · target · log softmax(logits); shares as `balanced` gives them: the mean over the
+    classes of the mean over their images."""
+    return -(shares * (targets * F.log_softmax(logits, 1)).sum(1)).sum()
 
 
 def inner_step(
@@ -71,11 +89,12 @@ def inner_step(
     `passed`: the support images through the body, if that was done before. The adapted entries of `weights` must
     require grad.
     """
-    features, statistics = passed or body(model, weights, support.images)
-    loss = cross_entropy(head(weights, features), support.targets)
+    features, statistics = passed or body(model, weights, support.images, shares=support.shares)
+    loss = cross_entropy(head(weights, features), support.targets, support.shares)
     names = rule.adapted(weights)
     gradients = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=differentiable)
-    move = rule.update(weights, model.masked(dict(zip(names, gradients))), features, state or {})
+    mean_features = (support.shares[:, None] * features).sum(0)
+    move = rule.update(weights, model.masked(dict(zip(names, gradients))), mean_features, state or {})
     return InnerStep(move.weights, loss, statistics, move.state, move.choice)
 
 
@@ -92,7 +111,7 @@ def adapt(
     A body that no step moves (ANIL's) sees the support images once.
     """
     reached, state = [initial_weights(model, weights, support.targets.shape[1])], rule.begin(weights)
-    passed = None if _moves_the_body(rule, weights) else body(model, weights, support.images)
+    passed = None if _moves_the_body(rule, weights) else body(model, weights, support.images, shares=support.shares)
     taken = []
     for _ in range(steps):
         step = inner_step(model, reached[-1], support, rule, state, differentiable=differentiable, passed=passed)
@@ -128,5 +147,5 @@ def classify(
     """
     statistics = None
     if normalization == "support":
-        statistics = known or body(model, weights, support.images).statistics
+        statistics = known or body(model, weights, support.images, shares=support.shares).statistics
     return forward(model, weights, images, statistics).logits

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gems_edge.data.tensors import Episode
-from gems_edge.meta.inner import adapt, classify, cross_entropy, one_hot, support_of
+from gems_edge.meta.inner import adapt, balanced, classify, cross_entropy, one_hot, support_of
 from gems_edge.meta.precision import autocast
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.settings.run import TrainConfig
@@ -24,7 +24,8 @@ def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: T
     logits = classify(
         model, trajectory.adapted, episode.query_images, support, config.normalization, trajectory.statistics
     )
-    loss = cross_entropy(logits, one_hot(episode.query_labels, config.ways, logits.dtype))
+    targets = one_hot(episode.query_labels, config.ways, logits.dtype)
+    loss = cross_entropy(logits, targets, balanced(targets))
     return MetaTask(loss, (logits.argmax(1) == episode.query_labels).float().mean(), trajectory)
 
 

@@ -63,9 +63,12 @@ class FewShotModel(nn.Module):
         self.backbone = spec.topology.build(spec.widths, grouped=spec.normalization == "group")
         self.head = Head(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
 
-    def forward(self, images: Tensor, statistics: Statistics | None = None) -> Answer:
-        """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if given), features."""
-        norm = NormPass(statistics)
+    def forward(self, images: Tensor, statistics: Statistics | None = None, shares: Tensor | None = None) -> Answer:
+        """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if given), features.
+
+        `shares`: of the images in the batch's statistics, as of NormPass.
+        """
+        norm = NormPass(statistics, shares)
         features = self.backbone(images, norm)
         return Answer(self.head(features), norm.seen, features)
 
@@ -103,15 +106,27 @@ class FewShotModel(nn.Module):
         return tuple(f"{norm.name}.{kind}" for norm in norms for kind in ("mean", "var"))
 
 
-def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None) -> Answer:
+def forward(
+    model: FewShotModel,
+    weights: Weights,
+    images: Tensor,
+    statistics: Statistics | None = None,
+    shares: Tensor | None = None,
+) -> Answer:
     """`model` with `weights` in place of its own: a pure function. Shapes as FewShotModel.forward."""
-    answer: Answer = functional_call(model, network_weights(weights), (images, statistics))
+    answer: Answer = functional_call(model, network_weights(weights), (images, statistics, shares))
     return answer
 
 
-def body(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None) -> Body:
-    """The backbone of `model` with `weights`, without its head: a pure function."""
-    norm = NormPass(statistics)
+def body(
+    model: FewShotModel,
+    weights: Weights,
+    images: Tensor,
+    statistics: Statistics | None = None,
+    shares: Tensor | None = None,
+) -> Body:
+    """The backbone of `model` with `weights`, without its head: a pure function. `shares`: as of NormPass."""
+    norm = NormPass(statistics, shares)
     backbone = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
     return Body(functional_call(model.backbone, backbone, (images, norm)), norm.seen)
 

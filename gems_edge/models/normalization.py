@@ -22,10 +22,21 @@ Pool = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 @dataclass
 class NormPass:
-    """Statistics of one forward pass: `given` ones are used, else the batch's own, which are kept in `seen`."""
+    """Statistics of one forward pass: `given` ones are used, else the batch's own, which are kept in `seen`.
+
+    `shares`: how much each image of the batch counts in these, [N] with the sum 1; None: all alike.
+    """
 
     given: Statistics | None = None
+    shares: Tensor | None = None
     seen: Statistics = field(default_factory=dict)
+
+    def shares_of(self, y: Tensor) -> Tensor:
+        """Those of the images of y [N, C, H, W]."""
+        if self.shares is not None:
+            return self.shares
+        alike = torch.ones_like(y[:, 0, 0, 0])
+        return alike / alike.sum()
 
 
 class Normalization(nn.Module):
@@ -78,7 +89,7 @@ class Normalization(nn.Module):
     def _scale_and_shift(self, y: Tensor, signs: Tensor | None, statistics: NormPass) -> tuple[Tensor, Tensor]:
         """What normalises y, a convolution's output times `signs` (None: as it is), by its own statistics: each [C], or
         [N, C] in mode "group"."""
-        mean, var = _Moments.apply(y, not self.groups)
+        mean, var = _Moments.apply(y, None if self.groups else statistics.shares_of(y))
         if self.groups:
             mean, root = self._of_groups(_times(mean, signs), var)
             mean = _times(mean, signs)
@@ -98,7 +109,8 @@ class Normalization(nn.Module):
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and variance of the maps of y [N, C, H, W]: of every image by itself, [N, C], or `together`, [C].
+    """Mean and variance of the maps of y [N, C, H, W]: of every image by itself, [N, C], or of all together, [C], each
+    with its share of `shares` [N].
 
     The variance does not depend on the mean to first order, which autograd would find out by summing zeros over whole
     maps: hence gradients by hand. `torch.var_mean` is slower on CPUs: its Welford sum is not vectorised over these
@@ -106,14 +118,14 @@ class _Moments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, together: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, y: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor]:
         mean = y.mean((2, 3))
         centred = y - mean[..., None, None]
         var = (centred * centred).mean((2, 3))
-        if together:
-            images, mean = mean, mean.mean(0)
-            var = var.mean(0) + (images - mean).square().mean(0)
-        ctx.save_for_backward(y, mean)
+        if shares is not None:
+            images, mean = mean, _together(mean, shares)
+            var = _together(var + (images - mean).square(), shares)
+        ctx.save_for_backward(y, mean, shares)
         return mean, var
 
     @staticmethod
@@ -122,23 +134,35 @@ class _Moments(torch.autograd.Function):
 
 
 class _MomentsGradient(torch.autograd.Function):
-    """(to_mean + 2 · to_var · (y − mean)) / number of values of each mean, [N, C, H, W]; mean and var [N, C] or [C]."""
+    """share · (to_mean + 2 · to_var · (y − mean)) / places of a map, [N, C, H, W]; mean and its gradients [N, C] without
+    shares, [C] with them."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, mean: Tensor, to_mean: Tensor, to_var: Tensor) -> Tensor:
-        count = y.shape[2] * y.shape[3] * (1 if mean.ndim == 2 else y.shape[0])
-        slope = to_var * (2 / count)
-        ctx.save_for_backward(y, mean, slope)
-        ctx.count = count
-        return torch.addcmul((to_mean / count - mean * slope)[..., None, None], y, slope[..., None, None])
+    def forward(ctx: Any, y: Tensor, mean: Tensor, shares: Tensor | None, to_mean: Tensor, to_var: Tensor) -> Tensor:
+        ctx.places = y.shape[2] * y.shape[3]
+        slope = to_var * (2 / ctx.places)
+        ctx.save_for_backward(y, mean, shares, slope)
+        shift = to_mean / ctx.places - mean * slope
+        return torch.addcmul(_of_images(shift, shares), y, _of_images(slope, shares))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        y, mean, slope = ctx.saved_tensors
-        axes = (2, 3) if mean.ndim == 2 else (0, 2, 3)
-        total, product = gradient.sum(axes), (gradient * y).sum(axes)
-        of_var = (product - mean * total) * (2 / ctx.count)
-        return gradient * slope[..., None, None], -slope * total, total / ctx.count, of_var
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, Tensor, Tensor]:
+        y, mean, shares, slope = ctx.saved_tensors
+        total, product = gradient.sum((2, 3)), (gradient * y).sum((2, 3))
+        if shares is not None:
+            total, product = _together(total, shares), _together(product, shares)
+        of_var = (product - mean * total) * (2 / ctx.places)
+        return gradient * _of_images(slope, shares), -slope * total, None, total / ctx.places, of_var
+
+
+def _together(values: Tensor, shares: Tensor) -> Tensor:
+    """The sum [C] of every image's values [N, C], each times its share."""
+    return (values * shares[:, None]).sum(0).to(values.dtype)
+
+
+def _of_images(values: Tensor, shares: Tensor | None) -> Tensor:
+    """What each image's map has of `values` ([C] with shares, else [N, C]): [N, C, 1, 1]."""
+    return (values if shares is None else (shares[:, None] * values).to(values.dtype))[..., None, None]
 
 
 def _pooled(y: Tensor, pool: Pool | None) -> Tensor:

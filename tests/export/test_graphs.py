@@ -30,9 +30,10 @@ def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalizatio
     rule = Descent(method, 0.1)
     session = Session(adapt_graph(model, weights, rule).SerializeToString(), "adapt.onnx", threads=1)
     exact, errors = copy.deepcopy(model).double(), []
-    # Numbers of images and classes other than the traced ones; per-class heads may have fewer classes.
-    for classes, shots in ((2, 1), (3, 2), (5, 3), *([(7, 1)] if head == "shared" else [])):
-        labels = torch.arange(classes).repeat_interleave(shots)
+    # Numbers of images and classes other than the traced ones, and unequal ones; per-class heads may have fewer classes.
+    for shots in ((1, 1), (4, 1, 2), (3,) * 5, *([(1,) * 7] if head == "shared" else [])):
+        classes = len(shots)
+        labels = torch.arange(classes).repeat_interleave(torch.tensor(shots))
         images = pictures(len(labels), 3, size, flat=backbone == "conv4")
         support = Support(images.double(), one_hot(labels, classes, torch.float64))
         start = initial_weights(model, weights, classes)

@@ -5,14 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gems_edge.meta.evaluation.accuracy import mean_accuracy
-from gems_edge.meta.inner import Support, adapt, classify, detached, inner_step, one_hot
+from gems_edge.meta.inner import Support, adapt, balanced, classify, cross_entropy, detached, inner_step, one_hot
 from gems_edge.meta.rules.maml import Descent
+from gems_edge.meta.rules.registry import rule_of
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, initial_weights
 from gems_edge.models.spec import ModelSpec, full_widths
+
+DOUBLE = torch.float64
 
 
 def small(normalization="support", head="shared", backbone="conv4"):
@@ -37,6 +42,49 @@ def test_a_rule_moves_its_part_alone(method, head, moving):
     after = adapt(model, before, support_set(5), rule, 2).adapted
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == moving
+
+
+def unequal(counts):
+    """A support set with so many images of each class, and the same with every image as often as it takes for all
+    classes to have as many."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    images, targets = torch.rand(len(labels), 1, 16, 16, dtype=torch.float64), one_hot(labels, len(counts), DOUBLE)
+    most = math.lcm(*counts)
+    repeated = torch.arange(len(labels)).repeat_interleave(most // torch.tensor(counts)[labels])
+    return Support(images, targets), Support(images[repeated], targets[repeated])
+
+
+@pytest.mark.parametrize("counts", [(5, 1, 1), (3, 2, 1), (2, 2, 2)])
+@pytest.mark.parametrize("normalization", ["support", "transductive", "group"])
+@pytest.mark.parametrize("method", ["maml", "anil", "bmp"])
+def test_every_class_counts_alike_however_many_images_it_has(method, normalization, counts):
+    """Losses, statistics, weights, answers and second-order gradients are those of equal numbers."""
+    torch.manual_seed(0)
+    model = small(normalization, "shared")
+    rule = rule_of(TrainConfig(method=method, inner_lr=0.5, widths=(8,) * 4))
+    weights = dict(model.named_parameters())
+    weights |= {name: tensor.double().requires_grad_() for name, tensor in rule.initial(weights, 8).items()}
+    queries = torch.rand(4, 1, 16, 16, dtype=DOUBLE)
+    found = []
+    for support in unequal(counts):
+        trajectory = adapt(model, weights, support, rule, 3, differentiable=True)
+        logits = classify(model, trajectory.adapted, queries, support, normalization, trajectory.statistics)
+        gradients = torch.autograd.grad(logits.logsumexp(1).sum(), list(weights.values()), allow_unused=True)
+        last = trajectory.steps[-1]
+        found.append([last.loss, *last.statistics.values(), *trajectory.adapted.values(), logits, *gradients])
+    for one, other in zip(*found, strict=True):
+        assert (one is None and other is None) or torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_the_loss_is_the_mean_over_classes_of_their_images_mean():
+    torch.manual_seed(0)
+    labels, logits = torch.tensor([0, 0, 0, 1, 3, 3]), torch.randn(6, 4, dtype=DOUBLE)
+    targets = one_hot(labels, 4, DOUBLE)
+    of_class = [F.cross_entropy(logits[labels == each], labels[labels == each]) for each in (0, 1, 3)]
+    assert torch.isclose(cross_entropy(logits, targets, balanced(targets)), sum(of_class) / 3, rtol=1e-12)
+    equal, truth = one_hot(torch.arange(6) % 3, 3, DOUBLE), torch.arange(6) % 3
+    loss = cross_entropy(logits[:, :3], equal, balanced(equal))
+    assert torch.isclose(loss, F.cross_entropy(logits[:, :3], truth), rtol=1e-12)
 
 
 @pytest.mark.parametrize("normalization", ["support", "group"])

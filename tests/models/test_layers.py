@@ -19,15 +19,18 @@ def maps(*shape, layout=torch.contiguous_format):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("together", [True, False])
-def test_moments_and_their_gradients(together, layout):
+@pytest.mark.parametrize("shares", [None, [1 / 3, 1 / 3, 1 / 3], [0.5, 0.25, 0.25]])
+def test_moments_and_their_gradients(shares, layout):
+    """Of each image by itself, or of all together: an image with twice the share of others is as if it came twice."""
     torch.manual_seed(0)
     y = maps(3, 2, 4, 5, layout=layout)
-    var, mean = torch.var_mean(y, (0, 2, 3) if together else (2, 3), correction=0)
-    found = _Moments.apply(y, together)
+    counted = y if shares is None else y[torch.arange(3).repeat_interleave(torch.tensor(shares).mul(4.1).int())]
+    var, mean = torch.var_mean(counted, (2, 3) if shares is None else (0, 2, 3), correction=0)
+    shares = None if shares is None else torch.tensor(shares, dtype=torch.float64)
+    found = _Moments.apply(y, shares)
     assert torch.allclose(found[0], mean, rtol=1e-12) and torch.allclose(found[1], var, rtol=1e-12)
-    assert gradcheck(lambda y: _Moments.apply(y, together), y)
-    assert gradgradcheck(lambda y: _Moments.apply(y, together), y)
+    assert gradcheck(lambda y: _Moments.apply(y, shares), y)
+    assert gradgradcheck(lambda y: _Moments.apply(y, shares), y)
 
 
 # Kernel, stride, padding, groups (4 channels), bias.

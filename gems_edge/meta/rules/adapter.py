@@ -63,8 +63,8 @@ def adapter_inputs(weights: Weights, gradients: Weights, features: Tensor | None
     parts = [standardised(means), standardised(pushes)]
     if features is not None:
         channels = weights[f"{ADAPTER}hidden.weight"].shape[1] - input_size(weights)
-        maps = torch.unflatten(features.detach().to(means.dtype), 1, (channels, -1))
-        parts.append(standardised(maps.mean((0, 2))))
+        maps = torch.unflatten(features.detach().to(means.dtype), 0, (channels, -1))
+        parts.append(standardised(maps.mean(1)))
     return torch.cat(parts)
 
 

@@ -57,7 +57,8 @@ class Rule:
         return {}
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
-        """One step. `gradients` of the adapted weights; `features` [N, feature_size] of the support images."""
+        """One step. `gradients` of the adapted weights; `features` [feature_size]: their mean over the support
+        images, where every class counts alike."""
         raise NotImplementedError
 
     def decisions(self, weights: Weights) -> dict[str, int]:
