@@ -5,7 +5,7 @@ for time, and how many gradient steps are taken.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -196,7 +196,7 @@ class _Networks:
         """The ways to export this network."""
         for memory in self.budget.memories:
             predicted = {
-                board: predictions | {"adapt": predictions["step"].times(steps)}
+                board: predictions | {"adapt": adaptation(predictions, steps)}
                 for board, predictions in self._predicted(ratio, round_to, memory).items()
             }
             yield Candidate(ratio, round_to, memory, steps, predicted)
@@ -230,13 +230,21 @@ def predictions(
     costs: dict[str, Any], board: DeviceProfile, threads: int | None, ways: int, shots: int
 ) -> dict[str, Prediction]:
     """Predictions for a bundle on a board, from its manifest's "cost": "predict" (ms, one image), "step" (ms of one
-    gradient step) and "memory" (MB, the larger peak of the two)."""
+    gradient step), "trunk" (ms, of all support images; only where there is one) and "memory" (MB, the larger peak of
+    predicting and adapting)."""
     peaks = (predict_memory(costs, 1, "predict"), predict_memory(costs, ways * shots, "adapt"))
     return {
         "predict": latency(costs["predict"], board, threads),
         "step": latency(costs["adapt_step"], board, threads),
+        **({"trunk": latency(costs["trunk"], board, threads).times(ways * shots)} if "trunk" in costs else {}),
         "memory": max(peaks, key=lambda peak: peak.high),
     }
+
+
+def adaptation(predicted: Mapping[str, Prediction], steps: int) -> Prediction:
+    """ms of one adaptation of `steps` steps, from `predictions`: the trunk over the support images, then the steps."""
+    taken = predicted["step"].times(steps)
+    return predicted["trunk"].plus(taken) if "trunk" in predicted else taken
 
 
 def _possible(dense: ModelSpec, trained: ModelSpec, ratio: float) -> bool:

@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gems_edge.device.bundle import FILES, FORMAT, FORMAT_VERSION, PLAIN_VERSION
+from gems_edge.device.bundle import (
+    CARRYING_VERSION,
+    FILES,
+    FORMAT,
+    PLAIN_VERSION,
+    SPLIT_VERSION,
+    TRUNK_FILE,
+)
 from gems_edge.device.int8 import INT8_FILE
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
@@ -31,7 +38,7 @@ def _is_bundle(path: Path) -> bool:
         manifest = read_json(path / "manifest.json", "")
     except (UserError, OSError):
         return False
-    known = {"manifest.json", *FILES, INT8_FILE}
+    known = {"manifest.json", *FILES, TRUNK_FILE, INT8_FILE}
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT and {p.name for p in path.iterdir()} <= known
 
 
@@ -44,8 +51,7 @@ def write_bundle(
     """
     check_target(path)
     files = {name: {"bytes": len(content), "sha256": sha256_bytes(content)} for name, content in contents.items()}
-    version = FORMAT_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
-    manifest = {"format": FORMAT, "format_version": version, **manifest, "files": files}
+    manifest = {"format": FORMAT, "format_version": _version(manifest), **manifest, "files": files}
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         staging.chmod(0o755)
@@ -59,6 +65,13 @@ def write_bundle(
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return manifest
+
+
+def _version(manifest: Mapping[str, Any]) -> int:
+    """The least version that tells a board all it needs to know."""
+    if manifest.get("trunk"):
+        return SPLIT_VERSION
+    return CARRYING_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
 
 
 def _write_manifest(directory: Path, manifest: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gems_edge.data.mixture import mixture_sampler
 from gems_edge.errors import UserError
-from gems_edge.export.budget import Budget, Candidate, predictions, search, spread
+from gems_edge.export.budget import Budget, Candidate, adaptation, predictions, search, spread
 from gems_edge.export.bundle import check_target
 from gems_edge.export.pipeline import accuracies, export_source
 from gems_edge.export.recovery import recover, remaining_ratio
@@ -82,7 +82,7 @@ def front_points(
                 "boards": {
                     board: {
                         "predict": values["predict"].as_dict(),
-                        "adapt": values["step"].times(manifest["rule"]["steps"]).as_dict(),
+                        "adapt": adaptation(values, manifest["rule"]["steps"]).as_dict(),
                         "memory": values["memory"].as_dict(),
                     }
                     for board, values in predicted.items()

@@ -32,16 +32,21 @@ def tensor_names(learned: MetaModel) -> dict[str, list[str]]:
 
 
 def costs(
-    predict: onnx.ModelProto, adapt: onnx.ModelProto, sizes: dict[str, int], int8: onnx.ModelProto | None = None
+    predict: onnx.ModelProto,
+    adapt: onnx.ModelProto,
+    sizes: dict[str, int],
+    int8: onnx.ModelProto | None = None,
+    trunk: onnx.ModelProto | None = None,
 ) -> dict[str, Any]:
     """The manifest's "cost": what latency and memory on a board are predicted from. `sizes`: of the support set."""
     one_image = sizes | {IMAGES: 1}
     return {
         "predict": describe(predict, one_image),
         **({"predict_int8": describe(int8, one_image)} if int8 else {}),
+        **({"trunk": describe(trunk, one_image)} if trunk else {}),
         "adapt_step": describe(adapt, sizes, channel_blocks=False),
         "adapt_peak": adapt_peak(adapt, sizes),
-        "memory": memory_cost(predict, adapt, sizes),
+        "memory": memory_cost(predict, adapt, sizes, trunk),
     }
 
 

@@ -35,8 +35,9 @@ from alternating import CLOCKS, alternate, times_faster
 
 from gems_edge.device.bundle import HEAD, Bundle
 from gems_edge.device.host import host_facts
-from gems_edge.device.learner import Learner, adapt_session, predict_session
+from gems_edge.device.learner import Learner
 from gems_edge.device.measure import cold_starts, fresh_memory, random_pixels
+from gems_edge.device.sessions import adapt_session, predict_session
 from gems_edge.export.passes.stream import MEMORY
 from gems_edge.files import cache_directory, read_json, write_atomic
 from gems_edge.meta.inner import Support, inner_step, one_hot

@@ -18,8 +18,9 @@ import numpy as np
 from alternating import alternate, times_faster
 
 from gems_edge.device.bundle import HEAD
-from gems_edge.device.learner import Learner, adapt_session, predict_session
+from gems_edge.device.learner import Learner
 from gems_edge.device.measure import fresh_memory
+from gems_edge.device.sessions import adapt_session, predict_session
 
 
 def calls(path: Path, threads: int):

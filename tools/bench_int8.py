@@ -17,8 +17,9 @@ import click
 import numpy as np
 
 from gems_edge.device.host import host_facts
-from gems_edge.device.learner import PRECISIONS, Learner, predict_session
+from gems_edge.device.learner import Learner
 from gems_edge.device.measure import predict_call, summarise, time_calls, times_faster
+from gems_edge.device.sessions import PRECISIONS, predict_session
 
 _MEDIAN = {"p50": 0.5}
 

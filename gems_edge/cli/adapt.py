@@ -74,6 +74,7 @@ def _report(learner: "Learner", adaptation: "Adaptation", saved: "State", path: 
     from gems_edge.process_memory import peak_rss_mb
 
     times = summarise([1e3 * seconds for seconds in adaptation.seconds], {"p50": 0.5, "p90": 0.9}).quantiles
+    trunk_ms = None if adaptation.trunk_seconds is None else round(1e3 * adaptation.trunk_seconds, 3)
     measured, size = peak_rss_mb(), state_bytes(path)
     predicted = predict_memory(learner.bundle.manifest["cost"], adaptation.images, "adapt")
     document = {
@@ -84,6 +85,7 @@ def _report(learner: "Learner", adaptation: "Adaptation", saved: "State", path: 
         "steps": adaptation.steps,
         "loss": list(adaptation.losses),
         "ms_per_step": {name: round(value, 3) for name, value in times.items()},
+        "trunk_ms": trunk_ms,
         "peak_rss_mb": None if measured is None else round(measured, 1),
         "predicted_peak_mb": round(predicted.value, 1),
         "state_bytes": size,
@@ -91,8 +93,9 @@ def _report(learner: "Learner", adaptation: "Adaptation", saved: "State", path: 
     memory = f"{predicted.value_text('.0f')} predicted ({predicted.interval_text('.0f')})"
     if measured is not None:
         memory = f"{measured:.0f} MB measured, {memory}"
+    trunk = "" if trunk_ms is None else f"{trunk_ms:.1f} ms for the layers that do not learn, "
     lines = (
         f"{path}: generation {saved.generation}, {size} bytes",
-        f"{times['p50']:.1f} ms per step; peak memory {memory}",
+        f"{trunk}{times['p50']:.1f} ms per step; peak memory {memory}",
     )
     return document, "\n".join(lines)

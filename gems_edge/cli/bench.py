@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # What is both measured and predicted: name → where it stands in a document.
 _BOTH = {
     "predict": ("predict", "p50"),
+    "trunk": ("trunk", "p50"),
     "adapt": ("adapt", "p50"),
     "memory of predict": ("memory", "predict", "peak"),
     "memory of adapt": ("memory", "adapt", "peak"),
@@ -103,7 +104,7 @@ def _measure_there(
 
 
 def _predict(bundle: "Bundle", profile: "DeviceProfile", threads: int | None) -> Document:
-    """Latency of a prediction and of a gradient step on a board, and memory of both."""
+    """Latency of a prediction, of the trunk where there is one and of a gradient step on a board, and memory."""
     from gems_edge.predict.latency import latency
     from gems_edge.predict.memory import predict_memory
 
@@ -121,6 +122,8 @@ def _predict(bundle: "Bundle", profile: "DeviceProfile", threads: int | None) ->
         times["predict"] = time(1, "predict")
         if "predict_int8" in cost:
             times["int8"] = {"predict": time(1, "predict", "int8")}
+        if bundle.trunk is not None:
+            times["trunk"] = time(1, "trunk")
         times["adapt"] = time(images, "adapt_step")
     return times | {"memory": {"predict": memory(1, "predict"), "adapt": memory(images, "adapt")}}
 
@@ -129,7 +132,9 @@ def _compare(measured: Document, predicted: Document) -> Document:
     """For each figure that is both measured and predicted: both, how far off, and whether the interval holds it."""
     compared = {}
     for what, (*sections, name) in _BOTH.items():
-        if sections[0] not in predicted:  # where onnxruntime does not run, only memory is predicted
+        if (
+            sections[0] not in predicted
+        ):  # no trunk; or a board without onnxruntime, for which memory alone is predicted
             continue
         measurement, prediction = _section(measured, sections), _section(predicted, sections)
         low, high = prediction["interval"][name]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from gems_edge.cli.common import Document, table
 
+_GRAPHS = {"predict": "a prediction", "trunk": "the trunk", "adapt_step": "an adapt step"}
 _FREE = {"memory_available_mb": "of memory", "disk_free_mb": "of disk"}
 
 Row = tuple[str, str, str, str, str]
@@ -36,8 +37,9 @@ def _rows(document: Document) -> Iterator[Row]:
     for device, predictions in document["devices"].items():
         yield from _figure_rows(device, predictions)
     yield from _section_rows(here, "cold start of predict", document["cold_start"])
-    yield "any", "MACs of a prediction", f"{document['macs']['predict']:,}", "", "predicted"
-    yield "any", "MACs of an adapt step", f"{document['macs']['adapt_step']:,}", "", "predicted"
+    for graph, what in _GRAPHS.items():
+        if graph in document["macs"]:
+            yield "any", f"MACs of {what}", f"{document['macs'][graph]:,}", "", "predicted"
     yield "any", "size of the bundle", f"{document['bytes']['total']:,} bytes", "", "measured"
 
 
@@ -47,6 +49,8 @@ def _figure_rows(where: str, figures: Document) -> Iterator[Row]:
         yield from _section_rows(where, "predict, 1 image,", figures["predict"])
     if "int8" in figures:
         yield from _section_rows(where, "predict in int8, 1 image,", figures["int8"]["predict"])
+    if "trunk" in figures:
+        yield from _section_rows(where, "trunk of adapt, 1 image,", figures["trunk"])
     if "adapt" in figures:
         yield from _section_rows(where, f"adapt step, {figures['adapt']['images']} images,", figures["adapt"])
     for what, section in figures["memory"].items():

@@ -15,6 +15,7 @@ from gems_edge.device.measure import (
     summarise,
     time_calls,
     times_faster,
+    trunk_call,
 )
 
 _MEDIAN = {"p50": 0.5}
@@ -58,15 +59,21 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
 
 
 def _times(bundle: Bundle, threads: int | None, here: str, on_stage: Callable[[str], None]) -> dict[str, Any]:
-    """Predictions and gradient steps. `here`: the machine, as sources name it."""
+    """Predictions, the trunk where there is one, and gradient steps. `here`: the machine, as sources name it."""
     on_stage("predictions")
     predict = summarise(time_calls(predict_call(bundle, threads)))
     int8 = {} if bundle.quantisation is None else {"int8": _int8(bundle, threads, here)}
+    trunk = {}
+    if bundle.trunk is not None:
+        on_stage("the trunk")
+        sample = summarise(time_calls(trunk_call(bundle, threads)))
+        trunk = {"trunk": {"images": 1, **sample.as_dict("ms", _timed(sample, here))}}
     on_stage("gradient steps")
     adapt = summarise(time_calls(adapt_call(bundle, threads), warm_up=3, runs=100, seconds=10.0))
     return {
         "predict": {"images": 1, **predict.as_dict("ms", _timed(predict, here))},
         **int8,
+        **trunk,
         "adapt": {
             "images": bundle.ways * bundle.shots,
             "classes": bundle.ways,
@@ -96,7 +103,8 @@ def _sizes(bundle: Bundle) -> dict[str, Any]:
 
 
 def _macs(bundle: Bundle) -> dict[str, Any]:
-    macs = {graph: bundle.manifest["cost"][graph]["macs"] for graph in ("predict", "adapt_step")}
+    cost = bundle.manifest["cost"]
+    macs = {graph: cost[graph]["macs"] for graph in ("predict", "trunk", "adapt_step") if graph in cost}
     interval = {graph: [count, count] for graph, count in macs.items()}
     source = "counted from the graphs' shapes at export, exact"
     return macs | {"unit": "MAC", "interval": interval, "tag": "predicted", "source": source}

@@ -17,9 +17,13 @@ from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes
 
 FORMAT = "gems-edge-bundle"
-# Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Bundles without them stay version 1.
-FORMAT_VERSION, PLAIN_VERSION = 2, 1
+# Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Version 3: adapt.onnx is fed with what
+# trunk.onnx makes of the images (trunk). A bundle has the least version that says all it needs.
+PLAIN_VERSION, CARRYING_VERSION, SPLIT_VERSION = 1, 2, 3
+FORMAT_VERSION = SPLIT_VERSION
 FILES = ("predict.onnx", "adapt.onnx", "weights.safetensors")
+TRUNK_FILE = "trunk.onnx"
+IMAGES, FEATURES = "images", "features"  # what a gradient step is fed: without a trunk, and with one
 # What memory is predicted from, beside cost.memory.
 COSTS = (
     "predict.macs",
@@ -31,7 +35,18 @@ COSTS = (
     "memory.predict.nodes",
     "memory.adapt.nodes",
 )
+# And where there is a trunk.
+TRUNK_COSTS = ("trunk.macs", "trunk.constant_bytes", "trunk.peak_bytes", "memory.feature_bytes", "memory.trunk.nodes")
 HEAD = ("head.weight", "head.bias")
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The layers that no step moves, as a graph of their own: trunk.onnx, images [N, C, S, S] → features."""
+
+    cut: str  # the path of the lowest layer, or block, above it
+    features: tuple[int, ...]  # the shape of one image's: [c, h, w] of maps, [F] of the whole body
+    peak_bytes: int  # activations of one image
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,12 @@ class Bundle:
     weights: dict[str, np.ndarray]
     manifest: dict[str, Any]
     quantisation: Quantisation | None = None  # of predict.int8.onnx; None: there is none
+    trunk: Trunk | None = None  # None: a step runs the whole network
+
+    @property
+    def step_input(self) -> str:
+        """What a gradient step is fed of the support set: "images", or "features" where there is a trunk."""
+        return IMAGES if self.trunk is None else FEATURES
 
     def model(self, file: str) -> bytes:
         """The bytes of `file`, checked against the manifest once more."""
@@ -132,6 +153,7 @@ def read_bundle(path: Path | str) -> Bundle:
         weights=_read_weights(path, fields),
         manifest=manifest,
         quantisation=_quantisation(fields),
+        trunk=_trunk(fields),
     )
     _check_tensors(bundle, fields)
     return bundle
@@ -139,7 +161,8 @@ def read_bundle(path: Path | str) -> Bundle:
 
 def _check_files(path: Path, fields: "_Fields") -> None:
     listed = fields.get("files", dict, "an object")
-    for file in FILES:
+    has_trunk = fields.manifest.get("trunk") is not None
+    for file in (*FILES, *((TRUNK_FILE,) if has_trunk else ())):
         if file not in listed:
             raise UserError(f"{path} is incomplete: its manifest does not list {file}; export it again")
     for file in listed:
@@ -199,14 +222,15 @@ def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
 
 def _check_costs(fields: "_Fields") -> None:
     """What memory and latency are predicted from."""
-    for key in COSTS:
+    has_trunk = fields.manifest.get("trunk") is not None
+    for key in (*COSTS, *(TRUNK_COSTS if has_trunk else ())):
         if fields.get(f"cost.{key}", int | float, "a number") < 0:
             raise fields.error(f"cost.{key}", "a number that is not negative")
-    for graph in ("predict", "adapt_step"):
+    for graph in ("predict", "adapt_step", *(("trunk",) if has_trunk else ())):
         amounts = fields.get(f"cost.{graph}.work", dict, "amounts of work by term").values()
         if not all(_is_amount(amount) for amount in amounts):
             raise fields.error(f"cost.{graph}.work", "amounts of work by term")
-    for what in ("predict", "adapt"):
+    for what in ("predict", "adapt", *(("trunk",) if has_trunk else ())):
         key, expected = f"cost.memory.{what}", "sizes of the arena for ascending numbers of images"
         images, sizes = (fields.get(f"{key}.{part}", list, expected) for part in ("images", "arena_bytes"))
         countable = all(_is_amount(number) and isinstance(number, int) for number in (*images, *sizes))
@@ -216,6 +240,17 @@ def _check_costs(fields: "_Fields") -> None:
 
 def _is_amount(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _trunk(fields: "_Fields") -> Trunk | None:
+    if fields.manifest.get("trunk") is None:
+        return None
+    expected = "the shape of one image's features, [c, h, w] or [F]"
+    shape = fields.get("trunk.features", list, expected)
+    if len(shape) not in (1, 3) or not all(type(size) is int and 1 <= size <= 100_000 for size in shape):
+        raise fields.error("trunk.features", expected)
+    peak = fields.integer("cost.trunk.peak_bytes", 0, 1 << 40)
+    return Trunk(fields.text("trunk.cut"), tuple(shape), peak)
 
 
 def _quantisation(fields: "_Fields") -> Quantisation | None:

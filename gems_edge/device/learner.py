@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from gems_edge.device.batching import images_per_call
-from gems_edge.device.bundle import HEAD, Bundle, read_bundle
-from gems_edge.device.int8 import INT8_FILE, Quantisation, refreshed
-from gems_edge.device.onnxfile import initializers, with_values
+from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, TRUNK_FILE, Bundle, read_bundle
 from gems_edge.device.runtime import Session, check_threads
+from gems_edge.device.sessions import Arrays, adapt_session, check_precision, predict_session, trunk_session
 from gems_edge.device.state import State, as_delta, load_state, restored, save_state
 from gems_edge.errors import UserError
 from gems_edge.images import decode_image, to_input
 
-PRECISIONS = ("fp32", "int8")
-Arrays = dict[str, np.ndarray]  # by name
 OnStep = Callable[[int, float, float], None]  # called after each step with its number, loss and seconds
 Watch = Callable[[Arrays], None]  # called with the outputs of each run of adapt.onnx
 
@@ -35,6 +32,7 @@ class Adaptation:
     losses: tuple[float, ...]
     seconds: tuple[float, ...]
     total_seconds: float
+    trunk_seconds: float | None = None  # of all images, loading counted; None: the bundle has no trunk
 
     @property
     def steps(self) -> int:
@@ -132,19 +130,43 @@ class Learner:
         rows, and a loss that is no longer finite; MachineError if memory runs out.
         """
         started = time.perf_counter()
-        inputs = self._inputs(images)
-        classes, index = _number(labels, len(inputs))
+        pixels = self._checked(images)
+        classes, index = _number(labels, len(pixels))
         if steps is None:
             steps = self.bundle.steps
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise UserError(f"steps must be a whole number of at least 1, not {steps!r}")
         weights = self.bundle.start_weights(len(classes))
-        feeds = {"images": inputs, "targets": np.eye(len(classes), dtype=np.float32)[index]}
+        targets = np.eye(len(classes), dtype=np.float32)[index]
         with self._teaching:
-            self._now = copy.copy(self._now)  # without its session: a board has no memory for both graphs
+            self._now = copy.copy(self._now)  # without its session: a board has no memory for two graphs at once
+            inputs, trunk_seconds = self._step_inputs(pixels)
+            feeds = {self.bundle.step_input: inputs, "targets": targets}
             tensors, losses, seconds = self._learn(weights, feeds, steps, on_step, watch)
-            self._teach(State(self.bundle.hash, classes, steps, len(inputs), tensors))
-        return Adaptation(classes, len(inputs), tuple(losses), tuple(seconds), time.perf_counter() - started)
+            self._teach(State(self.bundle.hash, classes, steps, len(pixels), tensors))
+        total = time.perf_counter() - started
+        return Adaptation(classes, len(pixels), tuple(losses), tuple(seconds), total, trunk_seconds)
+
+    def _step_inputs(self, pixels: np.ndarray) -> tuple[np.ndarray, float | None]:
+        """What every step is fed of the support images, and the seconds that the trunk took, where there is one: its
+        features are computed once, and its session is gone before that of the steps is loaded."""
+        trunk = self.bundle.trunk
+        if trunk is None:
+            return _network_input(pixels), None
+        started = time.perf_counter()
+        session = trunk_session(self.bundle, self.threads)
+        features = np.empty((len(pixels), *trunk.features), np.float32)
+        batch = images_per_call(trunk.peak_bytes)
+        for start in range(0, len(pixels), batch):
+            some = _network_input(pixels[start : start + batch])
+            [result] = session.run([FEATURES], {IMAGES: some})
+            if result.shape != (len(some), *trunk.features):
+                raise UserError(
+                    f"{self.bundle.path / TRUNK_FILE} gives features of shape {list(result.shape[1:])}, not "
+                    f"{list(trunk.features)} as its manifest says; export the bundle again"
+                )
+            features[start : start + batch] = result
+        return features, time.perf_counter() - started
 
     def _learn(
         self, weights: Arrays, feeds: Arrays, steps: int, on_step: OnStep | None, watch: Watch | None
@@ -177,15 +199,15 @@ class Learner:
         time or a thousand give the same answers. Raises UserError for images that do not fit.
         """
         now = self._now  # once: another thread may teach meanwhile
-        inputs = self._inputs(images)
+        pixels = self._checked(images)
         with now.lock:
             if now.session is None:
                 now.session = predict_session(self.bundle, now.weights, self.threads, self.precision)
         head = {name: now.weights[name] for name in HEAD}
         batch = self.batch_size()
         logits = [
-            now.session.run(["logits"], {"images": inputs[i : i + batch], **head})[0]
-            for i in range(0, len(inputs), batch)
+            now.session.run(["logits"], {IMAGES: _network_input(pixels[i : i + batch]), **head})[0]
+            for i in range(0, len(pixels), batch)
         ]
         return _softmax(np.concatenate(logits))
 
@@ -228,8 +250,8 @@ class Learner:
         with self._teaching:
             self._now = _Taught(state.classes, weights, state)
 
-    def _inputs(self, images: np.ndarray) -> np.ndarray:
-        """The network's input, float32 [N, C, S, S] in 0…1."""
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        """The images as an array [N, S, S, C], uint8 or floating point in 0…1."""
         size, channels = self.bundle.image_size, self.bundle.channels
         try:
             images = np.asarray(images)
@@ -247,53 +269,21 @@ class Learner:
         if not len(images):
             raise UserError("no images were given; give at least one")
         if images.dtype == np.uint8:
-            return to_input(images)
+            return images
         if images.dtype.kind != "f":
             raise UserError(
                 f"images are {images.dtype} and must be uint8, or floating point in 0…1; convert them with astype"
             )
         if not (images.min() >= 0 and images.max() <= 1):  # false for NaN too
             raise UserError("floating-point images must lie in 0…1; divide by 255, or give uint8")
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+        return images
 
 
-def adapt_session(bundle: Bundle, threads: int | None) -> Session:
-    """The adaptation graph, loaded and checked against the manifest."""
-    what = str(bundle.path / "adapt.onnx")
-    model = bundle.model("adapt.onnx")
-    initializers(model, what)  # refuses what is no ONNX and what reads other files
-    session = Session(model, what, threads=threads, channel_blocks=False)
-    session.require(["images", "targets", *bundle.adapted, *HEAD, *bundle.carried], bundle.step_outputs)
-    return session
-
-
-def predict_session(bundle: Bundle, weights: Arrays, threads: int | None, precision: str = "fp32") -> Session:
-    """The predict graph with `weights` (adapted backbone, statistics) in place of the start values; the head is fed."""
-    if precision == "int8":
-        what = str(bundle.path / INT8_FILE)
-        model = refreshed(bundle.model(INT8_FILE), _quantisation(bundle), bundle.weights | weights, what)
-    else:
-        what = str(bundle.path / "predict.onnx")
-        changed = {n: value for n, value in weights.items() if n not in HEAD and value is not bundle.weights[n]}
-        model = with_values(bundle.model("predict.onnx"), changed, what)
-    session = Session(model, what, threads=threads)
-    session.require(["images", *HEAD], ["logits"])
-    return session
-
-
-def check_precision(bundle: Bundle, precision: str) -> str:
-    """`precision` itself; UserError unless the bundle answers in it."""
-    if precision not in PRECISIONS:
-        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if precision == "int8":
-        _quantisation(bundle)
-    return precision
-
-
-def _quantisation(bundle: Bundle) -> Quantisation:
-    if bundle.quantisation is None:
-        raise UserError(f"{bundle.path} has no quantised graph; export it again with gems-edge export --int8")
-    return bundle.quantisation
+def _network_input(pixels: np.ndarray) -> np.ndarray:
+    """Images [N, S, S, C] as graphs are fed them: float32 [N, C, S, S] in 0…1."""
+    if pixels.dtype == np.uint8:
+        return to_input(pixels)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 
 
 def _run(session: Session, outputs: Sequence[str], feeds: Arrays, step: int) -> Arrays:

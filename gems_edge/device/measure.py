@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gems_edge.device.bundle import HEAD, Bundle
-from gems_edge.device.learner import adapt_session, predict_session
+from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, Bundle, Trunk
+from gems_edge.device.sessions import adapt_session, predict_session, trunk_session
 from gems_edge.errors import MachineError, UserError
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -87,18 +87,31 @@ def predict_call(bundle: Bundle, threads: int | None, precision: str = "fp32") -
     """The untaught predict graph on one image, weights packed as initialisers, as a function without arguments."""
     weights = bundle.start_weights(bundle.ways)
     session = predict_session(bundle, weights, threads, precision)
-    feeds = {"images": random_input(bundle, 1), **{name: weights[name] for name in HEAD}}
+    feeds = {IMAGES: random_input(bundle, 1), **{name: weights[name] for name in HEAD}}
     return lambda: session.run(["logits"], feeds)
 
 
 def adapt_call(bundle: Bundle, threads: int | None) -> Callable[[], list[np.ndarray]]:
-    """One gradient step on ways × shots images, as a function without arguments."""
+    """One gradient step on ways × shots images, as a function without arguments: on random features where there is a
+    trunk."""
     weights = bundle.start_weights(bundle.ways)
     session = adapt_session(bundle, threads)
     images = bundle.ways * bundle.shots
     targets = np.eye(bundle.ways, dtype=np.float32)[np.arange(images) % bundle.ways]
-    feeds = {"images": random_input(bundle, images), "targets": targets, **weights, **bundle.start_carried()}
+    inputs = random_input(bundle, images) if bundle.trunk is None else _random_features(bundle.trunk, images)
+    feeds = {bundle.step_input: inputs, "targets": targets, **weights, **bundle.start_carried()}
     return lambda: session.run(bundle.step_outputs, feeds)
+
+
+def trunk_call(bundle: Bundle, threads: int | None) -> Callable[[], list[np.ndarray]]:
+    """The trunk on one image, as a function without arguments."""
+    session = trunk_session(bundle, threads)
+    feeds = {IMAGES: random_input(bundle, 1)}
+    return lambda: session.run([FEATURES], feeds)
+
+
+def _random_features(trunk: Trunk, images: int) -> np.ndarray:
+    return np.random.default_rng(0).random((images, *trunk.features), dtype=np.float32)
 
 
 def random_pixels(bundle: Bundle, images: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What the manifest tells a board of a bundle's memory beside the graphs' own cost. Needs onnx (workstation only)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -15,13 +16,32 @@ STEPS = 5
 TIMES = (1, 2, 3, 5, 7, 10, 16)
 
 
-def arena_bytes(model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS) -> int:
-    """How large onnxruntime's arena gets over `runs` runs of `model`, each fed with what the one before gave.
+# And those of a trunk, which runs call by call before them.
+CALLS = 2
+
+
+def arena_bytes(
+    model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS, trunk: onnx.ModelProto | None = None
+) -> int:
+    """How large onnxruntime's arena gets over `runs` runs of `model`, each fed with what the one before gave, and over
+    those of a `trunk` before them.
+
+    All sessions of a process share the arena, which gives nothing back to the system.
+    """
+    arena = Arena()
+    if trunk is not None:
+        _serve(arena, trunk, dims | {"images": min(dims["images"], max(_calls(trunk, dims)))}, CALLS)
+    _serve(arena, model, dims, runs)
+    return arena.total
+
+
+def _serve(arena: Arena, model: onnx.ModelProto, dims: dict[str, int], runs: int) -> None:
+    """The requests of `runs` runs, one after the other.
 
     Outputs are the arena's memory (onnxruntime hands them out as they are), so they are freed a run later.
     """
     requests, outputs = run_requests(model, dims)
-    kept, arena = set(outputs), Arena()
+    kept = set(outputs)
     for run in range(runs):
         arena.serve(
             (f"{name}/{run}" if name in kept else name, size)
@@ -29,32 +49,51 @@ def arena_bytes(model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS)
             if size is not None or name not in kept
         )
         arena.serve((f"{name}/{run - 1}", None) for name in outputs)
-    return arena.total
+    arena.serve((f"{name}/{runs - 1}", None) for name in outputs)
 
 
-def memory_cost(predict: onnx.ModelProto, adapt: onnx.ModelProto, dims: dict[str, int]) -> dict[str, Any]:
+def memory_cost(
+    predict: onnx.ModelProto, adapt: onnx.ModelProto, dims: dict[str, int], trunk: onnx.ModelProto | None = None
+) -> dict[str, Any]:
     """The manifest's cost.memory, from which memory.predict_memory works.
 
     image_bytes: of one image as the graphs are fed it. predict, adapt: {"nodes": …, "images": […], "arena_bytes": […]},
     how many nodes the graph has, those inside Scans too, and the arena's size for some numbers of images: of a call of
-    the predict graph, and of the support set, at `dims` and far beyond.
+    the predict graph, and of the support set, at `dims` and far beyond. With a `trunk` its table too, the arena of
+    adapt is that of both, and feature_bytes is what the trunk gives for an image.
     """
     images, classes = dims["images"], dims["classes"]
-    single = describe(predict, dims | {"images": 1})["peak_bytes"]
-    counts = {
-        "predict": sorted({1, images_per_call(single)}),
-        "adapt": sorted({classes, *(times * images for times in TIMES)}),
+    [image] = (value for value in predict.graph.input if value.name == "images")
+    supports = sorted({classes, *(times * images for times in TIMES)})
+    entries = {
+        "image_bytes": _bytes_each(image),
+        "predict": _table(predict, dims, _calls(predict, dims)),
+        "adapt": _table(adapt, dims, supports, trunk),
     }
-    image = next(value for value in predict.graph.input if value.name == "images").type.tensor_type.shape.dim[1:]
-    tables = {
-        what: {
-            "nodes": _nodes(model.graph),
-            "images": counts[what],
-            "arena_bytes": [arena_bytes(model, dims | {"images": count}) for count in counts[what]],
+    if trunk is not None:
+        entries |= {
+            "feature_bytes": _bytes_each(trunk.graph.output[0]),
+            "trunk": _table(trunk, dims, _calls(trunk, dims)),
         }
-        for what, model in (("predict", predict), ("adapt", adapt))
-    }
-    return {"image_bytes": 4 * math.prod(dim.dim_value for dim in image), **tables}
+    return entries
+
+
+def _table(
+    model: onnx.ModelProto, dims: dict[str, int], counts: Sequence[int], trunk: onnx.ModelProto | None = None
+) -> dict[str, Any]:
+    sizes = [arena_bytes(model, dims | {"images": count}, trunk=trunk) for count in counts]
+    return {"nodes": _nodes(model.graph), "images": list(counts), "arena_bytes": sizes}
+
+
+def _calls(model: onnx.ModelProto, dims: dict[str, int]) -> list[int]:
+    """How many images go through a graph at a time, at least and at most."""
+    return sorted({1, images_per_call(describe(model, dims | {"images": 1})["peak_bytes"])})
+
+
+def _bytes_each(value: onnx.ValueInfoProto) -> int:
+    """Of one image's tensor."""
+    sizes: list[int] = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+    return 4 * math.prod(sizes)
 
 
 def _nodes(graph: onnx.GraphProto) -> int:

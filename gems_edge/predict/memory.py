@@ -24,8 +24,8 @@ LOADING = {"predict": 3.85, "adapt": 2.7}
 LOADED = 1.0
 # What a step takes of the moved weights beside the arena, which holds them twice.
 STEPPING = 0.5
-# Images are pixels (a byte) before they are the network's input (four).
-IMAGES = 1.25
+# Images are pixels (a byte) before they are the network's input (four), a call's at a time for predictions and trunks.
+PIXELS, IMAGES = 0.25, 1.25
 
 # The interval. Where measured, nothing was farther off than ERROR: 6 % for the number of images that a bundle was
 # planned for, 15 % between the numbers that the arena was simulated for. PROCESS_MB is other on boards and with other
@@ -52,20 +52,13 @@ def predict_memory(manifest_cost: Mapping[str, Any], images: int, what: str) -> 
         raise UserError(f"memory can be predicted for predict or adapt, not {what!r}")
     if images < 1:
         raise UserError(f"memory can be predicted for 1 image or more, not {images}")
-    graph, memory = manifest_cost["predict"], manifest_cost["memory"]
-    weights = graph["constant_bytes"]
+    weights = manifest_cost["predict"]["constant_bytes"]
     if what == "predict":
-        constants, moved, taught = weights, 0, weights
-        call, planned = min(images, images_per_call(graph["peak_bytes"])), True
+        heap, taught, planned = weights + _call(manifest_cost, "predict", images), weights, True
+        heap += PIXELS * manifest_cost["memory"]["image_bytes"] * images
     else:
-        step = manifest_cost["adapt_step"]
-        constants, taught = step["constant_bytes"], 0
-        moved = max(0, weights - constants)
-        call, planned = images, images == step["dims"]["images"]
-    arena = interpolated(memory[what]["images"], memory[what]["arena_bytes"], call)
-    pixels = IMAGES * memory["image_bytes"] * images
-    nodes = NODE_BYTES * memory[what]["nodes"]
-    heap = nodes + weights + max(LOADING[what] * constants, LOADED * constants + STEPPING * moved + arena) + pixels
+        heap, taught = weights + _adapting(manifest_cost, images), 0
+        planned = images == manifest_cost["adapt_step"]["dims"]["images"]
     peak = PROCESS_MB[what] + heap / 1e6
     error = ERROR if planned else ERROR_BETWEEN
     return Prediction(
@@ -75,6 +68,34 @@ def predict_memory(manifest_cost: Mapping[str, Any], images: int, what: str) -> 
         "MB",
         SOURCE.format(process=PROCESS_MB[what], error=error),
     )
+
+
+def _call(cost: Mapping[str, Any], graph: str, images: int) -> float:
+    """Bytes that a graph from images to an answer takes, whose weights are packed: of the one call in which most images
+    go through it."""
+    memory, constants = cost["memory"], float(cost[graph]["constant_bytes"])
+    call = min(images, images_per_call(cost[graph]["peak_bytes"]))
+    arena = _arena(memory[graph], call) + float(memory["image_bytes"]) * call
+    nodes = NODE_BYTES * int(memory[graph]["nodes"])
+    return nodes + max(LOADING["predict"] * constants, LOADED * constants + arena)
+
+
+def _adapting(cost: Mapping[str, Any], images: int) -> float:
+    """Bytes that gradient steps take beside the weights, or the trunk before them if it takes more."""
+    memory, constants = cost["memory"], float(cost["adapt_step"]["constant_bytes"])
+    below = float(cost["trunk"]["constant_bytes"]) if "trunk" in cost else 0.0
+    moved = float(cost["predict"]["constant_bytes"]) - constants - below
+    arena = _arena(memory["adapt"], images)
+    steps = max(LOADING["adapt"] * constants, LOADED * constants + STEPPING * max(0, moved) + arena)
+    steps += NODE_BYTES * int(memory["adapt"]["nodes"])
+    if "trunk" not in cost:
+        return steps + IMAGES * float(memory["image_bytes"]) * images
+    kept = PIXELS * float(memory["image_bytes"]) + float(memory["feature_bytes"])
+    return max(steps, _call(cost, "trunk", images)) + kept * images
+
+
+def _arena(table: Mapping[str, Any], images: int) -> float:
+    return interpolated(table["images"], table["arena_bytes"], images)
 
 
 def interpolated(points: Sequence[int], values: Sequence[float], at: float) -> float:

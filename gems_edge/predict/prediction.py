@@ -17,6 +17,10 @@ class Prediction:
     def times(self, factor: float) -> "Prediction":
         return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
+    def plus(self, other: "Prediction") -> "Prediction":
+        """One after the other: ends add up, since what is wrong of a board is wrong in both."""
+        return replace(self, value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
+
     def as_dict(self, name: str = "value", digits: int = 3, *, with_unit: bool = True) -> dict[str, Any]:
         """For JSON: {name: value, "interval": [low, high], "unit", "tag": "predicted", "source"}.
 

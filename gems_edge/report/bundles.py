@@ -9,7 +9,7 @@ from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Picture, S
 from gems_edge.wording import accuracy_text, count_text, interval_text, number_text, protocol_text
 
 SIZES = {"params": "weights", "macs": "MACs per image"}  # manifest's key → label
-GRAPHS = {"predict": "predict", "adapt_step": "adapt step"}
+GRAPHS = {"predict": "predict", "trunk": "trunk", "adapt_step": "adapt step"}  # no trunk in most bundles
 
 
 def bundle_sections(bundle: Path | str, devices: Sequence[str] | None = None) -> list[Section]:
@@ -55,6 +55,7 @@ def _facts(manifest: Mapping[str, Any]) -> Table:
         ("adapts with", f"{rule['name']}, {rule['steps']} steps, rate {rule['inner_lr']:g}"),
         ("normalisation mode", manifest["normalization"]),
         *_choice_facts(manifest),
+        *_split_facts(manifest),
     ]
     if check := manifest.get("verification"):
         rows.append((
@@ -76,6 +77,13 @@ def _choice_facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _frozen_facts(specialised)
     elif adapter:
         yield "what it adapts", f"chosen on the board, {adapter}"
+
+
+def _split_facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where the network is cut, and what adapting then needs of an image."""
+    if trunk := manifest.get("trunk"):
+        yield "learns from", f"{trunk['cut']}; the layers below it run once for each photo"
+        yield "features of a photo", " × ".join(map(str, trunk["features"]))
 
 
 def _frozen_facts(specialised: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -135,7 +143,8 @@ def _board_section(manifest: Mapping[str, Any], devices: Sequence[str] | None) -
     from gems_edge.predict.profiles import find_profile, list_profiles, load_profile
 
     cost, images = manifest["cost"], manifest["ways"] * manifest["shots"]
-    graphs = {"predict": "predict, 1 image", "adapt_step": f"adapt step, {images} images"}
+    labels = {"predict": "predict, 1 image", "trunk": "trunk, 1 image", "adapt_step": f"adapt step, {images} images"}
+    graphs = {graph: label for graph, label in labels.items() if graph in cost}
     rows: list[tuple[str, ...]] = []
     sources: dict[str, None] = {}  # each once, in order
     known = [device for device in list_profiles() if not load_profile(device).memory_only]
@@ -157,7 +166,7 @@ def _board_section(manifest: Mapping[str, Any], devices: Sequence[str] | None) -
 
 
 def _operations_section(manifest: Mapping[str, Any]) -> Section:
-    costs = {label: manifest["cost"][graph] for graph, label in GRAPHS.items()}
+    costs = {label: manifest["cost"][graph] for graph, label in GRAPHS.items() if graph in manifest["cost"]}
     rows = tuple(
         (label, op["kind"], f"{op['count']:,}", f"{op['macs']:,}", f"{op['bytes']:,}")
         for label, cost in costs.items()

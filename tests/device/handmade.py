@@ -25,14 +25,16 @@ MEMORY = {
     "predict": {"nodes": 40, "images": [1, 16], "arena_bytes": [5_000, 80_000]},
     "adapt": {"nodes": 400, "images": [3], "arena_bytes": [300_000]},
 }
+SPLIT_MEMORY = {"feature_bytes": 4 * FEATURES * (SIZE // PATCH) ** 2, "trunk": MEMORY["predict"]}
 PARTS = {"maml": (CONV, *HEAD), "anil": HEAD, "boil": (CONV,)}
 
 
 def write_bundle(
     path: Path, *, channels=1, ways=3, head="shared", method="maml", normalization="support", steps=5, seed=0,
-    decay=None,
+    decay=None, split=False,
 ) -> Path:  # fmt: skip
-    """`decay`: the rate is carried from step to step, times `decay` each."""
+    """`decay`: the rate is carried from step to step, times `decay` each. `split`: all below the mean is a trunk, for
+    which nothing of it may adapt or need the whole support set (method anil, normalization group)."""
     path.mkdir()
     generator = np.random.default_rng(seed)
     rows = 1 if head == "shared" else ways
@@ -55,7 +57,7 @@ def write_bundle(
         start[name] = np.repeat(weights[name], ways, axis=0) if head == "shared" else weights[name]
     files = {
         "predict.onnx": predict_model(start, statistics).SerializeToString(),
-        "adapt.onnx": adapt_model(start, adapted, statistics, decay).SerializeToString(),
+        "adapt.onnx": adapt_model(start, adapted, statistics, decay, split).SerializeToString(),
         "weights.safetensors": safetensors.numpy.save(weights),
     }
     cost = {
@@ -86,6 +88,11 @@ def write_bundle(
     }  # fmt: skip
     if decay is not None:
         manifest["tensors"]["carried"] = [CARRIED]
+    if split:
+        files["trunk.onnx"] = trunk_model(start).SerializeToString()
+        manifest["format_version"] = 3
+        manifest["trunk"] = {"file": "trunk.onnx", "cut": "head", "features": [FEATURES, SIZE // PATCH, SIZE // PATCH]}
+        manifest["cost"] |= {"trunk": manifest["cost"]["predict"], "memory": MEMORY | SPLIT_MEMORY}
     write_files(path, files, manifest)
     return path
 
@@ -141,7 +148,20 @@ def predict_model(weights: dict, statistics: tuple[str, ...]) -> onnx.ModelProto
     return _model("predict", nodes, inputs, [_value("logits", ["images", "classes"])], initial)
 
 
-def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, ...], decay=None) -> onnx.ModelProto:
+def trunk_model(weights: dict) -> onnx.ModelProto:
+    """images → maps behind the ReLU."""
+    nodes = [
+        make_node("Conv", ["images", CONV], ["y"], strides=[PATCH, PATCH]),
+        make_node("Relu", ["y"], ["features"]),
+    ]
+    image = _value("images", ["images", weights[CONV].shape[1], SIZE, SIZE])
+    maps = _value("features", ["images", FEATURES, SIZE // PATCH, SIZE // PATCH])
+    return _model("trunk", nodes, [image], [maps], {CONV: weights[CONV]})
+
+
+def adapt_model(
+    weights: dict, adapted: tuple[str, ...], statistics: tuple[str, ...], decay=None, split=False
+) -> onnx.ModelProto:
     channels, side = weights[CONV].shape[1], SIZE // PATCH
     constants = {
         "cut": np.array([-1, channels, side, PATCH, side, PATCH]),
@@ -151,12 +171,13 @@ def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, 
         "maps": np.array([-1, side * side, FEATURES]),
         "axis0": np.array([0]),
         "axis1": np.array([1]),
+        "places": np.array([2, 3]),
         "epsilon": np.float32(EPSILON),
         "rate": np.float32(RATE),
         "zero": np.float32(0),
         "patches": np.float32(side * side),
     }
-    n = make_node
+    n, fed = make_node, "features" if split else "images"
     nodes = [
         n("Reshape", ["images", "cut"], ["cut6"]),
         n("Transpose", ["cut6"], ["cut6t"], perm=[0, 2, 4, 1, 3, 5]),
@@ -180,6 +201,10 @@ def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, 
         n("Relu", [z], ["r"]),
         n("Reshape", ["r", "maps"], ["r3"]),
         n("ReduceMean", ["r3", "axis1"], ["f"], keepdims=0),
+    ]
+    if split:
+        nodes = [n("ReduceMean", [fed, "places"], ["f"], keepdims=0)]
+    nodes += [
         n("Gemm", ["f", *HEAD], ["logits"], transB=1),
         n("LogSoftmax", ["logits"], ["log"], axis=1),
         n("Mul", ["targets", "log"], ["tl"]),
@@ -188,7 +213,7 @@ def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, 
         n("ReduceMean", ["ce"], ["loss"], keepdims=0),
         n("Exp", ["log"], ["q"]),
         n("Sub", ["q", "targets"], ["e"]),
-        n("Shape", ["images"], ["count1"], end=1),
+        n("Shape", [fed], ["count1"], end=1),
         n("Cast", ["count1"], ["count"], to=TensorProto.FLOAT),
         n("Div", ["e", "count"], ["dl"]),
     ]
@@ -213,7 +238,8 @@ def adapt_model(weights: dict, adapted: tuple[str, ...], statistics: tuple[str, 
     for name in adapted:
         nodes += [n("Mul", [rate, f"d.{name}"], [f"s.{name}"]), n("Sub", [name, f"s.{name}"], [f"updated.{name}"])]
     shapes = {HEAD[0]: ["classes", FEATURES], HEAD[1]: ["classes"], CONV: list(weights[CONV].shape)}
-    inputs = [_value("images", ["images", channels, SIZE, SIZE]), _value("targets", ["images", "classes"])]
+    shape = ["images", FEATURES, side, side] if split else ["images", channels, SIZE, SIZE]
+    inputs = [_value(fed, shape), _value("targets", ["images", "classes"])]
     inputs += [_value(name, shapes[name]) for name in dict.fromkeys((*adapted, *HEAD))]
     outputs = [_value("loss", []), *(_value(f"updated.{name}", shapes[name]) for name in adapted)]
     outputs += [_value(name, [FEATURES]) for name in statistics]
