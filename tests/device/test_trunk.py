@@ -1,4 +1,4 @@
-"""A split bundle: the trunk runs once for each photo, the steps on its features, with the answers of the whole network."""
+"""A split bundle: the trunk runs once for each photo, steps run on its features, answers are the whole network's."""
 
 import weakref
 

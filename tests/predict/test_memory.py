@@ -55,7 +55,18 @@ def test_a_support_set_that_was_not_planned_for_is_less_certain():
 def test_a_call_takes_no_more_than_a_batch():
     assert images_per_call(2_000_000) == 1 and images_per_call(300_000) == 3 and images_per_call(0) == 16
     one, hundred = predict_memory(COST, 1, "predict"), predict_memory(COST, 100, "predict")
-    assert hundred.value - one.value == pytest.approx(99 * 1.25 * 0.04)
+    assert hundred.value - one.value == pytest.approx(99 * 0.25 * 0.04)  # pixels; the network's input is a batch's
+
+
+def test_a_trunk_gives_way_to_the_steps():
+    """Its peak counts where it is the larger one, its features count in both."""
+    memory = COST["memory"] | {"feature_bytes": 100_000, "trunk": COST["memory"]["predict"]}
+    split = COST | {"trunk": {"peak_bytes": 2_000_000, "constant_bytes": 600_000}, "memory": memory}
+    whole, steps = predict_memory(COST, 25, "adapt").value, predict_memory(split, 25, "adapt").value
+    saved = 0.5 * 0.6 + 25 * 0.04  # the trunk's weights are not moved, the images come one by one
+    assert steps == pytest.approx(whole - saved + 25 * 0.1)
+    trunk = split["trunk"] | {"constant_bytes": 900_000_000}
+    assert predict_memory(split | {"trunk": trunk}, 25, "adapt").value > steps + 4 * 600
 
 
 def test_a_large_networks_weights_count_while_they_load():
