@@ -7,7 +7,7 @@ of an adopted network a walk over them does, and tests compare the two.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,6 +67,7 @@ class NetworkAxes(NamedTuple):
     by_path: dict[str, TensorAxes]  # of every layer and normalisation, in forward order
     features: Axis
     widths: tuple[int, ...]  # of the groups, in forward order
+    of_node: Callable[[fx.Node], Axis]  # what lies along axis 1 of what a node gives
 
 
 def network_axes(network: fx.GraphModule, maps: Maps) -> NetworkAxes:
@@ -77,7 +78,11 @@ def network_axes(network: fx.GraphModule, maps: Maps) -> NetworkAxes:
         path: TensorAxes(groups.axis(outputs), None if inputs is None else groups.axis(inputs))
         for path, (outputs, inputs) in walk.by_path.items()
     }
-    return NetworkAxes(by_path, groups.axis(walk.entries[result_of(network)]), tuple(groups.widths))
+
+    def of_node(node: fx.Node) -> Axis:
+        return groups.axis(walk.entries[node])
+
+    return NetworkAxes(by_path, of_node(result_of(network)), tuple(groups.widths), of_node)
 
 
 # Entry 0 stands for all that may not be removed.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from gems_edge.device.bundle import HEAD
@@ -62,6 +62,8 @@ class FewShotModel(nn.Module):
         self.masks = {name: torch.from_numpy(mask).float() for name, mask in (masks or {}).items()}
         self.backbone = spec.topology.build(spec.widths, grouped=spec.normalization == "group")
         self.head = Head(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
+        # Of one image, or of what a trunk gives for one: channels, height, width (below the head: features).
+        self.input_shape: tuple[int, ...] = (spec.channels, spec.image_size, spec.image_size)
 
     def forward(self, images: Tensor, statistics: Statistics | None = None, shares: Tensor | None = None) -> Answer:
         """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if given), features.
@@ -82,6 +84,15 @@ class FewShotModel(nn.Module):
         """The same model with other mask tensors (those of a trace, for instance)."""
         other = copy.copy(self)
         other.masks = masks
+        return other
+
+    def with_backbone(self, backbone: fx.GraphModule, input_shape: tuple[int, ...]) -> "FewShotModel":
+        """The same head, and masks where they fit, on another backbone: a part of this one's (models/split.py)."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "backbone": backbone}
+        other.input_shape = input_shape
+        names = {name for name, _ in other.named_parameters()}
+        other.masks = {name: mask for name, mask in self.masks.items() if name in names}
         return other
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FewShotModel":

@@ -22,6 +22,7 @@ from gems_edge.models.adopt import BODY, adopt
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.channel_groups import HEAD, Axis, Segment, TensorAxes, length, network_axes, row_of
 from gems_edge.models.convolution import Convolution
+from gems_edge.models.cuts import Cut, blocks_of, cuts_of
 from gems_edge.models.layer_shapes import LayerShape, Maps, layer_shapes, maps_of, result_of
 from gems_edge.models.network_file import NO_FILE, NetworkFile
 from gems_edge.models.normalization import GROUPS, Normalization
@@ -64,6 +65,7 @@ class Topology:
     axes: dict[str, TensorAxes]  # by the path of a layer or normalisation
     features: Axis
     network: fx.GraphModule  # on the meta device
+    cuts: tuple[Cut, ...]  # where it can be cut in two, in forward order
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -86,6 +88,34 @@ class Topology:
                 if name == "weight" and axes.inputs is not None and not in_groups:
                     yield f"{BODY}{path}.{name}", 1, axes.inputs
         yield f"{HEAD}.weight", 1, self.features
+
+    def cut(self, learn_from: str) -> Cut:
+        """The cut below the layer or block of this name, or below so many blocks (`--learn-from`).
+
+        UserError, listing the places, where the network cannot be cut or nothing lies below.
+        """
+        blocks = blocks_of(self.cuts)
+        if learn_from.isdecimal() and int(learn_from) <= len(blocks):
+            return [*blocks, self.cuts[-1]][len(blocks) - int(learn_from)]
+        found = next((cut for cut in self.cuts if cut.name == learn_from or cut.starts(learn_from)), None)
+        if found is None:
+            names = [cut.name for cut in (*blocks, self.cuts[-1])]
+            raise UserError(
+                f"--learn-from {learn_from}: {self._no_place(learn_from)}; choose one of {', '.join(names)}, or a "
+                f"number of blocks from 0 (the head alone) to {len(blocks)}"
+            )
+        return found
+
+    def _no_place(self, learn_from: str) -> str:
+        """Why the network is not cut there."""
+        paths = [f"{path}." for path in self.axes]
+        if learn_from.isdecimal():
+            return f"{self.name} has no {learn_from} blocks with something below them"
+        if not any(path.startswith(f"{learn_from}.") for path in paths):
+            return f"{self.name} has no such layer or block"
+        if paths[0].startswith(f"{learn_from}."):
+            return f"nothing of {self.name} lies below it"
+        return f"{self.name} cannot be cut below it, where more than one tensor goes up"
 
     @property
     def weight_axes(self) -> Iterator[tuple[str, int, Axis]]:
@@ -216,7 +246,8 @@ def topology_of(module: nn.Module, name: str, channels: int, image_size: int) ->
     dense = NetworkShape(
         axes.widths, tuple(layer_shapes(network, maps)), maps[features].shape[1], _feature_channels(features, maps)
     )
-    return Topology(name, dense, axes.by_path, axes.features, network)
+    cuts = cuts_of(network, maps, axes.of_node)
+    return Topology(name, dense, axes.by_path, axes.features, network, cuts)
 
 
 def _feature_channels(features: fx.Node, maps: Maps) -> int:

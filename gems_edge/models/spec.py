@@ -9,9 +9,11 @@ from gems_edge.models.backbones.registry import check_backbone
 from gems_edge.models.network_file import NO_FILE, NetworkFile
 
 if TYPE_CHECKING:
+    from gems_edge.models.cuts import Cut
     from gems_edge.models.shapes import NetworkShape, Topology
 
 NORMALIZATIONS = ("transductive", "support", "group")
+PER_IMAGE = ("frozen", "group")  # what an image gives does not depend on others
 HEADS = ("per-class", "shared")
 # Names of an update rule's meta-parameters, which travel with a model's weights, begin with this.
 ADAPTER = "adapter."
@@ -22,7 +24,8 @@ class ModelSpec:
     """Shape and mode of a few-shot model; `ways` counts only for the head "per-class".
 
     `widths`: the sizes of the backbone's groups of channels (models/channel_groups.py) in forward order; `file`: of a
-    backbone that is in no registry.
+    backbone that is in no registry; `learn_from`: what lies below that layer or block (models/cuts.py) is a frozen
+    trunk, "": nothing.
     """
 
     backbone: str
@@ -33,6 +36,7 @@ class ModelSpec:
     head: str
     ways: int
     file: NetworkFile = NO_FILE
+    learn_from: str = ""
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
@@ -45,6 +49,27 @@ class ModelSpec:
         if self.ways < 2:
             raise UserError(f"a classifier needs at least 2 ways, not {self.ways}")
         self.shape  # noqa: B018  # raises for widths and an image size that do not fit
+        self.cut  # noqa: B018  # raises for a cut that is none
+
+    @property
+    def cut(self) -> "Cut | None":
+        """Where trunk and top meet; None: there is no trunk."""
+        if not self.learn_from:
+            return None
+        cut = self.topology.cut(self.learn_from)
+        if cut.batch_statistics and self.normalization not in PER_IMAGE:
+            raise UserError(
+                f"--learn-from {self.learn_from} with --normalization {self.normalization}: what lies below is "
+                f"computed once per image, but {cut.batch_statistics[0]} there depends on the batch; use "
+                f"--normalization {' or '.join(PER_IMAGE)}"
+            )
+        return cut
+
+    @property
+    def macs_below(self) -> int:
+        """Of `macs`, what the trunk has: once per image."""
+        cut = self.cut
+        return sum(layer.macs for layer in self.shape.layers[: cut.layers]) if cut else 0
 
     @property
     def topology(self) -> "Topology":
