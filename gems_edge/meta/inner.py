@@ -1,5 +1,6 @@
 """The inner step: meta-training differentiates through it, evaluation runs it, export traces it into adapt.onnx."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +12,9 @@ from gems_edge.data.tensors import Episode
 from gems_edge.device.bundle import HEAD
 from gems_edge.meta.rules.base import Rule, State
 from gems_edge.models.fewshot import Body, FewShotModel, Weights, body, forward, head, initial_weights
+from gems_edge.models.head import prototypes
 from gems_edge.models.normalization import Statistics
+from gems_edge.models.spec import TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def inner_step(
     *,
     differentiable: bool = False,
     passed: Body | None = None,
+    retain: bool = False,
 ) -> InnerStep:
     """One gradient step on the support set: (weights, support, rule) → (weights, loss). Masked weights do not move.
 
@@ -86,16 +90,32 @@ def inner_step(
 
     `differentiable` keeps the graph of the gradient, so that a meta-gradient through the new weights has its
     second-order terms; without it the gradient is a constant (first-order MAML).
-    `passed`: the support images through the body, if that was done before. The adapted entries of `weights` must
-    require grad.
+    `passed`: the support images through the body, if that was done before; `retain` keeps its graph, which rows of the
+    head may depend on, for the meta-gradient. The adapted entries of `weights` must require grad.
     """
     features, statistics = passed or body(model, weights, support.images, shares=support.shares)
-    loss = cross_entropy(head(weights, features), support.targets, support.shares)
-    names = rule.adapted(weights)
-    gradients = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=differentiable)
+    loss = cross_entropy(head(model, weights, features), support.targets, support.shares)
+    gradients = _gradients(loss, features, weights, rule.adapted(weights), differentiable, retain)
     mean_features = (support.shares[:, None] * features).sum(0)
-    move = rule.update(weights, model.masked(dict(zip(names, gradients))), mean_features, state or {})
+    move = rule.update(weights, model.masked(gradients), mean_features, state or {})
     return InnerStep(move.weights, loss, statistics, move.state, move.choice)
+
+
+def _gradients(
+    loss: Tensor, features: Tensor, weights: Weights, names: Sequence[str], differentiable: bool, retain: bool
+) -> Weights:
+    """∂loss/∂weights by name. The body's go by way of `features`, so that they do not pass through rows made of it."""
+    rows, below = ([name for name in names if (name in HEAD) == of_head] for of_head in (True, False))
+    ends = [weights[name] for name in rows] + ([features] if below else [])
+    found = torch.autograd.grad(loss, ends, create_graph=differentiable)
+    gradients = dict(zip(rows, found))
+    if below:
+        through = torch.autograd.grad(
+            features, [weights[name] for name in below], found[-1],
+            create_graph=differentiable, retain_graph=differentiable or retain,
+        )  # fmt: skip
+        gradients |= zip(below, through)
+    return {name: gradients[name] for name in names}
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
@@ -108,17 +128,37 @@ def adapt(
     """`steps` inner steps from the meta-weights; the trajectory has one more entry of weights than steps.
 
     Without `differentiable` every entry is detached from the ones before unless the meta-parameters require grad.
-    A body that no step moves (ANIL's) sees the support images once.
+    The support images go through the body once where no step moves it (ANIL's), and where a prototype head makes its
+    rows of them, which is then the first step's pass too.
     """
-    reached, state = [initial_weights(model, weights, support.targets.shape[1])], rule.begin(weights)
-    passed = None if _moves_the_body(rule, weights) else body(model, weights, support.images, shares=support.shares)
-    taken = []
-    for _ in range(steps):
-        step = inner_step(model, reached[-1], support, rule, state, differentiable=differentiable, passed=passed)
+    start, state = initial_weights(model, weights, support.targets.shape[1]), rule.begin(weights)
+    still = not steps or not _moves_the_body(rule, weights)
+    made = model.spec.head == "prototype"
+    passed = body(model, weights, support.images, shares=support.shares) if still or made else None
+    if passed is not None and made:
+        start, passed = _with_prototypes(model, start, support, passed)
+    reached, taken = [start], []
+    for number in range(steps):
+        step = inner_step(
+            model, reached[-1], support, rule, state, differentiable=differentiable,
+            passed=passed if still or number == 0 else None, retain=made and number == 0,
+        )  # fmt: skip
         state = step.state
         reached.append(step.weights)
         taken.append(step)
-    return Trajectory(reached, taken, None if passed is None else passed.statistics)
+    return Trajectory(reached, taken, passed.statistics if passed is not None and still else None)
+
+
+def _with_prototypes(model: FewShotModel, weights: Weights, support: Support, passed: Body) -> tuple[Weights, Body]:
+    """The weights with rows of the support set's features, and these features by another name.
+
+    Without a meta-gradient (nothing but what a step moves requires grad then) the rows are constants.
+    """
+    tracked = weights[TEMPERATURE].requires_grad
+    features = passed.features if tracked else passed.features.detach()
+    rows = prototypes(model.spec, weights, features, support.targets)
+    rows = {name: row if row.requires_grad else row.requires_grad_() for name, row in rows.items()}
+    return weights | rows, passed._replace(features=passed.features.view_as(passed.features))
 
 
 def _moves_the_body(rule: Rule, weights: Weights) -> bool:

@@ -52,7 +52,7 @@ def meta_gradient(
     totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     union: Weights = {}
     for number, (task, gradients) in enumerate(threads.map(of_task, episodes)):
-        subnet = rule.subnet(task.trajectory.steps[-1].state)
+        subnet = rule.subnet(task.trajectory.steps[-1].state) if task.trajectory.steps else {}
         for name, gradient in zip(weights, gradients):
             if gradient is not None:
                 totals[name] += gradient * subnet[name] if name in subnet else gradient

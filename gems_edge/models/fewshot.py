@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from gems_edge.device.bundle import HEAD
 from gems_edge.models.adopt import BODY
+from gems_edge.models.head import logits_of, make_head
 from gems_edge.models.normalization import Normalization, NormPass, Statistics
-from gems_edge.models.spec import ADAPTER, ModelSpec
+from gems_edge.models.spec import ADAPTER, TEMPERATURE, ModelSpec
 from gems_edge.models.ticket import Masks
 
 # Every tensor of a model by its name, as state_dict() names them. Meta-parameters of an update rule travel in the same
@@ -34,23 +34,6 @@ class Body(NamedTuple):
     statistics: Statistics
 
 
-class Head(nn.Module):
-    """A linear classifier. "per-class": one learned row per way (the papers'); "shared": one learned row for all.
-
-    The shared row is copied to each class before the inner loop moves the copies apart (UNICORN-MAML, Ye & Chao 2022),
-    so one model serves any number of classes.
-    """
-
-    def __init__(self, features: int, rows: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, features))
-        self.bias = nn.Parameter(torch.zeros(rows))
-        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
-
-    def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight, self.bias)
-
-
 class FewShotModel(nn.Module):
     """`masks` (a weight ticket's) stay beside the weights: what they remove is zero in any weights that were `masked`
     once, and stays zero as long as every gradient is `masked` too, in the inner loop and in the outer one."""
@@ -61,18 +44,13 @@ class FewShotModel(nn.Module):
         # Zeros and ones in the weights' own type: products with them differentiate, and export as plain Mul.
         self.masks = {name: torch.from_numpy(mask).float() for name, mask in (masks or {}).items()}
         self.backbone = spec.topology.build(spec.widths, grouped=spec.normalization == "group")
-        self.head = Head(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
+        self.head = make_head(spec)
         # Of one image, or of what a trunk gives for one: channels, height, width (below the head: features).
         self.input_shape: tuple[int, ...] = (spec.channels, spec.image_size, spec.image_size)
 
     def forward(self, images: Tensor, statistics: Statistics | None = None, shares: Tensor | None = None) -> Answer:
-        """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if given), features.
-
-        `shares`: of the images in the batch's statistics, as of NormPass.
-        """
-        norm = NormPass(statistics, shares)
-        features = self.backbone(images, norm)
-        return Answer(self.head(features), norm.seen, features)
+        """As the function `forward`, with the model's own parameters."""
+        return forward(self, dict(self.named_parameters()), images, statistics, shares)
 
     def masked(self, tensors: Weights) -> Weights:
         """`tensors` (weights or gradients by name; of a head perhaps fewer rows than trained), zero where removed."""
@@ -106,7 +84,7 @@ class FewShotModel(nn.Module):
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """In forward order, in whatever order the layers were made (see layers_of)."""
         parameters = dict(super().named_parameters(prefix, recurse, remove_duplicate))
-        order = {name: number for number, name in enumerate((*self.spec.topology.tensors, *HEAD))}
+        order = {name: number for number, name in enumerate((*self.spec.topology.tensors, TEMPERATURE, *HEAD))}
         return iter(sorted(parameters.items(), key=lambda item: order.get(item[0].removeprefix(prefix), -1)))
 
     def statistics_names(self) -> tuple[str, ...]:
@@ -124,9 +102,12 @@ def forward(
     statistics: Statistics | None = None,
     shares: Tensor | None = None,
 ) -> Answer:
-    """`model` with `weights` in place of its own: a pure function. Shapes as FewShotModel.forward."""
-    answer: Answer = functional_call(model, network_weights(weights), (images, statistics, shares))
-    return answer
+    """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if given), features.
+
+    `model` with `weights` in place of its own: a pure function. `shares`: as of NormPass.
+    """
+    features, seen = body(model, weights, images, statistics, shares)
+    return Answer(head(model, weights, features), seen, features)
 
 
 def body(
@@ -142,9 +123,9 @@ def body(
     return Body(functional_call(model.backbone, backbone, (images, norm)), norm.seen)
 
 
-def head(weights: Weights, features: Tensor) -> Tensor:
+def head(model: FewShotModel, weights: Weights, features: Tensor) -> Tensor:
     """Features [N, feature_size] → logits [N, classes]."""
-    return F.linear(features, *(weights[name] for name in HEAD))
+    return logits_of(model.spec, weights, features)
 
 
 def network_weights(weights: Weights) -> Weights:
@@ -157,6 +138,15 @@ def rows_for(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor if tensor.shape[0] in (1, other.shape[0]) else tensor[: other.shape[0]]
 
 
+def movable(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The names of what an inner step may move, in forward order, of a task's weights or of meta-weights.
+
+    The head's rows are last. Meta-weights have none of a prototype head: a task makes them.
+    """
+    body = (name for name in tensors if not name.startswith(ADAPTER) and name not in (TEMPERATURE, *HEAD))
+    return (*body, *(name for name in HEAD if name in tensors or TEMPERATURE in tensors))
+
+
 def layers_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """The layers of a network in forward order, each with the names of its tensors: what BMP adapts or freezes as one.
 
@@ -167,10 +157,8 @@ def layers_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     layers: dict[str, list[str]] = {}
     first: list[str] = []  # a normalisation of the images themselves
     current = first
-    for name, tensor in tensors.items():
-        if name.startswith(ADAPTER):
-            continue
-        if tensor.ndim >= 2:
+    for name in movable(tensors):
+        if name == HEAD[0] or (name not in HEAD and tensors[name].ndim >= 2):
             module = name.rpartition(".")[0].removeprefix(BODY)
             current = layers[_KIND.sub("", module).rstrip(".")] = first if not layers else []
         current.append(name)
@@ -180,8 +168,13 @@ def layers_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
 def initial_weights(model: FewShotModel, weights: Weights, classes: int) -> Weights:
     """The weights that the inner loop starts from, with one head row per class.
 
-    The shared row is copied; of a per-class head the first `classes` rows are taken (classes ≤ ways).
+    The shared row is copied; of a per-class head the first `classes` rows are taken (classes ≤ ways). Those of a
+    prototype head are zeros until `prototypes` of a support set take their place.
     """
+    if model.spec.head == "prototype":
+        like = weights[TEMPERATURE]
+        zeros = (like.new_zeros(classes, model.spec.feature_size), like.new_zeros(classes))
+        return weights | dict(zip(HEAD, zeros))
     head = {name: weights[name] for name in HEAD}
     if model.spec.head == "shared":
         head = {name: row.expand(classes, *row.shape[1:]) for name, row in head.items()}

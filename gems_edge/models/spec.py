@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 NORMALIZATIONS = ("transductive", "support", "group")
 PER_IMAGE = ("frozen", "group")  # what an image gives does not depend on others
-HEADS = ("per-class", "shared")
+HEADS = ("per-class", "shared", "prototype")
+METRICS = ("cosine", "euclidean")
 # Names of an update rule's meta-parameters, which travel with a model's weights, begin with this.
 ADAPTER = "adapter."
+# Of a prototype head, as its logarithm: a meta-weight that no inner step moves.
+TEMPERATURE = "head.temperature"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class ModelSpec:
 
     `widths`: the sizes of the backbone's groups of channels (models/channel_groups.py) in forward order; `file`: of a
     backbone that is in no registry; `learn_from`: what lies below that layer or block (models/cuts.py) is a frozen
-    trunk, "": nothing.
+    trunk, "": nothing; `metric`: what a prototype head compares features by.
     """
 
     backbone: str
@@ -37,6 +40,7 @@ class ModelSpec:
     ways: int
     file: NetworkFile = NO_FILE
     learn_from: str = ""
+    metric: str = "cosine"
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
@@ -44,6 +48,8 @@ class ModelSpec:
             raise UserError(f"unknown normalization {self.normalization!r}; choose one of {', '.join(NORMALIZATIONS)}")
         if self.head not in HEADS:
             raise UserError(f"unknown head {self.head!r}; choose one of {', '.join(HEADS)}")
+        if self.metric not in METRICS:
+            raise UserError(f"unknown metric {self.metric!r}; choose one of {', '.join(METRICS)}")
         if self.channels not in (1, 3):
             raise UserError(f"images have 1 or 3 channels, not {self.channels}")
         if self.ways < 2:

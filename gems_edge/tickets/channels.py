@@ -103,6 +103,8 @@ def channel_importances(model: FewShotModel, weights: Weights) -> list[Tensor]:
     sums = [torch.zeros(width) for width in spec.widths]
     tensors = [0] * len(sums)
     for name, number, axis in spec.topology.weight_axes:
+        if name not in weights:  # the rows of a prototype head
+            continue
         weight = weights[name].detach().cpu()
         squares = weight.square().movedim(number, 0).reshape(weight.shape[number], -1).sum(1)
         at = 0
@@ -128,6 +130,8 @@ def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.nda
     compact = replace(spec, widths=tuple(int(mask.sum()) for mask in kept))
     sliced = {name: tensor.detach().cpu().clone() for name, tensor in network_weights(weights).items()}
     for name, number, axis in spec.topology.tensor_axes:
+        if name not in sliced:  # the rows of a prototype head
+            continue
         entries = torch.from_numpy(np.flatnonzero(kept_entries(axis, kept)))
         sliced[name] = sliced[name].index_select(number, entries)
     features = kept_entries(spec.topology.features, kept)

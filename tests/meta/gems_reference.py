@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from reference import Network, query_gradient, with_classes
+from reference import Network, independent, query_gradient
 
 
 def unit(v):
@@ -17,13 +17,14 @@ def mlp(phi, x):
 
 
 def meta_gradient(
-    module, weights, mode, method, lr, steps, first_order, sx, sy, qx, qy, classes, channels, per_layer=False, task=True
-):
+    module, weights, mode, method, lr, steps, first_order, sx, sy, qx, qy, classes, channels, per_layer=False,
+    task=True, metric="", head_lr=0.0,
+):  # fmt: skip
     """(query loss, gradient by name, what was chosen at each step). `channels`: of the features' map."""
-    network = Network(module, weights, mode)
+    network = Network(module, weights, mode, metric)
     meta = {n: t.clone().requires_grad_() for n, t in weights.items()}
     phi = {n: t for n, t in meta.items() if n.startswith("adapter.")}
-    w, keep, chosen = with_classes(meta, classes), None, []
+    w, keep, chosen = independent(network.with_classes(meta, classes, sx, sy)), None, []
     start = {n: t.detach() for n, t in meta.items()}
     layers = network.layers(w, sx)
     for _ in range(steps):
@@ -44,7 +45,8 @@ def meta_gradient(
             rates = lr * torch.log1p(torch.exp(out[len(layers) :]) * (math.e - 1))
             for i, layer in enumerate(layers):
                 for n in layer:
-                    new[n] = w[n] - mask[i] * rates[i if per_layer else 0] * g[n]
+                    share = head_lr / lr if head_lr and n.startswith("head") else 1
+                    new[n] = w[n] - mask[i] * rates[i if per_layer else 0] * share * g[n]
             chosen.append((logits > 0).int().tolist())
         else:
             if keep is None:
@@ -52,12 +54,12 @@ def meta_gradient(
             for i, layer in enumerate(layers):
                 for n in layer:
                     mask = 1.0
-                    if w[n].dim() > 1:
+                    if w[n].dim() > 1 and n in start:
                         flat = start[n].abs().flatten()
                         top = torch.zeros_like(flat)
                         top[torch.sort(flat, descending=True, stable=True).indices[: count(keep[i], len(flat))]] = 1
                         mask = top.view_as(start[n]) + keep[i] - keep[i].detach()
-                    new[n] = w[n] - lr * mask * g[n]
+                    new[n] = w[n] - (head_lr if head_lr and n.startswith("head") else lr) * mask * g[n]
             chosen.append(keep.tolist())
         w = new
     return *query_gradient(network, meta, w, mode, sx, qx, qy), chosen

@@ -45,7 +45,8 @@ class Hardsigmoids(TorchFunctionMode):
 class Network:
     """`module` (images → features, as its author wrote it) as a function of tensors, which may be of other widths."""
 
-    def __init__(self, module: nn.Module, weights: dict, mode: str):
+    def __init__(self, module: nn.Module, weights: dict, mode: str, metric: str = ""):
+        self.metric = metric  # of prototypes; "" is a plain linear head
         self.module = copy.deepcopy(module).eval()  # no dropout
         self.order = []  # paths of layers and normalisations as they run
         self.norms = {}
@@ -74,7 +75,27 @@ class Network:
 
     def logits(self, w, images, given=None):
         features, seen = self.features(w, images, given)
+        if self.metric == "cosine":
+            features = torch.exp(w["head.temperature"]) * F.normalize(features)
         return features @ w["head.weight"].T + w["head.bias"], seen
+
+    def with_classes(self, meta, classes, sx, sy):
+        """The weights that a task starts from: a shared head's row for each class or the classes' prototypes, and
+        nothing of an adapter."""
+        w = {name: tensor for name, tensor in meta.items() if not name.startswith("adapter.")}
+        if self.metric:
+            features, tau = self.features(w, sx)[0], torch.exp(w["head.temperature"])
+            of_class = [features[sy == number] for number in range(classes)]
+            if self.metric == "cosine":
+                rows = [F.normalize(F.normalize(each).mean(0), dim=0) for each in of_class]
+                return w | {"head.weight": torch.stack(rows), "head.bias": tau * torch.zeros(classes).to(tau)}
+            means = [each.mean(0) for each in of_class]
+            biases = torch.stack([-tau * mean.norm() ** 2 for mean in means])
+            return w | {"head.weight": 2 * tau * torch.stack(means), "head.bias": biases}
+        if meta["head.weight"].shape[0] == 1:
+            w["head.weight"] = torch.cat([meta["head.weight"]] * classes)
+            w["head.bias"] = torch.cat([meta["head.bias"]] * classes)
+        return w
 
     def layers(self, w, images):
         """The names of each layer's tensors, in the order in which they run; normalisations belong to the layer before
@@ -89,13 +110,9 @@ class Network:
         return [*layers, ["head.weight", "head.bias"]]
 
 
-def with_classes(meta, classes):
-    """The weights that a task starts from: a shared head's row for each class, and nothing of an adapter."""
-    w = {name: tensor for name, tensor in meta.items() if not name.startswith("adapter.")}
-    if meta["head.weight"].shape[0] == 1:
-        w["head.weight"] = torch.cat([meta["head.weight"]] * classes)
-        w["head.bias"] = torch.cat([meta["head.bias"]] * classes)
-    return w
+def independent(w):
+    """Each tensor by another name: what was made of the old ones (prototypes) is not made of these."""
+    return {name: tensor.clone() for name, tensor in w.items()}
 
 
 def query_gradient(network, meta, w, mode, sx, qx, qy):
@@ -106,14 +123,18 @@ def query_gradient(network, meta, w, mode, sx, qx, qy):
     return loss, {n: torch.zeros_like(t) if g is None else g for (n, t), g in zip(meta.items(), gradients)}
 
 
-def meta_gradient(module, weights, mode, method, lr, steps, first_order, sx, sy, qx, qy, classes):
+def meta_gradient(
+    module, weights, mode, method, lr, steps, first_order, sx, sy, qx, qy, classes, metric="", head_lr=0.0
+):
     """Query loss, and its gradient by weight name, through `steps` explicit inner steps."""
-    network = Network(module, weights, mode)
+    network = Network(module, weights, mode, metric)
     meta = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
-    w = with_classes(meta, classes)
+    w = independent(network.with_classes(meta, classes, sx, sy))
     moving = [n for n in w if method not in ("anil", "boil") or (method == "anil") == n.startswith("head")]
+    moving = [n for n in moving if n != "head.temperature"]
+    rates = {n: head_lr if head_lr and n.startswith("head") else lr for n in moving}
     for _ in range(steps):
         loss = F.cross_entropy(network.logits(w, sx)[0], sy)
         gradients = torch.autograd.grad(loss, [w[n] for n in moving], create_graph=not first_order)
-        w = w | {n: w[n] - lr * g for n, g in zip(moving, gradients)}
+        w = w | {n: w[n] - rates[n] * g for n, g in zip(moving, gradients)}
     return query_gradient(network, meta, w, mode, sx, qx, qy)

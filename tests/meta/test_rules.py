@@ -103,7 +103,7 @@ def test_settings_of_a_rule(name):
     assert from_table(TrainConfig, to_table(config), "here") == config and config.rule is facts
     assert set(facts.settings) <= {item.name for item in settings_of(AdapterConfig)}
     assert all(name in owners_of(setting) for setting in facts.settings)
-    if facts.needs_per_class_head:
+    if facts.needs_own_rows:
         with pytest.raises(UserError, match=f"{name} .*--head per-class"):
             config_of(name, head="shared")
     else:

@@ -38,7 +38,7 @@ def narrow(network: str, first: int = 8) -> tuple[int, ...]:
 def settings(network: str, method: str, modes=NORMALIZATIONS, turn: int = 0, **changes) -> TrainConfig:
     """Of a rule; heads and modes take turns over networks, rules and `turn`."""
     turn += NETWORKS.index(network) + list(RULES).index(method)
-    head = "per-class" if RULES[method].needs_per_class_head or turn % 2 else "shared"
+    head = "per-class" if RULES[method].needs_own_rows or turn % 2 else "shared"
     return TrainConfig(
         backbone=network, widths=narrow(network), image_size=SIZE, channels=3, method=method, inner_lr=LR,
         head=head, normalization=modes[turn % len(modes)], **changes,

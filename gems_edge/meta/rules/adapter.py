@@ -31,8 +31,9 @@ def initial_adapter(inputs: int, outputs: Tensor) -> Weights:
 
 
 def input_size(weights: Weights, feature_channels: int = 0) -> int:
-    """What g_φ sees: two means of every tensor, and the features of a task (`feature_channels`) where it sees them."""
-    return 2 * sum(not name.startswith(ADAPTER) for name in weights) + feature_channels
+    """What g_φ sees: two means of every tensor that a step may move, and the features of a task (`feature_channels`)
+    where it sees them."""
+    return 2 * sum(map(len, layers_of(weights).values())) + feature_channels
 
 
 def without_channels(weights: Weights, kept: Tensor) -> Weights:

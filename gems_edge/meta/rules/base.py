@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gems_edge.models.fewshot import Weights
-from gems_edge.models.spec import ADAPTER
+from gems_edge.device.bundle import HEAD
+from gems_edge.models.fewshot import Weights, movable
 
 # What a rule remembers of one task from step to step, by name. The start values depend on the meta-weights alone.
 State = dict[str, Tensor]
@@ -37,6 +37,7 @@ class Rule:
 
     name: str
     inner_lr: float
+    head_lr: float = 0.0  # of the head's rows; 0: as all else
     adapter: ClassVar[str | None] = None  # where its masks, rates or kept shares come from; None: it has none
 
     @property
@@ -44,13 +45,17 @@ class Rule:
         """The entries of the state that a step changes."""
         return ()
 
+    def rate(self, name: str) -> float:
+        """The inner learning rate of a tensor, before what the rule decides of it."""
+        return self.head_lr if self.head_lr and name in HEAD else self.inner_lr
+
     def initial(self, weights: Weights, feature_channels: int) -> Weights:
         """φ at the start of meta-training, for a network of these weights; draws from torch's generator."""
         return {}
 
     def adapted(self, weights: Weights) -> tuple[str, ...]:
-        """The names of those `weights` that an inner step moves, in their order; φ never."""
-        return tuple(name for name in weights if not name.startswith(ADAPTER))
+        """The names of what an inner step moves, in forward order, from a task's `weights` or from meta-weights."""
+        return movable(weights)
 
     def begin(self, weights: Weights) -> State:
         """The state before the first step of a task, from the meta-weights (a shared head with its one row)."""

@@ -39,6 +39,7 @@ class BMP(Rule):
     task_feature: bool = True
     rate_per_layer: bool = False
     mask_logit: float = 1.0
+    head_lr: float = 0.0
     name = "bmp"
     adapter = "in the graph"
 
@@ -55,7 +56,10 @@ class BMP(Rule):
         mask = StraightThrough.apply(outputs[:count])
         rate = self.inner_lr * F.softplus(outputs[count:] + _ONE)
         speed = mask * rate
-        moved = {name: weights[name] - speed[layer[name]] * gradient for name, gradient in gradients.items()}
+        moved = {}
+        for name, gradient in gradients.items():
+            share = self.rate(name) / self.inner_lr
+            moved[name] = weights[name] - speed[layer[name]] * (gradient if share == 1 else share * gradient)
         return Move(weights | moved, {}, {"mask": mask.detach(), "rate": rate.detach()})
 
     def decisions(self, weights: Weights) -> dict[str, int]:
@@ -68,7 +72,8 @@ class BMP(Rule):
         mask, rate = choices["mask"], choices["rate"]
         majority = (mask.mean(0) > 0.5).to(mask.dtype)
         on = mask if rate.shape[2] > 1 else torch.ones_like(rate)
-        rates = majority * ((rate.log() * on).sum(0) / on.sum(0).clamp(min=1)).exp()
+        shares = rate.new_tensor([self.rate(names[0]) / self.inner_lr for names in layers_of(weights).values()])
+        rates = majority * shares * ((rate.log() * on).sum(0) / on.sum(0).clamp(min=1)).exp()
         agreed = (mask == majority).to(mask.dtype).mean(0)
         about = {
             "layers": list(layers_of(weights)),
@@ -82,4 +87,6 @@ class BMP(Rule):
 
 def make(config: "TrainConfig") -> BMP:
     adapter = config.adapter
-    return BMP(config.inner_lr, not adapter.no_task_feature, adapter.rate == "layer", adapter.mask_logit)
+    return BMP(
+        config.inner_lr, not adapter.no_task_feature, adapter.rate == "layer", adapter.mask_logit, config.head_lr
+    )

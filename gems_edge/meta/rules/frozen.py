@@ -33,7 +33,7 @@ class Frozen(Rule):
     def adapted(self, weights: Weights) -> tuple[str, ...]:
         layer = by_layer(weights)
         moving = [any(row[number] for row in self.rates) for number in range(len(layers_of(weights)))]
-        return tuple(name for name in weights if name in layer and moving[layer[name]] and name not in self.still)
+        return tuple(name for name in super().adapted(weights) if moving[layer[name]] and name not in self.still)
 
     def begin(self, weights: Weights) -> State:
         rows = self.rates if self.carried else self.rates[:1]

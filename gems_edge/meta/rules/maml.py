@@ -23,14 +23,15 @@ class Descent(Rule):
 
     name: str
     inner_lr: float
+    head_lr: float = 0.0
 
     def adapted(self, weights: Weights) -> tuple[str, ...]:
         facts = RULES[self.name]
         return tuple(n for n in super().adapted(weights) if (facts.moves_head if n in HEAD else facts.moves_body))
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
-        return Move(weights | {name: weights[name].sub(g, alpha=self.inner_lr) for name, g in gradients.items()})
+        return Move(weights | {name: weights[name].sub(g, alpha=self.rate(name)) for name, g in gradients.items()})
 
 
 def make(config: "TrainConfig") -> Descent:
-    return Descent(config.method, config.inner_lr)
+    return Descent(config.method, config.inner_lr, config.head_lr)

@@ -25,8 +25,9 @@ class MMSUP(Rule):
     """The inner loop moves only the subnet G_i: of each layer the share k_l of its weights largest in θ (equation 6).
 
     k = sigmoid(g_φ(θ, ∇θ)) is chosen at a task's first step and kept (Algorithm 2, lines 5 and 6); the forward pass
-    uses all weights. Convolution and linear weights are chosen; biases and normalisation belong to every subnet. Since
-    all tasks rank the same θ, the subnets of a layer lie inside each other. `keep`: a fixed share for each layer, or
+    uses all weights. Convolution and linear weights are chosen; biases and normalisation belong to every subnet, and so
+    do the rows of a prototype head, which are not in θ. Since all tasks rank the same θ, the subnets of a layer lie
+    inside each other. `keep`: a fixed share for each layer, or
     one for all, in place of g_φ (the paper's Tables 3 and 4).
 
     The state holds the ranks of |θ|, which no step changes, and the shares: −1 until they are chosen.
@@ -35,6 +36,7 @@ class MMSUP(Rule):
     inner_lr: float
     keep_share: float = 0.5
     keep: tuple[float, ...] = ()
+    head_lr: float = 0.0
     name = "mmsup"
     adapter = "in the graph"
 
@@ -75,7 +77,7 @@ class MMSUP(Rule):
         for name, gradient in gradients.items():
             if RANK + name in state:
                 gradient = gradient * Below.apply(rows_for(state[RANK + name], gradient), keep[layer[name]])
-            moved[name] = weights[name] - self.inner_lr * gradient
+            moved[name] = weights[name] - self.rate(name) * gradient
         return Move(weights | moved, state | {KEEP: keep}, {"keep": keep.detach()})
 
     def decisions(self, weights: Weights) -> dict[str, int]:
@@ -106,9 +108,10 @@ class MMSUP(Rule):
             "agreement": float((agreed * sizes).sum() / sizes.sum()),
             "agreement_per_layer": agreed.tolist(),
         }
-        rule = Frozen(self.name, self.inner_lr, ((self.inner_lr,) * len(share),), still)
+        rates = tuple(self.rate(names[0]) for names in layers_of(weights).values())
+        rule = Frozen(self.name, self.inner_lr, (rates,), still)
         return FrozenChoice(rule, {n: mask for n, mask in subnet.items() if n not in still}, about)
 
 
 def make(config: "TrainConfig") -> MMSUP:
-    return MMSUP(config.inner_lr, config.adapter.keep_share, config.adapter.keep)
+    return MMSUP(config.inner_lr, config.adapter.keep_share, config.adapter.keep, config.head_lr)

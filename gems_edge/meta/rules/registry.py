@@ -29,8 +29,8 @@ class Facts:
     one_model_each: bool = False  # trains a model for each distribution instead of one for all
 
     @property
-    def needs_per_class_head(self) -> bool:
-        """A shared row that never moves scores every class alike."""
+    def needs_own_rows(self) -> bool:
+        """Whether classes must differ before any step: a shared row that never moves scores them alike."""
         return not self.moves_head
 
     @property

@@ -13,7 +13,7 @@ from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.backbones.registry import BACKBONES, check_backbone
 from gems_edge.models.network_file import COPY, FORM, NO_FILE, NetworkFile, stored_network_file
-from gems_edge.models.spec import HEADS, NORMALIZATIONS, ModelSpec
+from gems_edge.models.spec import HEADS, METRICS, NORMALIZATIONS, ModelSpec
 
 COMPUTE = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -40,7 +40,12 @@ class TrainConfig:
     )
     width_multiplier: float = setting(1.0, "Of a network's full widths, as its authors scale them (0.35).", least=0)
     method: str = setting("maml", "What the inner loop adapts (see docs/training.md).", tuple(RULES))
-    head: str = setting("shared", "shared: one learned row for any number of classes; per-class: one per way.", HEADS)
+    head: str = setting(
+        "shared",
+        "shared: one learned row for any number of classes; per-class: one per way; prototype: means of its photos.",
+        HEADS,
+    )
+    metric: str = setting("cosine", "prototype: what features are compared by.", METRICS)
     normalization: str = setting("support", "Statistics for query images (see docs/training.md).", NORMALIZATIONS)
     ways: int = setting(5, "Classes per episode.", least=2)
     shots: int = setting(1, "Support images per class.", least=1)
@@ -48,8 +53,9 @@ class TrainConfig:
     rotate_classes: bool = setting(
         False, "Turn each training class by a random multiple of 90° (usual for Omniglot: 4 times the classes)."
     )
-    steps: int = setting(5, "Inner steps.", least=1)
+    steps: int = setting(5, "Inner steps; 0 with --head prototype alone: class means as they are.", least=0)
     inner_lr: float = setting(0.05, "Inner learning rate.", least=0)
+    head_lr: float = setting(0.0, "Inner learning rate of the head's rows; 0 takes --inner-lr.", least=0)
     first_order: bool = setting(False, "Drop second-order terms of the meta-gradient.")
     iterations: int = setting(2000, "Outer steps.", least=0)
     meta_batch: int = setting(4, "Episodes per outer step.", least=1)
@@ -84,9 +90,15 @@ class TrainConfig:
             raise UserError(
                 f"--data-weights with {self.method}: every distribution has a model of its own; leave it out"
             )
-        if self.head == "shared" and self.rule.needs_per_class_head:
+        if self.head == "shared" and self.rule.needs_own_rows:
             raise UserError(
-                f"{self.method} never moves the head, so a shared row scores every class alike; add --head per-class"
+                f"{self.method} never moves the head, so a shared row scores every class alike; "
+                "add --head per-class or prototype"
+            )
+        if self.steps == 0 and self.head != "prototype":
+            raise UserError(
+                f"--steps 0: a {self.head} head knows nothing of a task before its first step; "
+                "take 1 or more, or --head prototype"
             )
 
     @property
@@ -117,7 +129,7 @@ class TrainConfig:
         """The model of a resolved config (image size, channels and widths are known)."""
         return ModelSpec(
             self.backbone, self.widths, self.image_size, self.channels, self.normalization, self.head, self.ways,
-            self.backbone_file,
+            self.backbone_file, metric=self.metric,
         )  # fmt: skip
 
 

@@ -1,0 +1,81 @@
+"""Heads: what makes logits of features, and the rows that a task begins with.
+
+Every head is linear in what it compares: logits = features · weightᵀ + bias, with a row per class, so that an inner
+step moves its rows as it moves any weight. Heads differ in where a task's rows come from.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gems_edge.device.bundle import HEAD
+from gems_edge.models.spec import TEMPERATURE, ModelSpec
+
+# What differences between classes are multiplied with before anything was learned.
+START_TEMPERATURE = 10.0
+_TINY = 1e-12
+
+
+class LinearHead(nn.Module):
+    """ "per-class": one learned row per way (the papers'); "shared": one learned row for all.
+
+    The shared row is copied to each class before the inner loop moves the copies apart (UNICORN-MAML, Ye & Chao 2022),
+    so one model serves any number of classes.
+    """
+
+    def __init__(self, features: int, rows: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, features))
+        self.bias = nn.Parameter(torch.zeros(rows))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+
+
+class PrototypeHead(nn.Module):
+    """ "prototype": rows are made of a task's own support features (`prototypes`); learned is the temperature alone.
+
+    It is stored as its logarithm: positive whatever the optimiser does, and a step of it is a share of it.
+    """
+
+    def __init__(self, features: int, metric: str):
+        super().__init__()
+        # A squared distance is a sum over the features: from their number on it starts as a mean.
+        start = START_TEMPERATURE if metric == "cosine" else START_TEMPERATURE / features
+        self.temperature = nn.Parameter(torch.tensor(math.log(start)))
+
+
+def make_head(spec: ModelSpec) -> LinearHead | PrototypeHead:
+    if spec.head == "prototype":
+        return PrototypeHead(spec.feature_size, spec.metric)
+    return LinearHead(spec.feature_size, 1 if spec.head == "shared" else spec.ways)
+
+
+def logits_of(spec: ModelSpec, weights: dict[str, Tensor], features: Tensor) -> Tensor:
+    """Features [N, feature_size] → logits [N, classes], with the rows of `weights`.
+
+    Of a prototype head with metric "cosine" features have the length of the temperature.
+    """
+    if spec.head == "prototype" and spec.metric == "cosine":
+        features = _unit(features) * weights[TEMPERATURE].exp()
+    return F.linear(features, *(weights[name] for name in HEAD))
+
+
+def prototypes(spec: ModelSpec, weights: dict[str, Tensor], features: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """The rows that a task begins with (Proto-MAML, Triantafillou et al. 2020): weight [classes, feature_size], bias.
+
+    `features` [N, feature_size] and one-hot `targets` [N, classes] of the support set, at least one image of each
+    class. cosine: means of features of length 1, brought to length 1, biases 0. euclidean: means c and temperature τ
+    as 2τc and −τ|c|², so that logits are −τ times the squared distance, but for what is alike for all classes.
+    """
+    counts = targets.sum(0)
+    if spec.metric == "cosine":
+        rows = _unit(targets.T @ _unit(features) / counts[:, None])
+        return dict(zip(HEAD, (rows, 0 * counts)))
+    temperature, means = weights[TEMPERATURE].exp(), targets.T @ features / counts[:, None]
+    return dict(zip(HEAD, (2 * temperature * means, -temperature * (means * means).sum(1))))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Rows of length 1; one of zeros stays so."""
+    return vectors * torch.rsqrt((vectors * vectors).sum(1, keepdim=True) + _TINY)
