@@ -32,6 +32,8 @@ class _TrainingLine:
             self.mask = f"  first layer's mask: {seen} (stops above {record['delta']:g})"
         elif record["kind"] == "validation":
             self.validation = f"  validation {accuracy_text(record)}"
+        elif record["kind"] == "general":
+            self.validation = f"  weights drawn back to {100 * record['share']:.0f} % of their way"
         else:
             left = (record["iterations"] - record["iteration"]) / max(record["rate"], 1e-9)
             self.loss = (

@@ -43,6 +43,7 @@ class Run:
         self.config_path = self.directory / "config.toml"
         self.metrics_path = self.directory / "metrics.jsonl"
         self.weights_path = self.directory / "weights.safetensors"
+        self.trained_path = self.directory / "trained.safetensors"
         self.checkpoint_path = self.directory / "last" / "checkpoint.safetensors"
         self.initial_path = self.directory / "initial.safetensors"
         self.ticket_path = self.directory / "ticket.safetensors"
@@ -152,6 +153,15 @@ class Run:
 
     def save_weights(self, weights: Weights) -> None:
         write_atomic(self.weights_path, save(_plain(weights)))
+
+    def trained(self) -> Weights:
+        """The best weights as they were trained, before --keep-general drew them back."""
+        return _load(self.trained_path, "") if self.trained_path.exists() else self.weights()
+
+    def save_drawn(self, trained: Weights, drawn: Weights) -> None:
+        """Weights that were drawn back, in the place of the trained ones, which are kept beside them."""
+        write_atomic(self.trained_path, save(_plain(trained)))
+        self.save_weights(drawn)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         metadata = {

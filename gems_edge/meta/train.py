@@ -19,6 +19,7 @@ from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import evaluate
+from gems_edge.meta.keep_general import SHARES, between, draw
 from gems_edge.meta.logbook import Logbook
 from gems_edge.meta.outer import learning_rate, make_optimizer, meta_gradient
 from gems_edge.meta.precision import matrix_precision
@@ -242,6 +243,7 @@ class Trainer:
         self.model = run.empty_model(config).to(self.processes.device)
         weights = fitting(config, self.model, initial or seeded_weights(config), run.initial_path)
         weights = self.model.masked({name: w.detach().to(self.processes.device) for name, w in weights.items()})
+        self.start = weights
         self.weights = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
         self.threads = TaskThreads(self.model, len(self.processes.tasks(config.meta_batch)))
         self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
@@ -276,6 +278,8 @@ class Trainer:
         if not self.best and not stop:  # 0 iterations: the initial weights are the run's
             self._validate()
             self._save()
+        if config.keep_general and not stop:
+            self._draw_back()
         self.book.close()
         self.processes.wait()
         return self.best
@@ -353,8 +357,28 @@ class Trainer:
             if self.processes.first:
                 self.run.save_weights(self.weights)
 
-    def _validation(self) -> tuple[dict[str, Accuracy], dict[str, dict[str, Any]]]:
-        """Each distribution's accuracy on its validation classes, and what the rule chose there on average."""
+    def _draw_back(self) -> None:
+        """Replace the run's weights, the best ones, by weights between these and the start (--keep-general)."""
+        trained = {name: torch.zeros_like(weight) for name, weight in self.start.items()}
+        if self.processes.first:
+            trained = {name: tensor.to(trained[name]) for name, tensor in self.run.trained().items()}
+        self.processes.sum_(trained.values())
+        validation = {}
+        for share in SHARES:
+            accuracies, _ = self._validation(between(self.start, trained, share))
+            validation[share] = mean_over_distributions(list(accuracies.values()))
+        drawn = draw(validation, self.config.keep_general)
+        if self.processes.first:
+            self.run.save_drawn(trained, between(self.start, trained, drawn.share))
+        chosen = validation[drawn.share]
+        self.best |= {"accuracy": chosen.accuracy, "ci95": chosen.ci95, "share": drawn.share}
+        self._log("general", **drawn.as_dict())
+
+    def _validation(self, weights: Weights | None = None) -> tuple[dict[str, Accuracy], dict[str, dict[str, Any]]]:
+        """Each distribution's accuracy on its validation classes, and what the rule chose there on average.
+
+        Of the weights as they are now, or of the `weights` given.
+        """
         config, names = self.config, self.validation.names
         episodes = max(2, -(-config.validation_episodes // len(names)))
         tasks = self.processes.tasks(episodes)
@@ -364,7 +388,7 @@ class Trainer:
             choices = Choices(self.rule.decisions(self.weights), config.steps, self.processes.device)
             right = evaluate(
                 self.threads,
-                self.weights,
+                weights or self.weights,
                 self.tensors,
                 sampler,
                 self.rule,

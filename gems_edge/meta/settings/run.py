@@ -62,6 +62,12 @@ class TrainConfig:
     lr: float = setting(0.001, "Outer learning rate (Adam).", least=0)
     schedule: str = setting("cosine", "Outer learning rate over the run.", SCHEDULES)
     clip: float = setting(10.0, "Largest norm of the meta-gradient; 0 does not clip.", least=0)
+    keep_general: float = setting(
+        0.0,
+        "Draw the trained weights back towards those that training started from, as far as this part of the gain on "
+        "validation classes is kept (0.85): they forget less of other kinds of images. 0 leaves them as trained.",
+        least=0,
+    )
     seed: int = setting(0, "Seed of weights and episodes.", least=0)
     init_seed: int = setting(-1, "Seed of the initial weights alone; -1 takes --seed.", least=-1)
     validate_every: int = setting(250, "Iterations between validations; the best weights are kept.", least=1)
@@ -84,6 +90,8 @@ class TrainConfig:
             raise UserError("--inner-lr and --lr must be above 0")
         if not self.width_multiplier > 0 or (self.widths and self.width_multiplier != 1):
             raise UserError("--width-multiplier must be above 0, and stands alone: leave --widths out")
+        if self.keep_general > 1:
+            raise UserError(f"--keep-general is {self.keep_general}; it is a part of the gain, from 0 to 1")
         if not self.dense and not self.rule.takes_tickets:
             raise UserError(f"--ticket with {self.method}: find a ticket of each distribution's own maml run instead")
         if self.data_weights and self.rule.one_model_each:
