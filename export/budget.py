@@ -14,11 +14,12 @@ import onnx
 import torch
 
 from gems_edge.errors import UserError
-from gems_edge.export.graphs import adapt_graph, predict_graph
+from gems_edge.export.cut import Halves, halves, highest_cut
+from gems_edge.export.graphs import predict_graph
 from gems_edge.export.manifest import costs
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.recovery import remaining_ratio
-from gems_edge.export.source import Source
+from gems_edge.export.source import MetaModel, Source
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import ModelSpec
 from gems_edge.predict.latency import latency
@@ -140,13 +141,22 @@ class _Network:
         return self.pruned.weights[f"{statistic.rpartition('.')[0]}.weight"].numel()
 
     @cached_property
+    def _halves(self) -> Halves:
+        learned = MetaModel(self.model, self.pruned.weights, self.source.trained.rule)
+        return halves(learned, highest_cut(learned))
+
+    @cached_property
     def _step(self) -> onnx.ModelProto:
-        return adapt_graph(self.model, self.pruned.weights, self.source.trained.rule)
+        return self._halves.adapt_graph()
+
+    @cached_property
+    def _trunk(self) -> onnx.ModelProto | None:
+        return self._halves.trunk_graph()
 
     def costs(self, memory: str) -> dict[str, Any]:
         """The manifest's "cost" of a bundle of this network."""
         sizes = self.source.sizes
-        return costs(self._predict, stream(self._step, MEMORY[memory], sizes), sizes)
+        return costs(self._predict, stream(self._step, MEMORY[memory], sizes), sizes, trunk=self._trunk)
 
 
 @dataclass

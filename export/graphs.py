@@ -1,4 +1,5 @@
-"""The two graphs of a bundle: adapt.onnx (one inner step) and predict.onnx, traced from the functions that trained."""
+"""The graphs of a bundle, traced from the functions that trained: adapt.onnx (one inner step), predict.onnx, and
+trunk.onnx of the layers that no step moves."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from gems_edge.device.bundle import HEAD
+from gems_edge.device.bundle import FEATURES, HEAD
 from gems_edge.export.builder import GraphBuilder, Value
 from gems_edge.export.lowering import lower
 from gems_edge.export.translation import Translation
@@ -19,6 +20,7 @@ from gems_edge.meta.inner import Support, inner_step
 from gems_edge.meta.rules.base import Rule
 from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
 from gems_edge.models.normalization import Statistics
+from gems_edge.models.split import Split
 
 IMAGES, CLASSES = "images", "classes"
 RULE, MASK = "rule.", "mask."
@@ -40,9 +42,10 @@ class Trace:
     sources: dict[str, tuple[str, int]]  # "images" or "classes" → the input and the axis that carry it
 
 
-def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule) -> onnx.ModelProto:
+def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, fed: str = IMAGES) -> onnx.ModelProto:
     """One inner step as ONNX: (images, targets, adapted weights) → (loss, updated weights, support statistics).
 
+    Of a top the input is `fed` "features", what its trunk makes of the images.
     Weights that the rule does not move are initialisers; they have no backward pass. A ticket's masks are initialisers
     that multiply the gradients, as in training. What the rule carries from step to step goes in as rule.NAME and out as
     next.rule.NAME; the rest of its state, and its φ, are initialisers. Numbers of images and classes are dynamic.
@@ -56,12 +59,13 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule) -> onnx.Model
     stored = masks | {f"{RULE}{name}": value for name, value in state.items()}
     # What belongs to a per-class head's weights has one row per class.
     rows = {n: torch.ones(classes, *v.shape[1:]) for n, v in stored.items() if n.endswith(HEAD) and len(v) > 1}
-    examples = _example_images(model, images) | {"targets": torch.zeros(images, classes)}
+    examples = {fed: torch.rand(images, *model.input_shape), "targets": torch.zeros(images, classes)}
     examples |= _with_classes(defaults, classes) | stored | rows
-    sources = {IMAGES: ("images", 0), CLASSES: ("targets", 1)}
-    trace = _trace(_step(model, rule, defaults, tuple(state)), examples, sources)
+    sources = {IMAGES: (fed, 0), CLASSES: ("targets", 1)}
+    trace = _trace(_step(model, rule, defaults, tuple(state), fed), examples, sources)
     builder = GraphBuilder("adapt")
-    inputs = _image_input(builder, model) | {"targets": builder.input("targets", [IMAGES, CLASSES])}
+    inputs = {fed: builder.input(fed, [IMAGES, *model.input_shape])}
+    inputs["targets"] = builder.input("targets", [IMAGES, CLASSES])
     inputs |= _weight_inputs(builder, defaults, adapted)
     carried = carried_names(rule)
     for name, tensor in stored.items():
@@ -72,7 +76,9 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule) -> onnx.Model
     return _lowered(builder, trace, inputs)
 
 
-def _step(model: FewShotModel, rule: Rule, weights: Weights, state: tuple[str, ...]) -> Callable[[Tensors], Tensors]:
+def _step(
+    model: FewShotModel, rule: Rule, weights: Weights, state: tuple[str, ...], fed: str
+) -> Callable[[Tensors], Tensors]:
     """One inner step as a function of named tensors, with the model's masks and the rule's state among them."""
     adapted = rule.adapted(weights)
     masked = [name for name in adapted if name in model.masks]
@@ -83,7 +89,7 @@ def _step(model: FewShotModel, rule: Rule, weights: Weights, state: tuple[str, .
         result = inner_step(
             model.with_masks({name: inputs[f"{MASK}{name}"] for name in masked}),
             leaves,
-            Support(inputs["images"], inputs["targets"]),
+            Support(inputs[fed], inputs["targets"]),
             rule,
             {name: inputs[f"{RULE}{name}"] for name in state},
         )
@@ -134,25 +140,31 @@ def predict_graph(model: FewShotModel, weights: Weights, statistics: Statistics)
 
     def predict(inputs: Tensors) -> Tensors:
         known = {name: inputs[name] for name in statistics}
-        answer = forward(model, {name: inputs[name] for name in defaults}, inputs["images"], known or None)
+        answer = forward(model, {name: inputs[name] for name in defaults}, inputs[IMAGES], known or None)
         return {"logits": answer.logits}
 
-    examples = _example_images(model, images) | _with_classes(defaults, classes) | statistics
-    trace = _trace(predict, examples, {IMAGES: ("images", 0), CLASSES: ("head.bias", 0)})
+    examples = {IMAGES: torch.rand(images, *model.input_shape)} | _with_classes(defaults, classes) | statistics
+    trace = _trace(predict, examples, {IMAGES: (IMAGES, 0), CLASSES: ("head.bias", 0)})
     builder = GraphBuilder("predict")
-    inputs = _image_input(builder, model) | _weight_inputs(builder, defaults, fed=())
+    inputs = {IMAGES: builder.input(IMAGES, [IMAGES, *model.input_shape])} | _weight_inputs(builder, defaults, fed=())
     inputs |= {name: builder.initializer(name, tensor.numpy()) for name, tensor in statistics.items()}
     return _lowered(builder, trace, inputs)
 
 
-def _example_images(model: FewShotModel, images: int) -> Tensors:
-    spec = model.spec
-    return {"images": torch.rand(images, spec.channels, spec.image_size, spec.image_size)}
+def trunk_graph(model: FewShotModel, parts: Split, weights: Weights) -> onnx.ModelProto:
+    """images → features as ONNX: what of `model` lies below the cut of `parts`, its weights as initialisers."""
+    below = _float32(parts.below(weights))
+    images, _ = _trace_sizes(model, below.values())
 
+    def trunk(inputs: Tensors) -> Tensors:
+        return {FEATURES: parts.trunk({name: inputs[name] for name in below}, inputs[IMAGES])}
 
-def _image_input(builder: GraphBuilder, model: FewShotModel) -> dict[str, Value]:
-    spec = model.spec
-    return {"images": builder.input("images", [IMAGES, spec.channels, spec.image_size, spec.image_size])}
+    examples = {IMAGES: torch.rand(images, *model.input_shape)} | below
+    trace = _trace(trunk, examples, {IMAGES: (IMAGES, 0)})
+    builder = GraphBuilder("trunk")
+    inputs = {IMAGES: builder.input(IMAGES, [IMAGES, *model.input_shape])}
+    inputs |= {name: builder.initializer(name, tensor.numpy()) for name, tensor in below.items()}
+    return _lowered(builder, trace, inputs)
 
 
 def _with_classes(weights: Weights, classes: int) -> Weights:
@@ -206,8 +218,7 @@ def _lowered(builder: GraphBuilder, trace: Trace, inputs: dict[str, Value]) -> o
 
 def _trace_sizes(model: FewShotModel, tensors: Iterable[Tensor]) -> tuple[int, int]:
     """Numbers of images and classes to trace with: an axis is known by its size, so nothing else has these."""
-    spec = model.spec
-    taken = {spec.image_size, spec.channels, spec.ways, *(size for tensor in tensors for size in tensor.shape)}
+    taken = {*model.input_shape, model.spec.ways, *(size for tensor in tensors for size in tensor.shape)}
     images, classes, *_ = (prime for prime in _PRIMES if prime not in taken)
     return images, classes
 

@@ -12,10 +12,11 @@ from safetensors.numpy import save
 from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.specs import distribution_name, specs_text
-from gems_edge.device.bundle import FILES
+from gems_edge.device.bundle import FILES, TRUNK_FILE
 from gems_edge.device.int8 import INT8_FILE
 from gems_edge.export.bundle import check_target, write_bundle
-from gems_edge.export.graphs import RULE, adapt_graph, predict_graph
+from gems_edge.export.cut import Halves, halves, highest_cut
+from gems_edge.export.graphs import RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, parameters, provenance, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.quantise import EPISODES, Quantised, quantise
@@ -48,8 +49,10 @@ class Compact:
 
 @dataclass(frozen=True)
 class Graphs:
+    halves: Halves  # what is adapted, and what lies below
     adapt: onnx.ModelProto
     predict: onnx.ModelProto
+    trunk: onnx.ModelProto | None
     int8: Quantised | None
     statistics: Statistics  # normalisation statistics of an untaught bundle
 
@@ -82,7 +85,10 @@ def export_source(
         **_description(source, output, options, compact, exported),
         "accuracy_before": before,
         "accuracy": after,
-        "cost": costs(graphs.predict, graphs.adapt, source.sizes, graphs.int8.graph if graphs.int8 else None),
+        "trunk": graphs.halves.entry(),
+        "cost": costs(
+            graphs.predict, graphs.adapt, source.sizes, graphs.int8.graph if graphs.int8 else None, graphs.trunk
+        ),
         **({"int8": graphs.int8.about} if graphs.int8 else {}),
         "provenance": provenance(source.run, source.config),
         **(about or {}),
@@ -213,8 +219,10 @@ def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports:
     """Traced and lowered, adapt.onnx streamed as --memory asks, predict.onnx quantised for --int8."""
     support = support_of(source.tensors.episode(_verified_episodes(source)[0]), source.config.ways)
     statistics = _start_statistics(learned, support)
-    adapt = adapt_graph(learned.model, learned.weights, learned.rule)
-    adapt = stream(adapt, MEMORY[options.memory], source.sizes)
+    parted = halves(learned, highest_cut(learned))
+    if parted.parts is not None:
+        reports.say(f"learns from {parted.parts.cut.name}: what lies below runs once for each photo (trunk.onnx)")
+    adapt = stream(parted.adapt_graph(), MEMORY[options.memory], source.sizes)
     predict = predict_graph(learned.model, learned.weights, statistics)
     int8 = None
     if source.calibrating is not None:
@@ -222,7 +230,7 @@ def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports:
             int8 = quantise(
                 predict, learned, source.config.steps, statistics, source.tensors, source.calibrating, progress
             )
-    return Graphs(adapt, predict, int8, statistics)
+    return Graphs(parted, adapt, predict, parted.trunk_graph(), int8, statistics)
 
 
 def _start_statistics(learned: MetaModel, support: Support) -> Statistics:
@@ -237,11 +245,13 @@ def _start_statistics(learned: MetaModel, support: Support) -> Statistics:
 
 def _contents(learned: MetaModel, graphs: Graphs) -> dict[str, bytes]:
     """The bundle's files but for the manifest."""
-    rule = learned.rule
-    carried = {f"{RULE}{name}": rule.begin(learned.weights)[name] for name in rule.carried}
+    top = graphs.halves.learned
+    carried = {f"{RULE}{name}": top.rule.begin(top.weights)[name] for name in top.rule.carried}
     tensors = learned.weights | graphs.statistics | carried
     weights = save({name: tensor.detach().float().numpy() for name, tensor in tensors.items()})
     contents = dict(zip(FILES, (graphs.predict.SerializeToString(), graphs.adapt.SerializeToString(), weights)))
+    if graphs.trunk is not None:
+        contents[TRUNK_FILE] = graphs.trunk.SerializeToString()
     return contents | ({INT8_FILE: graphs.int8.graph.SerializeToString()} if graphs.int8 else {})
 
 

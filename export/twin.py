@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gems_edge.device.bundle import FEATURES
 from gems_edge.export.graphs import RULE
 from gems_edge.export.source import MetaModel
 from gems_edge.meta.inner import Support, classify, detached, inner_step
 from gems_edge.meta.rules.base import Rule, State
 from gems_edge.models.fewshot import FewShotModel, Weights, initial_weights
+from gems_edge.models.split import Trunk
 
 Kind = Literal["update", "forward", "decision", "answer"]
 Arrays = dict[str, np.ndarray]
@@ -28,7 +30,7 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 TOLERANCES: dict[Kind, float] = {
     "update": 1e-3,  # of a tensor's step, as a share of its length
-    "forward": 3e-5,  # of the loss and of a layer's statistics, as a share of them
+    "forward": 3e-5,  # of features, of the loss and of a layer's statistics, as a share of them
     "decision": 1e-3,  # of what a rule carries to the next step (shares, rates): means over millions of weights round
     "answer": 1e-3,  # of a query's probabilities after all steps
 }
@@ -93,6 +95,16 @@ class Twin:
         self._compare(board | _moves(self._weights, after, adapted), by_torch, _ulps(after))
         self._weights, self._state, self._step = after, following, self._step + 1
 
+    def features(self, board: np.ndarray, trunk: Trunk, below: Weights, images: Tensor) -> None:
+        """Compare what the board's trunk made of `images` [N, C, H, W]."""
+
+        def by_torch(model: FewShotModel, weights: Weights, support: Support) -> Arrays:
+            with torch.no_grad():
+                return {FEATURES: trunk(weights, support.images).numpy()}
+
+        fed = Support(images, self._support.targets)
+        self._compare({FEATURES: board}, by_torch, {}, below, fed)
+
     def answer(self, queries: Tensor, probabilities: np.ndarray) -> None:
         """Compare the board's `probabilities` of the query images, after its last step."""
 
@@ -104,13 +116,21 @@ class Twin:
 
         self._compare({ANSWER: probabilities}, by_torch, {})
 
-    def _compare(self, board: Arrays, by_torch: ByTorch, ulps: Mapping[str, float]) -> None:
+    def _compare(
+        self,
+        board: Arrays,
+        by_torch: ByTorch,
+        ulps: Mapping[str, float],
+        weights: Weights | None = None,
+        support: Support | None = None,
+    ) -> None:
         """Adds a sample for everything that torch gives. `ulps`: what the board's weights are rounded by after a step.
+        `weights` and `support`: what torch computes with, if not what the episode has reached.
 
         The board may agree with torch in float32 or in float64: of long sums of equal values (a flat-coloured image
         under the first convolution) torch's float32 loses 1e-3 and the board's nothing.
         """
-        model, weights, support = self._torch.model, self._weights, self._support
+        model, weights, support = self._torch.model, weights or self._weights, support or self._support
         expected = by_torch(model, weights, support)
         scales = _scales(expected)
         errors = {name: _distance(board[name], value) / scales[name] for name, value in expected.items()}

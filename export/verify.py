@@ -7,15 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.mixture import Mixture, MixtureSampler
-from gems_edge.data.tensors import episode_tensors
+from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.device.learner import Learner
 from gems_edge.errors import MachineError
+from gems_edge.export.cut import halves
 from gems_edge.export.source import MetaModel
 from gems_edge.export.twin import Difference, Kind, Sample, Twin
 from gems_edge.meta.evaluation.bundle import answer_episode, compare_precisions, learn_episode
-from gems_edge.meta.inner import support_of
+from gems_edge.meta.inner import Support, support_of
+from gems_edge.models.split import split
 
 # The first step of a shared head moves nothing but the head: it says nothing of the backbone's gradient.
 LEAST_STEPS = 3
@@ -39,7 +43,7 @@ class Verification:
     episodes: int
     steps: int
     update: Difference
-    forward: Difference  # loss and statistics of the support set
+    forward: Difference  # features, loss and statistics of the support set
     decision: Difference | None  # None: the rule carries nothing
     answer: Difference  # probabilities of the queries after all steps
     other_sides: int  # steps, of all episodes, in which an update was beyond what is allowed
@@ -65,17 +69,35 @@ def verify_bundle(
     Raises MachineError if the two differ by more than rounding explains.
     """
     learner, tensors = Learner.load(directory), episode_tensors(images)
-    followed = []
-    for indices in episodes:
-        episode = tensors.episode(indices)
-        twin = Twin(learned, support_of(episode, len(indices.classes)))
-        probabilities = learn_episode(learner, images, indices, max(steps, LEAST_STEPS), twin.follow)
-        twin.answer(episode.query_images, probabilities)
-        followed.append(twin.samples)
-    verification = verdict(followed)
+    verification = verdict(
+        [
+            _followed(learner, learned, images, indices, tensors.episode(indices), max(steps, LEAST_STEPS))
+            for indices in episodes
+        ]
+    )
     if not verification.passed:
         raise MachineError(_refusal(verification))
     return verification
+
+
+def _followed(
+    learner: Learner, learned: MetaModel, images: Mixture, indices: EpisodeIndices, episode: Episode, steps: int
+) -> list[Sample]:
+    """One episode on the board, compared with torch: where the bundle has a trunk, the features that it gives first, and
+    then the steps, which torch takes on features of its own."""
+    support, queries, trunk = support_of(episode, len(indices.classes)), episode.query_images, learner.bundle.trunk
+    twin = Twin(learned, support)
+    if trunk is not None:
+        cut = learned.model.spec.topology.cut(trunk.cut)
+        parts = split(learned.model, cut)
+        below = parts.below(learned.weights)
+        with torch.no_grad():
+            features, queries = (parts.trunk(below, each) for each in (support.images, queries))
+        twin = Twin(halves(learned, cut).learned, Support(features, support.targets))
+        board = learner.features(images.images[indices.support.reshape(-1)])
+        twin.features(board, parts.trunk, below, support.images)
+    twin.answer(queries, learn_episode(learner, images, indices, steps, twin.follow))
+    return twin.samples
 
 
 def verdict(episodes: Sequence[Sequence[Sample]]) -> Verification:

@@ -8,9 +8,10 @@ import torch
 from networks import read_name
 from safetensors.numpy import save
 
-from gems_edge.device.bundle import FILES
+from gems_edge.device.bundle import FILES, TRUNK_FILE
 from gems_edge.export.bundle import write_bundle
-from gems_edge.export.graphs import CLASSES, IMAGES, RULE, adapt_graph, predict_graph
+from gems_edge.export.cut import halves, highest_cut
+from gems_edge.export.graphs import CLASSES, IMAGES, RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.source import MetaModel
@@ -57,8 +58,11 @@ def write_untrained(model: FewShotModel, weights: Weights, rule: Rule, paths: di
     with torch.no_grad():
         images = torch.rand(spec.ways, spec.channels, spec.image_size, spec.image_size)
         statistics = forward(model, weights, images)[1]
-    whole, predict = adapt_graph(model, weights, rule), predict_graph(model, weights, statistics)
-    carried = {f"{RULE}{name}": rule.begin(weights)[name] for name in rule.carried}
+    learned = MetaModel(model, weights, rule)
+    parted = halves(learned, highest_cut(learned))
+    whole, trunk, predict = parted.adapt_graph(), parted.trunk_graph(), predict_graph(model, weights, statistics)
+    top = parted.learned
+    carried = {f"{RULE}{name}": top.rule.begin(top.weights)[name] for name in rule.carried}
     stored = save({name: tensor.float().numpy() for name, tensor in (weights | statistics | carried).items()})
     for (shots, memory), path in paths.items():
         if path.exists():
@@ -71,9 +75,11 @@ def write_untrained(model: FewShotModel, weights: Weights, rule: Rule, paths: di
         )  # fmt: skip
         manifest = {
             **identity(path, config, spec, SimpleNamespace(inverted=False), rule),
-            "tensors": tensor_names(MetaModel(model, weights, rule)),
+            "tensors": tensor_names(learned),
             "memory": memory,
-            "cost": costs(predict, adapt, sizes),
+            "trunk": parted.entry(),
+            "cost": costs(predict, adapt, sizes, trunk=trunk),
         }
         contents = dict(zip(FILES, (predict.SerializeToString(), adapt.SerializeToString(), stored)))
+        contents |= {} if trunk is None else {TRUNK_FILE: trunk.SerializeToString()}
         write_bundle(path, contents, manifest, lambda staging: {})

@@ -150,10 +150,19 @@ class Learner:
     def _step_inputs(self, pixels: np.ndarray) -> tuple[np.ndarray, float | None]:
         """What every step is fed of the support images, and the seconds that the trunk took, where there is one: its
         features are computed once, and its session is gone before that of the steps is loaded."""
-        trunk = self.bundle.trunk
-        if trunk is None:
+        if self.bundle.trunk is None:
             return _network_input(pixels), None
         started = time.perf_counter()
+        return self.features(pixels), time.perf_counter() - started
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What the trunk makes of images: float32 [N, c, h, w] (of the whole body [N, F]), each image by itself.
+
+        Raises UserError for images that do not fit, and for a bundle without a trunk.
+        """
+        trunk, pixels = self.bundle.trunk, self._checked(images)
+        if trunk is None:
+            raise UserError(f"{self.bundle.path} has no trunk: each of its steps runs the whole network")
         session = trunk_session(self.bundle, self.threads)
         features = np.empty((len(pixels), *trunk.features), np.float32)
         batch = images_per_call(trunk.peak_bytes)
@@ -166,7 +175,7 @@ class Learner:
                     f"{list(trunk.features)} as its manifest says; export the bundle again"
                 )
             features[start : start + batch] = result
-        return features, time.perf_counter() - started
+        return features
 
     def _learn(
         self, weights: Arrays, feeds: Arrays, steps: int, on_step: OnStep | None, watch: Watch | None

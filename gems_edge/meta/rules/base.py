@@ -57,6 +57,13 @@ class Rule:
         """The names of what an inner step moves, in forward order, from a task's `weights` or from meta-weights."""
         return movable(weights)
 
+    def of_part(self, weights: Weights, part: Weights) -> "Rule":
+        """The rule that moves `part`, the upper part of `weights`, as this one moves them all; it moves nothing else.
+
+        A rule that decides by what it sees of a network (g_φ) moves all of it, and has no such part.
+        """
+        return self
+
     def begin(self, weights: Weights) -> State:
         """The state before the first step of a task, from the meta-weights (a shared head with its one row)."""
         return {}

@@ -1,6 +1,6 @@
 """An adaptation that no longer asks g_φ: which layers move at each step, and how fast, as constants."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ class Frozen(Rule):
         layer = by_layer(weights)
         moving = [any(row[number] for row in self.rates) for number in range(len(layers_of(weights)))]
         return tuple(name for name in super().adapted(weights) if moving[layer[name]] and name not in self.still)
+
+    def of_part(self, weights: Weights, part: Weights) -> "Frozen":
+        """With the rates of the layers of `part` alone, and all that does not move here still there, too."""
+        moving, of_layer = set(self.adapted(weights)), {name: i for i, name in enumerate(layers_of(weights))}
+        columns = [of_layer[name] for name in layers_of(part)]
+        rates = tuple(tuple(row[column] for column in columns) for row in self.rates)
+        return replace(self, rates=rates, still=frozenset(name for name in part if name not in moving))
 
     def begin(self, weights: Weights) -> State:
         rows = self.rates if self.carried else self.rates[:1]
