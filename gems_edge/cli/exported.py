@@ -24,6 +24,7 @@ def document_of(output: Path, manifest: Document) -> Document:
         "accuracy_per_mode": {"before": manifest["accuracy_before"], "after": manifest["accuracy"]},
         "normalization": mode,
         "ticket": manifest["ticket"],
+        "trunk": manifest["trunk"],
         "specialised": manifest["specialised"],
         "verification": manifest["verification"],
         "predicted_memory_mb": {
