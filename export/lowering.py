@@ -32,6 +32,8 @@ def lower(low: Translation, graph: fx.Graph, inputs: Sequence[Value]) -> list[Va
     for node in graph.nodes:
         if node.op == "placeholder":
             low.values[node] = next(placeholders)
+        elif node.op == "get_attr":
+            low.values[node] = _constant(low, getattr(graph.owning_module, str(node.target)))
         elif node.op == "call_function":
             low.values[node] = _call(low, node)
         elif node.op == "output":
@@ -39,6 +41,11 @@ def lower(low: Translation, graph: fx.Graph, inputs: Sequence[Value]) -> list[Va
         else:
             raise UserError(f"cannot export: the traced step holds a {node.op} ({node.target})")
     raise UserError("cannot export: the traced step has no output")
+
+
+def _constant(low: Translation, tensor: torch.Tensor) -> Value:
+    """Numbers that the traced program made a tensor of."""
+    return Value(low.builder.constant(tensor.numpy()), tuple(tensor.shape))
 
 
 def _call(low: Translation, node: fx.Node) -> Any:

@@ -269,6 +269,7 @@ TABLE: dict[Any, Operation] = {
     aten.expand.default: _same,
     aten.clone.default: _same,
     aten.detach.default: _same,
+    aten.lift_fresh_copy.default: _same,
     aten.alias.default: _same,
     aten.t.default: _transpose_last,
     aten.permute.default: _permute,

@@ -62,7 +62,7 @@ class Bundle:
     image_size: int
     channels: int
     inverted: bool  # photos must be inverted on reading: the data was light on dark
-    normalization: str  # transductive | support | group
+    normalization: str  # transductive | support | group | frozen
     steps: int
     predict_peak_bytes: int  # activations of one image in predict.onnx
     adapted: tuple[str, ...]
@@ -144,7 +144,7 @@ def read_bundle(path: Path | str) -> Bundle:
         image_size=fields.integer("image.size"),
         channels=fields.integer("image.channels"),
         inverted=fields.get("image.inverted", bool, "true or false"),
-        normalization=fields.text("normalization", ("transductive", "support", "group")),
+        normalization=fields.text("normalization", ("transductive", "support", "group", "frozen")),
         steps=fields.integer("rule.steps"),
         predict_peak_bytes=fields.integer("cost.predict.peak_bytes", 0, 1 << 40),
         adapted=fields.names("tensors.adapted"),

@@ -204,8 +204,9 @@ class Learner:
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, float32 [N, classes], columns as `classes`.
 
-        Normalisation uses the statistics of the support set (mode "group": of each image by itself), so one image at a
-        time or a thousand give the same answers. Raises UserError for images that do not fit.
+        Normalisation uses the statistics of the support set (mode "group": of each image by itself, mode "frozen": of
+        the pretraining), so one image at a time or a thousand give the same answers. Raises UserError for images that
+        do not fit.
         """
         now = self._now  # once: another thread may teach meanwhile
         pixels = self._checked(images)

@@ -182,8 +182,8 @@ def classify(
     """Logits [N, classes] of query images in a named normalisation mode.
 
     transductive: statistics of the query batch itself (the papers' protocol). support: statistics of the support set
-    under these weights, so one image at a time gives the same answer (`known`: those of a Trajectory). group: each
-    image by itself.
+    under these weights, so one image at a time gives the same answer (`known`: those of a Trajectory). group and
+    frozen: each image by itself.
     """
     statistics = None
     if normalization == "support":

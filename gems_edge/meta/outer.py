@@ -39,21 +39,24 @@ def meta_gradient(
 ) -> tuple[Weights, Weights]:
     """The gradient of the query losses' sum over `episodes`, divided by `config.meta_batch`, and the union of subnets.
 
-    Of a rule with subnets each task moves its own alone; the second dictionary is 1 where some task moves a weight,
-    else 0 (GEMS, equation 7). `seen` is called with the number of each task and what it did, in order.
+    Of the weights that require grad: the others are constants. Of a rule with subnets each task moves its own alone;
+    the second dictionary is 1 where some task moves a weight, else 0 (GEMS, equation 7). `seen` is called with the
+    number of each task and what it did, in order.
     """
+
+    learned = {name: weight for name, weight in weights.items() if weight.requires_grad}
 
     def of_task(model: FewShotModel, episode: Episode) -> tuple[MetaTask, tuple[Tensor | None, ...]]:
         with autocast(config.precision, episode.query_images.device):
             task = meta_loss(model, weights, episode, config, rule)
         loss = task.loss / config.meta_batch
-        return task, torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        return task, torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
 
-    totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    totals = {name: torch.zeros_like(weight) for name, weight in learned.items()}
     union: Weights = {}
     for number, (task, gradients) in enumerate(threads.map(of_task, episodes)):
         subnet = rule.subnet(task.trajectory.steps[-1].state) if task.trajectory.steps else {}
-        for name, gradient in zip(weights, gradients):
+        for name, gradient in zip(learned, gradients):
             if gradient is not None:
                 totals[name] += gradient * subnet[name] if name in subnet else gradient
         union = {name: torch.maximum(mask, union.get(name, mask)) for name, mask in subnet.items()}
@@ -70,8 +73,8 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 
 
 def make_optimizer(weights: Weights, config: TrainConfig) -> torch.optim.Adam:
-    """Adam over the network and, at a rate of its own, the update rule's φ."""
-    network = [weight for name, weight in weights.items() if not name.startswith(ADAPTER)]
+    """Adam over those weights of the network that require grad and, at a rate of its own, the update rule's φ."""
+    network = [w for name, w in weights.items() if w.requires_grad and not name.startswith(ADAPTER)]
     adapter = [weight for name, weight in weights.items() if name.startswith(ADAPTER)]
     groups = [{"params": network, "share": 1.0}]
     if adapter:

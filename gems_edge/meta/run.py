@@ -94,7 +94,7 @@ class Run:
         if ticket is None:
             return FewShotModel(config.model_spec())
         model = FewShotModel(ticket.spec(config.model_spec()), ticket.masks if ticket.unit == "weight" else None)
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors().items()}
         odd = [name for name, mask in model.masks.items() if tuple(mask.shape) != shapes.get(name)]
         if odd:
             raise UserError(f"{self.ticket_path} does not fit the model: it has no weight {odd[0]} of the mask's shape")
@@ -208,7 +208,7 @@ class Run:
 
 def fitting(config: TrainConfig, model: FewShotModel, weights: Weights, path: Path) -> Weights:
     """`weights` if they have the names and shapes of the model and of its update rule's φ, else UserError."""
-    network: Weights = dict(model.named_parameters())
+    network = model.tensors()
     channels = model.spec.shape.feature_channels
     with torch.random.fork_rng(devices=[]):
         expected = {
@@ -247,5 +247,5 @@ def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:
         # torch uses only the lower 32 bits of a seed.
         torch.manual_seed(int(np.random.SeedSequence([seed, other]).generate_state(1)[0]) if other else seed)
         model = FewShotModel(config.model_spec())
-        weights: Weights = dict(model.named_parameters())
+        weights = model.tensors()
         return weights | rule_of(config).initial(weights, model.spec.shape.feature_channels)

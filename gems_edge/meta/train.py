@@ -33,7 +33,7 @@ from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.backbones.registry import BACKBONES
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.network_file import NetworkFile, read_network_file
-from gems_edge.models.spec import full_widths
+from gems_edge.models.spec import full_widths, is_constant
 from gems_edge.progress import Progress, Say, silent
 
 
@@ -244,7 +244,7 @@ class Trainer:
         weights = fitting(config, self.model, initial or seeded_weights(config), run.initial_path)
         weights = self.model.masked({name: w.detach().to(self.processes.device) for name, w in weights.items()})
         self.start = weights
-        self.weights = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
+        self.weights = {name: w.clone().requires_grad_(not is_constant(name)) for name, w in weights.items()}
         self.threads = TaskThreads(self.model, len(self.processes.tasks(config.meta_batch)))
         self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
         self.optimizer = make_optimizer(self.weights, config)

@@ -13,11 +13,11 @@ from gems_edge.device.bundle import HEAD
 from gems_edge.models.adopt import BODY
 from gems_edge.models.head import logits_of, make_head
 from gems_edge.models.normalization import Normalization, NormPass, Statistics
-from gems_edge.models.spec import ADAPTER, TEMPERATURE, ModelSpec
+from gems_edge.models.spec import ADAPTER, TEMPERATURE, ModelSpec, Pixels, is_constant
 from gems_edge.models.ticket import Masks
 
 # Every tensor of a model by its name, as state_dict() names them. Meta-parameters of an update rule travel in the same
-# dictionary; their names begin with ADAPTER.
+# dictionary; their names begin with ADAPTER. So do the running statistics of mode "frozen" (see is_constant).
 Weights = dict[str, Tensor]
 # Of a layer's module: blocks.0.conv is the layer "blocks.0", blocks.0.conv2 is "blocks.0.2".
 _KIND = re.compile(r"conv(?=\d?$)")
@@ -43,10 +43,11 @@ class FewShotModel(nn.Module):
         self.spec = spec
         # Zeros and ones in the weights' own type: products with them differentiate, and export as plain Mul.
         self.masks = {name: torch.from_numpy(mask).float() for name, mask in (masks or {}).items()}
-        self.backbone = spec.topology.build(spec.widths, grouped=spec.normalization == "group")
+        self.backbone = spec.topology.build(spec.widths, spec.normalization)
         self.head = make_head(spec)
         # Of one image, or of what a trunk gives for one: channels, height, width (below the head: features).
         self.input_shape: tuple[int, ...] = (spec.channels, spec.image_size, spec.image_size)
+        self.pixels = spec.pixels
 
     def forward(self, images: Tensor, statistics: Statistics | None = None, shares: Tensor | None = None) -> Answer:
         """As the function `forward`, with the model's own parameters."""
@@ -65,10 +66,11 @@ class FewShotModel(nn.Module):
         return other
 
     def with_backbone(self, backbone: fx.GraphModule, input_shape: tuple[int, ...]) -> "FewShotModel":
-        """The same head, and masks where they fit, on another backbone: a part of this one's (models/split.py)."""
+        """The same head, and masks where they fit, on the part of this one's backbone that reads maps
+        (models/split.py)."""
         other = copy.copy(self)
         other._modules = {**self._modules, "backbone": backbone}
-        other.input_shape = input_shape
+        other.input_shape, other.pixels = input_shape, Pixels()
         names = {name for name, _ in other.named_parameters()}
         other.masks = {name: mask for name, mask in self.masks.items() if name in names}
         return other
@@ -87,11 +89,18 @@ class FewShotModel(nn.Module):
         order = {name: number for number, name in enumerate((*self.spec.topology.tensors, TEMPERATURE, *HEAD))}
         return iter(sorted(parameters.items(), key=lambda item: order.get(item[0].removeprefix(prefix), -1)))
 
+    def tensors(self) -> Weights:
+        """All tensors of the model in forward order: the parameters and, in mode "frozen", the running statistics."""
+        named: Weights = dict(self.named_parameters())
+        if self.spec.normalization == "frozen":
+            named |= dict(self.named_buffers())
+        return {name: named[name] for name in (*self.spec.topology.tensors, TEMPERATURE, *HEAD) if name in named}
+
     def statistics_names(self) -> tuple[str, ...]:
-        """The names of the statistics in forward order; none in mode "group"."""
+        """The names of the support set's statistics in forward order; none in the modes "group" and "frozen"."""
         targets = [str(node.target) for node in self.backbone.graph.nodes if node.op == "call_module"]
         layers = [self.backbone.get_submodule(target) for target in targets]
-        norms = [layer for layer in layers if isinstance(layer, Normalization) and not layer.groups]
+        norms = [n for n in layers if isinstance(n, Normalization) and not n.groups and not n.frozen]
         return tuple(f"{norm.name}.{kind}" for norm in norms for kind in ("mean", "var"))
 
 
@@ -119,8 +128,19 @@ def body(
 ) -> Body:
     """The backbone of `model` with `weights`, without its head: a pure function. `shares`: as of NormPass."""
     norm = NormPass(statistics, shares)
+    images = normalised(images, model.pixels)
     backbone = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
     return Body(functional_call(model.backbone, backbone, (images, norm)), norm.seen)
+
+
+def normalised(images: Tensor, pixels: Pixels) -> Tensor:
+    """Images [N, C, H, W] in 0…1 → what the backbone reads."""
+    if not pixels.mean:
+        return images
+    scale = [[[1 / deviation]] for deviation in pixels.deviation]
+    shift = [[[-mean / deviation]] for mean, deviation in zip(pixels.mean, pixels.deviation)]
+    factors, sums = (torch.tensor(each, dtype=images.dtype, device=images.device) for each in (scale, shift))
+    return torch.addcmul(sums, images, factors)
 
 
 def head(model: FewShotModel, weights: Weights, features: Tensor) -> Tensor:
@@ -143,7 +163,8 @@ def movable(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
 
     The head's rows are last. Meta-weights have none of a prototype head: a task makes them.
     """
-    body = (name for name in tensors if not name.startswith(ADAPTER) and name not in (TEMPERATURE, *HEAD))
+    still = (TEMPERATURE, *HEAD)
+    body = (n for n in tensors if not n.startswith(ADAPTER) and not is_constant(n) and n not in still)
     return (*body, *(name for name in HEAD if name in tensors or TEMPERATURE in tensors))
 
 

@@ -42,8 +42,8 @@ class NormPass:
 class Normalization(nn.Module):
     """Batch normalisation (`groups` 0), or group normalisation, of maps [N, C, H, W].
 
-    In the batch modes the statistics are the batch's own, or given ones (mode "support": those of the support set). The
-    running statistics that a batch normalisation was trained with are kept beside them.
+    In the batch modes the statistics are the batch's own, or given ones (mode "support": those of the support set). If
+    it is `frozen` they are the running ones of its training, which are kept beside the parameters.
     `torch.vmap` over `F.batch_norm` gives a wrong second-order gradient (functorch issue 534) and the ONNX exporter
     needs plain operations, hence statistics written out. All of them come from each image's own moments: what runs over
     whole maps then never crosses images, so that an export can run it image by image (export/passes/stream.py).
@@ -52,7 +52,7 @@ class Normalization(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, name: str, groups: int = 0, epsilon: float = 1e-5):
+    def __init__(self, channels: int, name: str, groups: int = 0, epsilon: float = 1e-5, frozen: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -60,6 +60,7 @@ class Normalization(nn.Module):
         self.register_buffer("running_var", torch.ones(channels), persistent=False)
         self.name = name
         self.groups = math.gcd(groups, channels) if groups else 0
+        self.frozen = frozen and not groups
         self.epsilon = epsilon
 
     def forward(
@@ -71,15 +72,23 @@ class Normalization(nn.Module):
         normalised, which is less work and less memory: normalising keeps the order of a channel's values or, where its
         weight is negative, turns it round; the convolution then computes them with the other sign.
         """
-        if statistics.given is not None and not self.groups:
-            return _pooled(self._by_given(x, statistics.given, conv), pool)
+        given = self._given(statistics)
+        if given is not None:
+            return _pooled(self._by_given(x, *given, conv), pool)
         signs = None if pool is None else (self.weight.detach() < 0).to(x.dtype) * -2 + 1
         y = x if conv is None else convolved(conv, x, signs)
         scale, shift = self._scale_and_shift(y, signs, statistics)
         return torch.addcmul(shift[..., None, None], _pooled(y, pool), scale[..., None, None])
 
-    def _by_given(self, x: Tensor, given: Statistics, conv: Convolution | None) -> Tensor:
-        mean, var = (given[f"{self.name}.{kind}"] for kind in ("mean", "var"))
+    def _given(self, statistics: NormPass) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance [C] that do not come from the maps themselves; None: they do."""
+        if self.frozen:
+            return self.running_mean, self.running_var
+        if statistics.given is None or self.groups:
+            return None
+        return statistics.given[f"{self.name}.mean"], statistics.given[f"{self.name}.var"]
+
+    def _by_given(self, x: Tensor, mean: Tensor, var: Tensor, conv: Convolution | None) -> Tensor:
         scale = self.weight * torch.rsqrt(var + self.epsilon)
         shift = self.bias - mean * scale
         if conv is not None:

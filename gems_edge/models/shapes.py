@@ -69,21 +69,27 @@ class Topology:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The names of the backbone's parameters in forward order: of each layer, then of normalisations behind it."""
-        paths = self.axes
-        return tuple(
-            f"{BODY}{path}.{name}"
-            for path in paths
-            for name, _ in self.network.get_submodule(path).named_parameters(recurse=False)
-        )
+        """The names of the backbone's tensors in forward order: of each layer, then of normalisations behind it.
+
+        The running statistics of batch normalisations are among them; a model has those in mode "frozen" alone.
+        """
+        return tuple(f"{BODY}{path}.{name}" for path in self.axes for name in self._tensors_at(path))
+
+    def _tensors_at(self, path: str) -> list[str]:
+        layer = self.network.get_submodule(path)
+        names = [name for name, _ in layer.named_parameters(recurse=False)]
+        if isinstance(layer, Normalization) and not layer.groups:
+            names += [name for name, _ in layer.named_buffers(recurse=False)]
+        return names
 
     @property
     def tensor_axes(self) -> Iterator[tuple[str, int, Axis]]:
-        """Every axis of channels of every tensor of the model: its name, the axis's number, what lies along it."""
+        """Every axis of channels of every tensor that a model may have: its name, the axis's number, what lies along
+        it."""
         for path, axes in self.axes.items():
             layer = self.network.get_submodule(path)
             in_groups = isinstance(layer, Convolution) and layer.groups > 1  # reads a part, of channels that stay
-            for name, _ in layer.named_parameters(recurse=False):
+            for name in self._tensors_at(path):
                 yield f"{BODY}{path}.{name}", 0, axes.outputs
                 if name == "weight" and axes.inputs is not None and not in_groups:
                     yield f"{BODY}{path}.{name}", 1, axes.inputs
@@ -176,26 +182,26 @@ class Topology:
                 f"{self.name} takes {len(full)} positive widths, one for each group of channels; got {list(widths)}"
             )
 
-    def build(self, widths: Sequence[int], grouped: bool) -> fx.GraphModule:
+    def build(self, widths: Sequence[int], normalization: str) -> fx.GraphModule:
         """The network with these widths and random weights: Kaiming normal, biases 0, in forward order.
 
-        `grouped`: group normalisation in place of batch normalisation.
+        `normalization`: a mode; in "group" group normalisation takes the place of batch normalisation.
         """
         network = copy.deepcopy(self.network)
         shapes = {layer.name: layer for layer in self.shape(widths).layers}
         for path, axes in self.axes.items():
             layer = network.get_submodule(path)
             if isinstance(layer, Normalization):
-                new: nn.Module = _norm(layer, length(axes.outputs, widths), grouped)
+                new: nn.Module = _norm(layer, length(axes.outputs, widths), normalization)
             else:
                 new = _layer(layer, shapes[f"{BODY}{path}"])
             network.set_submodule(path, new)
         return network
 
 
-def _norm(dense: Normalization, channels: int, grouped: bool) -> Normalization:
-    groups = dense.groups or (GROUPS if grouped else 0)
-    return Normalization(channels, dense.name, groups, dense.epsilon)
+def _norm(dense: Normalization, channels: int, mode: str) -> Normalization:
+    groups = dense.groups or (GROUPS if mode == "group" else 0)
+    return Normalization(channels, dense.name, groups, dense.epsilon, frozen=mode == "frozen")
 
 
 def _layer(dense: nn.Module, shape: LayerShape) -> nn.Module:

@@ -12,14 +12,42 @@ if TYPE_CHECKING:
     from gems_edge.models.cuts import Cut
     from gems_edge.models.shapes import NetworkShape, Topology
 
-NORMALIZATIONS = ("transductive", "support", "group")
-PER_IMAGE = ("frozen", "group")  # what an image gives does not depend on others
+NORMALIZATIONS = ("transductive", "support", "group", "frozen")
+PER_IMAGE = ("group", "frozen")  # what an image gives does not depend on others
 HEADS = ("per-class", "shared", "prototype")
 METRICS = ("cosine", "euclidean")
 # Names of an update rule's meta-parameters, which travel with a model's weights, begin with this.
 ADAPTER = "adapter."
 # Of a prototype head, as its logarithm: a meta-weight that no inner step moves.
 TEMPERATURE = "head.temperature"
+# Statistics of the pretraining, which travel with a model's weights in mode "frozen": constants of both loops.
+_CONSTANTS = (".running_mean", ".running_var")
+
+
+def is_constant(name: str) -> bool:
+    """Whether a tensor of a model is one that no rule adapts and no optimiser moves."""
+    return name.endswith(_CONSTANTS)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a network does first to pixels in 0…1: (x − mean) / deviation, for each channel or one for all.
+
+    Empty: nothing.
+    """
+
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    def check(self, channels: int) -> None:
+        """UserError for numbers that are not those of so many channels."""
+        if not self.mean and not self.deviation:
+            return
+        if len(self.mean) != len(self.deviation) or len(self.mean) not in (1, channels) or min(self.deviation) <= 0:
+            raise UserError(
+                f"pixels of {channels} channels have as many means and deviations above 0, or one of each; not "
+                f"{list(self.mean)} and {list(self.deviation)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -28,7 +56,8 @@ class ModelSpec:
 
     `widths`: the sizes of the backbone's groups of channels (models/channel_groups.py) in forward order; `file`: of a
     backbone that is in no registry; `learn_from`: what lies below that layer or block (models/cuts.py) is a frozen
-    trunk, "": nothing; `metric`: what a prototype head compares features by.
+    trunk, "": nothing; `metric`: what a prototype head compares features by; `pixels`: what a pretrained backbone wants
+    of them.
     """
 
     backbone: str
@@ -41,6 +70,7 @@ class ModelSpec:
     file: NetworkFile = NO_FILE
     learn_from: str = ""
     metric: str = "cosine"
+    pixels: Pixels = Pixels()
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
@@ -54,6 +84,7 @@ class ModelSpec:
             raise UserError(f"images have 1 or 3 channels, not {self.channels}")
         if self.ways < 2:
             raise UserError(f"a classifier needs at least 2 ways, not {self.ways}")
+        self.pixels.check(self.channels)
         self.shape  # noqa: B018  # raises for widths and an image size that do not fit
         self.cut  # noqa: B018  # raises for a cut that is none
 

@@ -9,8 +9,9 @@ from torch.func import functional_call
 
 from gems_edge.models.adopt import BODY
 from gems_edge.models.cuts import Cut
-from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.fewshot import FewShotModel, Weights, normalised
 from gems_edge.models.normalization import NormPass
+from gems_edge.models.spec import Pixels
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,12 @@ class Trunk:
 
     network: fx.GraphModule
     names: frozenset[str]  # of its tensors, as the whole model has them
+    pixels: Pixels
 
     def __call__(self, weights: Weights, images: Tensor) -> Tensor:
         """Images [N, C, H, W] in 0…1 → features [N, c, h, w] (below the head: [N, F]). `weights`: these or more."""
         tensors = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name in self.names}
-        features: Tensor = functional_call(self.network, tensors, (images, NormPass()))
+        features: Tensor = functional_call(self.network, tensors, (normalised(images, self.pixels), NormPass()))
         return features
 
 
@@ -58,7 +60,7 @@ def split(model: FewShotModel, cut: Cut) -> Split:
     top = _part(model.backbone, above, nodes[-1].args[0], given=tensor)
     return Split(
         cut,
-        Trunk(trunk, frozenset(f"{BODY}{name}" for name in names)),
+        Trunk(trunk, frozenset(f"{BODY}{name}" for name in names), model.pixels),
         model.with_backbone(top, cut.shape(model.spec.widths)),
     )
 

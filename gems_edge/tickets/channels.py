@@ -130,7 +130,7 @@ def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.nda
     compact = replace(spec, widths=tuple(int(mask.sum()) for mask in kept))
     sliced = {name: tensor.detach().cpu().clone() for name, tensor in network_weights(weights).items()}
     for name, number, axis in spec.topology.tensor_axes:
-        if name not in sliced:  # the rows of a prototype head
+        if name not in sliced:  # the rows of a prototype head; statistics, which only mode "frozen" has
             continue
         entries = torch.from_numpy(np.flatnonzero(kept_entries(axis, kept)))
         sliced[name] = sliced[name].index_select(number, entries)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from gems_edge.errors import UserError
-from gems_edge.models.spec import NORMALIZATIONS, ModelSpec
+from gems_edge.models.spec import NORMALIZATIONS, PER_IMAGE, ModelSpec
 
 BOOKS = ("paper", "full")
 
@@ -40,7 +40,7 @@ class TrainingWork:
     queries: int  # per class
     meta_batch: int
     first_order: bool
-    normalization: str  # transductive, support or group
+    normalization: str  # transductive, support, group or frozen
 
     def __post_init__(self) -> None:
         if self.normalization not in NORMALIZATIONS:
@@ -106,7 +106,8 @@ def _check(
         raise UserError(f"unknown book {name!r}; choose one of {', '.join(BOOKS)}")
     if spec.head == "per-class" and work.ways > spec.ways:
         raise UserError(f"a head of {spec.ways} ways cannot learn {work.ways} classes")
-    if (spec.normalization == "group") != (work.normalization == "group"):
+    alone = [mode for mode in (spec.normalization, work.normalization) if mode in PER_IMAGE]
+    if alone and spec.normalization != work.normalization:
         raise UserError(f"a model of normalization {spec.normalization} cannot be trained in {work.normalization}")
     for weight, density in densities.items():
         if weight not in weights:

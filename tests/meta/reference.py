@@ -42,12 +42,15 @@ class Hardsigmoids(TorchFunctionMode):
         return sloping + (value / 6 - sloping).detach()
 
 
+RUNNING = ("running_mean", "running_var")
+
+
 class Network:
     """`module` (images → features, as its author wrote it) as a function of tensors, which may be of other widths."""
 
     def __init__(self, module: nn.Module, weights: dict, mode: str, metric: str = ""):
         self.metric = metric  # of prototypes; "" is a plain linear head
-        self.module = copy.deepcopy(module).eval()  # no dropout
+        self.module, self.mode = copy.deepcopy(module).eval(), mode  # no dropout
         self.order = []  # paths of layers and normalisations as they run
         self.norms = {}
         for path, layer in list(self.module.named_modules()):
@@ -63,12 +66,18 @@ class Network:
                 layer.register_forward_pre_hook(lambda *_, path=path: self.order.append(path))
 
     def features(self, w, images, given=None):
-        """Features [N, F] in the statistics that are `given`, and the batch's own where they are not: path → (mean,
-        var)."""
+        """Features [N, F] in the statistics that are `given`, or in mode frozen among the weights, and the batch's own
+        where they are not: path → (mean, var)."""
         self.order.clear()
+        if self.mode == "frozen":
+            given = {path: [w[f"{BODY}{path}.{kind}"] for kind in RUNNING] for path in self.norms}
         for path, norm in self.norms.items():
             norm.given = given[path] if given else None
-        body = {name.removeprefix(BODY): tensor for name, tensor in w.items() if name.startswith(BODY)}
+        body = {
+            name.removeprefix(BODY): tensor
+            for name, tensor in w.items()
+            if name.startswith(BODY) and not name.endswith(RUNNING)
+        }
         with Hardsigmoids():
             features = functional_call(self.module, body, (images,), strict=True)
         return features, {path: norm.seen for path, norm in self.norms.items()}
@@ -131,7 +140,7 @@ def meta_gradient(
     meta = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
     w = independent(network.with_classes(meta, classes, sx, sy))
     moving = [n for n in w if method not in ("anil", "boil") or (method == "anil") == n.startswith("head")]
-    moving = [n for n in moving if n != "head.temperature"]
+    moving = [n for n in moving if n != "head.temperature" and not n.endswith(RUNNING)]
     rates = {n: head_lr if head_lr and n.startswith("head") else lr for n in moving}
     for _ in range(steps):
         loss = F.cross_entropy(network.logits(w, sx)[0], sy)

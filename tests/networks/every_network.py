@@ -49,12 +49,14 @@ def start(config: TrainConfig, dtype=torch.float32):
     """A model and weights at which no normalisation is plain, some turn values round, and masks and shares differ."""
     torch.manual_seed(0)
     model = FewShotModel(config.model_spec()).to(dtype)
-    weights = dict(model.named_parameters())
+    weights = model.tensors()
     rule = rule_of(config)
     weights = {n: w.detach() for n, w in (weights | rule.initial(weights, model.spec.shape.feature_channels)).items()}
     for name, weight in weights.items():
         if name.startswith("adapter."):
             weight += (0.4 if name.endswith("output.weight") else 0.0) * torch.randn_like(weight)
+        elif name.endswith("running_var"):
+            weight += torch.rand_like(weight) - 0.5
         elif weight.ndim == 1:
             weight += 0.3 * torch.randn_like(weight)
     if config.method == "bmp":

@@ -21,7 +21,7 @@ METHODS = [method for method, facts in RULES.items() if not facts.one_model_each
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_step_equals_torch(network, method):
-    model, weights, rule = start(settings(network, method, modes=("support", "group"), ways=WAYS))
+    model, weights, rule = start(settings(network, method, modes=("support", "group", "frozen"), ways=WAYS))
     graph = adapt_graph(model, weights, rule)
     session = Session(graph.SerializeToString(), "adapt.onnx", threads=1)
     learned = MetaModel(model, weights, rule)

@@ -11,6 +11,7 @@ from gems_edge.meta.inner import Trajectory, adapt, classify, detached, support_
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.spec import PER_IMAGE
 from gems_edge.progress import Count
 
 # Share of right queries by (normalisation mode, inner steps): of one episode, or of every one.
@@ -19,8 +20,8 @@ AllShares = dict[tuple[str, int], list[float]]
 
 
 def modes_for(trained: str) -> tuple[str, ...]:
-    """The modes to evaluate a model in: a group-normalised one in its own, the others in both batch modes."""
-    return ("group",) if trained == "group" else ("support", "transductive")
+    """The modes to evaluate a model in: one without batch statistics in its own, the others in both batch modes."""
+    return (trained,) if trained in PER_IMAGE else ("support", "transductive")
 
 
 def check_mode(trained: str, wanted: str) -> str:
