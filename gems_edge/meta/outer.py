@@ -19,12 +19,12 @@ from gems_edge.models.spec import ADAPTER
 
 def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: Rule) -> MetaTask:
     """Query loss and accuracy of one task after the inner loop, differentiable in `weights`."""
-    support = support_of(episode, config.ways)
+    support = support_of(episode, config.training_ways)
     trajectory = adapt(model, weights, support, rule, config.steps, differentiable=not config.first_order)
     logits = classify(
         model, trajectory.adapted, episode.query_images, support, config.normalization, trajectory.statistics
     )
-    targets = one_hot(episode.query_labels, config.ways, logits.dtype)
+    targets = one_hot(episode.query_labels, config.training_ways, logits.dtype)
     loss = cross_entropy(logits, targets, balanced(targets))
     return MetaTask(loss, (logits.argmax(1) == episode.query_labels).float().mean(), trajectory)
 

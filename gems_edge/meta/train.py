@@ -61,7 +61,7 @@ class Start:
         """Draws the tasks of the meta-batches."""
         config = self.config
         return mixture_sampler(
-            self.images, "train", config.ways, config.shots, config.queries, config.seed,
+            self.images, "train", config.training_ways, config.shots, config.queries, config.seed,
             weights=config.data_weights, rotate=config.rotate_classes,
         )  # fmt: skip
 
@@ -110,9 +110,10 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
     widths = full_widths(config.widths, backbone, config.width_multiplier, channels, size, file)
     dense = config.ticket.dense_run
     ticket = replace(config.ticket, dense_run=str(Path(dense).absolute())) if dense else config.ticket
+    classes = min(len(each.of_split("train")) for each in images.sets)
     resolved = replace(
         config, data=data, image_size=size, channels=channels, backbone=backbone, backbone_file=file, widths=widths,
-        width_multiplier=1.0, ticket=ticket,
+        width_multiplier=1.0, ticket=ticket, train_ways=min(config.train_ways, max(2, classes)),
     )  # fmt: skip
     resolved.model_spec()  # raises for settings that do not fit together
     return resolved, images

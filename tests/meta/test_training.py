@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 import torch
@@ -166,3 +167,15 @@ def test_evaluate_refuses_what_it_cannot(small_run, cli_here, tmp_path):
     (broken / "config.toml").write_text((small_run / "config.toml").read_text())
     (broken / "weights.safetensors").write_bytes((small_run / "weights.safetensors").read_bytes()[:1000])
     assert "damaged" in cli_here("evaluate", broken, code=2).stderr
+
+
+def test_training_episodes_may_have_more_classes_than_those_it_is_tested_on(cli_here, tmp_path):
+    options = ("train", *SMALL, "--widths", "8", "--iterations", "4", "-o")
+    cli_here(*options, tmp_path / "ten", "--train-ways", "10")
+    cli_here(*options, tmp_path / "five")
+    losses = [records(tmp_path / name)[0]["loss"] for name in ("ten", "five")]
+    assert losses[0] > losses[1] + 0.3  # log 10 against log 5 at the start
+    evaluated = cli_here("evaluate", tmp_path / "ten", "--episodes", "2", "--json").stdout
+    assert json.loads(evaluated)["ways"] == 5
+    cli_here(*options, tmp_path / "all", "--train-ways", "100000")
+    assert tomllib.loads((tmp_path / "all" / "config.toml").read_text())["train_ways"] < 1000

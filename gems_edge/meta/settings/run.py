@@ -48,6 +48,11 @@ class TrainConfig:
     metric: str = setting("cosine", "prototype: what features are compared by.", METRICS)
     normalization: str = setting("support", "Statistics for query images (see docs/training.md).", NORMALIZATIONS)
     ways: int = setting(5, "Classes per episode.", least=2)
+    train_ways: int = setting(
+        0,
+        "Classes per training episode, or as many as there are; 0: as --ways. Validation and test keep --ways.",
+        least=0,
+    )
     shots: int = setting(1, "Support images per class.", least=1)
     queries: int = setting(15, "Query images per class.", least=1)
     rotate_classes: bool = setting(
@@ -92,6 +97,10 @@ class TrainConfig:
             raise UserError("--width-multiplier must be above 0, and stands alone: leave --widths out")
         if self.keep_general > 1:
             raise UserError(f"--keep-general is {self.keep_general}; it is a part of the gain, from 0 to 1")
+        if self.train_ways == 1 or (self.head == "per-class" and self.train_ways > self.ways):
+            raise UserError(
+                f"--train-ways {self.train_ways}: an episode has 2 classes or more, and a per-class head --ways rows"
+            )
         if not self.dense and not self.rule.takes_tickets:
             raise UserError(f"--ticket with {self.method}: find a ticket of each distribution's own maml run instead")
         if self.data_weights and self.rule.one_model_each:
@@ -113,6 +122,11 @@ class TrainConfig:
     def rule(self) -> Facts:
         """What the method decides and needs."""
         return RULES[self.method]
+
+    @property
+    def training_ways(self) -> int:
+        """Classes per training episode."""
+        return self.train_ways or self.ways
 
     @property
     def dense(self) -> bool:
