@@ -62,6 +62,24 @@ def _training_blocks(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any
         yield Note("No metrics yet: the run has logged nothing.")
     if table := distribution_table(lines, mode):
         yield table
+    if drawn := next((line for line in reversed(lines) if line.get("kind") == "general"), None):
+        yield _general_table(drawn)
+
+
+def _general_table(drawn: Mapping[str, Any]) -> Table:
+    """The weights between the start and the trained ones, and which of them --keep-general took."""
+    names = {0.0: "as they started", 1.0: "as they were trained"}
+    rows = tuple(
+        (f"{entry['share']:.0%}", names.get(entry["share"], ""), accuracy_text(entry),
+         "this run's weights" if entry["share"] == drawn["share"] else "")
+        for entry in drawn["validation"]
+    )  # fmt: skip
+    caption = (
+        "On the way from the weights that training started from to the trained ones, on validation classes: the first "
+        f"that keep {drawn['kept']:.0%} of the gain are taken (--keep-general); what is nearer to the start forgets "
+        "less of other kinds of images."
+    )
+    return Table(("way", "weights", "accuracy", ""), rows, caption)
 
 
 def _training_figures(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], mode: str) -> Iterator[KeyFigure]:

@@ -1,5 +1,6 @@
 """The page: self-contained, escaped, complete."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -156,6 +157,20 @@ def test_run_without_metrics_and_with_nested_config(tmp_path):
     (run / "metrics.jsonl").unlink()
     text = render_page("t", run_sections(run))
     assert "nothing" in text and "rule.name" in text and "steps" in text
+
+
+def test_a_run_that_was_drawn_back_shows_both_ends(tmp_path):
+    run = making.write_run(tmp_path / "r")
+    shares = [(0.0, 0.71), (0.5, 0.89), (1.0, 0.87)]
+    validation = [{"share": share, "accuracy": reached, "ci95": 0.01, "episodes": 100} for share, reached in shares]
+    with open(run / "metrics.jsonl", "a") as file:
+        line = {"kind": "general", "iteration": 9, "share": 0.5, "kept": 0.85, "validation": validation}
+        file.write(json.dumps(line) + "\n")
+    page = render_page("t", run_sections(run))
+    check(page)
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    for words in ("as they started 71.0 ± 1.0 %", "50% 89.0 ± 1.0 % this run", "as they were trained 87.0", "85%"):
+        assert words in text, words
 
 
 def test_metrics_cut_off_by_a_kill(tmp_path):
