@@ -78,15 +78,15 @@ def _file(path: Path, what: str) -> NetworkFile:
         raise UserError(f"{what}: {path} is no Python file ({error})") from None
 
 
-def network_of_file(name: str, file: NetworkFile, channels: int, width_multiplier: float) -> "nn.Module":
-    """The module that the function makes, with whatever of (channels, width_multiplier) it takes.
+def network_of_file(name: str, file: NetworkFile, values: dict[str, Any]) -> "nn.Module":
+    """The module that the function makes, with whatever it takes of `values`: channels, width_multiplier, image_size.
 
     `name`: as of `read_network_file`. UserError with the file's line where it fails.
     """
     from torch import nn
 
     function = _function(name, file)
-    arguments = _arguments(function, name, {"channels": channels, "width_multiplier": width_multiplier})
+    arguments = taken_by(function, name, values)
     with _users_code(name):
         network = function(**arguments)
     if not isinstance(network, nn.Module):
@@ -133,8 +133,8 @@ def _users_code(name: str) -> Iterator[None]:
         sys.path[:] = path
 
 
-def _arguments(function: Callable[..., Any], name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What of the values the function takes."""
+def taken_by(function: Callable[..., Any], name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What the function takes of the values. UserError for one that asks for others, or has no use for a multiplier."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -143,7 +143,8 @@ def _arguments(function: Callable[..., Any], name: str, values: dict[str, Any]) 
     asked = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in optional]
     if odd := [parameter for parameter in asked if parameter not in values]:
         raise UserError(
-            f"{name} asks for {odd[0]}; a network is made from (channels, width_multiplier=1.0), or from nothing"
+            f"{name} asks for {odd[0]}; a network is made from (channels, width_multiplier=1.0, image_size=224), or from "
+            "less"
         )
     multiplier = values["width_multiplier"]
     if multiplier != 1 and "width_multiplier" not in parameters:

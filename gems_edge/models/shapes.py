@@ -228,18 +228,20 @@ def topology(
     UserError for what is outside the layer set, an image size that vanishes, and outputs that are no features.
     """
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(sys.stderr):
-        return topology_of(_on_meta(backbone, channels, width_multiplier, file), backbone, channels, image_size)
+        return topology_of(
+            _on_meta(backbone, channels, width_multiplier, file, image_size), backbone, channels, image_size
+        )
 
 
-def _on_meta(backbone: str, channels: int, width_multiplier: float, file: NetworkFile) -> nn.Module:
+def _on_meta(backbone: str, channels: int, width_multiplier: float, file: NetworkFile, image_size: int) -> nn.Module:
     """The module without values, which a network that looks at them while it is made cannot do without."""
     try:
         with torch.device("meta"):
-            module = make_backbone(backbone, channels, width_multiplier, file)
+            module = make_backbone(backbone, channels, width_multiplier, file, image_size)
     except UserError as error:
         if not isinstance(error.__cause__, NotImplementedError | RuntimeError):
             raise
-        module = make_backbone(backbone, channels, width_multiplier, file)
+        module = make_backbone(backbone, channels, width_multiplier, file, image_size)
     return module.to("meta")
 
 

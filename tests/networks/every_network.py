@@ -1,13 +1,11 @@
 """What every network is put through: a narrow one of each in the registry, and one of every layer that these lack."""
 
-import importlib
-
 import torch
 
 from gems_edge.data.tensors import Episode
 from gems_edge.meta.rules.registry import RULES, rule_of
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.models.backbones.registry import BACKBONES
+from gems_edge.models.backbones.registry import BACKBONES, make_backbone
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.shapes import topology
 from gems_edge.models.spec import NORMALIZATIONS
@@ -24,8 +22,8 @@ def registered(patch) -> None:
     patch.setitem(BACKBONES, MIXED, "mixed_network")
 
 
-def author_module(network: str, channels: int = 3) -> torch.nn.Module:
-    return importlib.import_module(BACKBONES[network]).make(channels)
+def author_module(network: str, channels: int = 3, size: int = SIZE) -> torch.nn.Module:
+    return make_backbone(network, channels, image_size=size)
 
 
 def narrow(network: str, first: int = 8) -> tuple[int, ...]:

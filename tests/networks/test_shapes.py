@@ -20,7 +20,7 @@ pytestmark = pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("size, channels", [(SIZE, 3), (47, 1)])
 def test_macs_are_those_that_torch_counts(network, size, channels):
     with FlopCounterMode(display=False) as counter:
-        author_module(network, channels).eval()(torch.rand(1, channels, size, size))
+        author_module(network, channels, size).eval()(torch.rand(1, channels, size, size))
     dense = topology(network, channels, size).dense
     assert dense.macs == counter.get_total_flops() // 2
     spec = ModelSpec(network, narrow(network), size, channels, "support", "per-class", 5)

@@ -1,0 +1,44 @@
+"""ResNet-18 (He et al. 2016) as torchvision builds it."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTHS = (64, 128, 256, 512)
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions, and what they read added: by a 1×1 convolution where their stride or width changes it."""
+
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.downsample: nn.Module = nn.Identity()
+        if stride > 1 or inputs != width:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.downsample(x))
+
+
+class ResNet18(nn.Module):
+    """The names of tensors are those of torchvision's own weights."""
+
+    def __init__(self, channels: int, width_multiplier: float):
+        super().__init__()
+        widths = [max(1, round(width * width_multiplier)) for width in WIDTHS]
+        self.conv1, self.bn1 = nn.Conv2d(channels, widths[0], 7, 2, 3, bias=False), nn.BatchNorm2d(widths[0])
+        for number, (inputs, width) in enumerate(zip([widths[0], *widths], widths), 1):
+            stride = 1 if number == 1 else 2
+            self.add_module(f"layer{number}", nn.Sequential(Block(inputs, width, stride), Block(width, width, 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
+        features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return features.mean((2, 3))
+
+
+def make(channels: int, width_multiplier: float = 1.0) -> ResNet18:
+    return ResNet18(channels, width_multiplier)
