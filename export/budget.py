@@ -217,7 +217,7 @@ class _Networks:
             costs = self._network(ratio, round_to).costs(memory)
             self.known[key] = {
                 board.id: predictions(
-                    costs, board, self.budget.threads, self.source.config.ways, self.source.config.shots
+                    costs, board, self.budget.threads, self.source.config.ways, self.source.config.shots.most
                 )
                 for board in self.budget.boards
             }

@@ -101,7 +101,10 @@ def _most_accurate(
         return candidates[-1]
     reports.say(f"{len(candidates)} ways to keep the budget: each is trained, the best on validation is taken")
     config = source.config
-    sampler = mixture_sampler(source.images, "val", config.ways, config.shots, config.queries, options.seed)
+    samplers = [
+        mixture_sampler(source.images, "val", config.ways, shots, config.queries, options.seed)
+        for shots in config.shots.ends
+    ]
     results: list[float] = []
     for candidate in candidates:
         chosen, shortened = _applied(candidate, source, options)
@@ -112,8 +115,10 @@ def _most_accurate(
             learned = recover(shortened, pruned, chosen, reports)
         label = f"validate ratio {chosen.ratio:g}, {chosen.steps} steps"
         with reports.evaluation(label, options.episodes) as progress:
-            modes = accuracies(learned, shortened, sampler, options.episodes, progress)
-        results.append(modes[config.normalization]["accuracy"])
+            modes = accuracies(learned, shortened, samplers, options.episodes, progress)
+        tested = modes[config.normalization]
+        ends = [entry["accuracy"] for entry in tested.get("by_shots", [tested])]
+        results.append(sum(ends) / len(ends))
         reports.say(f"ratio {chosen.ratio:g}, {chosen.steps} steps: {100 * results[-1]:.1f} % on validation")
     return candidates[results.index(max(results))]
 

@@ -54,7 +54,8 @@ def identity(output: Path, config: TrainConfig, spec: ModelSpec, images: Mixture
     return {
         "name": output.name.removesuffix(".gems"),
         "ways": config.ways,
-        "shots": config.shots,
+        "shots": config.shots.most,  # what "cost" is of
+        "least_shots": config.shots.least,
         "queries": config.queries,
         "head": config.head,
         "image": {"size": config.image_size, "channels": config.channels, "inverted": images.inverted},

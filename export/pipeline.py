@@ -1,6 +1,6 @@
 """From a run to a bundle, stage by stage: prune and recover, specialise, trace, lower and pass over graphs, verify."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, body
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
+from gems_edge.progress import Count, counted_from
 from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channels
 
 VERIFIED_EPISODES = 5
@@ -176,18 +177,31 @@ def _accuracy_of_the_run(source: Source, options: ExportOptions, reports: Report
 def _accuracies(
     learned: MetaModel, name: str, source: Source, options: ExportOptions, reports: Reports
 ) -> dict[str, Any]:
-    with reports.evaluation(f"evaluate {name}", options.episodes) as progress:
-        return accuracies(learned, source, source.sampler, options.episodes, progress)
+    with reports.evaluation(f"evaluate {name}", options.episodes * len(source.tests)) as progress:
+        return accuracies(learned, source, source.tests, options.episodes, progress)
 
 
 def accuracies(
     learned: MetaModel,
     source: Source,
-    sampler: MixtureSampler,
+    samplers: Sequence[MixtureSampler],
     episodes: int,
-    progress: Callable[[int], None] | None,
+    progress: Count | None,
 ) -> dict[str, Any]:
-    """Mode → accuracy over `episodes` of the sampler, spread evenly over the distributions, and each's own."""
+    """Mode → accuracy over `episodes` of the first sampler, spread evenly over the distributions, and each's own; of
+    several samplers, which differ in their shots, that of each under "by_shots"."""
+    tested = [
+        _accuracies_of(learned, source, sampler, episodes, counted_from(progress, number * episodes))
+        for number, sampler in enumerate(samplers)
+    ]
+    if len(tested) == 1:
+        return tested[0]
+    return {mode: entry | {"by_shots": [each[mode] for each in tested]} for mode, entry in tested[0].items()}
+
+
+def _accuracies_of(
+    learned: MetaModel, source: Source, sampler: MixtureSampler, episodes: int, progress: Count | None
+) -> dict[str, Any]:
     config, each = source.config, max(2, -(-episodes // len(sampler.samplers)))
     threads = TaskThreads(learned.model.to(source.device), each)
     results = {}
@@ -195,10 +209,11 @@ def accuracies(
         for number, (name, tasks) in enumerate(zip(sampler.names, sampler.samplers)):
             results[name] = evaluate(
                 threads, learned.weights, source.tensors, tasks, learned.rule, steps=[config.steps],
-                modes=modes_for(config.normalization), tasks=range(each), progress=_shifted(progress, number * each),
+                modes=modes_for(config.normalization), tasks=range(each),
+                progress=counted_from(progress, number * each),
             )  # fmt: skip
     learned.model.cpu()
-    protocol = {"ways": config.ways, "shots": config.shots, "steps": config.steps}
+    protocol = {"ways": config.ways, "shots": sampler.samplers[0].shots.value, "steps": config.steps}
     by_mode: dict[str, Any] = {}
     for mode, steps in next(iter(results.values())):
         parts = {name: mean_accuracy(values[mode, steps]) for name, values in results.items()}
@@ -206,10 +221,6 @@ def accuracies(
         if len(parts) > 1:
             by_mode[mode]["distributions"] = {name: part.as_dict() for name, part in parts.items()}
     return by_mode
-
-
-def _shifted(progress: Callable[[int], None] | None, start: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda done: progress(start + done)
 
 
 # Trace, lower, passes
@@ -291,7 +302,7 @@ def _verified(
     if int8 is None:
         return entries
     with reports.evaluation("evaluate int8", options.episodes) as progress:
-        accuracy = int8_accuracy(staging, config.steps, images, source.sampler, options.episodes, progress)
+        accuracy = int8_accuracy(staging, config.steps, images, source.tests[0], options.episodes, progress)
     return entries | {"int8": int8.about | {"accuracy": {config.normalization: accuracy}}}
 
 

@@ -10,6 +10,7 @@ import torch
 
 from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixture_sampler
+from gems_edge.data.shots import Shots
 from gems_edge.data.specs import distribution_name, own_specs
 from gems_edge.data.tensors import EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
@@ -72,14 +73,15 @@ class Source:
     ticket: Ticket | None
     images: Mixture
     tensors: EpisodeTensors
-    sampler: MixtureSampler  # test episodes
+    sampler: MixtureSampler  # test episodes, with the shots that the run was trained with
+    tests: tuple[MixtureSampler, ...]  # … and with their least and most alone; accuracies are of these
     choosing: EpisodeSampler | None  # validation episodes that decide what --for-data freezes
     calibrating: MixtureSampler | None  # validation episodes that int8 is calibrated on
 
     @property
     def sizes(self) -> dict[str, int]:
         """The support set that adapt.onnx is planned for."""
-        return {IMAGES: self.config.ways * self.config.shots, CLASSES: self.config.ways}
+        return {IMAGES: self.config.shots.images(self.config.ways), CLASSES: self.config.ways}
 
 
 def open_source(directory: Path, options: ExportOptions, reports: Reports) -> Source:
@@ -106,8 +108,8 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
     if options.int8:
         check_quantisable(model)
 
-    def sampler(split: str) -> MixtureSampler:
-        return mixture_sampler(images, split, config.ways, config.shots, config.queries, options.seed)
+    def sampler(split: str, shots: Shots = config.shots) -> MixtureSampler:
+        return mixture_sampler(images, split, config.ways, shots, config.queries, options.seed)
 
     return Source(
         run=run,
@@ -119,6 +121,7 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
         images=images,
         tensors=episode_tensors(images, device),
         sampler=sampler("test"),
+        tests=tuple(sampler("test", shots) for shots in config.shots.ends),
         # Made here, so that images that cannot give them are refused before anything is trained.
         choosing=sampler("val").samplers[0] if options.for_data else None,
         calibrating=sampler("val") if options.int8 else None,

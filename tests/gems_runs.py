@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 # On two of the sets of tests/image_sets.py; a log line each iteration.
 TWO_SETS = (
-    "--data", "ink,tint", "--widths", "8", "--steps", "2", "--inner-lr", "0.1", "--meta-batch", "4", "--queries", "3",
-    "--iterations", "6", "--validate-every", "3", "--validation-episodes", "4",
+    "--data", "ink,tint", "--widths", "8", "--shots", "1", "--steps", "2", "--inner-lr", "0.1", "--meta-batch", "4",
+    "--queries", "3", "--iterations", "6", "--validate-every", "3", "--validation-episodes", "4",
     "--checkpoint-every", "2", "--compute", "cpu",
 )  # fmt: skip
 # A shared head's rows are alike before the first step: nothing but the head has a gradient then, and MMSUP's shares,

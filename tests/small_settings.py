@@ -7,8 +7,9 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 # Small and quick, but real: second-order MAML on glyphs.
 SMALL = (
-    "--data", "glyphs", "--widths", "32", "--steps", "2", "--inner-lr", "0.1", "--meta-batch", "4", "--queries", "5",
-    "--validate-every", "20", "--validation-episodes", "10", "--checkpoint-every", "7", "--compute", "cpu",
+    "--data", "glyphs", "--widths", "32", "--shots", "1", "--steps", "2", "--inner-lr", "0.1", "--meta-batch", "4",
+    "--queries", "5", "--validate-every", "20", "--validation-episodes", "10", "--checkpoint-every", "7",
+    "--compute", "cpu",
 )  # fmt: skip
 
 # And its export.

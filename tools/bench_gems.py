@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from gems_edge.data.shots import ONE_SHOT
 from gems_edge.data.specs import split_specs
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.processes import start_processes
@@ -52,7 +53,7 @@ def main(data, data_root, image_size, width, steps, rounds, block):
     keep_freed_memory()
     config = TrainConfig(
         data=split_specs(data), image_size=image_size, widths=(width,), steps=steps, inner_lr=0.1, head="per-class",
-        normalization="transductive", queries=5, compute="cpu", iterations=10_000,
+        normalization="transductive", shots=ONE_SHOT, queries=5, compute="cpu", iterations=10_000,
     )  # fmt: skip
     config, images = resolve(config, data_root)
     cpu = start_processes("cpu")

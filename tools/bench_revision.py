@@ -67,15 +67,18 @@ class Step:
 
 
 TRAININGS = (
-    Training("conv4-64 28 px", ("--backbone", "conv4", "--image-size", "28"), 24),
-    Training("conv4-64 84 px", ("--backbone", "conv4", "--image-size", "84"), 6),
+    Training("conv4-64 28 px", ("--backbone", "conv4", "--image-size", "28", "--shots", "1"), 24),
+    Training("conv4-64 84 px", ("--backbone", "conv4", "--image-size", "84", "--shots", "1"), 6),
 )
 STEPS_OF = (
-    Step("conv4-64 28 px 5 images", ("--backbone", "conv4", "--image-size", "28")),
+    Step("conv4-64 28 px 5 images", ("--backbone", "conv4", "--image-size", "28", "--shots", "1")),
     Step(
         "conv4-64 84 px 25 images", ("--backbone", "conv4", "--image-size", "84", "--shots", "5", "--inner-lr", "0.01")
     ),
-    Step("resnet12 84 px 5 images", ("--backbone", "resnet12", "--image-size", "84", "--inner-lr", "0.001")),
+    Step(
+        "resnet12 84 px 5 images",
+        ("--backbone", "resnet12", "--image-size", "84", "--shots", "1", "--inner-lr", "0.001"),
+    ),
 )
 
 
@@ -84,7 +87,7 @@ def rows_of(network: Network) -> tuple[Training, tuple[Step, ...]]:
     options = ("--backbone", network.backbone, "--width-multiplier", str(network.multiplier))
     options += ("--image-size", str(network.size), "--inner-lr", "0.001")
     steps = tuple(Step(f"{network.name} {5 * shots} images", (*options, "--shots", str(shots))) for shots in (1, 5))
-    return Training(network.name, options, 6), steps
+    return Training(network.name, (*options, "--shots", "1"), 6), steps
 
 
 class Tree:

@@ -48,6 +48,8 @@ def main(data, iterations, repeats, ratio, interval, episodes, output, options):
     common = [
         "--data",
         data,
+        "--shots",
+        "1",
         "--iterations",
         str(iterations),
         "--validate-every",

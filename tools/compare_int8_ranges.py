@@ -35,7 +35,7 @@ def episodes_of(learner: Learner, data: str, split: str, count: int) -> Iterator
     for task in range(count):
         drawn = sampler.draw(0, task, count)[1]
         support, queries = (images.images[part.reshape(-1)] for part in (drawn.support, drawn.query))
-        learner.adapt(support, np.repeat(np.arange(about["ways"]), about["shots"]).tolist())
+        learner.adapt(support, drawn.labels.tolist())
         labels = np.repeat(np.arange(about["ways"]), about["queries"])
         yield bundle.weights | learner._now.weights, to_input(support), queries, labels
 

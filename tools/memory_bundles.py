@@ -8,6 +8,7 @@ import torch
 from networks import read_name
 from safetensors.numpy import save
 
+from gems_edge.data.shots import Shots
 from gems_edge.device.bundle import FILES, TRUNK_FILE
 from gems_edge.export.bundle import write_bundle
 from gems_edge.export.cut import halves, highest_cut
@@ -70,7 +71,7 @@ def write_untrained(model: FewShotModel, weights: Weights, rule: Rule, paths: di
         sizes = {IMAGES: spec.ways * shots, CLASSES: spec.ways}
         adapt = stream(whole, MEMORY[memory], sizes)
         config = TrainConfig(
-            method=rule.name, head=spec.head, ways=spec.ways, shots=shots, image_size=spec.image_size,
+            method=rule.name, head=spec.head, ways=spec.ways, shots=Shots.given(shots), image_size=spec.image_size,
             channels=spec.channels, normalization=spec.normalization, inner_lr=rule.inner_lr,
         )  # fmt: skip
         manifest = {

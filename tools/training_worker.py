@@ -54,6 +54,7 @@ class Peer:
 
 def train_config(setting: Setting):
     """The run that a user would start for this row."""
+    from gems_edge.data.shots import Shots
     from gems_edge.meta.settings.run import TrainConfig
     from gems_edge.models.spec import full_widths
 
@@ -61,8 +62,8 @@ def train_config(setting: Setting):
         data=("glyphs",), image_size=setting.image_size, channels=setting.channels, backbone=setting.backbone,
         widths=full_widths((), setting.backbone, setting.width_multiplier), method=setting.method,
         first_order=setting.first_order,
-        head="per-class", normalization="transductive", ways=setting.ways, shots=setting.shots, queries=setting.queries,
-        steps=setting.steps, meta_batch=setting.meta_batch, inner_lr=setting.inner_lr,
+        head="per-class", normalization="transductive", ways=setting.ways, shots=Shots.given(setting.shots),
+        queries=setting.queries, steps=setting.steps, meta_batch=setting.meta_batch, inner_lr=setting.inner_lr,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def data_seconds(setting: Setting, count: int, device: str) -> dict[str, Any]:
     return {
         "seconds": found,
         "episodes_per_second": config.meta_batch / found,
-        "images_per_episode": config.ways * (config.shots + config.queries),
+        "images_per_episode": config.ways * (setting.shots + config.queries),
     }
 
 

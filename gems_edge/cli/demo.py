@@ -26,7 +26,7 @@ PHOTO_SIZE = 128
 
 GLYPHS = Subject(
     data="glyphs",
-    training=("--widths", 48, "--steps", 3, "--inner-lr", 0.1, "--queries", 5, "--iterations", 450),
+    training=("--widths", 48, "--shots", 1, "--steps", 3, "--inner-lr", 0.1, "--queries", 5, "--iterations", 450),
     ratio=0.8,
     noun="characters",
     many_processes=True,
@@ -156,7 +156,7 @@ def _write_photos(files: DemoFiles, subject: Subject) -> Photos:
     for row, class_id in enumerate(drawn.classes):
         name = _folder_name(images.classes[class_id], subject)
         (files.support / name).mkdir(parents=True, exist_ok=True)
-        write(drawn.support[row, 0], files.support / name / "1.png")
+        write(drawn.support[row], files.support / name / "1.png")
         photos[name] = [files.new / f"{name}-{number}.png" for number in range(1, ASKED + 1)]
         for index, path in zip(drawn.query[row], photos[name]):
             write(index, path)

@@ -15,13 +15,14 @@ from gems_edge.cli.common import (
     refuse_device,
     table,
 )
-from gems_edge.cli.values import IMAGE_SETS
+from gems_edge.cli.values import GIVEN_SHOTS, IMAGE_SETS
 from gems_edge.wording import accuracy_text, percent_text
 
 if TYPE_CHECKING:
+    from gems_edge.data.shots import Shots
     from gems_edge.meta.evaluation.document import EvaluationProtocol
 
-COLUMNS = ("precision", "data", "normalization", "steps", "accuracy")
+COLUMNS = ("shots", "precision", "data", "normalization", "steps", "accuracy")
 
 
 @click.command()
@@ -31,7 +32,9 @@ COLUMNS = ("precision", "data", "normalization", "steps", "accuracy")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--episodes", type=click.IntRange(2), default=600, show_default=True)
 @click.option("--ways", type=click.IntRange(2), help="Default: as trained.")
-@click.option("--shots", type=click.IntRange(1), help="Default: as trained.")
+@click.option(
+    "--shots", type=GIVEN_SHOTS, help="A number, or one for each class (5,1,1,1,1); default: as trained, both ends."
+)
 @click.option("--queries", type=click.IntRange(1), help="Default: as trained.")
 @click.option("--steps", type=click.IntRange(0), help="Inner steps; default: as trained.")
 @click.option("--per-step", is_flag=True, help="Accuracy after every number of steps from 0.")
@@ -71,45 +74,69 @@ def _evaluate(subject: Path, protocol: "EvaluationProtocol", compute: str) -> Do
     from gems_edge.meta.evaluation.run import evaluate_run
 
     is_bundle = (subject / "manifest.json").exists()
-    trained_sets = 1 if is_bundle else _trained_sets(subject)
-    sets = len(protocol.data) if protocol.data else trained_sets
-    with counting_progress("evaluate", protocol.episodes * sets) as progress:
+    trained_sets, shots = _trained(subject, is_bundle)
+    rounds = (len(protocol.data) if protocol.data else trained_sets) * len(protocol.tested_shots(shots))
+    with counting_progress("evaluate", protocol.episodes * rounds) as progress:
         if is_bundle:
             return evaluate_bundle(subject, protocol, progress)
         return evaluate_run(subject, protocol, compute, progress)
 
 
-def _trained_sets(run: Path) -> int:
-    """How many image sets the run was trained on; a run that cannot be read is refused later."""
+def _trained(subject: Path, is_bundle: bool) -> tuple[int, "Shots"]:
+    """How many image sets it is tested on by default, and its shots; what cannot be read is refused later."""
+    from gems_edge.data.shots import Shots
+    from gems_edge.device.bundle import read_bundle
     from gems_edge.errors import UserError
     from gems_edge.meta.settings.run import read_config
 
     try:
-        return len(read_config(run / "config.toml").data)
+        if is_bundle:
+            bundle = read_bundle(subject)
+            return 1, Shots(bundle.least_shots, bundle.shots)
+        config = read_config(subject / "config.toml")
     except UserError:
-        return 1
+        return 1, Shots()
+    return len(config.data), config.shots
 
 
 def _headline(subject: Path, result: Document) -> str:
-    each = " of each" if len(result["distributions"]) > 1 else ""
+    each = " of each" if len(result["distributions"]) > 1 or "by_shots" in result else ""
+    shots = " and ".join(f"{_shots_text(part)}-shot" for part in _by_shots(result))
     return (
-        f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {result['shots']}-shot, "
+        f"{subject} on {result['data']} ({result['split']}), {result['ways']}-way {shots}, "
         f"{result['episodes']} episodes{each}"
     )
 
 
+def _by_shots(result: Document) -> list[Document]:
+    parts: list[Document] = result.get("by_shots", [result])
+    return parts
+
+
+def _shots_text(part: Document) -> str:
+    shots = part["shots"]
+    return ",".join(map(str, shots)) if isinstance(shots, list) else str(shots)
+
+
 def _accuracy_table(result: Document) -> str:
-    """A row for each precision, distribution, mode and step count; without columns that are the same in all rows."""
-    precisions = {"fp32": result} | ({"int8": result["int8"]} if "int8" in result else {})
+    """A row for each number of shots, precision, distribution, mode and step count; without columns that are the same
+    in all rows."""
     rows = [
-        (precision, name, row["normalization"], row["steps"], accuracy_text(row, 2))
-        for precision, part in precisions.items()
+        (_shots_text(tested), precision, name, row["normalization"], row["steps"], accuracy_text(row, 2))
+        for tested in _by_shots(result)
+        for precision, part in _precisions(tested).items()
         for name, entry in _with_mean(part).items()
         for row in entry["table"]
     ]
-    shown = {"precision": len(precisions) > 1, "data": len(result["distributions"]) > 1}
+    shown = {
+        "shots": "by_shots" in result, "precision": "int8" in result, "data": len(result["distributions"]) > 1,
+    }  # fmt: skip
     columns = [index for index, name in enumerate(COLUMNS) if shown.get(name, True)]
     return table([[row[index] for index in columns] for row in rows], [COLUMNS[index] for index in columns])
+
+
+def _precisions(tested: Document) -> dict[str, Document]:
+    return {"fp32": tested} | ({"int8": tested["int8"]} if "int8" in tested else {})
 
 
 def _with_mean(part: Document) -> dict[str, Document]:

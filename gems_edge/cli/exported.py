@@ -70,7 +70,10 @@ def _rows(manifest: Document) -> Iterator[tuple[str, str, str]]:
         yield label, f"{manifest[key]['before']:,}", f"{manifest[key]['after']:,}"
     before, after = manifest["accuracy_before"], manifest["accuracy"]
     for mode in after:
-        yield f"accuracy ({mode})", accuracy_text(before[mode], 2), accuracy_text(after[mode], 2)
+        tested = zip(before[mode].get("by_shots", [before[mode]]), after[mode].get("by_shots", [after[mode]]))
+        for dense, left in tested:
+            shots = f", {left['shots']}-shot" if "by_shots" in after[mode] else ""
+            yield f"accuracy ({mode}){shots}", accuracy_text(dense, 2), accuracy_text(left, 2)
     for what, (images, peak) in _predicted_memory(manifest).items():
         label = f"memory of {what}, {count_text(images, 'image')}, predicted"
         yield label, "", f"{peak.value_text('.0f')} ({peak.interval_text('.0f')})"

@@ -26,6 +26,7 @@ _TYPES = {
     "data_weights": values.DATA_WEIGHTS,
     "widths": values.WIDTHS,
     "keep": values.KEPT,
+    "shots": values.SHOTS,
     "sparsity": values.SPARSITY,
 }
 

@@ -14,6 +14,8 @@ N = TypeVar("N", int, float)
 
 
 if TYPE_CHECKING:
+    from gems_edge.data.shots import Shots
+
     _ParamType = click.ParamType[Any]
 else:
     _ParamType = click.ParamType  # older versions of click know no type of its values
@@ -67,9 +69,23 @@ def _boards(text: str, option: str) -> tuple[DeviceProfile, ...]:
     return tuple(find_profile(board.strip()) for board in text.split(",") if board.strip())
 
 
+def _shots(text: str, option: str) -> "Shots":
+    from gems_edge.data.shots import Shots  # needs numpy, which takes a while
+
+    return Shots.parse(text)
+
+
+def _given_shots(text: str, option: str) -> "Shots":
+    from gems_edge.data.shots import Shots
+
+    return Shots.parse_given(text)
+
+
 IMAGE_SETS = Parsed(lambda text, option: split_specs(text))
 ONE_IMAGE_SET = Parsed(_one_set)
 KEPT = Parsed(_kept)
+SHOTS = Parsed(_shots)
+GIVEN_SHOTS = Parsed(_given_shots)
 DATA_WEIGHTS = numbers(float, "give a number above 0 for each of the image sets, with commas")
 WIDTHS = numbers(int, "give `full`, one number, or one for each group of channels with commas", "full")
 SPARSITY = numbers(float, "write learned, or numbers from 0 to 1 with commas", "learned")

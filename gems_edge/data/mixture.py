@@ -8,6 +8,7 @@ import numpy as np
 
 from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler, make_sampler
 from gems_edge.data.imageset import ImageSet, resized
+from gems_edge.data.shots import Shots
 from gems_edge.data.sources import check_format, load_images
 from gems_edge.data.specs import Specs, distribution_name, located
 from gems_edge.errors import UserError
@@ -109,7 +110,7 @@ def mixture_sampler(
     mixture: Mixture,
     split: str,
     ways: int,
-    shots: int,
+    shots: Shots | int,
     queries: int,
     seed: int,
     *,

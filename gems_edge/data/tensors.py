@@ -14,8 +14,8 @@ from gems_edge.data.mixture import Mixture
 class Episode:
     """One task on the device; images are in 0…1, labels count from 0 to ways − 1."""
 
-    support_images: torch.Tensor  # float [ways * shots, C, H, W], classes one after the other
-    support_labels: torch.Tensor  # int64 [ways * shots]
+    support_images: torch.Tensor  # float [n, C, H, W], classes one after the other
+    support_labels: torch.Tensor  # int64 [n]
     query_images: torch.Tensor  # float [ways * queries, C, H, W]
     query_labels: torch.Tensor  # int64 [ways * queries]
 
@@ -28,22 +28,23 @@ class EpisodeTensors:
 
     def episode(self, indices: EpisodeIndices, dtype: torch.dtype = torch.float32) -> Episode:
         """The images and labels of one task; the same values as images.to_input in float32."""
-        support_images, support_labels = self._part(indices.support, indices.turns, dtype)
-        query_images, query_labels = self._part(indices.query, indices.turns, dtype)
+        ways, queries = indices.query.shape
+        of_query = np.repeat(np.arange(ways), queries)
+        support_images, support_labels = self._part(indices.support, indices.labels, indices.turns, dtype)
+        query_images, query_labels = self._part(indices.query.reshape(-1), of_query, indices.turns, dtype)
         return Episode(support_images, support_labels, query_images, query_labels)
 
     def _part(
-        self, indices: np.ndarray, turns: np.ndarray | None, dtype: torch.dtype
+        self, indices: np.ndarray, labels: np.ndarray, turns: np.ndarray | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ways, count = indices.shape
-        chosen = torch.from_numpy(indices.reshape(-1)).to(self.images.device)
+        chosen = torch.from_numpy(indices).to(self.images.device)
         # In float32 first: bfloat16 cannot hold every whole number up to 255.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         images = (self.images[chosen].to(wide) * (1 / 255)).to(dtype)
         if turns is not None:
-            by_class = torch.split(images, count)
+            by_class = torch.split(images, np.bincount(labels, minlength=len(turns)).tolist())
             images = torch.cat([part.rot90(turn, (2, 3)) for part, turn in zip(by_class, turns.tolist())])
-        return fast_layout(images), torch.arange(ways, device=self.images.device).repeat_interleave(count)
+        return fast_layout(images), torch.from_numpy(labels).to(self.images.device)
 
 
 def fast_layout(images: torch.Tensor) -> torch.Tensor:

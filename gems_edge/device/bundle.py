@@ -57,7 +57,8 @@ class Bundle:
     hash: str  # SHA-256 of manifest.json, which holds the hashes of the other files
     name: str
     ways: int
-    shots: int
+    shots: int  # the most photos of a class that it was trained with: what its memory and times are given for …
+    least_shots: int  # … and the least
     head: str  # per-class | shared
     image_size: int
     channels: int
@@ -140,6 +141,7 @@ def read_bundle(path: Path | str) -> Bundle:
         name=fields.text("name"),
         ways=fields.integer("ways", 2),
         shots=fields.integer("shots"),
+        least_shots=fields.integer("least_shots" if "least_shots" in manifest else "shots"),
         head=fields.text("head", ("per-class", "shared")),
         image_size=fields.integer("image.size"),
         channels=fields.integer("image.channels"),

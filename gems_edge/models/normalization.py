@@ -143,8 +143,8 @@ class _Moments(torch.autograd.Function):
 
 
 class _MomentsGradient(torch.autograd.Function):
-    """share · (to_mean + 2 · to_var · (y − mean)) / places of a map, [N, C, H, W]; mean and its gradients [N, C] without
-    shares, [C] with them."""
+    """share · (to_mean + 2 · to_var · (y − mean)) / places of a map, [N, C, H, W]; mean and the gradients to it [N, C]
+    without shares, [C] with them."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, mean: Tensor, shares: Tensor | None, to_mean: Tensor, to_var: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def training_work(config: TrainConfig, iterations: float | None = None) -> Train
         iterations *= len(config.data)
     return TrainingWork(
         adapts_backbone=config.rule.moves_body, adapts_head=config.rule.moves_head, iterations=iterations,
-        steps=config.steps, ways=config.training_ways, shots=config.shots, queries=config.queries,
+        steps=config.steps, ways=config.training_ways, shots=config.shots.mean, queries=config.queries,
         meta_batch=config.meta_batch, first_order=config.first_order, normalization=config.normalization,
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ class TrainingWork:
     iterations: float
     steps: int  # inner steps
     ways: int
-    shots: int
+    shots: float  # per class, on average
     queries: int  # per class
     meta_batch: int
     first_order: bool
@@ -138,10 +138,10 @@ def _layers(spec: ModelSpec, ways: int) -> list[_Layer]:
 class _Images:
     """Images that go through one layer's products in one episode."""
 
-    forward: int
-    into_weights: int = 0
-    into_inputs: int = 0
-    second_order: int = 0
+    forward: float
+    into_weights: float = 0
+    into_inputs: float = 0
+    second_order: float = 0
 
 
 def _flops(name: str, layer: _Layer, work: TrainingWork, density: float) -> LayerFlops:
@@ -201,7 +201,7 @@ def _head_images(work: TrainingWork) -> _Images:
     )
 
 
-def _passes(work: TrainingWork) -> tuple[int, int, int]:
+def _passes(work: TrainingWork) -> tuple[float, int, float]:
     """Images of an episode that run forward: support in all inner steps, queries, and support for the statistics.
 
     Mode "support" runs the support set once more, under the adapted weights, for the statistics that queries are

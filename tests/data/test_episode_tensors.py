@@ -17,7 +17,7 @@ def test_episode_equals_the_boards_input():
         and tensors.images.is_contiguous()
     )
     episode = tensors.episode(indices)
-    assert np.array_equal(episode.support_images.numpy(), to_input(image_set.images[indices.support.reshape(-1)]))
+    assert np.array_equal(episode.support_images.numpy(), to_input(image_set.images[indices.support]))
     assert np.array_equal(episode.query_images.numpy(), to_input(image_set.images[indices.query.reshape(-1)]))
     assert episode.support_labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert episode.query_labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
@@ -41,7 +41,7 @@ def test_turned_classes_are_turned_as_a_whole():
     from gems_edge.data.episodes import EpisodeIndices
 
     images = torch.arange(6 * 4, dtype=torch.uint8).view(6, 1, 2, 2)
-    plain = EpisodeIndices(np.arange(2), np.array([[0], [1]]), np.array([[2, 3], [4, 5]]))
+    plain = EpisodeIndices(np.arange(2), np.array([0, 1]), np.arange(2), np.array([[2, 3], [4, 5]]))
     turned = replace(plain, turns=np.array([0, 3]))
     before, after = (EpisodeTensors(images).episode(indices) for indices in (plain, turned))
     assert torch.equal(before.support_images[0], after.support_images[0])

@@ -44,7 +44,7 @@ def test_five_shots_and_fifteen_queries_share_no_face(glyphs):
     sampler = make_sampler(glyphs, "train", 5, 5, 15, 0)
     for task in range(20):
         episode = sampler.draw(0, task)
-        for support, query in zip(glyphs.group[episode.support], glyphs.group[episode.query]):
+        for support, query in zip(glyphs.group[episode.support.reshape(5, 5)], glyphs.group[episode.query]):
             assert not set(support) & set(query) and len(set(support)) >= 3
 
 

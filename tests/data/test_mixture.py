@@ -205,7 +205,7 @@ def test_a_task_is_one_of_its_own_set(sets):
         for part in ("support_images", "support_labels", "query_images", "query_labels"):
             assert np.array_equal(getattr(one, part), getattr(other, part)), part
         label = made.sets[source].label
-        assert (label[drawn.support - first] == drawn.classes[:, None]).all()
+        assert (label[drawn.support - first] == drawn.classes[drawn.labels]).all()
         assert (label[drawn.query - first] == drawn.classes[:, None]).all()
         seen.add(source)
     assert seen == {0, 1}

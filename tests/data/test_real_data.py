@@ -36,5 +36,6 @@ def test_traffic_signs_share_no_track():
         sampler = make_sampler(image_set, split, ways, 5, 15, 0)
         for task in range(50):
             episode = sampler.draw(0, task)
-            for support, query in zip(image_set.group[episode.support], image_set.group[episode.query]):
+            support_groups, query_groups = (image_set.group[part] for part in (episode.support, episode.query))
+            for support, query in zip(support_groups.reshape(ways, 5), query_groups):
                 assert not set(support) & set(query)

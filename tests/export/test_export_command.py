@@ -25,7 +25,7 @@ def photos(environment, tmp_path_factory):
     for row in range(7):
         (place / "support" / f"sign {row}").mkdir(parents=True)
         (place / "new").mkdir(exist_ok=True)
-        for part, chosen in (("support", indices.support[row]), ("new", indices.query[row])):
+        for part, chosen in (("support", indices.support[[row]]), ("new", indices.query[row])):
             for number, index in enumerate(chosen):
                 name = f"sign {row}/{number}.png" if part == "support" else f"{row}-{number}.png"
                 Image.fromarray(255 - glyphs.images[index, :, :, 0]).save(place / part / name)

@@ -30,7 +30,7 @@ def test_a_step_on_onnxruntime_equals_torch(backbone, method, head, normalizatio
     rule = Descent(method, 0.1)
     session = Session(adapt_graph(model, weights, rule).SerializeToString(), "adapt.onnx", threads=1)
     exact, errors = copy.deepcopy(model).double(), []
-    # Numbers of images and classes other than the traced ones, and unequal ones; per-class heads may have fewer classes.
+    # Numbers other than the traced ones, unequal ones too; per-class heads may have fewer classes.
     for shots in ((1, 1), (4, 1, 2), (3,) * 5, *([(1,) * 7] if head == "shared" else [])):
         classes = len(shots)
         labels = torch.arange(classes).repeat_interleave(torch.tensor(shots))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode
 
+from gems_edge.data.shots import Shots
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.settings.adapter import AdapterConfig
@@ -21,7 +22,7 @@ PLAIN = AdapterConfig()
 def settings(backbone, method, head="shared", normalization="support", first_order=False, adapter=PLAIN):
     return TrainConfig(
         backbone=backbone, widths=WIDTHS[backbone], image_size=22, channels=3, method=method, head=head,
-        normalization=normalization, ways=WAYS, shots=SHOTS, queries=QUERIES, steps=STEPS, inner_lr=LR,
+        normalization=normalization, ways=WAYS, shots=Shots.given(SHOTS), queries=QUERIES, steps=STEPS, inner_lr=LR,
         first_order=first_order, adapter=adapter,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import pytest
 import reference
 import torch
 
+from gems_edge.data.shots import Shots
 from gems_edge.data.tensors import Episode
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.maml import Descent
@@ -35,7 +36,7 @@ def episode(channels: int, size: int, seed: int) -> Episode:
 def test_meta_gradient_equals_plain_loop(method, head, normalization, first_order):
     config = TrainConfig(
         backbone="conv4", widths=WIDTHS["conv4"], image_size=22, channels=3, method=method, head=head,
-        normalization=normalization, ways=WAYS, shots=SHOTS, queries=QUERIES, steps=3, inner_lr=0.1,
+        normalization=normalization, ways=WAYS, shots=Shots.given(SHOTS), queries=QUERIES, steps=3, inner_lr=0.1,
         first_order=first_order,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -69,7 +70,7 @@ def test_second_order_differs_from_first():
             image_size=16,
             channels=1,
             ways=WAYS,
-            shots=SHOTS,
+            shots=Shots.given(SHOTS),
             queries=QUERIES,
             steps=3,
             inner_lr=0.1,

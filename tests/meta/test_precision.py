@@ -2,6 +2,7 @@
 
 import torch
 
+from gems_edge.data.shots import Shots
 from gems_edge.data.tensors import Episode
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.precision import autocast, matrix_precision
@@ -13,7 +14,7 @@ from gems_edge.models.fewshot import FewShotModel
 def test_bf16_sees_every_update_of_the_weights():
     torch.manual_seed(0)
     config = TrainConfig(
-        widths=(8,) * 4, image_size=16, channels=1, ways=2, shots=1, queries=2, steps=2, precision="bf16"
+        widths=(8,) * 4, image_size=16, channels=1, ways=2, shots=Shots.given(1), queries=2, steps=2, precision="bf16"
     )
     model, labels = FewShotModel(config.model_spec()), torch.arange(2)
     episode = Episode(torch.rand(2, 1, 16, 16), labels, torch.rand(4, 1, 16, 16), labels.repeat_interleave(2))

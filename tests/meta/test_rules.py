@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode
 
+from gems_edge.data.shots import Shots
 from gems_edge.data.tensors import Episode
 from gems_edge.errors import UserError
 from gems_edge.meta.inner import adapt, detached, support_of
@@ -24,7 +25,7 @@ rules = pytest.mark.parametrize("name", RULES)
 def config_of(name: str, **changes) -> TrainConfig:
     return TrainConfig(**{
         "widths": WIDTHS["conv4"], "image_size": 22, "channels": 3, "method": name, "head": "per-class", "ways": WAYS,
-        "shots": SHOTS, "queries": QUERIES, "steps": 2, "inner_lr": 0.1,
+        "shots": Shots.given(SHOTS), "queries": QUERIES, "steps": 2, "inner_lr": 0.1,
     } | changes)  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode
 
+from gems_edge.data.shots import Shots
 from gems_edge.meta import task_threads
 from gems_edge.meta.outer import meta_gradient
 from gems_edge.meta.rules.registry import rule_of
@@ -26,8 +27,9 @@ def two_threads():
 
 def config(**changes):
     return TrainConfig(**{
-        "backbone": "conv4", "widths": WIDTHS["conv4"], "image_size": 22, "channels": 3, "ways": WAYS, "shots": SHOTS,
-        "queries": QUERIES, "steps": 2, "meta_batch": 5, "head": "per-class", "compute": "cpu", **changes,
+        "backbone": "conv4", "widths": WIDTHS["conv4"], "image_size": 22, "channels": 3, "ways": WAYS,
+        "shots": Shots.given(SHOTS), "queries": QUERIES, "steps": 2, "meta_batch": 5, "head": "per-class",
+        "compute": "cpu", **changes,
     })  # fmt: skip
 
 

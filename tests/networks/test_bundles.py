@@ -41,7 +41,7 @@ def test_it_passes_the_gate(exported, ways, shots):
 def test_a_state_answers_as_the_learner_that_saved_it(exported, tmp_path):
     path, _, icons = exported
     learner, (task,) = Learner.load(path, threads=1), episodes(icons, 4, count=1)
-    learner.adapt(icons.images[task.support.reshape(-1)], np.repeat(list("abcd"), SHOTS).tolist(), steps=2)
+    learner.adapt(icons.images[task.support], np.repeat(list("abcd"), SHOTS).tolist(), steps=2)
     learner.save(tmp_path / "a.state")
     other = Learner.load(path, threads=1)
     other.load_state(tmp_path / "a.state")

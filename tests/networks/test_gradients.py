@@ -6,6 +6,7 @@ import reference
 import torch
 from every_network import LR, NETWORKS, author_module, episode, settings, start
 
+from gems_edge.data.shots import Shots
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.registry import RULES
 
@@ -17,7 +18,7 @@ WAYS, SHOTS, QUERIES, STEPS = 3, 2, 2, 2
 @pytest.mark.parametrize("network", NETWORKS)
 def test_meta_gradient_equals_plain_loop(network, method, first_order):
     config = settings(
-        network, method, turn=int(first_order), ways=WAYS, shots=SHOTS, queries=QUERIES, steps=STEPS,
+        network, method, turn=int(first_order), ways=WAYS, shots=Shots.given(SHOTS), queries=QUERIES, steps=STEPS,
         first_order=first_order,
     )  # fmt: skip
     model, weights, rule = start(config, torch.float64)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gems_edge.data.shots import Shots
 from gems_edge.data.tensors import Episode
 from gems_edge.errors import UserError
 from gems_edge.meta.outer import meta_loss
@@ -29,8 +30,9 @@ SETTINGS = {"maml": (80_000, 5), "anil": (200_000, 5), "boil": (200_000, 1)}
 def small(backbone="conv4", method="maml", head="per-class", normalization="support", first_order=False):
     widths, size = SMALL[backbone]
     return TrainConfig(
-        backbone=backbone, widths=widths, image_size=size, channels=3, method=method, head=head, ways=3, shots=2,
-        queries=4, steps=2, normalization=normalization, first_order=first_order, meta_batch=1, iterations=1,
+        backbone=backbone, widths=widths, image_size=size, channels=3, method=method, head=head, ways=3,
+        shots=Shots.given(2), queries=4, steps=2, normalization=normalization, first_order=first_order, meta_batch=1,
+        iterations=1,
     )  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def count(config):
     """torch's own count of one episode: FLOPs of the forward passes, and of everything."""
     torch.manual_seed(0)
     model = FewShotModel(config.model_spec())
-    support, queries = (torch.arange(config.ways).repeat_interleave(n) for n in (config.shots, config.queries))
+    support, queries = (torch.arange(config.ways).repeat_interleave(n) for n in (config.shots.most, config.queries))
     shape = (config.channels, config.image_size, config.image_size)
     episode = Episode(torch.rand(len(support), *shape), support, torch.rand(len(queries), *shape), queries)
     weights = dict(model.named_parameters())
@@ -149,7 +151,7 @@ def test_kept_weights_are_kept_multiplications():
     made = book(
         "paper", config.model_spec(), training_work(config), densities_of({"backbone.blocks.1.conv.weight": mask})
     )
-    assert made.layers[1].forward == pytest.approx(3 * 14 * 14 * config.steps * config.ways * config.shots)
+    assert made.layers[1].forward == pytest.approx(3 * 14 * 14 * config.steps * config.ways * config.shots.most)
 
 
 def test_as_dict_is_what_the_book_says():

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from small_settings import SMALL
 
+from gems_edge.data.shots import Shots
 from gems_edge.data.tensors import Episode
 from gems_edge.meta.inner import adapt, support_of
 from gems_edge.meta.outer import meta_loss
@@ -36,7 +37,7 @@ RULES = [(method, head) for method in ("maml", "anil", "boil") for head in ("per
 def settings(method="maml", head="per-class", backbone="conv4", **changes) -> TrainConfig:
     given = dict(
         backbone=backbone, widths=WIDTHS[backbone], image_size=18, channels=1, method=method, head=head, ways=WAYS,
-        shots=SHOTS, queries=QUERIES, steps=STEPS, inner_lr=LR,
+        shots=Shots.given(SHOTS), queries=QUERIES, steps=STEPS, inner_lr=LR,
     )  # fmt: skip
     return TrainConfig(**given | changes)
 
@@ -166,8 +167,8 @@ class Zeros:
 def test_removed_weights_are_zero_after_every_outer_step(method, head, environment, monkeypatch, tmp_path):
     monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
     config = settings(
-        method, head, image_size=28, ways=5, shots=1, meta_batch=2, iterations=5, lr=0.01, validate_every=99,
-        validation_episodes=2, compute="cpu", ticket=TicketConfig(method="rm", ratio=0.6),
+        method, head, image_size=28, ways=5, shots=Shots.given(1), meta_batch=2, iterations=5, lr=0.01,
+        validate_every=99, validation_episodes=2, compute="cpu", ticket=TicketConfig(method="rm", ratio=0.6),
     )  # fmt: skip
     config, _ = resolve(config)
     run = Run(tmp_path / "run")

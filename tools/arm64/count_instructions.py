@@ -29,7 +29,7 @@ BUNDLES = {
     "conv4-32, 28×28, 5-way 1-shot": ("--widths", "32"),
     "conv4-16, 28×28, 5-way 1-shot": ("--widths", "16"),
 }
-_TRAIN = ("--data", "glyphs", "--iterations", "0", "--validation-episodes", "2", "--compute", "cpu")
+_TRAIN = ("--data", "glyphs", "--shots", "1", "--iterations", "0", "--validation-episodes", "2", "--compute", "cpu")
 _EXPORT = ("--ratio", "0", "--episodes", "2")
 # count.so is qemu's plugin and, preloaded, makes its random numbers and clocks repeatable.
 _ENVIRONMENT = {

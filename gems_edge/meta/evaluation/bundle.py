@@ -9,13 +9,14 @@ import numpy as np
 
 from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.imageset import ImageSet
-from gems_edge.data.mixture import Mixture, load_mixture
+from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture
+from gems_edge.data.shots import Shots
 from gems_edge.data.specs import Specs, split_specs
 from gems_edge.device.learner import Learner, Watch
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluation.accuracy import mean_accuracy
-from gems_edge.meta.evaluation.document import EvaluationProtocol, document
-from gems_edge.progress import Count
+from gems_edge.meta.evaluation.document import EvaluationProtocol, document, with_other_shots
+from gems_edge.progress import Count, counted_from
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,43 @@ def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Cou
     data = _image_sets(manifest, protocol)
     shape = manifest["image"]
     images = load_mixture(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
-    sampler = protocol.sampler(images, manifest["ways"], manifest["shots"], manifest["queries"])
+    shots = Shots(learner.bundle.least_shots, learner.bundle.shots)
+    samplers = protocol.samplers(images, manifest["ways"], shots, manifest["queries"])
     steps = protocol.step_counts(manifest["rule"]["steps"])[-1]
+    documents, of_all = [], protocol.episodes * len(images.sets)
+    for number, sampler in enumerate(samplers):
+        counted = counted_from(progress, number * of_all)
+        answers = _answers(learner, images, sampler, protocol.episodes, steps, counted)
+        documents.append(_document(answers, mode, steps, sampler, data))
+    return with_other_shots(documents)
+
+
+def _answers(
+    learner: Learner, images: Mixture, sampler: MixtureSampler, episodes: int, steps: int, progress: Count | None
+) -> list[list[Answers]]:
+    """Of each distribution what the learner answers in its episodes."""
     answers: list[list[Answers]] = []
     for image_set, tasks in zip(images.sets, sampler.samplers):
         answers.append([])
-        for task in range(protocol.episodes):
+        for task in range(episodes):
             indices = tasks.draw(0, task).shifted(-tasks.start)
             answers[-1].append(answer_episode(learner, image_set, indices, steps))
             if progress:
                 progress(sum(map(len, answers)))
+    return answers
+
+
+def _document(
+    answers: Sequence[Sequence[Answers]], mode: str, steps: int, sampler: MixtureSampler, data: Specs
+) -> dict[str, Any]:
+    """With the entry "int8" where the bundle has such a graph."""
     result = document([{(mode, steps): [each.right for each in part]} for part in answers], mode, steps, sampler, data)
-    if learner.bundle.quantisation is not None:
-        int8 = [{(mode, steps): [each.right for each in _int8(part)]} for part in answers]
-        compared = compare_precisions([each for part in answers for each in part])
-        result["int8"] = document(int8, mode, steps, sampler, data) | {
-            name: compared[name] for name in ("difference", "agreement", "probability_difference")
-        }
-    return result
+    if answers[0][0].int8 is None:
+        return result
+    int8 = [{(mode, steps): [each.right for each in _int8(part)]} for part in answers]
+    compared = compare_precisions([each for part in answers for each in part])
+    differences = {name: compared[name] for name in ("difference", "agreement", "probability_difference")}
+    return result | {"int8": document(int8, mode, steps, sampler, data) | differences}
 
 
 def _check(manifest: dict[str, Any], protocol: EvaluationProtocol) -> str:
@@ -91,9 +111,7 @@ def learn_episode(
     learner: Learner, images: ImageSet | Mixture, indices: EpisodeIndices, steps: int, watch: Watch | None = None
 ) -> np.ndarray:
     """Teach the board's learner one episode; probabilities [queries, ways] of its query images, class by class."""
-    ways, shots = indices.support.shape
-    labels = np.repeat(np.arange(ways), shots).tolist()
-    learner.adapt(images.images[indices.support.reshape(-1)], labels, steps, watch=watch)
+    learner.adapt(images.images[indices.support], indices.labels.tolist(), steps, watch=watch)
     return learner.predict(images.images[indices.query.reshape(-1)])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gems_edge.data.mixture import Mixture, MixtureSampler, mixture_sampler
+from gems_edge.data.shots import Shots
 from gems_edge.data.specs import Specs, specs_text
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
@@ -19,7 +20,7 @@ class EvaluationProtocol:
     split: str = "test"
     episodes: int = 600  # of each image set
     ways: int | None = None
-    shots: int | None = None
+    shots: Shots | None = None  # None: as trained, both ends of a range
     queries: int | None = None
     steps: int | None = None
     per_step: bool = False
@@ -28,10 +29,15 @@ class EvaluationProtocol:
     root: Path | None = None
     modes: tuple[str, ...] | None = None  # the normalisation modes to compute; None: all that the run has
 
-    def sampler(self, images: Mixture, ways: int, shots: int, queries: int) -> MixtureSampler:
-        return mixture_sampler(
-            images, self.split, self.ways or ways, self.shots or shots, self.queries or queries, self.seed
-        )
+    def samplers(self, images: Mixture, ways: int, shots: Shots, queries: int) -> list[MixtureSampler]:
+        """One for each number of shots that is tested; the first is that of the headline."""
+        ways, queries = self.ways or ways, self.queries or queries
+        return [
+            mixture_sampler(images, self.split, ways, tested, queries, self.seed) for tested in self.tested_shots(shots)
+        ]
+
+    def tested_shots(self, trained: Shots) -> tuple[Shots, ...]:
+        return (self.shots or trained).ends
 
     def step_counts(self, trained: int) -> list[int]:
         steps = trained if self.steps is None else self.steps
@@ -65,7 +71,7 @@ def document(
     return {
         **means[mode, steps].as_dict(),
         "ways": drawn.ways,
-        "shots": drawn.shots,
+        "shots": drawn.shots.value,
         "queries": drawn.queries,
         "split": drawn.split,
         "seed": drawn.seed,
@@ -77,6 +83,14 @@ def document(
             name: table[mode, steps].as_dict() | {"table": _rows(table)} for name, table in zip(sampler.names, tables)
         },
     }
+
+
+def with_other_shots(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first document, of the headline; with more than one also the figures of each under "by_shots"."""
+    if len(documents) == 1:
+        return documents[0]
+    kept = ("shots", "accuracy", "ci95", "episodes", "table", "distributions", "int8")
+    return documents[0] | {"by_shots": [{name: each[name] for name in kept if name in each} for each in documents]}
 
 
 def _rows(table: Mapping[tuple[str, int], Accuracy]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from gems_edge.data.tensors import EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
-from gems_edge.meta.evaluation.document import EvaluationProtocol, document
+from gems_edge.meta.evaluation.document import EvaluationProtocol, document, with_other_shots
 from gems_edge.meta.evaluation.episodes import AllShares, check_mode, evaluate, modes_for
 from gems_edge.meta.overlap import subnet_overlap
 from gems_edge.meta.precision import matrix_precision
@@ -65,19 +65,19 @@ def evaluate_run(
         keep_freed_memory()
     data = own_specs(protocol.data, config.data) if protocol.data else config.data
     images = load_mixture(data, image_size=config.image_size, channels=config.channels, root=protocol.root)
-    sampler = protocol.sampler(images, config.ways, config.shots, config.queries)
+    samplers = protocol.samplers(images, config.ways, config.shots, config.queries)
     steps, modes = protocol.step_counts(config.steps), protocol.modes or modes_for(config.normalization)
     test = _Test(episode_tensors(images, device), steps, modes, protocol.episodes)
-    tested = {
-        name: test.run(
-            [subjects[name]] if name in subjects else subjects.values(),
-            sampler.samplers[number],
-            counted_from(progress, number * protocol.episodes),
-        )
-        for number, name in enumerate(images.names)
-    }
-    result = document([each.shares for each in tested.values()], mode, steps[-1], sampler, data)
-    return _with_choices(result, tested, set(map(distribution_name, config.data)))
+    documents, done = [], 0
+    for sampler in samplers:
+        tested = {}
+        for name, tasks in zip(images.names, sampler.samplers):
+            own = [subjects[name]] if name in subjects else subjects.values()
+            tested[name] = test.run(own, tasks, counted_from(progress, done))
+            done += protocol.episodes
+        result = document([each.shares for each in tested.values()], mode, steps[-1], sampler, data)
+        documents.append(_with_choices(result, tested, set(map(distribution_name, config.data))))
+    return with_other_shots(documents)
 
 
 def _subjects(run: Run) -> dict[str, _Subject]:

@@ -64,6 +64,8 @@ def from_table(kind: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def _typed(value: Any, expected: Any, name: str, where: str) -> Any:
+    if hasattr(expected, "from_value"):  # a setting that is written as a number or a text
+        return expected.from_value(value, where)
     if isinstance(expected, type) and is_dataclass(expected):
         if not isinstance(value, dict):
             raise UserError(f"{where}: {name} is {value!r}; it must be a table of settings")
@@ -84,6 +86,7 @@ def to_table(settings: Any) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for item in _stored(settings):
         value = getattr(settings, item.name)
+        value = value.value if hasattr(value, "from_value") else value
         if not is_dataclass(value):
             table[item.name] = list(value) if isinstance(value, tuple) else value
         elif item.default is MISSING or value != item.default:

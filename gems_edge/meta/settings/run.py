@@ -4,6 +4,7 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gems_edge.data.shots import Shots
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
 from gems_edge.meta.rules.registry import RULES, SHARES, Facts
@@ -53,7 +54,7 @@ class TrainConfig:
         "Classes per training episode, or as many as there are; 0: as --ways. Validation and test keep --ways.",
         least=0,
     )
-    shots: int = setting(1, "Support images per class.", least=1)
+    shots: Shots = setting(Shots(1, 5), "Support images per class: a number, or a range that episodes draw from (1-5).")
     queries: int = setting(15, "Query images per class.", least=1)
     rotate_classes: bool = setting(
         False, "Turn each training class by a random multiple of 90° (usual for Omniglot: 4 times the classes)."

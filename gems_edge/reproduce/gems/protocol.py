@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gems_edge.data.shots import ONE_SHOT
 from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.run import TrainConfig
@@ -46,8 +47,9 @@ class GemsPreset(Preset):
 
 
 _SMALL = TrainConfig(
-    image_size=28, channels=3, widths=(32,), head="per-class", normalization="transductive", steps=2, inner_lr=0.3,
-    lr=0.004, iterations=200, meta_batch=4, queries=5, validate_every=100, validation_episodes=40, checkpoint_every=100,
+    image_size=28, channels=3, widths=(32,), head="per-class", normalization="transductive", shots=ONE_SHOT, steps=2,
+    inner_lr=0.3, lr=0.004, iterations=200, meta_batch=4, queries=5, validate_every=100, validation_episodes=40,
+    checkpoint_every=100,
 )  # fmt: skip
 
 SMALL = GemsPreset(
@@ -59,9 +61,9 @@ SMALL = GemsPreset(
 
 # Our decision: 60,000 iterations as MAML's own experiments, else as in KDD'22 (Table 1); BOIL's rate is from its code.
 _PAPER = TrainConfig(
-    image_size=84, channels=3, head="per-class", normalization="transductive", steps=5, inner_lr=0.01, lr=0.001,
-    schedule="constant", iterations=60_000, meta_batch=4, queries=15, validate_every=2000, validation_episodes=600,
-    checkpoint_every=500,
+    image_size=84, channels=3, head="per-class", normalization="transductive", shots=ONE_SHOT, steps=5, inner_lr=0.01,
+    lr=0.001, schedule="constant", iterations=60_000, meta_batch=4, queries=15, validate_every=2000,
+    validation_episodes=600, checkpoint_every=500,
 )  # fmt: skip
 
 PAPER = GemsPreset(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gems_edge.data.shots import ONE_SHOT, Shots
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import TrainConfig
@@ -39,9 +40,9 @@ class TicketPreset(Preset):
 
 # Settings of KDD'22, Table 1, and of its section 3.1: transductive statistics, one head row per class.
 _PAPER = TrainConfig(
-    image_size=84, channels=3, head="per-class", normalization="transductive", inner_lr=0.01, steps=5, lr=0.001,
-    schedule="constant", iterations=80_000, meta_batch=4, queries=15, validate_every=2000, validation_episodes=600,
-    checkpoint_every=500,
+    image_size=84, channels=3, head="per-class", normalization="transductive", shots=ONE_SHOT, inner_lr=0.01, steps=5,
+    lr=0.001, schedule="constant", iterations=80_000, meta_batch=4, queries=15, validate_every=2000,
+    validation_episodes=600, checkpoint_every=500,
 )  # fmt: skip
 _OF_METHOD: Mapping[str, Mapping[str, Any]] = {
     "MAML": {},
@@ -56,7 +57,7 @@ def _paper_setup(backbone: str, method: str, data: str, shots: int) -> TicketSet
     looks = Kept(every=(500,)) if backbone == "conv4" else Kept(tuple(range(500, 10_001, 500)), (5000,))
     return TicketSetup(
         f"{backbone}-{method.lower()}-{data}-{shots}shot",
-        replace(_PAPER, backbone=backbone, shots=shots, **_OF_METHOD[method]),
+        replace(_PAPER, backbone=backbone, shots=Shots.given(shots), **_OF_METHOD[method]),
         data_name=data, ticket=TicketConfig(interval=500), row=f"{method}/{data}/{shots}-shot", looks=looks,
     )  # fmt: skip
 
@@ -70,8 +71,8 @@ PAPER = TicketPreset(
 
 # Half as wide, a three-hundredth of the iterations, and a γ that is the same kind of share of them.
 _SMALL = TrainConfig(
-    widths=(32,), head="per-class", normalization="transductive", steps=2, inner_lr=0.2, lr=0.002, iterations=240,
-    meta_batch=4, queries=5, validate_every=60, validation_episodes=60, checkpoint_every=60,
+    widths=(32,), head="per-class", normalization="transductive", shots=ONE_SHOT, steps=2, inner_lr=0.2, lr=0.002,
+    iterations=240, meta_batch=4, queries=5, validate_every=60, validation_episodes=60, checkpoint_every=60,
 )  # fmt: skip
 _SMALL_RESNET = replace(_SMALL, backbone="resnet12", widths=(8,), iterations=120)
 _MAML_MINI: dict[str, Any] = {
