@@ -94,7 +94,7 @@ def _followed(
         with torch.no_grad():
             features, queries = (parts.trunk(below, each) for each in (support.images, queries))
         twin = Twin(halves(learned, cut).learned, Support(features, support.targets))
-        board = learner.features(images.images[indices.support.reshape(-1)])
+        board = learner.features(images.images[indices.support])
         twin.features(board, parts.trunk, below, support.images)
     twin.answer(queries, learn_episode(learner, images, indices, steps, twin.follow))
     return twin.samples

@@ -8,6 +8,7 @@ import reference
 import torch
 from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode
 
+from gems_edge.data.shots import Shots
 from gems_edge.data.tensors import Episode
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluation.episodes import episode_accuracies
@@ -28,7 +29,8 @@ methods = pytest.mark.parametrize("method", METHODS)
 def settings(method: str, metric: str = "cosine", **changes) -> TrainConfig:
     return TrainConfig(**{
         "backbone": "conv4", "widths": WIDTHS["conv4"], "image_size": 22, "channels": 3, "method": method,
-        "head": "prototype", "metric": metric, "ways": WAYS, "shots": SHOTS, "queries": QUERIES, "steps": 3,
+        "head": "prototype", "metric": metric, "ways": WAYS, "shots": Shots.given(SHOTS),
+        "queries": QUERIES, "steps": 3,
         "inner_lr": 0.1, "head_lr": 0.3,
     } | changes)  # fmt: skip
 
