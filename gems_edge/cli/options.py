@@ -14,9 +14,10 @@ from gems_edge.meta.rules.registry import owners_of
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import option_name, settings_of
 from gems_edge.meta.settings.kept import Kept
-from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.meta.settings.run import AUTO, TrainConfig, normalization_of
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.network_file import NO_FILE
+from gems_edge.models.pretrained import NO_PRETRAINED
 
 # Parameters of the nested tables' options begin with these, so that no two settings share a name.
 TICKET, ADAPTER = "ticket_", "adapter_"
@@ -72,6 +73,10 @@ def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
         options["backbone_file"] = NO_FILE  # that of the base belongs to its own backbone
     if "width_multiplier" in options or options.get("backbone", base.backbone) != base.backbone:
         options.setdefault("widths", ())  # so do its widths
+    if "init" in options or "backbone" in options:
+        options["pretrained"] = NO_PRETRAINED
+    if "init" in options and base.normalization == normalization_of(base.init):
+        options.setdefault("normalization", AUTO)
     config = replace(base, **options, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
     if config.dense and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")

@@ -18,6 +18,7 @@ from gems_edge.files import write_atomic
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.pretrained import PRETRAINED, RANDOM, fitting_body, read_pretrained
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket
 
 
@@ -101,8 +102,12 @@ class Run:
         return model
 
     def initial(self) -> Weights:
-        """The weights that training started from, where they are not the seed's."""
+        """The weights that training started from, where they are not all the seed's."""
         return _load(self.initial_path, "train the run anew in another directory")
+
+    def start(self, config: TrainConfig) -> Weights:
+        """The weights that training starts from: those that the run holds, or θ0 where it has none yet."""
+        return self.initial() if self.initial_path.exists() else first_weights(config)
 
     def save_initial(self, weights: Weights) -> None:
         write_atomic(self.initial_path, save(_plain(weights)))
@@ -235,6 +240,23 @@ def _load(path: Path, hint: str) -> dict[str, Tensor]:
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def first_weights(config: TrainConfig) -> Weights:
+    """θ0 of the dense model: the backbone's of a pretraining where --init names one, all else the seed's.
+
+    UserError for weights that cannot be had, and that are another network's.
+    """
+    weights = seeded_weights(config)
+    if config.init == RANDOM:
+        return weights
+    spec = config.model_spec()
+    if config.init == PRETRAINED and spec.widths != spec.topology.dense.widths:
+        raise UserError(
+            f"--init pretrained: the weights of {config.backbone} have its full widths; leave --widths and "
+            "--width-multiplier out (export --ratio makes it narrower)"
+        )
+    return weights | fitting_body(read_pretrained(config.init, config.backbone), weights, config.backbone)
 
 
 def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:

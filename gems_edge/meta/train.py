@@ -25,7 +25,7 @@ from gems_edge.meta.outer import learning_rate, make_optimizer, meta_gradient
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.rules.registry import rule_of
-from gems_edge.meta.run import Checkpoint, Run, fitting, seeded_weights
+from gems_edge.meta.run import Checkpoint, Run, fitting
 from gems_edge.meta.settings.base import to_table
 from gems_edge.meta.settings.run import TrainConfig, write_config
 from gems_edge.meta.tally import MetaTask, Tally, details
@@ -33,6 +33,7 @@ from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.backbones.registry import BACKBONES
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.network_file import NetworkFile, read_network_file
+from gems_edge.models.pretrained import NO_PRETRAINED, PRETRAINED, RANDOM, Pretrained, read_pretrained
 from gems_edge.models.spec import full_widths, is_constant
 from gems_edge.progress import Progress, Say, silent
 
@@ -97,7 +98,8 @@ def starting(
 
 
 def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) -> tuple[TrainConfig, Mixture]:
-    """The images, and the config with absolute paths, the image size, the channels and every width filled in.
+    """The images, and the config with absolute paths, the image size, the channels, every width and what is known of
+    pretrained weights filled in.
 
     `root` and `say`: as load_mixture.
     """
@@ -108,15 +110,35 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
     )
     size, channels = images.shape
     widths = full_widths(config.widths, backbone, config.width_multiplier, channels, size, file)
+    init, pretrained = _pretrained(config, backbone, channels)
     dense = config.ticket.dense_run
     ticket = replace(config.ticket, dense_run=str(Path(dense).absolute())) if dense else config.ticket
     classes = min(len(each.of_split("train")) for each in images.sets)
     resolved = replace(
         config, data=data, image_size=size, channels=channels, backbone=backbone, backbone_file=file, widths=widths,
-        width_multiplier=1.0, ticket=ticket, train_ways=min(config.train_ways, max(2, classes)),
+        width_multiplier=1.0, ticket=ticket, init=init, pretrained=pretrained,
+        train_ways=min(config.train_ways, max(2, classes)),
     )  # fmt: skip
     resolved.model_spec()  # raises for settings that do not fit together
     return resolved, images
+
+
+def _pretrained(config: TrainConfig, backbone: str, channels: int) -> tuple[str, Pretrained]:
+    """Where pretrained weights come from, and what is known of them, which is read here where no run has before."""
+    if config.init == RANDOM:
+        if config.normalization == "frozen":
+            raise UserError(
+                "--normalization frozen uses the statistics of a pretraining, and --init random has none; "
+                "add --init pretrained, or use another mode"
+            )
+        return config.init, NO_PRETRAINED
+    init = config.init if config.init == PRETRAINED else str(Path(config.init).absolute())
+    if config.pretrained.sha256:
+        return init, config.pretrained
+    about = read_pretrained(init, backbone).about
+    if len(about.pixels.mean) > 1 and channels != len(about.pixels.mean) or init == PRETRAINED and channels != 3:
+        raise UserError(f"--init {config.init}: the weights read colour, the images are grey; use --channels 3")
+    return init, about
 
 
 def _network(config: TrainConfig) -> tuple[str, NetworkFile]:
@@ -164,6 +186,8 @@ def train_from(
     check_directory(run, resume=True)
     trainer = Trainer(run, start, initial=initial, watch=watch, progress=progress)
     start.begin(run)  # last, so that a refusal above leaves nothing behind
+    if start.config.init != RANDOM and start.processes.first and not run.initial_path.exists():
+        run.save_initial(trainer.start)
     with matrix_precision(start.config.precision):
         return trainer.train()
 
@@ -242,7 +266,7 @@ class Trainer:
         self.tensors = episode_tensors(images, self.processes.device)
         self.rule = rule_of(config)
         self.model = run.empty_model(config).to(self.processes.device)
-        weights = fitting(config, self.model, initial or seeded_weights(config), run.initial_path)
+        weights = fitting(config, self.model, initial or run.start(config), run.initial_path)
         weights = self.model.masked({name: w.detach().to(self.processes.device) for name, w in weights.items()})
         self.start = weights
         self.weights = {name: w.clone().requires_grad_(not is_constant(name)) for name, w in weights.items()}

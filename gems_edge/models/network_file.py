@@ -143,8 +143,8 @@ def taken_by(function: Callable[..., Any], name: str, values: dict[str, Any]) ->
     asked = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in optional]
     if odd := [parameter for parameter in asked if parameter not in values]:
         raise UserError(
-            f"{name} asks for {odd[0]}; a network is made from (channels, width_multiplier=1.0, image_size=224), or from "
-            "less"
+            f"{name} asks for {odd[0]}; a network is made from (channels, width_multiplier=1.0, image_size=224), "
+            "or from less"
         )
     multiplier = values["width_multiplier"]
     if multiplier != 1 and "width_multiplier" not in parameters:

@@ -14,7 +14,7 @@ from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.registry import rule_of
-from gems_edge.meta.run import Run, seeded_weights
+from gems_edge.meta.run import Run, first_weights, seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
 from gems_edge.meta.train import Start, train_from
@@ -153,7 +153,7 @@ class Search:
     def rewound(self, iteration: int) -> Weights:
         """θ_k, the weights after `iteration` steps of dense training."""
         if iteration == 0:
-            return seeded_weights(self.config)
+            return first_weights(self.config)
         if self.ticket.dense_run:
             return dense_run(self.config).kept(iteration)
         directory = self.run.directory

@@ -14,11 +14,13 @@ from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.backbones.registry import BACKBONES, check_backbone
 from gems_edge.models.network_file import COPY, FORM, NO_FILE, NetworkFile, stored_network_file
+from gems_edge.models.pretrained import NO_PRETRAINED, RANDOM, Pretrained, check_init
 from gems_edge.models.spec import HEADS, METRICS, NORMALIZATIONS, ModelSpec
 
 COMPUTE = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCHEDULES = ("cosine", "constant")
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class TrainConfig:
         (), "Channels: full, one number for the first layer, or one per group of channels (32,32,48,64).", empty="full"
     )
     width_multiplier: float = setting(1.0, "Of a network's full widths, as its authors scale them (0.35).", least=0)
+    init: str = setting(
+        RANDOM, "Weights to start from: random, pretrained, or a .safetensors or .pth file (docs/networks.md)."
+    )
     method: str = setting("maml", "What the inner loop adapts (see docs/training.md).", tuple(RULES))
     head: str = setting(
         "shared",
@@ -47,7 +52,10 @@ class TrainConfig:
         HEADS,
     )
     metric: str = setting("cosine", "prototype: what features are compared by.", METRICS)
-    normalization: str = setting("support", "Statistics for query images (see docs/training.md).", NORMALIZATIONS)
+    normalization: str = setting(
+        AUTO, "Statistics for query images (docs/training.md); auto: frozen with --init, else support.",
+        (AUTO, *NORMALIZATIONS),
+    )  # fmt: skip
     ways: int = setting(5, "Classes per episode.", least=2)
     train_ways: int = setting(
         0,
@@ -88,10 +96,14 @@ class TrainConfig:
     ticket: TicketConfig = field(default=TicketConfig())
     adapter: AdapterConfig = field(default=AdapterConfig())
     backbone_file: NetworkFile = field(default=NO_FILE)
+    pretrained: Pretrained = field(default=NO_PRETRAINED)  # of a resolved config
 
     def __post_init__(self) -> None:
         check_settings(self)
         check_backbone(self.backbone)
+        check_init(self.init)
+        if self.normalization == AUTO:
+            object.__setattr__(self, "normalization", normalization_of(self.init))
         if not self.inner_lr > 0 or not self.lr > 0:
             raise UserError("--inner-lr and --lr must be above 0")
         if not self.width_multiplier > 0 or (self.widths and self.width_multiplier != 1):
@@ -152,8 +164,13 @@ class TrainConfig:
         """The model of a resolved config (image size, channels and widths are known)."""
         return ModelSpec(
             self.backbone, self.widths, self.image_size, self.channels, self.normalization, self.head, self.ways,
-            self.backbone_file, metric=self.metric,
+            self.backbone_file, metric=self.metric, pixels=self.pretrained.pixels,
         )  # fmt: skip
+
+
+def normalization_of(init: str) -> str:
+    """The mode that `auto` stands for."""
+    return "support" if init == RANDOM else "frozen"
 
 
 def read_config(path: Path | str) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019; without squeeze-and-excitation, with ReLU6): inverted residuals as MobileNetV2's.
+"""EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation): inverted residuals as MobileNetV2's.
 
 TensorFlow's "same" padding: where a stride leaves a rest, more zeros lie behind a map than before it.
 """

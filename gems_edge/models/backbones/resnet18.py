@@ -23,6 +23,10 @@ class Block(nn.Module):
         return F.relu(y + self.downsample(x))
 
 
+def _stage(inputs: int, width: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(Block(inputs, width, stride), Block(width, width, 1))
+
+
 class ResNet18(nn.Module):
     """The names of tensors are those of torchvision's own weights."""
 
@@ -30,9 +34,10 @@ class ResNet18(nn.Module):
         super().__init__()
         widths = [max(1, round(width * width_multiplier)) for width in WIDTHS]
         self.conv1, self.bn1 = nn.Conv2d(channels, widths[0], 7, 2, 3, bias=False), nn.BatchNorm2d(widths[0])
-        for number, (inputs, width) in enumerate(zip([widths[0], *widths], widths), 1):
-            stride = 1 if number == 1 else 2
-            self.add_module(f"layer{number}", nn.Sequential(Block(inputs, width, stride), Block(width, width, 1)))
+        self.layer1 = _stage(widths[0], widths[0], 1)
+        self.layer2 = _stage(widths[0], widths[1], 2)
+        self.layer3 = _stage(widths[1], widths[2], 2)
+        self.layer4 = _stage(widths[2], widths[3], 2)
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
