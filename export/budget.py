@@ -101,7 +101,8 @@ def search(source: Source, budget: Budget, say: Callable[[str], None]) -> Fittin
     say(f"search: ratio {nearest.ratio:g} fits")
     fitting: list[Candidate] = []
     binds: list[str] = []
-    for steps in range(source.config.steps, 0, -1):
+    most = source.config.steps
+    for steps in range(most, min(most, 1) - 1, -1):
         best = networks.largest(steps)
         if best is None:
             continue
@@ -253,7 +254,7 @@ def predictions(
 
 def adaptation(predicted: Mapping[str, Prediction], steps: int) -> Prediction:
     """ms of one adaptation of `steps` steps, from `predictions`: the trunk over the support images, then the steps."""
-    taken = predicted["step"].times(steps)
+    taken = predicted["step"].times(max(steps, 1))  # a prototype head runs its graph once where it takes none
     return predicted["trunk"].plus(taken) if "trunk" in predicted else taken
 
 

@@ -14,6 +14,7 @@ from gems_edge.device.bundle import (
     FILES,
     FORMAT,
     PLAIN_VERSION,
+    PROTOTYPE_VERSION,
     SPLIT_VERSION,
     TRUNK_FILE,
 )
@@ -69,6 +70,8 @@ def write_bundle(
 
 def _version(manifest: Mapping[str, Any]) -> int:
     """The least version that tells a board all it needs to know."""
+    if manifest["head"] == "prototype":
+        return PROTOTYPE_VERSION
     if manifest.get("trunk"):
         return SPLIT_VERSION
     return CARRYING_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION

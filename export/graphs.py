@@ -12,13 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from gems_edge.device.bundle import FEATURES, HEAD
+from gems_edge.device.bundle import FEATURES, FIRST, HEAD
 from gems_edge.export.builder import GraphBuilder, Value
 from gems_edge.export.lowering import lower
 from gems_edge.export.translation import Translation
 from gems_edge.meta.inner import Support, inner_step
 from gems_edge.meta.rules.base import Rule
-from gems_edge.models.fewshot import FewShotModel, Weights, forward, initial_weights, network_weights
+from gems_edge.models.fewshot import FewShotModel, Weights, body, forward, initial_weights, network_weights
+from gems_edge.models.head import prototypes
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.split import Split
 
@@ -49,6 +50,9 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, fed: str = IM
     Weights that the rule does not move are initialisers; they have no backward pass. A ticket's masks are initialisers
     that multiply the gradients, as in training. What the rule carries from step to step goes in as rule.NAME and out as
     next.rule.NAME; the rest of its state, and its φ, are initialisers. Numbers of images and classes are dynamic.
+
+    Of a prototype head the graph makes the rows of the support set and gives them as start.NAME. Where the scalar input
+    "first" is above 0 it steps from these, else from the rows that it is fed.
     """
     weights = _float32(weights)
     state = rule.begin(weights)
@@ -61,12 +65,14 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, fed: str = IM
     rows = {n: torch.ones(classes, *v.shape[1:]) for n, v in stored.items() if n.endswith(HEAD) and len(v) > 1}
     examples = {fed: torch.rand(images, *model.input_shape), "targets": torch.zeros(images, classes)}
     examples |= _with_classes(defaults, classes) | stored | rows
+    first = {FIRST: torch.ones(())} if model.spec.head == "prototype" else {}
+    examples |= first
     sources = {IMAGES: (fed, 0), CLASSES: ("targets", 1)}
     trace = _trace(_step(model, rule, defaults, tuple(state), fed), examples, sources)
     builder = GraphBuilder("adapt")
     inputs = {fed: builder.input(fed, [IMAGES, *model.input_shape])}
     inputs["targets"] = builder.input("targets", [IMAGES, CLASSES])
-    inputs |= _weight_inputs(builder, defaults, adapted)
+    inputs |= _weight_inputs(builder, defaults, adapted) | {name: builder.input(name, []) for name in first}
     carried = carried_names(rule)
     for name, tensor in stored.items():
         if name in carried:
@@ -84,17 +90,25 @@ def _step(
     masked = [name for name in adapted if name in model.masks]
 
     def step(inputs: Tensors) -> Tensors:
-        leaves = {name: inputs[name] for name in weights}
-        leaves |= {name: inputs[name].detach().requires_grad_() for name in adapted}
+        support = Support(inputs[fed], inputs["targets"])
+        leaves = {name: inputs[name].detach().requires_grad_(name in adapted) for name in weights}
+        passed, start = None, {}
+        if FIRST in inputs:
+            passed = body(model, leaves, support.images, shares=support.shares)
+            start = prototypes(model.spec, leaves, passed.features.detach(), support.targets)
+            rows = {name: torch.where(inputs[FIRST] > 0, row, inputs[name]) for name, row in start.items()}
+            leaves |= {name: row.detach().requires_grad_(name in adapted) for name, row in rows.items()}
         result = inner_step(
             model.with_masks({name: inputs[f"{MASK}{name}"] for name in masked}),
             leaves,
-            Support(inputs[fed], inputs["targets"]),
+            support,
             rule,
             {name: inputs[f"{RULE}{name}"] for name in state},
+            passed=passed,
         )
         return {
             "loss": result.loss,
+            **{f"start.{name}": row for name, row in start.items()},
             **{f"updated.{name}": result.weights[name] for name in adapted},
             **{f"next.{RULE}{name}": result.state[name] for name in rule.carried},
             **{name: result.statistics[name] for name in model.statistics_names()},

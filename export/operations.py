@@ -238,6 +238,7 @@ TABLE: dict[Any, Operation] = {
     aten.addcmul.default: _add_product,
     aten.sub.Tensor: _scaled("Sub"),
     aten.neg.default: _elementwise("Neg"),
+    aten.exp.default: _elementwise("Exp"),
     aten.abs.default: _elementwise("Abs"),
     aten.sigmoid.default: _elementwise("Sigmoid"),
     aten.softplus.default: _elementwise("Softplus"),

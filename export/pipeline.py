@@ -29,8 +29,9 @@ from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distribu
 from gems_edge.meta.evaluation.episodes import evaluate, modes_for
 from gems_edge.meta.inner import Support, support_of
 from gems_edge.meta.precision import matrix_precision
+from gems_edge.meta.rules.still import Still
 from gems_edge.meta.task_threads import TaskThreads
-from gems_edge.models.fewshot import FewShotModel, body
+from gems_edge.models.fewshot import FewShotModel, body, initial_weights, network_weights
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
 from gems_edge.progress import Count, counted_from
@@ -147,8 +148,11 @@ def _about_ticket(ticket: Ticket, kept: float, ratio: float) -> str:
 
 def _specialised(source: Source, compact: MetaModel, options: ExportOptions, reports: Reports) -> Specialised:
     """With --for-data what the run decides for that image set, frozen; otherwise, and where its method decides nothing,
-    the model as it is."""
+    the model as it is. A board that takes no steps needs no rule."""
     config = source.config
+    if not config.steps:
+        still = Still(config.method, config.inner_lr)
+        return Specialised(replace(compact, weights=network_weights(compact.weights), rule=still), {})
     if source.choosing is None:
         return Specialised(compact, {})
     name = source.images.names[0]
@@ -258,7 +262,8 @@ def _contents(learned: MetaModel, graphs: Graphs) -> dict[str, bytes]:
     """The bundle's files but for the manifest."""
     top = graphs.halves.learned
     carried = {f"{RULE}{name}": top.rule.begin(top.weights)[name] for name in top.rule.carried}
-    tensors = learned.weights | graphs.statistics | carried
+    rows = initial_weights(learned.model, learned.weights, 1) if learned.model.spec.head == "prototype" else {}
+    tensors = rows | learned.weights | graphs.statistics | carried
     weights = save({name: tensor.detach().float().numpy() for name, tensor in tensors.items()})
     contents = dict(zip(FILES, (graphs.predict.SerializeToString(), graphs.adapt.SerializeToString(), weights)))
     if graphs.trunk is not None:

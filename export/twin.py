@@ -18,19 +18,20 @@ from gems_edge.export.graphs import RULE
 from gems_edge.export.source import MetaModel
 from gems_edge.meta.inner import Support, classify, detached, inner_step
 from gems_edge.meta.rules.base import Rule, State
-from gems_edge.models.fewshot import FewShotModel, Weights, initial_weights
+from gems_edge.models.fewshot import FewShotModel, Weights, body, initial_weights
+from gems_edge.models.head import prototypes
 from gems_edge.models.split import Trunk
 
 Kind = Literal["update", "forward", "decision", "answer"]
 Arrays = dict[str, np.ndarray]
 ByTorch = Callable[[FewShotModel, Weights, Support], Arrays]
 # Outputs of adapt.onnx, and what becomes of those of predict.onnx.
-LOSS, UPDATED, NEXT, ANSWER = "loss", "updated.", "next.", "probabilities"
+LOSS, START, UPDATED, NEXT, ANSWER = "loss", "start.", "updated.", "next.", "probabilities"
 EPSILON = float(np.finfo(np.float32).eps)
 
 TOLERANCES: dict[Kind, float] = {
     "update": 1e-3,  # of a tensor's step, as a share of its length
-    "forward": 3e-5,  # of features, of the loss and of a layer's statistics, as a share of them
+    "forward": 3e-5,  # of features, a prototype head's rows, the loss and a layer's statistics, as a share of them
     "decision": 1e-3,  # of what a rule carries to the next step (shares, rates): means over millions of weights round
     "answer": 1e-3,  # of a query's probabilities after all steps
 }
@@ -81,7 +82,18 @@ class Twin:
         self._step = 0
 
     def follow(self, outputs: Arrays) -> None:
-        """Take the board's step, whose graph gave `outputs`, from the same weights, compare, and go on from its."""
+        """Take the board's step, whose graph gave `outputs`, from the same weights, compare, and go on from its.
+
+        Of a prototype head the rows of the first step are compared too. Without a step nothing else is.
+        """
+        rows = {name: row for name, row in outputs.items() if name.startswith(START)}
+        if rows and not self._step:
+            self._compare(rows, _started, {})
+            self._weights |= {name.removeprefix(START): torch.from_numpy(row) for name, row in rows.items()}
+        if any(name.startswith(UPDATED) for name in outputs):
+            self._follow_step(outputs)
+
+    def _follow_step(self, outputs: Arrays) -> None:
         state, rule = self._state, self._torch.rule
         carried = {name: value for name, value in outputs.items() if name.startswith(NEXT)}
         following = state | {n.removeprefix(NEXT + RULE): torch.from_numpy(value) for n, value in carried.items()}
@@ -161,6 +173,14 @@ def kind_of(name: str) -> Kind:
     if name.startswith(NEXT):
         return "decision"
     return "answer" if name == ANSWER else "forward"
+
+
+def _started(model: FewShotModel, weights: Weights, support: Support) -> Arrays:
+    """The rows that a prototype head begins with."""
+    with torch.no_grad():
+        features = body(model, weights, support.images, shares=support.shares).features
+        rows = prototypes(model.spec, weights, features, support.targets)
+    return {START + name: row.numpy() for name, row in rows.items()}
 
 
 def _step(

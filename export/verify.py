@@ -42,16 +42,18 @@ class Verification:
 
     episodes: int
     steps: int
-    update: Difference
-    forward: Difference  # features, loss and statistics of the support set
+    update: Difference | None  # None: no step is taken
+    forward: Difference  # features, loss and statistics of the support set, a prototype head's rows
     decision: Difference | None  # None: the rule carries nothing
     answer: Difference  # probabilities of the queries after all steps
     other_sides: int  # steps, of all episodes, in which an update was beyond what is allowed
 
     @property
     def differences(self) -> dict[Kind, Difference]:
-        kinds: dict[Kind, Difference] = {"update": self.update, "forward": self.forward, "answer": self.answer}
-        return kinds if self.decision is None else kinds | {"decision": self.decision}
+        kinds: dict[Kind, Difference | None] = {
+            "update": self.update, "forward": self.forward, "answer": self.answer, "decision": self.decision
+        }  # fmt: skip
+        return {kind: difference for kind, difference in kinds.items() if difference is not None}
 
     @property
     def passed(self) -> bool:
@@ -69,12 +71,14 @@ def verify_bundle(
     Raises MachineError if the two differ by more than rounding explains.
     """
     learner, tensors = Learner.load(directory), episode_tensors(images)
-    verification = verdict(
-        [
-            _followed(learner, learned, images, indices, tensors.episode(indices), max(steps, LEAST_STEPS))
-            for indices in episodes
-        ]
-    )
+    counts = [max(steps, LEAST_STEPS)] if learner.bundle.takes_steps else []
+    counts += [0] if learner.bundle.makes_rows else []
+    followed: list[list[Sample]] = []
+    for indices in episodes:
+        episode = tensors.episode(indices)
+        each = (_followed(learner, learned, images, indices, episode, count) for count in counts)
+        followed.append(list(itertools.chain.from_iterable(each)))
+    verification = verdict(followed)
     if not verification.passed:
         raise MachineError(_refusal(verification))
     return verification
@@ -106,8 +110,8 @@ def verdict(episodes: Sequence[Sequence[Sample]]) -> Verification:
     updates = [(number, s) for number, samples in enumerate(episodes) for s in samples if s.kind == "update"]
     return Verification(
         episodes=len(episodes),
-        steps=1 + max(sample.step for _, sample in updates),
-        update=worst["update"],
+        steps=max((1 + sample.step for _, sample in updates), default=0),
+        update=worst.get("update"),
         forward=worst["forward"],
         decision=worst.get("decision"),
         answer=worst["answer"],
@@ -125,7 +129,8 @@ def worst_differences(episodes: Sequence[Sequence[Sample]]) -> dict[Kind, Differ
             updates[sample.difference.at, sample.step, sample.still].append(sample.difference)
         else:
             differences[sample.kind].append(sample.difference)
-    differences["update"] = [sorted(each, key=_excess)[(len(each) - 1) // 2] for each in updates.values()]
+    if updates:
+        differences["update"] = [sorted(each, key=_excess)[(len(each) - 1) // 2] for each in updates.values()]
     return {kind: max(each, key=_excess) for kind, each in differences.items()}
 
 

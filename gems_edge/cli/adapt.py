@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Photos as DIR/CLASS/image, one folder per class.",
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Gradient steps; the bundle's own number if left out.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=0),
+    help="Gradient steps; the bundle's own number if left out, 0: class means (of a head prototype).",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
 @click.option(
     "-o", "--output", "state", required=True, type=click.Path(), metavar="STATE", help="Where to keep what is learned."
@@ -41,6 +45,7 @@ def command(bundle: str, support: str, steps: int | None, threads: int | None, s
     from gems_edge.device.support import read_support
 
     learner = Learner.load(bundle, threads)
+    learner.bundle.checked_steps(steps)
     check_destination(state, learner.bundle.hash)
     photos = read_support(support, learner.bundle)
     adaptation = _adapt(learner, photos, steps)
@@ -56,7 +61,7 @@ def _adapt(learner: "Learner", photos: "SupportSet", steps: int | None) -> "Adap
     """Teach what the photos show, and say how it goes."""
     counts = ", ".join(f"{name} ({photos.labels.count(name)})" for name in photos.classes)
     say(f"{len(photos.classes)} classes from {len(photos.labels)} images: {counts}")
-    total = steps or learner.bundle.steps
+    total = learner.bundle.steps if steps is None else steps
 
     def on_step(step: int, loss: float, seconds: float) -> None:
         say(f"step {step}/{total}  loss {loss:.4f}  {1e3 * seconds:.1f} ms")
@@ -64,16 +69,25 @@ def _adapt(learner: "Learner", photos: "SupportSet", steps: int | None) -> "Adap
     return learner.adapt(photos.images, photos.labels, steps, on_step)
 
 
+def _times(milliseconds: list[float]) -> dict[str, float]:
+    """Quantiles of the steps' times; none of no steps."""
+    from gems_edge.device.measure import summarise
+
+    if not milliseconds:
+        return {}
+    quantiles = summarise(milliseconds, {"p50": 0.5, "p90": 0.9}).quantiles
+    return {name: round(value, 3) for name, value in quantiles.items()}
+
+
 def _report(learner: "Learner", adaptation: "Adaptation", saved: "State", path: str) -> tuple[Document, str]:
     """What was learned, what it took and what it was predicted to take: for --json and for people."""
     from pathlib import Path
 
-    from gems_edge.device.measure import summarise
     from gems_edge.device.state import state_bytes
     from gems_edge.predict.memory import predict_memory
     from gems_edge.process_memory import peak_rss_mb
 
-    times = summarise([1e3 * seconds for seconds in adaptation.seconds], {"p50": 0.5, "p90": 0.9}).quantiles
+    times = _times([1e3 * seconds for seconds in adaptation.seconds])
     trunk_ms = None if adaptation.trunk_seconds is None else round(1e3 * adaptation.trunk_seconds, 3)
     measured, size = peak_rss_mb(), state_bytes(path)
     predicted = predict_memory(learner.bundle.manifest["cost"], adaptation.images, "adapt")
@@ -84,7 +98,7 @@ def _report(learner: "Learner", adaptation: "Adaptation", saved: "State", path: 
         "images": adaptation.images,
         "steps": adaptation.steps,
         "loss": list(adaptation.losses),
-        "ms_per_step": {name: round(value, 3) for name, value in times.items()},
+        "ms_per_step": times or None,
         "trunk_ms": trunk_ms,
         "peak_rss_mb": None if measured is None else round(measured, 1),
         "predicted_peak_mb": round(predicted.value, 1),
@@ -94,8 +108,9 @@ def _report(learner: "Learner", adaptation: "Adaptation", saved: "State", path: 
     if measured is not None:
         memory = f"{measured:.0f} MB measured, {memory}"
     trunk = "" if trunk_ms is None else f"{trunk_ms:.1f} ms for the layers that do not learn, "
+    step = f"{times['p50']:.1f} ms per step" if times else "class means, no step"
     lines = (
         f"{path}: generation {saved.generation}, {size} bytes",
-        f"{trunk}{times['p50']:.1f} ms per step; peak memory {memory}",
+        f"{trunk}{step}; peak memory {memory}",
     )
     return document, "\n".join(lines)

@@ -105,7 +105,6 @@ def _remote_line(remote: Document) -> str:
     """What adapt and predict did on the board."""
     adapt, agreement = remote["adapt"], remote["agreement"]
     same = "the same classes as here" if agreement["same_labels"] else "other classes than here"
-    return (
-        f"adapted there in {adapt['steps']} steps of {adapt['ms_per_step']['p50']:.1f} ms; its answers name {same}, "
-        f"probabilities within {agreement['largest_difference']:.1e}"
-    )
+    times = adapt["ms_per_step"]
+    steps = f"in {adapt['steps']} steps of {times['p50']:.1f} ms" if times else "without steps"
+    return f"adapted there {steps}; its answers name {same}, probabilities within {agreement['largest_difference']:.1e}"

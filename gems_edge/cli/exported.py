@@ -51,9 +51,14 @@ def show(output: Path, manifest: Document) -> None:
 def _lines(manifest: Document) -> Iterator[str]:
     check = manifest["verification"]
     update, answer = check["update"], check["answer"]
+    of_steps = ""
+    if update is not None:
+        of_steps = (
+            f" of {check['steps']} steps: a tensor's step within {update['error']:.1e} of its length "
+            f"(allowed {update['allowed']:.0e})"
+        )
     yield (
-        f"onnxruntime equals torch on {check['episodes']} episodes of {check['steps']} steps: a tensor's step within "
-        f"{update['error']:.1e} of its length (allowed {update['allowed']:.0e}), probabilities within "
+        f"onnxruntime equals torch on {check['episodes']} episodes{of_steps}, probabilities within "
         f"{answer['error']:.1e} (allowed {answer['allowed']:.0e})"
     )
     if manifest["specialised"]:

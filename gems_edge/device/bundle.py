@@ -18,9 +18,10 @@ from gems_edge.files import read_json, sha256_bytes
 
 FORMAT = "gems-edge-bundle"
 # Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Version 3: adapt.onnx is fed with what
-# trunk.onnx makes of the images (trunk). A bundle has the least version that says all it needs.
-PLAIN_VERSION, CARRYING_VERSION, SPLIT_VERSION = 1, 2, 3
-FORMAT_VERSION = SPLIT_VERSION
+# trunk.onnx makes of the images (trunk). Version 4: adapt.onnx makes the head's rows of the support set (prototype).
+# A bundle has the least version that says all it needs.
+PLAIN_VERSION, CARRYING_VERSION, SPLIT_VERSION, PROTOTYPE_VERSION = 1, 2, 3, 4
+FORMAT_VERSION = PROTOTYPE_VERSION
 FILES = ("predict.onnx", "adapt.onnx", "weights.safetensors")
 TRUNK_FILE = "trunk.onnx"
 IMAGES, FEATURES = "images", "features"  # what a gradient step is fed: without a trunk, and with one
@@ -38,6 +39,8 @@ COSTS = (
 # And where there is a trunk.
 TRUNK_COSTS = ("trunk.macs", "trunk.constant_bytes", "trunk.peak_bytes", "memory.feature_bytes", "memory.trunk.nodes")
 HEAD = ("head.weight", "head.bias")
+HEADS = ("per-class", "shared", "prototype")
+FIRST = "first"  # of a prototype head, an input of adapt.onnx: above 0 where it makes the rows, before the first step
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Bundle:
     ways: int
     shots: int  # the most photos of a class that it was trained with: what its memory and times are given for …
     least_shots: int  # … and the least
-    head: str  # per-class | shared
+    head: str  # of HEADS
     image_size: int
     channels: int
     inverted: bool  # photos must be inverted on reading: the data was light on dark
@@ -87,14 +90,50 @@ class Bundle:
         return content
 
     @property
+    def makes_rows(self) -> bool:
+        """Whether adapt.onnx makes the head's rows of the support set."""
+        return self.head == "prototype"
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether adapt.onnx has a gradient step; a prototype head may do without."""
+        return bool(self.adapted)
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The tensors that teaching changes, without statistics."""
+        return (*self.adapted, *(name for name in HEAD if self.makes_rows and name not in self.adapted))
+
+    @property
+    def start_outputs(self) -> tuple[str, ...]:
+        """What adapt.onnx gives of the weights before a step: the loss, a prototype head's rows, statistics."""
+        return ("loss", *(f"start.{name}" for name in HEAD if self.makes_rows), *self.statistics)
+
+    @property
     def step_outputs(self) -> tuple[str, ...]:
-        """What adapt.onnx gives: the loss, the weights after the step, the next step's carried tensors, statistics."""
+        """All that adapt.onnx gives: beside `start_outputs` the weights after the step and the next step's carried
+        tensors."""
         updated = (f"updated.{name}" for name in self.adapted)
-        return ("loss", *updated, *(f"next.{name}" for name in self.carried), *self.statistics)
+        return (*self.start_outputs, *updated, *(f"next.{name}" for name in self.carried))
+
+    def first_step(self, first: bool) -> dict[str, np.ndarray]:
+        """What tells adapt.onnx whether this is a task's first step, where it wants to know."""
+        return {FIRST: np.array(first, np.float32)} if self.makes_rows else {}
 
     def start_carried(self) -> dict[str, np.ndarray]:
         """The carried tensors as the first step is fed them."""
         return {name: self.weights[name] for name in self.carried}
+
+    def checked_steps(self, steps: int | None) -> int:
+        """`steps`, None for the bundle's own number; UserError for what is no number of steps that it can take."""
+        if steps is None:
+            return self.steps
+        least = 0 if self.makes_rows else 1
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < least:
+            raise UserError(f"steps must be a whole number of at least {least} (head {self.head}), not {steps!r}")
+        if steps and not self.takes_steps:
+            raise UserError(f"{self.path} was exported to take 0 steps, not {steps}; export it with --steps {steps}")
+        return steps
 
     def start_weights(self, classes: int) -> dict[str, np.ndarray]:
         """The tensors that a step moves, and the head, at their start values with one head row per class.
@@ -111,7 +150,7 @@ class Bundle:
             )
         for name in HEAD:
             rows = weights[name]
-            weights[name] = np.repeat(rows, classes, axis=0) if self.head == "shared" else rows[:classes]
+            weights[name] = rows[:classes] if self.head == "per-class" else np.repeat(rows, classes, axis=0)
         return weights
 
 
@@ -142,12 +181,12 @@ def read_bundle(path: Path | str) -> Bundle:
         ways=fields.integer("ways", 2),
         shots=fields.integer("shots"),
         least_shots=fields.integer("least_shots" if "least_shots" in manifest else "shots"),
-        head=fields.text("head", ("per-class", "shared")),
+        head=(head := fields.text("head", HEADS)),
         image_size=fields.integer("image.size"),
         channels=fields.integer("image.channels"),
         inverted=fields.get("image.inverted", bool, "true or false"),
         normalization=fields.text("normalization", ("transductive", "support", "group", "frozen")),
-        steps=fields.integer("rule.steps"),
+        steps=fields.integer("rule.steps", 0 if head == "prototype" else 1),
         predict_peak_bytes=fields.integer("cost.predict.peak_bytes", 0, 1 << 40),
         adapted=fields.names("tensors.adapted"),
         statistics=fields.names("tensors.statistics"),
@@ -214,7 +253,7 @@ def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
             raise fields.error("int8.layers", "a list of this bundle's own convolutions and normalisations")
     if bundle.quantisation and not bundle.weights.keys() >= set(bundle.quantisation.tensors):
         raise fields.error("int8.tensors", "a list of this bundle's own tensors")
-    rows = 1 if bundle.head == "shared" else bundle.ways
+    rows = bundle.ways if bundle.head == "per-class" else 1  # of a prototype head zeros, until it is taught
     weight, bias = (bundle.weights[name] for name in HEAD)
     if weight.ndim != 2 or weight.shape[0] != rows or bias.shape != (rows,):
         raise UserError(

@@ -124,18 +124,15 @@ class Learner:
         """Learn the classes named by `labels` (text, numbers, any hashable; one per image) from the bundle's start.
 
         Classes are numbered by first appearance. Earlier teaching is replaced, and kept if this raises. `steps`:
-        gradient steps, None for the bundle's own number. `on_step(step, loss, seconds)` is called after each, and
-        `watch` with what its graph gave, by name.
+        gradient steps, None for the bundle's own number; a prototype head knows its classes after 0.
+        `on_step(step, loss, seconds)` is called after each, and `watch` with what each run of the graph gave, by name.
         Raises UserError for images or labels that do not fit, fewer than two classes, more than a per-class head has
-        rows, and a loss that is no longer finite; MachineError if memory runs out.
+        rows, steps that the bundle cannot take, and a loss that is no longer finite; MachineError if memory runs out.
         """
         started = time.perf_counter()
         pixels = self._checked(images)
         classes, index = _number(labels, len(pixels))
-        if steps is None:
-            steps = self.bundle.steps
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise UserError(f"steps must be a whole number of at least 1, not {steps!r}")
+        steps = self.bundle.checked_steps(steps)
         weights = self.bundle.start_weights(len(classes))
         targets = np.eye(len(classes), dtype=np.float32)[index]
         with self._teaching:
@@ -184,10 +181,16 @@ class Learner:
         bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
         fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
         carried = bundle.start_carried()
+
+        def run(outputs: Sequence[str], step: int) -> Arrays:
+            told = bundle.first_step(step <= 1) | carried | {name: weights[name] for name in fed}
+            return _run(session, outputs, feeds | told, step)
+
         losses, seconds = [], []
         for step in range(1, steps + 1):
             before = time.perf_counter()
-            named = _run(session, bundle.step_outputs, feeds | {name: weights[name] for name in fed} | carried, step)
+            named = run(bundle.step_outputs, step)
+            weights |= _rows(named) if step == 1 else {}
             weights |= {name: named[f"updated.{name}"] for name in bundle.adapted}
             carried = {name: named[f"next.{name}"] for name in bundle.carried}
             weights |= {name: named[name] for name in bundle.statistics}
@@ -197,9 +200,14 @@ class Learner:
                 watch(named)
             if on_step:
                 on_step(step, losses[-1], seconds[-1])
-        if bundle.statistics and set(bundle.adapted) - set(HEAD):  # under the weights as they now are
-            weights |= _run(session, bundle.statistics, feeds | {name: weights[name] for name in fed} | carried, steps)
-        return {name: weights[name] for name in (*bundle.adapted, *bundle.statistics)}, losses, seconds
+        if not steps:
+            named = run(bundle.start_outputs, 0)
+            weights |= _rows(named) | {name: named[name] for name in bundle.statistics}
+            if watch:
+                watch(named)
+        elif bundle.statistics and set(bundle.adapted) - set(HEAD):  # under the weights as they now are
+            weights |= run(bundle.statistics, steps + 1)
+        return {name: weights[name] for name in (*bundle.learned, *bundle.statistics)}, losses, seconds
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, float32 [N, classes], columns as `classes`.
@@ -253,7 +261,7 @@ class Learner:
     def _start(self, classes: int) -> Arrays:
         """The start values of what a state holds."""
         start = self.bundle.weights | self.bundle.start_weights(classes)
-        return {name: start[name] for name in (*self.bundle.adapted, *self.bundle.statistics)}
+        return {name: start[name] for name in (*self.bundle.learned, *self.bundle.statistics)}
 
     def _teach(self, state: State) -> None:
         weights = self.bundle.start_weights(len(state.classes)) | dict(state.tensors)
@@ -294,6 +302,11 @@ def _network_input(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return to_input(pixels)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+
+
+def _rows(outputs: Arrays) -> Arrays:
+    """The rows that a prototype head made of the support set."""
+    return {name: outputs[f"start.{name}"] for name in HEAD if f"start.{name}" in outputs}
 
 
 def _run(session: Session, outputs: Sequence[str], feeds: Arrays, step: int) -> Arrays:

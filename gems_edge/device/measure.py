@@ -100,6 +100,7 @@ def adapt_call(bundle: Bundle, threads: int | None) -> Callable[[], list[np.ndar
     targets = np.eye(bundle.ways, dtype=np.float32)[np.arange(images) % bundle.ways]
     inputs = random_input(bundle, images) if bundle.trunk is None else _random_features(bundle.trunk, images)
     feeds = {bundle.step_input: inputs, "targets": targets, **weights, **bundle.start_carried()}
+    feeds |= bundle.first_step(True)
     return lambda: session.run(bundle.step_outputs, feeds)
 
 

@@ -28,7 +28,8 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     model = bundle.model("adapt.onnx")
     initializers(model, what)  # refuses what is no ONNX and what reads other files
     session = Session(model, what, threads=threads, channel_blocks=False)
-    session.require([bundle.step_input, "targets", *bundle.adapted, *HEAD, *bundle.carried], bundle.step_outputs)
+    told = bundle.first_step(True)
+    session.require([bundle.step_input, "targets", *bundle.adapted, *HEAD, *bundle.carried, *told], bundle.step_outputs)
     return session
 
 

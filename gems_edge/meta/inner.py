@@ -105,6 +105,8 @@ def _gradients(
     loss: Tensor, features: Tensor, weights: Weights, names: Sequence[str], differentiable: bool, retain: bool
 ) -> Weights:
     """∂loss/∂weights by name. The body's go by way of `features`, so that they do not pass through rows made of it."""
+    if not names:
+        return {}
     rows, below = ([name for name in names if (name in HEAD) == of_head] for of_head in (True, False))
     ends = [weights[name] for name in rows] + ([features] if below else [])
     found = torch.autograd.grad(loss, ends, create_graph=differentiable)

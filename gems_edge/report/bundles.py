@@ -58,16 +58,22 @@ def _facts(manifest: Mapping[str, Any]) -> Table:
         *_split_facts(manifest),
     ]
     if check := manifest.get("verification"):
-        rows.append((
-            "verified against torch",
-            f"{check['episodes']} episodes of {check['steps']} steps: a tensor's step off by "
-            f"{check['update']['error']:.1e} (allowed {check['update']['allowed']:.0e}), "
-            f"a probability by {check['answer']['error']:.1e} (allowed {check['answer']['allowed']:.0e})",
-        ))  # fmt: skip
+        rows.append(("verified against torch", _verified(check)))
     files, provenance = manifest.get("files") or {}, manifest.get("provenance") or {}
     rows += [(name, f"{file['bytes']:,} bytes") for name, file in files.items() if "bytes" in file]
     rows += [(f"made: {key}", str(value)) for key, value in provenance.items()]
     return Table(("fact", "value"), tuple(rows))
+
+
+def _verified(check: Mapping[str, Any]) -> str:
+    update, answer = check["update"], check["answer"]
+    answers = f"a probability by {answer['error']:.1e} (allowed {answer['allowed']:.0e})"
+    if update is None:
+        return f"{check['episodes']} episodes: off by {answers}"
+    return (
+        f"{check['episodes']} episodes of {check['steps']} steps: a tensor's step off by {update['error']:.1e} "
+        f"(allowed {update['allowed']:.0e}), {answers}"
+    )
 
 
 def _choice_facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -66,7 +66,9 @@ def test_bad_input_leaves_what_was_there(gems_edge, here):  # noqa: F811
     refused("is not a bundle", "absent.gems")
     refused("other files", state="photos")
     refused("does not exist", state="absent/s.state")
-    assert_refused(gems_edge("adapt", "h.gems", "--support", "photos", "-o", "s.state", "--steps", "0"), "--steps")
+    assert_refused(
+        gems_edge("adapt", "h.gems", "--support", "photos", "-o", "s.state", "--steps", "0"), "at least 1 (head shared)"
+    )
     assert_refused(gems_edge("adapt", "h.gems", "--support", "photos"), "--output")
     (here / "photos/kind 2/bad.jpg").write_bytes(b"\xff\xd8\xff truncated")
     refused("kind 2/bad.jpg")

@@ -1,0 +1,103 @@
+"""A bundle with a prototype head through the real command line: train, export, adapt, predict, evaluate."""
+
+import json
+
+import handmade as hm
+import numpy as np
+import pytest
+from small_settings import SMALL
+
+from gems_edge.device import Learner
+from gems_edge.errors import UserError
+
+HEAD = ("--head", "prototype", "--normalization", "group", "--inner-lr", "0.02")
+
+
+@pytest.fixture(scope="module")
+def made(cli_here, made_once):
+    """run, steps.gems and still.gems: 2 steps and none, of one run."""
+
+    def make(directory):
+        cli_here("train", *SMALL, *HEAD, "--iterations", "20", "-o", directory / "run")
+        for name, steps in (("steps", 2), ("still", 0)):
+            cli_here("export", directory / "run", "--ratio", "0", "--episodes", "4", "--steps", steps,
+                     "-o", directory / f"{name}.gems")  # fmt: skip
+
+    return made_once("prototype", make)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    hm.write_pictures(tmp_path / "support", *hm.pictures(3, 2))
+    hm.write_pictures(tmp_path / "new", hm.pictures(3, 1, seed=1)[0], ["query"] * 3)
+    return tmp_path
+
+
+def test_manifests(made):
+    steps, still = (json.loads((made / f"{name}.gems" / "manifest.json").read_text()) for name in ("steps", "still"))
+    for manifest in (steps, still):
+        assert (manifest["head"], manifest["metric"], manifest["format_version"]) == ("prototype", "cosine", 4)
+        assert "head.temperature" in manifest["tensors"]["constant"]
+    assert steps["rule"]["steps"] == 2 and {"head.weight", "head.bias"} <= {*steps["tensors"]["adapted"]}
+    assert still["rule"]["steps"] == 0 and still["tensors"]["adapted"] == []
+    assert still["verification"]["update"] is None and still["verification"]["steps"] == 0
+    # Without steps the whole body is the trunk: it runs once for each photo.
+    assert (
+        still["trunk"]["cut"] == "head" and still["cost"]["adapt_step"]["macs"] < 0.01 * still["cost"]["trunk"]["macs"]
+    )
+
+
+def test_it_learns_any_number_of_classes_in_any_number_of_steps(made, cli_here, photos):
+    probabilities = {}
+    for bundle, steps in (("steps", 2), ("steps", 0), ("still", 0)):
+        arguments = ("adapt", made / f"{bundle}.gems", "--support", photos / "support", "--steps", steps)
+        taught = json.loads(cli_here(*arguments, "-o", photos / f"{bundle}{steps}", "--json").stdout)
+        assert taught["steps"] == steps == len(taught["loss"]) and (taught["ms_per_step"] is None) == (steps == 0)
+        predict = ("predict", made / f"{bundle}.gems", "--state", photos / f"{bundle}{steps}", photos / "new" / "query")
+        answers = json.loads(cli_here(*predict, "--json").stdout)
+        assert {*answers[0]["probabilities"]} == {"kind 0", "kind 1", "kind 2"}
+        probabilities[bundle, steps] = [list(answer["probabilities"].values()) for answer in answers]
+    assert np.allclose(probabilities["steps", 0], probabilities["still", 0], atol=1e-5)
+    assert not np.allclose(probabilities["steps", 0], probabilities["steps", 2], atol=1e-3)
+    text = cli_here("adapt", made / "still.gems", "--support", photos / "support", "-o", photos / "text").stdout
+    assert "class means, no step" in text
+
+
+@pytest.mark.parametrize("bundle,steps", [("steps", "2"), ("steps", "0"), ("still", "0")])
+def test_the_board_is_as_accurate_as_the_run(made, cli_here, bundle, steps):
+    on_board, in_torch = (
+        json.loads(
+            cli_here("evaluate", made / what, "--episodes", "20", "--ways", "7", "--steps", steps, "--json").stdout
+        )
+        for what in (f"{bundle}.gems", "run")
+    )
+    assert on_board["accuracy"] == pytest.approx(in_torch["accuracy"], abs=0.01) and on_board["ways"] == 7
+
+
+def noise():
+    """Six images of a glyph's size and their classes."""
+    return np.random.default_rng(0).integers(0, 256, (6, 28, 28, 1), np.uint8), ["a", "b", "c"] * 2
+
+
+def test_untaught_it_prefers_no_class(made):
+    learner = Learner.load(made / "steps.gems")
+    assert np.allclose(learner.predict(noise()[0]), 1 / 5)
+
+
+def test_a_state_holds_the_rows_that_were_made(made, tmp_path):
+    images, labels = noise()
+    for bundle, steps in (("steps", 0), ("steps", 2), ("still", None)):
+        learner = Learner.load(made / f"{bundle}.gems")
+        learner.adapt(images, labels, steps)
+        learner.save(tmp_path / bundle)
+        other = Learner.load(made / f"{bundle}.gems")
+        other.load_state(tmp_path / bundle)
+        assert np.array_equal(other.predict(images), learner.predict(images))
+
+
+def test_steps_that_a_bundle_cannot_take(made, cli_here, photos):
+    images, labels = noise()
+    with pytest.raises(UserError, match="exported to take 0 steps, not 2; export it with --steps 2"):
+        Learner.load(made / "still.gems").adapt(images, labels, 2)
+    with pytest.raises(UserError, match="at least 0, not -1"):
+        Learner.load(made / "steps.gems").adapt(images, labels, -1)
