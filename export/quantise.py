@@ -74,7 +74,7 @@ def _ranges_after_adaptation(
     adapted = adapt(model, detached(weights, rule), support, rule, steps).adapted
     with torch.no_grad():
         statistics = body(model, adapted, support.images, shares=support.shares).statistics
-        expected = classify(model, adapted, episode.query_images, support, "support")
+        expected = classify(model, adapted, episode.query_images, support, model.spec.normalization)
     logits, ranges = map_ranges(predict, _numpy(adapted | statistics), episode.query_images.cpu().numpy())
     _check_folded(logits, expected.cpu().numpy())
     return ranges

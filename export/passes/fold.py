@@ -41,7 +41,8 @@ def layer_of(node: ir.Node, weights: Arrays) -> Layer:
     kernels = [name for name in names if weights[name].ndim == 4]
     norms = dict(found for source in sources if (found := _root(source, weights)))
     norm, epsilon = next(iter(norms.items()), (None, None))
-    layer = Layer(kernels[0] if kernels else "", None, norm, epsilon, None)
+    frozen = f"{norm}.running_var" in names
+    layer = Layer(kernels[0] if kernels else "", None, norm, epsilon, None, frozen)
     others = [name for name in names if name not in layer.tensors and weights[name].ndim == 1]
     layer = replace(layer, bias=others[0] if others else None)
     if len(norms) > 1 or set(names) != set(layer.tensors) or any(source.is_graph_input() for source in sources):
@@ -72,4 +73,4 @@ def _root(value: ir.Value, weights: Arrays) -> tuple[str, float] | None:
     if len(variances) != 1 or constants[0] is None:
         return None
     # The shortest decimal that is this float32: what the network was made with.
-    return variances[0].removesuffix(".var"), float(str(np.float32(constants[0].numpy())))
+    return variances[0].rpartition(".")[0], float(str(np.float32(constants[0].numpy())))

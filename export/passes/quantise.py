@@ -158,7 +158,16 @@ def _is_small_stem(node: ir.Node) -> bool:
     """Whether a convolution reads the image and leaves at most a quarter of its places to quantise."""
     strides = node.attributes["strides"].as_ints() if "strides" in node.attributes else [1]
     pooled = any(reader.op_type == "MaxPool" for reader in _behind(node))
-    return node.inputs[0] is not None and node.inputs[0].name == IMAGE and (pooled or min(strides) > 1)
+    return _is_image(node.inputs[0]) and (pooled or min(strides) > 1)
+
+
+def _is_image(value: ir.Value | None) -> bool:
+    """Whether a map is the image, or its pixels brought to another mean and deviation."""
+    producer = value.producer() if value is not None else None
+    if producer is None:
+        return value is not None and value.name == IMAGE
+    sources = [source for source in producer.inputs if source is not None and source.const_value is None]
+    return producer.op_type in ("Mul", "Add") and len(sources) == 1 and _is_image(sources[0])
 
 
 # Rewriting

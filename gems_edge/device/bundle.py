@@ -305,13 +305,14 @@ def _quantisation(fields: "_Fields") -> Quantisation | None:
 
 
 def _is_layer(entry: Any) -> bool:
-    """Whether an entry of int8.layers has the fields of Layer."""
-    if not isinstance(entry, dict) or entry.keys() != {field.name for field in dataclasses.fields(Layer)}:
+    """Whether an entry of int8.layers has the fields of Layer; older ones are silent about `frozen`."""
+    fields = {field.name for field in dataclasses.fields(Layer)}
+    if not isinstance(entry, dict) or entry.keys() | {"frozen"} != fields:
         return False
-    names = (value is None or isinstance(value, str) for name, value in entry.items() if name != "epsilon")
+    names = (value is None or isinstance(value, str) for n, value in entry.items() if n not in ("epsilon", "frozen"))
     epsilon, norm = entry["epsilon"], entry["norm"]
     fits = epsilon is None if norm is None else isinstance(epsilon, float) and 0 < epsilon < 1
-    return isinstance(entry["weight"], str) and all(names) and fits
+    return isinstance(entry["weight"], str) and all(names) and fits and isinstance(entry.get("frozen", False), bool)
 
 
 class _Fields:

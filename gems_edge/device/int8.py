@@ -1,11 +1,11 @@
 """The weights of predict.int8.onnx from float32 ones: what the export writes, and a board writes anew after teaching.
 
-Each convolution is folded with the normalisation behind it (its weight, bias and support statistics) and then
-quantised: weights int8, symmetric, with a scale for each output channel; biases int32 at the scale of the products. The
-scales of the maps between the layers stay the export's: it found them on adapted networks, and normalised maps keep
-their range when the weights under them move (scales found on the board's own few support images give answers three
-times as far from float32's: tools/compare_int8_ranges.py). A convolution may stay float32: from 3 to 32 channels at
-84×84 onnxruntime's int8 one takes 0.71 ms and its float32 one 0.21 ms (1.31.1, one x86 core with VNNI).
+Each convolution is folded with the normalisation behind it (its weight, bias and statistics) and then quantised:
+weights int8, symmetric, with a scale for each output channel; biases int32 at the scale of the products. The scales of
+the maps between the layers stay the export's: it found them on adapted networks, and normalised maps keep their range
+when the weights under them move (scales found on the board's own few support images give answers three times as far
+from float32's: tools/compare_int8_ranges.py). A convolution may stay float32: from 3 to 32 channels at 84×84
+onnxruntime's int8 one takes 0.71 ms and its float32 one 0.21 ms (1.31.1, one x86 core with VNNI).
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,8 @@ class Layer:
     """A convolution of the graph by the names of its tensors.
 
     `bias`: its own; None: it has none. `norm`: the normalisation that is folded into it, with its ε; None: none is.
-    `reads`: the map it reads, whose scale is the graph's initialiser READS.scale; None: it stays float32.
+    `reads`: the map it reads, whose scale is the graph's initialiser READS.scale; None: it stays float32. `frozen`: the
+    normalisation's statistics are those of its training, not of a support set.
     """
 
     weight: str
@@ -35,11 +36,13 @@ class Layer:
     norm: str | None
     epsilon: float | None
     reads: str | None
+    frozen: bool = False
 
     @property
     def normalization(self) -> tuple[str, ...]:
         """Weight, bias, mean and variance of the normalisation."""
-        return tuple(f"{self.norm}.{part}" for part in ("weight", "bias", "mean", "var")) if self.norm else ()
+        statistics = ("running_mean", "running_var") if self.frozen else ("mean", "var")
+        return tuple(f"{self.norm}.{part}" for part in ("weight", "bias", *statistics)) if self.norm else ()
 
     @property
     def tensors(self) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """predict.int8.onnx of every network beside predict.onnx."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from every_network import NETWORKS, settings, start
+from every_network import MIXED, NETWORKS, settings, start
 from image_sets import flat_icons
 
 from gems_edge.data.episodes import make_sampler
@@ -14,17 +16,24 @@ from gems_edge.export import quantise as subject
 from gems_edge.export.graphs import predict_graph
 from gems_edge.export.quantise import quantise
 from gems_edge.export.source import MetaModel
-from gems_edge.models.fewshot import forward, initial_weights
+from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
+from gems_edge.models.pretrained import KNOWN, Pretrained
+from gems_edge.models.spec import Pixels
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_bytes_answer_as_floats_do(network, monkeypatch):
+@pytest.mark.parametrize(
+    "network, mode", [*((n, "support") for n in NETWORKS), *((n, "frozen") for n in (*KNOWN, MIXED))]
+)
+def test_bytes_answer_as_floats_do(network, mode, monkeypatch):
     monkeypatch.setattr(subject, "EPISODES", 4)
-    config = settings(network, "maml", ("support",), turn=1)
+    pretrained = Pretrained(pixels=Pixels((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)) if mode == "frozen" else Pixels())
+    config = settings(network, "maml", (mode,), turn=1, pretrained=pretrained)
     model, weights, rule = start(config)
     icons = flat_icons(config.image_size, 0)
     tensors, sampler = episode_tensors(icons), make_sampler(icons.sets[0], "test", 5, 2, 5, seed=0)
     episode = tensors.episode(sampler.draw(0, 0))
+    if mode == "frozen":
+        weights |= pretraining(model, weights, episode.support_images)
     with torch.no_grad():
         statistics = forward(model, weights, episode.support_images).statistics
         start_weights = initial_weights(model, weights, 5)
@@ -42,3 +51,10 @@ def test_bytes_answer_as_floats_do(network, monkeypatch):
     spread = np.abs(expected - expected.mean(0)).max()
     assert np.abs(logits - expected).mean() < max(0.1 * spread, 6 * np.abs(noisy - expected).mean())
     assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.7
+
+
+def pretraining(model, weights, images):
+    """Running statistics as some images leave them."""
+    with torch.no_grad():
+        seen = forward(FewShotModel(replace(model.spec, normalization="support")), weights, images).statistics
+    return {".running_".join(name.rsplit(".", 1)): value for name, value in seen.items()}
