@@ -18,7 +18,7 @@ from gems_edge.device.bundle import (
     SPLIT_VERSION,
     TRUNK_FILE,
 )
-from gems_edge.device.int8 import INT8_FILE
+from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
 
@@ -39,7 +39,7 @@ def _is_bundle(path: Path) -> bool:
         manifest = read_json(path / "manifest.json", "")
     except (UserError, OSError):
         return False
-    known = {"manifest.json", *FILES, TRUNK_FILE, INT8_FILE}
+    known = {"manifest.json", *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE}
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT and {p.name for p in path.iterdir()} <= known
 
 

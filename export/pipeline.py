@@ -13,13 +13,13 @@ from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.specs import distribution_name, specs_text
 from gems_edge.device.bundle import FILES, TRUNK_FILE
-from gems_edge.device.int8 import INT8_FILE
+from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.export.bundle import check_target, write_bundle
 from gems_edge.export.cut import Halves, halves, highest_cut
 from gems_edge.export.graphs import RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, parameters, provenance, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
-from gems_edge.export.quantise import EPISODES, Quantised, quantise
+from gems_edge.export.quantise import EPISODES, Quantised, quantise, quantise_trunk
 from gems_edge.export.recovery import recover, remaining_ratio
 from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source, open_source
 from gems_edge.export.specialise import Specialised, specialise
@@ -56,6 +56,7 @@ class Graphs:
     predict: onnx.ModelProto
     trunk: onnx.ModelProto | None
     int8: Quantised | None
+    trunk_int8: onnx.ModelProto | None
     statistics: Statistics  # normalisation statistics of an untaught bundle
 
 
@@ -239,13 +240,15 @@ def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports:
         reports.say(f"learns from {parted.parts.cut.name}: what lies below runs once for each photo (trunk.onnx)")
     adapt = stream(parted.adapt_graph(), MEMORY[options.memory], source.sizes)
     predict = predict_graph(learned.model, learned.weights, statistics)
-    int8 = None
+    int8, trunk, trunk_int8 = None, parted.trunk_graph(), None
     if source.calibrating is not None:
         with reports.evaluation("calibrate int8", EPISODES) as progress, matrix_precision("fp32"):
             int8 = quantise(
                 predict, learned, source.config.steps, statistics, source.tensors, source.calibrating, progress
             )
-    return Graphs(parted, adapt, predict, parted.trunk_graph(), int8, statistics)
+        if trunk is not None:
+            trunk_int8 = quantise_trunk(trunk, learned.weights, source.tensors, source.calibrating)
+    return Graphs(parted, adapt, predict, trunk, int8, trunk_int8, statistics)
 
 
 def _start_statistics(learned: MetaModel, support: Support) -> Statistics:
@@ -268,6 +271,8 @@ def _contents(learned: MetaModel, graphs: Graphs) -> dict[str, bytes]:
     contents = dict(zip(FILES, (graphs.predict.SerializeToString(), graphs.adapt.SerializeToString(), weights)))
     if graphs.trunk is not None:
         contents[TRUNK_FILE] = graphs.trunk.SerializeToString()
+    if graphs.trunk_int8 is not None:
+        contents[TRUNK_INT8_FILE] = graphs.trunk_int8.SerializeToString()
     return contents | ({INT8_FILE: graphs.int8.graph.SerializeToString()} if graphs.int8 else {})
 
 

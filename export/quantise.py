@@ -1,4 +1,5 @@
-"""predict.int8.onnx: predict.onnx on bytes (passes/quantise.py), calibrated on networks that have adapted."""
+"""predict.int8.onnx and trunk.int8.onnx: predict.onnx on bytes (passes/quantise.py), calibrated on networks that have
+adapted, and the trunk with the same maps on the same bytes: a board teaches on what it will then see."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -64,6 +65,18 @@ def quantise(
     return Quantised(graph, quantisation, asdict(quantisation) | {"calibration": calibration})
 
 
+def quantise_trunk(
+    trunk: onnx.ModelProto, weights: Weights, tensors: EpisodeTensors, sampler: MixtureSampler
+) -> onnx.ModelProto:
+    """The int8 form of `trunk` at `weights`, its features in float32 again: ranges of the images that `quantise` has
+    them of."""
+    arrays, ranges = _numpy(weights), Ranges()
+    for task in range(EPISODES):
+        images = tensors.episode(sampler.draw(0, task, EPISODES)[1]).query_images
+        ranges = _widened(ranges, map_ranges(trunk, arrays, images.cpu().numpy())[1])
+    return integer_graph(trunk, arrays, ranges)[0]
+
+
 def _ranges_after_adaptation(
     predict: onnx.ModelProto, learned: MetaModel, steps: int, episode: Episode, ways: int
 ) -> Ranges:
@@ -89,21 +102,20 @@ def _widened(ranges: Ranges, others: Ranges) -> Ranges:
     return result
 
 
-def map_ranges(predict: onnx.ModelProto, weights: Arrays, images: np.ndarray) -> tuple[np.ndarray, Ranges]:
-    """The float32 logits of `images` [N, C, H, W] at `weights` (the bundle's tensors, a row of the head per class), and
-    the least and greatest value of every map to be on bytes."""
-    graph, maps = with_ranges(predict, weights)
+def map_ranges(model: onnx.ModelProto, weights: Arrays, images: np.ndarray) -> tuple[np.ndarray, Ranges]:
+    """What predict.onnx or trunk.onnx gives for `images` [N, C, H, W] at `weights` (the bundle's tensors, a row of the
+    head per class) in float32, and the least and greatest value of every map to be on bytes."""
+    graph, maps = with_ranges(model, weights)
     session = Session(graph.SerializeToString(), "the calibration graph")
-    logits, *ends = session.run(
-        ["logits", *(f"{end}.{name}" for name in maps for end in ("low", "high"))], {"images": images}
-    )
-    return logits, {name: (float(low), float(high)) for name, low, high in zip(maps, ends[::2], ends[1::2])}
+    ends_of = [f"{end}.{name}" for name in maps for end in ("low", "high")]
+    result, *ends = session.run([model.graph.output[0].name, *ends_of], {"images": images})
+    return result, {name: (float(low), float(high)) for name, low, high in zip(maps, ends[::2], ends[1::2])}
 
 
-def integer_graph(predict: onnx.ModelProto, weights: Arrays, ranges: Ranges) -> tuple[onnx.ModelProto, Quantisation]:
-    """predict.int8.onnx at `weights`, as of map_ranges, with the maps' `ranges`; what a board writes anew in it."""
+def integer_graph(model: onnx.ModelProto, weights: Arrays, ranges: Ranges) -> tuple[onnx.ModelProto, Quantisation]:
+    """The int8 graph at `weights`, as of map_ranges, with the maps' `ranges`; what a board writes anew in it."""
     scales = {name: map_scale(*ends) for name, ends in ranges.items()} | {IMAGE: map_scale(0.0, 1.0)}
-    return with_bytes(predict, weights, scales)
+    return with_bytes(model, weights, scales)
 
 
 def _check_folded(logits: np.ndarray, expected: np.ndarray) -> None:

@@ -87,8 +87,8 @@ def verify_bundle(
 def _followed(
     learner: Learner, learned: MetaModel, images: Mixture, indices: EpisodeIndices, episode: Episode, steps: int
 ) -> list[Sample]:
-    """One episode on the board, compared with torch: where the bundle has a trunk, the features that it gives first, and
-    then the steps, which torch takes on features of its own."""
+    """One episode on the board, compared with torch: where the bundle has a trunk, the features that it gives first,
+    and then the steps, which torch takes on features of its own."""
     support, queries, trunk = support_of(episode, len(indices.classes)), episode.query_images, learner.bundle.trunk
     twin = Twin(learned, support)
     if trunk is not None:

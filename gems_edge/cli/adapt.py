@@ -26,12 +26,18 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Gradient steps; the bundle's own number if left out, 0: class means (of a head prototype).",
 )
+@click.option(
+    "--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True,
+    help="int8: the quantised graph of the layers that do not learn, of a bundle exported with --int8.",
+)  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
 @click.option(
     "-o", "--output", "state", required=True, type=click.Path(), metavar="STATE", help="Where to keep what is learned."
 )
 @json_option
-def command(bundle: str, support: str, steps: int | None, threads: int | None, state: str, as_json: bool) -> None:
+def command(
+    bundle: str, support: str, steps: int | None, precision: str, threads: int | None, state: str, as_json: bool
+) -> None:
     """Teach BUNDLE new classes from a folder of photos.
 
     A STATE that exists already keeps its last content in one slot while the new one is written to the other.
@@ -44,7 +50,7 @@ def command(bundle: str, support: str, steps: int | None, threads: int | None, s
     from gems_edge.device.state import check_destination
     from gems_edge.device.support import read_support
 
-    learner = Learner.load(bundle, threads)
+    learner = Learner.load(bundle, threads, precision)
     learner.bundle.checked_steps(steps)
     check_destination(state, learner.bundle.hash)
     photos = read_support(support, learner.bundle)

@@ -121,7 +121,8 @@ def _predict(bundle: "Bundle", profile: "DeviceProfile", threads: int | None) ->
     if not profile.memory_only:
         times["predict"] = time(1, "predict")
         if "predict_int8" in cost:
-            times["int8"] = {"predict": time(1, "predict", "int8")}
+            graphs = ("predict",) if bundle.trunk is None else ("predict", "trunk")
+            times["int8"] = {graph: time(1, graph, "int8") for graph in graphs}
         if bundle.trunk is not None:
             times["trunk"] = time(1, "trunk")
         times["adapt"] = time(images, "adapt_step")

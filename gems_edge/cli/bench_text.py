@@ -48,7 +48,9 @@ def _figure_rows(where: str, figures: Document) -> Iterator[Row]:
     if "predict" in figures:
         yield from _section_rows(where, "predict, 1 image,", figures["predict"])
     if "int8" in figures:
-        yield from _section_rows(where, "predict in int8, 1 image,", figures["int8"]["predict"])
+        for graph in ("predict", "trunk"):
+            if graph in figures["int8"]:
+                yield from _section_rows(where, f"{graph} in int8, 1 image,", figures["int8"][graph])
     if "trunk" in figures:
         yield from _section_rows(where, "trunk of adapt, 1 image,", figures["trunk"])
     if "adapt" in figures:

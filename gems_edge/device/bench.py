@@ -91,8 +91,13 @@ def _int8(bundle: Bundle, threads: int | None, here: str) -> dict[str, Any]:
     fp32, int8 = (predict_call(bundle, threads, precision) for precision in ("fp32", "int8"))
     predict = summarise(time_calls(int8))
     ratio = summarise(times_faster(fp32, int8), _MEDIAN)
+    trunk = {}
+    if bundle.trunk is not None:
+        sample = summarise(time_calls(trunk_call(bundle, threads, "int8")))
+        trunk = {"trunk": {"images": 1, **sample.as_dict("ms", _timed(sample, here))}}
     return {
         "predict": {"images": 1, **predict.as_dict("ms", _timed(predict, here))},
+        **trunk,
         "times_faster": ratio.as_dict("×", f"{ratio.runs} rounds of fp32 and int8 in turn; {here}", digits=2),
     }
 

@@ -63,8 +63,9 @@ class Learner:
     and `channels`: uint8, or floating point in 0…1. They are taken as they are, light on dark where `bundle.inverted`
     is true; `read_images` makes them from files.
 
-    It always learns in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from
-    what it was taught. Raises UserError if the bundle has none.
+    Gradient steps are in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from
+    what it was taught, and teaches on what the quantised trunk gives, where there is a trunk. Raises UserError if the
+    bundle has no such graph.
 
     Threads may share a learner. `predict` answers with the last adaptation that was complete when it was called, and
     calls of `adapt` run one after another. While one thread adapts and another predicts, both graphs are in memory.
@@ -160,7 +161,7 @@ class Learner:
         trunk, pixels = self.bundle.trunk, self._checked(images)
         if trunk is None:
             raise UserError(f"{self.bundle.path} has no trunk: each of its steps runs the whole network")
-        session = trunk_session(self.bundle, self.threads)
+        session = trunk_session(self.bundle, self.threads, self.precision)
         features = np.empty((len(pixels), *trunk.features), np.float32)
         batch = images_per_call(trunk.peak_bytes)
         for start in range(0, len(pixels), batch):

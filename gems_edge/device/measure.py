@@ -104,9 +104,9 @@ def adapt_call(bundle: Bundle, threads: int | None) -> Callable[[], list[np.ndar
     return lambda: session.run(bundle.step_outputs, feeds)
 
 
-def trunk_call(bundle: Bundle, threads: int | None) -> Callable[[], list[np.ndarray]]:
+def trunk_call(bundle: Bundle, threads: int | None, precision: str = "fp32") -> Callable[[], list[np.ndarray]]:
     """The trunk on one image, as a function without arguments."""
-    session = trunk_session(bundle, threads)
+    session = trunk_session(bundle, threads, precision)
     feeds = {IMAGES: random_input(bundle, 1)}
     return lambda: session.run([FEATURES], feeds)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, TRUNK_FILE, Bundle
-from gems_edge.device.int8 import INT8_FILE, Quantisation, refreshed
+from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE, Quantisation, refreshed
 from gems_edge.device.onnxfile import initializers, with_values
 from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
@@ -12,10 +12,11 @@ PRECISIONS = ("fp32", "int8")
 Arrays = dict[str, np.ndarray]  # by name
 
 
-def trunk_session(bundle: Bundle, threads: int | None) -> Session:
-    """The trunk of a bundle that has one, loaded."""
-    what = str(bundle.path / TRUNK_FILE)
-    model = bundle.model(TRUNK_FILE)
+def trunk_session(bundle: Bundle, threads: int | None, precision: str = "fp32") -> Session:
+    """The trunk of a bundle that has one, loaded; in int8 if it was exported so."""
+    quantised = precision == "int8" and TRUNK_INT8_FILE in bundle.manifest["files"]
+    file = TRUNK_INT8_FILE if quantised else TRUNK_FILE
+    what, model = str(bundle.path / file), bundle.model(file)
     initializers(model, what)  # refuses what is no ONNX and what reads other files
     session = Session(model, what, threads=threads)
     session.require([IMAGES], [FEATURES])

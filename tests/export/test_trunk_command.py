@@ -1,4 +1,4 @@
-"""A bundle with a trunk through the real command line: export, adapt, predict, evaluate, bench, report; and tampered."""
+"""A bundle with a trunk through the command line: export, adapt, predict, evaluate, bench, report; and tampered."""
 
 import json
 import shutil

@@ -122,7 +122,11 @@ def answer_episode(learner: Learner, images: ImageSet | Mixture, indices: Episod
     right = float((expected.argmax(1) == truth).mean())
     if learner.bundle.quantisation is None:
         return Answers(right)
-    quantised = learner.in_precision("int8").predict(images.images[indices.query.reshape(-1)])
+    in_int8 = learner.in_precision("int8")
+    if learner.bundle.trunk is not None:  # taught as it answers
+        quantised = learn_episode(in_int8, images, indices, steps)
+    else:
+        quantised = in_int8.predict(images.images[indices.query.reshape(-1)])
     labels = quantised.argmax(1)
     agreement = float((labels == expected.argmax(1)).mean())
     return Answers(
