@@ -14,9 +14,10 @@ from gems_edge.device.int8 import layer_tensors, refreshed
 from gems_edge.device.runtime import Session
 from gems_edge.errors import MachineError, UserError
 from gems_edge.export import quantise as subject
+from gems_edge.export.cut import halves, highest_cut
 from gems_edge.export.graphs import predict_graph
 from gems_edge.export.passes import fold
-from gems_edge.export.quantise import quantise
+from gems_edge.export.quantise import quantise, quantise_trunk
 from gems_edge.export.source import MetaModel
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.backbones import registry
@@ -173,3 +174,30 @@ def test_group_normalisation_is_refused():
     model = FewShotModel(ModelSpec("conv4", (2, 2, 2, 2), 28, 1, "group", "shared", 5))
     with pytest.raises(UserError, match="mode group"):
         subject.check_quantisable(model)
+
+
+@pytest.mark.parametrize("backbone", ["conv4", "resnet12", "mixed"])
+def test_a_quantised_trunk_gives_what_the_quantised_network_has_there(glyphs, backbone):
+    """ANIL in mode frozen: predict.int8.onnx is the head behind trunk.int8.onnx, the same bytes before it."""
+    torch.manual_seed(1)
+    widths = tuple(width // (1 if backbone == "mixed" else 8) for width in full_widths((), backbone))
+    model = FewShotModel(ModelSpec(backbone, widths, 28, 1, "frozen", "shared", 5))
+    weights = {name: tensor.detach() + 0.5 * torch.rand(tensor.shape) for name, tensor in model.tensors().items()}
+    learned = MetaModel(model, weights, Descent("anil", 0.05))
+    cut = highest_cut(learned)
+    trunk, predict = halves(learned, cut).trunk_graph(), predict_graph(model, weights, {})
+    sampler, tensors = mixture_sampler(glyphs, "val", 5, 1, 5, seed=1), episode_tensors(glyphs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject, "EPISODES", 2)
+        made = quantise(predict, learned, 1, {}, tensors, sampler)
+        below = quantise_trunk(trunk, weights, tensors, sampler)
+    assert cut.name == "head" and Counter(node.op_type for node in below.graph.node)["QuantizeLinear"] >= 3
+    images = {"images": tensors.episode(sampler.draw(0, 0, 2)[1]).query_images.contiguous().numpy()}
+    [features] = Session(below.SerializeToString(), "trunk", threads=1).run(["features"], images)
+    [exact] = Session(trunk.SerializeToString(), "trunk", threads=1).run(["features"], images)
+    [logits] = Session(made.graph.SerializeToString(), "predict", threads=1).run(["logits"], images)
+    rows = [weights[name].numpy() for name in ("head.weight", "head.bias")]
+    np.testing.assert_allclose(features @ rows[0].T + rows[1] + np.zeros(5), logits, rtol=1e-4, atol=1e-4)
+    error = np.abs(features - exact).mean() / np.abs(exact).mean()
+    assert 0 < error < 0.05
+    assert all(layer.running == (layer.norm is not None) for layer in made.quantisation.layers)
