@@ -182,7 +182,8 @@ def test_a_quantised_trunk_gives_what_the_quantised_network_has_there(glyphs, ba
     torch.manual_seed(1)
     widths = tuple(width // (1 if backbone == "mixed" else 8) for width in full_widths((), backbone))
     model = FewShotModel(ModelSpec(backbone, widths, 28, 1, "frozen", "shared", 5))
-    weights = {name: tensor.detach() + 0.5 * torch.rand(tensor.shape) for name, tensor in model.tensors().items()}
+    weights = {name: tensor.detach() for name, tensor in model.tensors().items()}
+    weights |= {name: each + 0.5 * torch.rand(each.shape) for name, each in weights.items() if each.ndim == 1}
     learned = MetaModel(model, weights, Descent("anil", 0.05))
     cut = highest_cut(learned)
     trunk, predict = halves(learned, cut).trunk_graph(), predict_graph(model, weights, {})
@@ -200,4 +201,4 @@ def test_a_quantised_trunk_gives_what_the_quantised_network_has_there(glyphs, ba
     np.testing.assert_allclose(features @ rows[0].T + rows[1] + np.zeros(5), logits, rtol=1e-4, atol=1e-4)
     error = np.abs(features - exact).mean() / np.abs(exact).mean()
     assert 0 < error < 0.05
-    assert all(layer.running == (layer.norm is not None) for layer in made.quantisation.layers)
+    assert all(layer.frozen == (layer.norm is not None) for layer in made.quantisation.layers)
