@@ -15,8 +15,10 @@ from gems_edge.graphs.cost import adapt_peak, describe
 from gems_edge.graphs.footprint import memory_cost
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.base import to_table
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
+from gems_edge.models.pretrained import NO_PRETRAINED
 from gems_edge.models.spec import ModelSpec
 
 
@@ -62,6 +64,7 @@ def identity(output: Path, config: TrainConfig, spec: ModelSpec, images: Mixture
         "image": {"size": config.image_size, "channels": config.channels, "inverted": images.inverted},
         "normalization": config.normalization,
         "backbone": {"name": spec.backbone, "widths": list(spec.widths), "feature_size": spec.feature_size},
+        "pretrained": to_table(config.pretrained) if config.pretrained != NO_PRETRAINED else None,
         "rule": {
             "name": config.method,
             "inner_lr": config.inner_lr,

@@ -52,6 +52,7 @@ def _facts(manifest: Mapping[str, Any]) -> Table:
     rule, backbone = manifest["rule"], manifest["backbone"]
     rows = [
         ("backbone", f"{backbone['name']}, widths {', '.join(map(str, backbone['widths']))}"),
+        *_pretrained_facts(manifest.get("pretrained") or {}),
         ("adapts with", f"{rule['name']}, {rule['steps']} steps, rate {rule['inner_lr']:g}"),
         ("normalisation mode", manifest["normalization"]),
         *_choice_facts(manifest),
@@ -63,6 +64,22 @@ def _facts(manifest: Mapping[str, Any]) -> Table:
     rows += [(name, f"{file['bytes']:,} bytes") for name, file in files.items() if "bytes" in file]
     rows += [(f"made: {key}", str(value)) for key, value in provenance.items()]
     return Table(("fact", "value"), tuple(rows))
+
+
+def _pretrained_facts(pretrained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if not pretrained:
+        return
+    yield "pretrained weights", f"{pretrained['origin']}; licence: {pretrained['licence']}"
+    yield "SHA-256 of their file", pretrained["sha256"]
+    pixels = pretrained.get("pixels") or {}
+    numbers = [
+        ", ".join(f"{number:.4g}" for number in pixels[part]) for part in ("mean", "deviation") if part in pixels
+    ]
+    size = f"; trained at {pretrained['image_size']} pixels" if pretrained.get("image_size") else ""
+    yield (
+        "pixels",
+        (f"(x − mean) / deviation of 0…1: mean {numbers[0]}, deviation {numbers[1]}" if numbers else "0…1") + size,
+    )
 
 
 def _verified(check: Mapping[str, Any]) -> str:

@@ -196,9 +196,15 @@ def _read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{run} is neither a run (no config.toml) nor a bundle (no manifest.json)") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{run / 'config.toml'} is not valid TOML: {error}") from None
+    return _flat(nested)
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+    for key, value in table.items():
+        flat |= (
+            {f"{key}.{name}": item for name, item in _flat(value).items()} if isinstance(value, dict) else {key: value}
+        )
     return flat
 
 
