@@ -99,5 +99,5 @@ def test_steps_that_a_bundle_cannot_take(made, cli_here, photos):
     images, labels = noise()
     with pytest.raises(UserError, match="exported to take 0 steps, not 2; export it with --steps 2"):
         Learner.load(made / "still.gems").adapt(images, labels, 2)
-    with pytest.raises(UserError, match="at least 0, not -1"):
+    with pytest.raises(UserError, match=r"at least 0 \(head prototype\), not -1"):
         Learner.load(made / "steps.gems").adapt(images, labels, -1)
