@@ -11,6 +11,7 @@ from gems_edge import __version__
 from gems_edge.data.mixture import Mixture
 from gems_edge.export.graphs import IMAGES, carried_names
 from gems_edge.export.source import MetaModel
+from gems_edge.export.steps import StepPlan
 from gems_edge.graphs.cost import adapt_peak, describe
 from gems_edge.graphs.footprint import memory_cost
 from gems_edge.meta.rules.base import Rule
@@ -52,7 +53,9 @@ def costs(
     }
 
 
-def identity(output: Path, config: TrainConfig, spec: ModelSpec, images: Mixture, rule: Rule) -> dict[str, Any]:
+def identity(
+    output: Path, config: TrainConfig, spec: ModelSpec, images: Mixture, rule: Rule, plan: StepPlan
+) -> dict[str, Any]:
     return {
         "name": output.name.removesuffix(".gems"),
         "ways": config.ways,
@@ -69,7 +72,9 @@ def identity(output: Path, config: TrainConfig, spec: ModelSpec, images: Mixture
             "name": config.method,
             "inner_lr": config.inner_lr,
             **({"head_lr": config.head_lr} if config.head_lr else {}),
-            "steps": config.steps,
+            "steps": plan.most,
+            **({"steps_by_shots": [list(each) for each in plan.by_shots]} if plan.by_shots else {}),
+            **({"steps_tried": list(plan.tried)} if plan.tried else {}),
             "first_order": config.first_order,
             "adapter": rule.adapter,
         },

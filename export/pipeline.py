@@ -23,14 +23,14 @@ from gems_edge.export.quantise import EPISODES, Quantised, quantise, quantise_tr
 from gems_edge.export.recovery import recover, remaining_ratio
 from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source, open_source
 from gems_edge.export.specialise import Specialised, specialise
+from gems_edge.export.steps import StepPlan, choose_steps, shares_of, step_counts
 from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
-from gems_edge.meta.evaluation.episodes import evaluate, modes_for
+from gems_edge.meta.evaluation.episodes import modes_for
 from gems_edge.meta.inner import Support, support_of
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.rules.still import Still
-from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, body, initial_weights, network_weights
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
@@ -81,11 +81,13 @@ def export_source(
     compact = _compacted(source, ratio, options, reports)
     exported = _specialised(source, compact.learned, options, reports)
     before = after = _accuracy_of_the_run(source, options, reports)
-    if ratio or exported.about:
-        after = _accuracies(exported.learned, "what is exported", source, options, reports)
+    plan = _step_plan(source, exported.learned, options, reports)
+    if ratio or exported.about or {steps for _, steps in plan.by_shots} - {source.config.steps}:
+        after = _accuracies(exported.learned, "what is exported", source, options, reports, plan)
+    source, exported = _planned(source, exported, plan)
     graphs = _graphs(source, exported.learned, options, reports)
     manifest = {
-        **_description(source, output, options, compact, exported),
+        **_description(source, output, options, compact, exported, plan),
         "accuracy_before": before,
         "accuracy": after,
         "trunk": graphs.halves.entry(),
@@ -149,12 +151,9 @@ def _about_ticket(ticket: Ticket, kept: float, ratio: float) -> str:
 
 def _specialised(source: Source, compact: MetaModel, options: ExportOptions, reports: Reports) -> Specialised:
     """With --for-data what the run decides for that image set, frozen; otherwise, and where its method decides nothing,
-    the model as it is. A board that takes no steps needs no rule."""
+    the model as it is."""
     config = source.config
-    if not config.steps:
-        still = Still(config.method, config.inner_lr)
-        return Specialised(replace(compact, weights=network_weights(compact.weights), rule=still), {})
-    if source.choosing is None:
+    if source.choosing is None or not config.steps:
         return Specialised(compact, {})
     name = source.images.names[0]
     seen = name in map(distribution_name, config.data)
@@ -171,6 +170,35 @@ def _specialised(source: Source, compact: MetaModel, options: ExportOptions, rep
     return replace(frozen, about={"data": name, "seen": seen, "tasks": options.tasks, **frozen.about})
 
 
+# Steps
+
+
+def _step_plan(source: Source, learned: MetaModel, options: ExportOptions, reports: Reports) -> StepPlan:
+    """Chosen on validation episodes, unless --steps says how many."""
+    if options.steps is not None or len(step_counts(source)) < 2:
+        return StepPlan(source.config.steps)
+    total = options.episodes * len(source.validating)
+    with reports.evaluation("choose the steps", total) as progress:
+        plan = choose_steps(learned, source, options.episodes, progress)
+    for shots, steps in plan.by_shots:
+        counts = step_counts(source)
+        reports.say(
+            f"{steps} steps for {shots} photos a class: the fewest of {counts[0]} to {counts[-1]} that are as good as "
+            f"any on {options.episodes} validation episodes"
+        )
+    return plan
+
+
+def _planned(source: Source, exported: Specialised, plan: StepPlan) -> tuple[Source, Specialised]:
+    """What a board with this plan runs. One that takes no steps needs no rule."""
+    config = replace(source.config, steps=plan.most)
+    learned = exported.learned
+    if not plan.most:
+        still = Still(config.method, config.inner_lr)
+        learned = replace(learned, weights=network_weights(learned.weights), rule=still)
+    return replace(source, config=config), replace(exported, learned=learned)
+
+
 # Accuracy
 
 
@@ -180,10 +208,15 @@ def _accuracy_of_the_run(source: Source, options: ExportOptions, reports: Report
 
 
 def _accuracies(
-    learned: MetaModel, name: str, source: Source, options: ExportOptions, reports: Reports
+    learned: MetaModel,
+    name: str,
+    source: Source,
+    options: ExportOptions,
+    reports: Reports,
+    plan: StepPlan | None = None,
 ) -> dict[str, Any]:
     with reports.evaluation(f"evaluate {name}", options.episodes * len(source.tests)) as progress:
-        return accuracies(learned, source, source.tests, options.episodes, progress)
+        return accuracies(learned, source, source.tests, options.episodes, progress, plan)
 
 
 def accuracies(
@@ -192,11 +225,14 @@ def accuracies(
     samplers: Sequence[MixtureSampler],
     episodes: int,
     progress: Count | None,
+    plan: StepPlan | None = None,
 ) -> dict[str, Any]:
     """Mode → accuracy over `episodes` of the first sampler, spread evenly over the distributions, and each's own; of
-    several samplers, which differ in their shots, that of each under "by_shots"."""
+    several samplers, which differ in their shots, that of each under "by_shots". Steps are the run's,
+    or those of a `plan`."""
+    plan = plan or StepPlan(source.config.steps)
     tested = [
-        _accuracies_of(learned, source, sampler, episodes, counted_from(progress, number * episodes))
+        _accuracies_of(learned, source, sampler, plan, episodes, counted_from(progress, number * episodes))
         for number, sampler in enumerate(samplers)
     ]
     if len(tested) == 1:
@@ -205,20 +241,17 @@ def accuracies(
 
 
 def _accuracies_of(
-    learned: MetaModel, source: Source, sampler: MixtureSampler, episodes: int, progress: Count | None
+    learned: MetaModel,
+    source: Source,
+    sampler: MixtureSampler,
+    plan: StepPlan,
+    episodes: int,
+    progress: Count | None,
 ) -> dict[str, Any]:
-    config, each = source.config, max(2, -(-episodes // len(sampler.samplers)))
-    threads = TaskThreads(learned.model.to(source.device), each)
-    results = {}
-    with matrix_precision("fp32"):
-        for number, (name, tasks) in enumerate(zip(sampler.names, sampler.samplers)):
-            results[name] = evaluate(
-                threads, learned.weights, source.tensors, tasks, learned.rule, steps=[config.steps],
-                modes=modes_for(config.normalization), tasks=range(each),
-                progress=counted_from(progress, number * each),
-            )  # fmt: skip
-    learned.model.cpu()
-    protocol = {"ways": config.ways, "shots": sampler.samplers[0].shots.value, "steps": config.steps}
+    config, shots = source.config, sampler.samplers[0].shots
+    taken, modes = plan.steps(shots.mean), modes_for(config.normalization)
+    results = shares_of(learned, source, sampler, [taken], modes, episodes, progress)
+    protocol = {"ways": config.ways, "shots": shots.value, "steps": taken}
     by_mode: dict[str, Any] = {}
     for mode, steps in next(iter(results.values())):
         parts = {name: mean_accuracy(values[mode, steps]) for name, values in results.items()}
@@ -277,12 +310,12 @@ def _contents(learned: MetaModel, graphs: Graphs) -> dict[str, bytes]:
 
 
 def _description(
-    source: Source, output: Path, options: ExportOptions, compact: Compact, exported: Specialised
+    source: Source, output: Path, options: ExportOptions, compact: Compact, exported: Specialised, plan: StepPlan
 ) -> dict[str, Any]:
     """The manifest's entries on what was exported and how."""
     pruned, learned = compact.pruned, exported.learned
     return {
-        **identity(output, source.config, pruned.spec, source.images, learned.rule),
+        **identity(output, source.config, pruned.spec, source.images, learned.rule, plan),
         "tensors": tensor_names(learned),
         "specialised": exported.about or None,
         "memory": options.memory,
@@ -312,7 +345,7 @@ def _verified(
     if int8 is None:
         return entries
     with reports.evaluation("evaluate int8", options.episodes) as progress:
-        accuracy = int8_accuracy(staging, config.steps, images, source.tests[0], options.episodes, progress)
+        accuracy = int8_accuracy(staging, images, source.tests[0], options.episodes, progress)
     return entries | {"int8": int8.about | {"accuracy": {config.normalization: accuracy}}}
 
 

@@ -75,6 +75,7 @@ class Source:
     tensors: EpisodeTensors
     sampler: MixtureSampler  # test episodes, with the shots that the run was trained with
     tests: tuple[MixtureSampler, ...]  # … and with their least and most alone; accuracies are of these
+    validating: tuple[MixtureSampler, ...]  # … of validation, on which steps are chosen; none where there is no choice
     choosing: EpisodeSampler | None  # validation episodes that decide what --for-data freezes
     calibrating: MixtureSampler | None  # validation episodes that int8 is calibrated on
 
@@ -123,6 +124,7 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
         sampler=sampler("test"),
         tests=tuple(sampler("test", shots) for shots in config.shots.ends),
         # Made here, so that images that cannot give them are refused before anything is trained.
+        validating=tuple(sampler("val", shots) for shots in config.shots.ends if options.steps is None),
         choosing=sampler("val").samplers[0] if options.for_data else None,
         calibrating=sampler("val") if options.int8 else None,
     )

@@ -152,7 +152,6 @@ def _refusal(verification: Verification) -> str:
 
 def int8_accuracy(
     directory: Path,
-    steps: int,
     images: Mixture,
     sampler: MixtureSampler,
     episodes: int,
@@ -166,7 +165,7 @@ def int8_accuracy(
     each = max(2, -(-episodes // len(sampler.samplers)))
     for tasks in sampler.samplers:
         for task in range(each):
-            answers.append(answer_episode(learner, images, tasks.draw(0, task), steps))
+            answers.append(answer_episode(learner, images, tasks.draw(0, task)))
             if progress:
                 progress(len(answers))
     return compare_precisions(answers)

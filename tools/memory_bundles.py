@@ -16,6 +16,7 @@ from gems_edge.export.graphs import CLASSES, IMAGES, RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.source import MetaModel
+from gems_edge.export.steps import StepPlan
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
@@ -75,7 +76,7 @@ def write_untrained(model: FewShotModel, weights: Weights, rule: Rule, paths: di
             channels=spec.channels, normalization=spec.normalization, inner_lr=rule.inner_lr,
         )  # fmt: skip
         manifest = {
-            **identity(path, config, spec, SimpleNamespace(inverted=False), rule),
+            **identity(path, config, spec, SimpleNamespace(inverted=False), rule, StepPlan(config.steps)),
             "tensors": tensor_names(learned),
             "memory": memory,
             "trunk": parted.entry(),

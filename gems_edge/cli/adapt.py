@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--steps",
     type=click.IntRange(min=0),
-    help="Gradient steps; the bundle's own number if left out, 0: class means (of a head prototype).",
+    help="Gradient steps; what the bundle takes for so many photos if left out, 0: class means (head prototype).",
 )
 @click.option(
     "--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True,
@@ -51,7 +51,8 @@ def command(
     from gems_edge.device.support import read_support
 
     learner = Learner.load(bundle, threads, precision)
-    learner.bundle.checked_steps(steps)
+    if steps is not None:
+        learner.bundle.check_steps(steps)
     check_destination(state, learner.bundle.hash)
     photos = read_support(support, learner.bundle)
     adaptation = _adapt(learner, photos, steps)
@@ -67,7 +68,7 @@ def _adapt(learner: "Learner", photos: "SupportSet", steps: int | None) -> "Adap
     """Teach what the photos show, and say how it goes."""
     counts = ", ".join(f"{name} ({photos.labels.count(name)})" for name in photos.classes)
     say(f"{len(photos.classes)} classes from {len(photos.labels)} images: {counts}")
-    total = learner.bundle.steps if steps is None else steps
+    total = learner.bundle.steps_for(len(photos.labels) / len(photos.classes)) if steps is None else steps
 
     def on_step(step: int, loss: float, seconds: float) -> None:
         say(f"step {step}/{total}  loss {loss:.4f}  {1e3 * seconds:.1f} ms")

@@ -65,7 +65,9 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads on the boards.  [default: all cores]")
 @click.option(
-    "--steps", type=click.IntRange(0), help="Gradient steps on the board.  [default: the run's; at most, with limits]"
+    "--steps",
+    type=click.IntRange(0),
+    help="Gradient steps on the board.  [default: chosen on validation episodes from the run's or fewer]",
 )
 @click.option(
     "--episodes",

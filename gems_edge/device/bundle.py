@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Bundle:
     channels: int
     inverted: bool  # photos must be inverted on reading: the data was light on dark
     normalization: str  # transductive | support | group | frozen
-    steps: int
+    steps: int  # the most that `steps_for` answers
     predict_peak_bytes: int  # activations of one image in predict.onnx
     adapted: tuple[str, ...]
     statistics: tuple[str, ...]
@@ -76,6 +77,7 @@ class Bundle:
     manifest: dict[str, Any]
     quantisation: Quantisation | None = None  # of predict.int8.onnx; None: there is none
     trunk: Trunk | None = None  # None: a step runs the whole network
+    steps_by_shots: tuple[tuple[int, int], ...] = ()  # photos of each class → steps; (): `steps` for any number
 
     @property
     def step_input(self) -> str:
@@ -124,10 +126,12 @@ class Bundle:
         """The carried tensors as the first step is fed them."""
         return {name: self.weights[name] for name in self.carried}
 
-    def checked_steps(self, steps: int | None) -> int:
-        """`steps`, None for the bundle's own number; UserError for what is no number of steps that it can take."""
-        if steps is None:
-            return self.steps
+    def steps_for(self, shots: float) -> int:
+        """The steps that the bundle takes for so many photos of each class, on average."""
+        return steps_for(self.steps_by_shots, shots, self.steps)
+
+    def check_steps(self, steps: int) -> int:
+        """`steps` itself; UserError for what is no number of steps that the bundle can take."""
         least = 0 if self.makes_rows else 1
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < least:
             raise UserError(f"steps must be a whole number of at least {least} (head {self.head}), not {steps!r}")
@@ -194,6 +198,7 @@ def read_bundle(path: Path | str) -> Bundle:
         weights=_read_weights(path, fields),
         manifest=manifest,
         quantisation=_quantisation(fields),
+        steps_by_shots=_steps_by_shots(fields),
         trunk=_trunk(fields),
     )
     _check_tensors(bundle, fields)
@@ -281,6 +286,25 @@ def _check_costs(fields: "_Fields") -> None:
 
 def _is_amount(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _steps_by_shots(fields: "_Fields") -> tuple[tuple[int, int], ...]:
+    if "steps_by_shots" not in fields.get("rule", dict, "an object"):
+        return ()
+    expected = "a list of pairs of numbers: photos of a class, and steps up to rule.steps"
+    most = fields.integer("rule.steps", 0)
+    pairs = fields.get("rule.steps_by_shots", list, expected)
+    for pair in pairs:
+        numbers = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+        if not numbers or pair[0] < 1 or not 0 <= pair[1] <= most:
+            raise fields.error("rule.steps_by_shots", expected)
+    return tuple((shots, steps) for shots, steps in pairs)
+
+
+def steps_for(by_shots: Sequence[tuple[int, int]], shots: float, otherwise: int) -> int:
+    """Of pairs (photos of each class, steps) the steps of the number of photos nearest to `shots`, as a factor."""
+    nearest = min(by_shots, key=lambda pair: abs(math.log(pair[0] / shots)), default=(0, otherwise))
+    return nearest[1]
 
 
 def _trunk(fields: "_Fields") -> Trunk | None:

@@ -125,7 +125,7 @@ class Learner:
         """Learn the classes named by `labels` (text, numbers, any hashable; one per image) from the bundle's start.
 
         Classes are numbered by first appearance. Earlier teaching is replaced, and kept if this raises. `steps`:
-        gradient steps, None for the bundle's own number; a prototype head knows its classes after 0.
+        gradient steps, None for what the bundle takes for so many images; a prototype head knows its classes after 0.
         `on_step(step, loss, seconds)` is called after each, and `watch` with what each run of the graph gave, by name.
         Raises UserError for images or labels that do not fit, fewer than two classes, more than a per-class head has
         rows, steps that the bundle cannot take, and a loss that is no longer finite; MachineError if memory runs out.
@@ -133,7 +133,7 @@ class Learner:
         started = time.perf_counter()
         pixels = self._checked(images)
         classes, index = _number(labels, len(pixels))
-        steps = self.bundle.checked_steps(steps)
+        steps = self.bundle.steps_for(len(pixels) / len(classes)) if steps is None else self.bundle.check_steps(steps)
         weights = self.bundle.start_weights(len(classes))
         targets = np.eye(len(classes), dtype=np.float32)[index]
         with self._teaching:

@@ -1,6 +1,7 @@
 """A bundle with a prototype head through the real command line: train, export, adapt, predict, evaluate."""
 
 import json
+from dataclasses import replace
 
 import handmade as hm
 import numpy as np
@@ -101,3 +102,25 @@ def test_steps_that_a_bundle_cannot_take(made, cli_here, photos):
         Learner.load(made / "still.gems").adapt(images, labels, 2)
     with pytest.raises(UserError, match=r"at least 0 \(head prototype\), not -1"):
         Learner.load(made / "steps.gems").adapt(images, labels, -1)
+
+
+def test_steps_are_chosen_on_validation_episodes(made, cli_here, photos):
+    bundle = photos / "chosen.gems"
+    exported = cli_here("export", made / "run", "--ratio", "0", "--episodes", "20", "-o", bundle)
+    rule = json.loads((bundle / "manifest.json").read_text())["rule"]
+    for tried, (shots, chosen) in zip(rule["steps_tried"], rule["steps_by_shots"], strict=True):
+        accuracies = {row["steps"]: row["accuracy"] for row in tried["accuracies"]}
+        assert [*accuracies] == [0, 1, 2] and tried["shots"] == shots and tried["split"] == "val"
+        best = max(accuracies.values())
+        assert chosen == min(steps for steps, accuracy in accuracies.items() if accuracy >= best - 0.001)
+        assert f"{chosen} steps for {shots} photos a class" in exported.stderr
+    assert rule["steps"] == max(steps for _, steps in rule["steps_by_shots"])
+
+
+def test_steps_by_the_number_of_photos(made, tmp_path):
+    bundle = replace(Learner.load(made / "steps.gems").bundle, steps_by_shots=((1, 0), (5, 2)))
+    assert [bundle.steps_for(shots) for shots in (0.5, 1, 1.8, 2.2, 2.3, 5, 40)] == [0, 0, 0, 0, 2, 2, 2]
+    learner, (images, labels) = Learner(bundle), noise()
+    assert learner.adapt(images[:3], labels[:3]).steps == 0
+    assert learner.adapt(np.concatenate([images] * 2), labels * 2).steps == 2
+    assert learner.adapt(images[:3], labels[:3], 1).steps == 1

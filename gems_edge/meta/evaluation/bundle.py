@@ -44,10 +44,10 @@ def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Cou
     images = load_mixture(data, image_size=shape["size"], channels=shape["channels"], root=protocol.root)
     shots = Shots(learner.bundle.least_shots, learner.bundle.shots)
     samplers = protocol.samplers(images, manifest["ways"], shots, manifest["queries"])
-    steps = protocol.step_counts(manifest["rule"]["steps"])[-1]
     documents, of_all = [], protocol.episodes * len(images.sets)
     for number, sampler in enumerate(samplers):
         counted = counted_from(progress, number * of_all)
+        steps = protocol.step_counts(learner.bundle.steps_for(sampler.samplers[0].shots.mean))[-1]
         answers = _answers(learner, images, sampler, protocol.episodes, steps, counted)
         documents.append(_document(answers, mode, steps, sampler, data))
     return with_other_shots(documents)
@@ -108,15 +108,25 @@ def _image_sets(manifest: dict[str, Any], protocol: EvaluationProtocol) -> Specs
 
 
 def learn_episode(
-    learner: Learner, images: ImageSet | Mixture, indices: EpisodeIndices, steps: int, watch: Watch | None = None
+    learner: Learner,
+    images: ImageSet | Mixture,
+    indices: EpisodeIndices,
+    steps: int | None = None,
+    watch: Watch | None = None,
 ) -> np.ndarray:
-    """Teach the board's learner one episode; probabilities [queries, ways] of its query images, class by class."""
+    """Teach the board's learner one episode; probabilities [queries, ways] of its query images, class by class.
+
+    `steps`: as of Learner.adapt.
+    """
     learner.adapt(images.images[indices.support], indices.labels.tolist(), steps, watch=watch)
     return learner.predict(images.images[indices.query.reshape(-1)])
 
 
-def answer_episode(learner: Learner, images: ImageSet | Mixture, indices: EpisodeIndices, steps: int) -> Answers:
-    """Teach the board's learner one episode and ask it in every precision of its bundle."""
+def answer_episode(
+    learner: Learner, images: ImageSet | Mixture, indices: EpisodeIndices, steps: int | None = None
+) -> Answers:
+    """Teach the board's learner one episode and ask it in every precision of its bundle. `steps`: as of
+    Learner.adapt."""
     truth = np.repeat(np.arange(indices.query.shape[0]), indices.query.shape[1])
     expected = learn_episode(learner, images, indices, steps)
     right = float((expected.argmax(1) == truth).mean())
