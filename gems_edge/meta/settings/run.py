@@ -151,7 +151,7 @@ class TrainConfig:
         if self.rule.chooses == SHARES and self.head == "shared" and not self.adapter.sparsity:
             return (
                 f"{self.method} chooses at the first step, where only the head of --head shared has a gradient: "
-                "it will choose alike for every task; --head per-class lets it see them"
+                "it will choose alike for every task; --head per-class or prototype lets it see them"
             )
         return ""
 
