@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
 from gems_edge.export.graphs import IMAGES
 from gems_edge.graphs.liveness import TensorSize
 from gems_edge.graphs.ops import is_apart, is_over_images
-from gems_edge.graphs.shapes import fix_dims, tensor_sizes
+from gems_edge.graphs.shapes import fix_dims, sized, tensor_sizes
+from gems_edge.graphs.values import name_of, size_of
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,15 @@ class Batches:
         """`dims`: the sizes of the named dimensions, "images" among them."""
         proto, values = ir.to_proto(model), ir.convenience.create_value_mapping(model.graph)
         fixed = fix_dims(proto, dict(dims))
-        of_name = tensor_sizes(fixed)
+        known = ir.convenience.create_value_mapping(sized(fixed).graph)
         longer = tensor_sizes(fix_dims(proto, {**dims, IMAGES: dims[IMAGES] + 1}))
-        inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
-        typed = [*inferred.value_info, *inferred.input, *inferred.output]
-        sizes = {values[name]: size for name, size in of_name.items()}
-        batched = {values[name] for name, size in of_name.items() if _grows(size, longer[name], dims[IMAGES])}
+        sizes = {values[name]: size_of(known[name]) for name in longer}
+        batched = {value for value, size in sizes.items() if _grows(size, longer[name_of(value)], dims[IMAGES])}
         with _shapes_as_numbers(sizes):
             return cls(
                 model.graph,
                 sizes,
-                {values[info.name]: ir.DataType(info.type.tensor_type.elem_type) for info in typed},
+                {values[name]: dtype for name in longer if (dtype := known[name].dtype)},
                 batched,
                 {node for node in model.graph if is_apart(node, batched)},
                 {node for node in model.graph if is_over_images(node, batched)},

@@ -11,7 +11,7 @@ from gems_edge.graphs.liveness import TensorSize
 from gems_edge.graphs.ops import row_of
 
 
-def kept_values(levels: Levels, streamed: set[ir.Value], convolutions: int, cheap_macs: int = 0) -> set[ir.Value]:
+def kept_values(levels: Levels, streamed: set[ir.Value], convolutions: int, cheap_macs: int) -> set[ir.Value]:
     """Enough for other levels to have what they need of the streamed values with no more than so many `convolutions`
     run again for each, those of at most `cheap_macs` not counted (is_product)."""
     costs = _Costs(levels, streamed, convolutions, cheap_macs)

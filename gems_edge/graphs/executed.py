@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from gems_edge.graphs.amounts import bytes_moved
 from gems_edge.graphs.liveness import Op, Request, TensorSize, execution_order, peak_bytes, requests
-from gems_edge.graphs.ops import ROWS, UNKNOWN, leaves_blocks, row_of
+from gems_edge.graphs.ops import leaves_blocks, row_of, row_or_unknown
 from gems_edge.graphs.passes.integers import DOMAIN as INTEGER_DOMAIN
 from gems_edge.graphs.passes.integers import TWINS, float_operands
 from gems_edge.graphs.scans import states_of, trips_of
@@ -79,7 +79,7 @@ def _call(node: ir.Node, tensors: Mapping[ir.Value, Tensor], channel_blocks: boo
         read[1:2] = [replace(weight, constant=False) for weight in read[1:2] if weight is not None]
     written = tuple(tensors[value] for value in outputs_of(node))
     call = Call(tuple(read), written, attributes(node), channel_blocks=reads_blocks)
-    row = ROWS.get(node.op_type, UNKNOWN)
+    row = row_or_unknown(node.op_type)
     return replace(call, macs=row.macs(call), bytes_moved=bytes_moved(row.moves, call))
 
 
@@ -88,7 +88,7 @@ def _tensor(value: ir.Value) -> Tensor:
 
 
 def _op(node: ir.Node, call: Call) -> Op:
-    row = ROWS.get(node.op_type, UNKNOWN)
+    row = row_or_unknown(node.op_type)
     integer = node.domain == INTEGER_DOMAIN or node.op_type in TWINS
     return Op(
         _kind(node, call),

@@ -220,6 +220,11 @@ def row_of(kind: str) -> Row:
     return row
 
 
+def row_or_unknown(kind: str) -> Row:
+    """The row of an op of a user's graph."""
+    return ROWS.get(kind, UNKNOWN)
+
+
 def is_apart(node: "ir.Node", batched: Set["ir.Value"]) -> bool:
     """Whether the node computes each image's part of its outputs from the same image's part of its inputs.
 
@@ -244,5 +249,5 @@ def is_over_images(node: "ir.Node", batched: Set["ir.Value"]) -> bool:
 
 def leaves_blocks(kind: str, constant_weight: bool, channel_blocks: bool) -> bool:
     """Whether an op's result lies in blocks of channels. `channel_blocks`: its input does."""
-    row = ROWS.get(kind, UNKNOWN)
+    row = row_or_unknown(kind)
     return row.makes_blocks and constant_weight or row.keeps_blocks and channel_blocks

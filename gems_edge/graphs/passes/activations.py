@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from gems_edge.graphs.ops import ROWS, UNKNOWN
+from gems_edge.graphs.ops import row_or_unknown
 from gems_edge.graphs.passes.rule import Rule
 from gems_edge.graphs.values import absorb, inputs_of, only_reader
 
@@ -18,7 +18,7 @@ def _pattern(node: ir.Node) -> _Activated | None:
     if node.op_type != "Conv" or "activation" in node.attributes:
         return None
     follower = only_reader(node.outputs[0])
-    if follower is None or not ROWS.get(follower.op_type, UNKNOWN).activation:
+    if follower is None or not row_or_unknown(follower.op_type).activation:
         return None
     return _Activated(node, follower)
 

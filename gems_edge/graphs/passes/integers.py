@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from gems_edge.graphs.ops import ROWS, UNKNOWN
+from gems_edge.graphs.ops import ROWS, row_or_unknown
 from gems_edge.graphs.passes.rule import Rule
 from gems_edge.graphs.values import inputs_of, only_reader
 
@@ -27,12 +27,12 @@ class _Quantised(NamedTuple):
 
 
 def _pattern(node: ir.Node) -> _Quantised | None:
-    kind = ROWS.get(node.op_type, UNKNOWN).integer
+    kind = row_or_unknown(node.op_type).integer
     if kind is None or node.domain == DOMAIN:
         return None
     followers = []
     follower = only_reader(node.outputs[0])
-    if follower is not None and ROWS.get(follower.op_type, UNKNOWN).clamps:
+    if follower is not None and row_or_unknown(follower.op_type).clamps:
         followers.append(follower)
         follower = only_reader(follower.outputs[0])
     sources = [_dequantised(value) for value in node.inputs]
