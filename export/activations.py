@@ -16,11 +16,17 @@ def masked(b: GraphBuilder, x: str, condition: str) -> str:
     return b.op("Mul", x, b.op("Cast", condition, to=FLOAT))
 
 
+def _where(low: Translation, node: fx.Node, gradient: fx.Node, condition: str) -> Value:
+    """The gradient where the condition, of the node's full shape, holds. It may be the same for all of a map (behind a
+    mean), and is not written out for each pixel then."""
+    mask = low.builder.op("Cast", condition, to=FLOAT)
+    return Value(low.builder.op("Mul", low.tensor(gradient).name, mask), low.shape(node))
+
+
 def relu_backward(low: Translation, node: fx.Node, gradient: fx.Node, output: fx.Node, threshold: float) -> Value:
     """d ReLU: the gradient where the output is above the threshold (0)."""
     b = low.builder
-    positive = b.op("Greater", low.full(output), b.constant(float(threshold)))
-    return Value(masked(b, low.full(gradient), positive), low.shape(node))
+    return _where(low, node, gradient, b.op("Greater", low.full(output), b.constant(float(threshold))))
 
 
 def hardtanh(low: Translation, node: fx.Node, x: fx.Node, least: float = -1.0, most: float = 1.0) -> Value:
@@ -35,7 +41,7 @@ def hardtanh_backward(
     b = low.builder
     above = b.op("Greater", low.full(x), b.constant(float(least)))
     below = b.op("Less", low.full(x), b.constant(float(most)))
-    return Value(masked(b, low.full(gradient), b.op("And", above, below)), low.shape(node))
+    return _where(low, node, gradient, b.op("And", above, below))
 
 
 def sigmoid_backward(low: Translation, node: fx.Node, gradient: fx.Node, output: fx.Node) -> Value:

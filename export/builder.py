@@ -1,6 +1,6 @@
 """Writing an ONNX graph node by node: equal nodes are written once, constants are shared, nothing else gets in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,12 +86,15 @@ class GraphBuilder:
 
     def model(self) -> onnx.ModelProto:
         """The checked model; nodes and constants that no output needs are left out."""
-        outputs = []
+        outputs, renamed = [], self._output_names()
+        written = [_renamed(node, renamed) for node in self._nodes]
         for name, value, shape in self._outputs:
-            self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output.{name}"))
+            if renamed.get(value) != name:
+                source = renamed.get(value, value)
+                written.append(helper.make_node("Identity", [source], [name], name=f"output.{name}"))
             outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
         needed, nodes = {name for name, _, _ in self._outputs}, []
-        for node in reversed(self._nodes):
+        for node in reversed(written):
             if needed.intersection(node.output):
                 nodes.append(node)
                 needed.update(node.input)
@@ -103,3 +106,22 @@ class GraphBuilder:
         )  # fmt: skip
         onnx.checker.check_model(model, full_check=True)
         return model
+
+    def _output_names(self) -> dict[str, str]:
+        """Value → the name that it has as an output of the graph. A fed or constant one keeps its own, and one that is
+        several outputs has the first of their names: others are copies."""
+        produced = {name for node in self._nodes for name in node.output}
+        names: dict[str, str] = {}
+        for name, value, _ in self._outputs:
+            if value in produced:
+                names.setdefault(value, name)
+        return names
+
+
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A copy of `node` with these names in place of those of its tensors."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for tensors in (copy.input, copy.output):
+        tensors[:] = [names.get(name, name) for name in tensors]
+    return copy

@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from gems_edge.device.bundle import FEATURES, FIRST, HEAD
 from gems_edge.export.builder import GraphBuilder, Value
 from gems_edge.export.lowering import lower
+from gems_edge.export.passes.lean import lean
 from gems_edge.export.translation import Translation
 from gems_edge.meta.inner import Support, inner_step
 from gems_edge.meta.rules.base import Rule
@@ -79,7 +80,7 @@ def adapt_graph(model: FewShotModel, weights: Weights, rule: Rule, fed: str = IM
             inputs[name] = builder.input(name, tensor.shape)
         else:
             inputs[name] = _stored(builder, name, tensor, of_classes=name in rows)
-    return _lowered(builder, trace, inputs)
+    return lean(_lowered(builder, trace, inputs))
 
 
 def _step(

@@ -195,7 +195,7 @@ def _slice(
     end: Number | None = None,
     step: int = 1,
 ) -> Value:
-    bounds = [0 if start is None else start, _END if end is None else end, axis, step]
+    bounds = [0 if start is None else start, _END if end is None else end, axis, *([] if step == 1 else [step])]
     name = low.builder.op("Slice", low.full(x), *(_bound(low, bound) for bound in bounds))
     return Value(name, low.shape(node))
 

@@ -111,6 +111,8 @@ class Translation:
 
     def elementwise(self, kind: str, *arguments: Any) -> Value:
         """An operation on nodes, values or numbers, broadcast."""
+        if kind == "Mul" and any(_is_one(argument) for argument in arguments) and any(map(_is_tensor, arguments)):
+            return next(self.tensor(argument) for argument in arguments if _is_tensor(argument))
         values = [self._operand(argument) for argument in arguments]
         # onnxruntime multiplies an [O, I, 1, 1] by a scalar number by number, by one of four axes all at once.
         if any(len(v.shape) == 4 and v.shape[2:] == (1, 1) for v in values):
@@ -123,8 +125,8 @@ class Translation:
         return self.tensor(argument) if _is_tensor(argument) else Value(self.scalar_name(argument), ())
 
     def _deepened(self, argument: Any, value: Value) -> Value:
-        """A Python number with four axes of length 1, other values as they are (1 too, which no product is with)."""
-        if not isinstance(argument, int | float) or argument == 1:
+        """A Python number with four axes of length 1, other values as they are."""
+        if not isinstance(argument, int | float):
             return value
         return Value(self.builder.constant(np.full((1,) * 4, argument, np.float32)), (1,) * 4)
 
@@ -138,6 +140,11 @@ def broadcast(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded))
+
+
+def _is_one(argument: Any) -> bool:
+    """Whether it is the number 1, which autograd multiplies by where a factor is left out."""
+    return isinstance(argument, int | float) and argument == 1
 
 
 def _is_tensor(argument: Any) -> bool:

@@ -24,7 +24,10 @@ def join_images(model: ir.Model, dims: dict[str, int], least_bytes: int) -> bool
     products = [product for node in model.graph if (product := summed_product(batches, node))]
     joined = [product for product in products if why_apart(batches, product, least_bytes) is None]
     for product in joined:
-        _join(batches, product)
+        if product.by_channel:
+            _join_channels(batches, product)
+        else:
+            _join(batches, product)
     if not joined:
         return False
     CommonSubexpressionEliminationPass()(model)  # products share their operands
@@ -34,13 +37,14 @@ def join_images(model: ir.Model, dims: dict[str, int], least_bytes: int) -> bool
 
 @dataclass(frozen=True)
 class SummedProduct:
-    """Σ_images gradient · patches, as weight_gradients.of_weight writes it."""
+    """Σ_images gradient · patches, as weight_gradients.of_weight writes it, or depthwise.of_weight `by_channel`."""
 
     total: ir.Value
     gradient: ir.Value  # [N, O, H, W]
     source: ir.Value  # [N, I, H, W]: the patches themselves, or the map whose pixels are gathered
     gather: ir.Node | None
     operands: tuple[ir.Value, ...]  # over all images; with what is gathered the map that it is gathered from
+    by_channel: bool = False
 
 
 def summed_product(batches: Batches, node: ir.Node) -> SummedProduct | None:
@@ -53,6 +57,11 @@ def summed_product(batches: Batches, node: ir.Node) -> SummedProduct | None:
     left, right = (value for value in product.inputs if value is not None)
     if not {left, right} <= batches.batched:
         return None
+    turned = _producer(left, "Transpose")
+    if turned is not None and list(turned.attributes["perm"].as_ints()) == [0, 1, 3, 2]:
+        source = turned.inputs[0]
+        assert source is not None
+        return SummedProduct(node.outputs[0], right, source, None, (source, right), by_channel=True)
     gather = _producer(right, "Gather")
     gradient = _before(left, "Reshape")
     if gather is None:
@@ -94,14 +103,45 @@ def _before(value: ir.Value | None, *kinds: str) -> ir.Value | None:
 
 
 def _join(batches: Batches, product: SummedProduct) -> None:
-    """Both operands by pixel first, then by image, as turning a matrix gives them."""
+    """Both operands by image first, then by pixel: whole maps are moved. What is gathered is by pixel first, as turning
+    a matrix gives it, and its gradient too."""
     tape = ir.tape.Tape(batches.graph)
-    left = _pixels_last(batches, tape, product.gradient)
     if product.gather is None:
-        right = tape.op("Transpose", [_pixels_last(batches, tape, product.source)], {"perm": [1, 0]})
+        left = _maps_of_channels(batches, tape, product.gradient)
+        right = tape.op("Transpose", [_maps_of_channels(batches, tape, product.source)], {"perm": [1, 0]})
     else:
+        left = _pixels_last(batches, tape, product.gradient)
         right = _gathered(batches, tape, product.source, product.gather)
     replace(product.total, tape.op("MatMul", [left, right]))
+
+
+def _maps_of_channels(batches: Batches, tape: ir.tape.Tape, maps: ir.Value) -> ir.Value:
+    """[C, N·H·W] of what is [N, C, H, W]."""
+    _, channels, height, width = batches.sizes[maps].shape
+    flat = tape.op("Reshape", [maps, constant(batches.graph, [0, 0, height * width])])
+    turned = tape.op("Transpose", [flat], {"perm": [1, 0, 2]})
+    return tape.op("Reshape", [turned, constant(batches.graph, [channels, -1])])
+
+
+def _join_channels(batches: Batches, product: SummedProduct) -> None:
+    """[C, K, P] of what are [N, C, H, K] and [N, C, H, P]: by channel, products over the rows of all images."""
+    graph, tape = batches.graph, ir.tape.Tape(batches.graph)
+    rows = []
+    for value in (product.source, product.gradient):
+        _, channels, _, width = batches.sizes[value].shape
+        rows.append(tape.op("Reshape", [_channels_first(tape, value), constant(graph, [channels, -1, width])]))
+    turned = tape.op("Transpose", [rows[0]], {"perm": [0, 2, 1]})
+    replace(product.total, tape.op("MatMul", [turned, rows[1]]))
+
+
+def _channels_first(tape: ir.tape.Tape, maps: ir.Value) -> ir.Value:
+    """[C, N, H, W] of what is [N, C, H, W]. Pieces of a map are cut out behind: it is turned once for all of them."""
+    piece = _producer(maps, "Slice")
+    if piece is None or not {2, 3} >= set(whole_numbers(piece, 3) or [0]):
+        return tape.op("Transpose", [maps], {"perm": [1, 0, 2, 3]})
+    assert piece.inputs[0] is not None
+    turned = _channels_first(tape, piece.inputs[0])
+    return tape.op("Slice", [turned, *piece.inputs[1:]])
 
 
 def _pixels_last(batches: Batches, tape: ir.tape.Tape, maps: ir.Value) -> ir.Value:
