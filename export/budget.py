@@ -14,12 +14,13 @@ import onnx
 import torch
 
 from gems_edge.errors import UserError
-from gems_edge.export.cut import Halves, halves, highest_cut
+from gems_edge.export.cut import board_step, board_trunk, highest_cut
 from gems_edge.export.graphs import predict_graph
 from gems_edge.export.manifest import costs
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.recovery import remaining_ratio
 from gems_edge.export.source import MetaModel, Source
+from gems_edge.meta.meta_model import Halves, halves
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import ModelSpec
 from gems_edge.predict.latency import latency
@@ -148,11 +149,11 @@ class _Network:
 
     @cached_property
     def _step(self) -> onnx.ModelProto:
-        return self._halves.adapt_graph()
+        return board_step(self._halves)
 
     @cached_property
     def _trunk(self) -> onnx.ModelProto | None:
-        return self._halves.trunk_graph()
+        return board_trunk(self._halves)
 
     def costs(self, memory: str) -> dict[str, Any]:
         """The manifest's "cost" of a bundle of this network."""

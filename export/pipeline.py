@@ -15,13 +15,13 @@ from gems_edge.data.specs import distribution_name, specs_text
 from gems_edge.device.bundle import FILES, TRUNK_FILE
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.export.bundle import check_target, write_bundle
-from gems_edge.export.cut import Halves, halves, highest_cut
+from gems_edge.export.cut import board_step, board_trunk, highest_cut, trunk_entry
 from gems_edge.export.graphs import RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, parameters, provenance, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.quantise import EPISODES, Quantised, quantise, quantise_trunk
 from gems_edge.export.recovery import recover, remaining_ratio
-from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source, open_source
+from gems_edge.export.source import ExportOptions, MetaModel, Read, Reports, Source, open_source, read_by
 from gems_edge.export.specialise import Specialised, specialise
 from gems_edge.export.steps import StepPlan, choose_steps, shares_of, step_counts
 from gems_edge.export.verify import int8_accuracy, verify_bundle
@@ -29,12 +29,13 @@ from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import modes_for
 from gems_edge.meta.inner import Support, support_of
+from gems_edge.meta.meta_model import Halves, halves
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.rules.still import Still
 from gems_edge.models.fewshot import FewShotModel, body, initial_weights, network_weights
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
-from gems_edge.progress import Count, counted_from
+from gems_edge.progress import Count, Phase, counted_from, no_display
 from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channels
 
 VERIFIED_EPISODES = 5
@@ -90,7 +91,7 @@ def export_source(
         **_description(source, output, options, compact, exported, plan),
         "accuracy_before": before,
         "accuracy": after,
-        "trunk": graphs.halves.entry(),
+        "trunk": trunk_entry(graphs.halves),
         "cost": costs(
             graphs.predict, graphs.adapt, source.sizes, graphs.int8.graph if graphs.int8 else None, graphs.trunk
         ),
@@ -166,7 +167,10 @@ def _specialised(source: Source, compact: MetaModel, options: ExportOptions, rep
         )
         return Specialised(compact, {})
     with reports.evaluation(f"choices on {name}", options.tasks) as progress, matrix_precision("fp32"):
-        frozen = specialise(compact, config.steps, source.tensors, source.choosing, range(options.tasks), progress)
+        read = read_by(compact, source, source.choosing.split, reports.evaluation)
+        frozen = specialise(
+            compact, config.steps, read.learned, read.episodes, source.choosing, range(options.tasks), progress
+        )
     return replace(frozen, about={"data": name, "seen": seen, "tasks": options.tasks, **frozen.about})
 
 
@@ -179,7 +183,7 @@ def _step_plan(source: Source, learned: MetaModel, options: ExportOptions, repor
         return StepPlan(source.config.steps)
     total = options.episodes * len(source.validating)
     with reports.evaluation("choose the steps", total) as progress:
-        plan = choose_steps(learned, source, options.episodes, progress)
+        plan = choose_steps(learned, source, options.episodes, progress, reports.evaluation)
     for shots, steps in plan.by_shots:
         counts = step_counts(source)
         reports.say(
@@ -216,7 +220,7 @@ def _accuracies(
     plan: StepPlan | None = None,
 ) -> dict[str, Any]:
     with reports.evaluation(f"evaluate {name}", options.episodes * len(source.tests)) as progress:
-        return accuracies(learned, source, source.tests, options.episodes, progress, plan)
+        return accuracies(learned, source, source.tests, options.episodes, progress, plan, reports.evaluation)
 
 
 def accuracies(
@@ -226,13 +230,14 @@ def accuracies(
     episodes: int,
     progress: Count | None,
     plan: StepPlan | None = None,
+    phase: Phase = no_display,
 ) -> dict[str, Any]:
     """Mode → accuracy over `episodes` of the first sampler, spread evenly over the distributions, and each's own; of
     several samplers, which differ in their shots, that of each under "by_shots". Steps are the run's,
     or those of a `plan`."""
-    plan = plan or StepPlan(source.config.steps)
+    plan, read = plan or StepPlan(source.config.steps), read_by(learned, source, samplers[0].samplers[0].split, phase)
     tested = [
-        _accuracies_of(learned, source, sampler, plan, episodes, counted_from(progress, number * episodes))
+        _accuracies_of(read, source, sampler, plan, episodes, counted_from(progress, number * episodes))
         for number, sampler in enumerate(samplers)
     ]
     if len(tested) == 1:
@@ -241,16 +246,11 @@ def accuracies(
 
 
 def _accuracies_of(
-    learned: MetaModel,
-    source: Source,
-    sampler: MixtureSampler,
-    plan: StepPlan,
-    episodes: int,
-    progress: Count | None,
+    read: Read, source: Source, sampler: MixtureSampler, plan: StepPlan, episodes: int, progress: Count | None
 ) -> dict[str, Any]:
     config, shots = source.config, sampler.samplers[0].shots
     taken, modes = plan.steps(shots.mean), modes_for(config.normalization)
-    results = shares_of(learned, source, sampler, [taken], modes, episodes, progress)
+    results = shares_of(read, source, sampler, [taken], modes, episodes, progress)
     protocol = {"ways": config.ways, "shots": shots.value, "steps": taken}
     by_mode: dict[str, Any] = {}
     for mode, steps in next(iter(results.values())):
@@ -271,9 +271,9 @@ def _graphs(source: Source, learned: MetaModel, options: ExportOptions, reports:
     parted = halves(learned, highest_cut(learned))
     if parted.parts is not None:
         reports.say(f"learns from {parted.parts.cut.name}: what lies below runs once for each photo (trunk.onnx)")
-    adapt = stream(parted.adapt_graph(), MEMORY[options.memory], source.sizes)
+    adapt = stream(board_step(parted), MEMORY[options.memory], source.sizes)
     predict = predict_graph(learned.model, learned.weights, statistics)
-    int8, trunk, trunk_int8 = None, parted.trunk_graph(), None
+    int8, trunk, trunk_int8 = None, board_trunk(parted), None
     if source.calibrating is not None:
         with reports.evaluation("calibrate int8", EPISODES) as progress, matrix_precision("fp32"):
             int8 = quantise(

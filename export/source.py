@@ -12,17 +12,20 @@ from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixture_sampler
 from gems_edge.data.shots import Shots
 from gems_edge.data.specs import distribution_name, own_specs
-from gems_edge.data.tensors import EpisodeTensors, episode_tensors
+from gems_edge.data.tensors import Episodes, EpisodeTensors, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.export.graphs import CLASSES, IMAGES
-from gems_edge.meta.processes import single_process, start_processes
-from gems_edge.meta.rules.base import Rule
+from gems_edge.meta.features import episodes_of
+from gems_edge.meta.meta_model import MetaModel as MetaModel
+from gems_edge.meta.meta_model import halves
+from gems_edge.meta.processes import alone, single_process, start_processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.normalization import Normalization
 from gems_edge.models.ticket import Ticket
+from gems_edge.progress import Phase, no_display
 
 
 @dataclass(frozen=True)
@@ -41,26 +44,13 @@ class ExportOptions:
     steps: int | None = None  # gradient steps on the board; None: the run's own number
 
 
-def _no_display(label: str, total: int) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 @dataclass(frozen=True)
 class Reports:
     """How the pipeline tells what it is doing; a display is open only while its phase runs."""
 
     say: Callable[[str], None]
     training: Callable[[], AbstractContextManager[Callable[[dict[str, Any]], None] | None]] = nullcontext
-    evaluation: Callable[[str, int], AbstractContextManager[Callable[[int], None] | None]] = _no_display
-
-
-@dataclass(frozen=True)
-class MetaModel:
-    """A network with its meta-learned weights (φ among them) and the rule that adapts them."""
-
-    model: FewShotModel
-    weights: Weights
-    rule: Rule
+    evaluation: Phase = no_display
 
 
 @dataclass(frozen=True)
@@ -128,6 +118,23 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
         choosing=sampler("val").samplers[0] if options.for_data else None,
         calibrating=sampler("val") if options.int8 else None,
     )
+
+
+@dataclass(frozen=True)
+class Read:
+    """What episodes run through: a network, or what of it lies above its cut, and the images or features it reads."""
+
+    learned: MetaModel
+    episodes: Episodes
+
+
+def read_by(learned: MetaModel, source: Source, split: str, phase: Phase = no_display) -> Read:
+    """What episodes of `split` run through: above the run's cut, where it has one."""
+    cut = learned.model.spec.cut
+    if cut is None:
+        return Read(learned, source.tensors)
+    parts = halves(learned, cut)
+    return Read(parts.learned, episodes_of(parts, source.images, (split,), alone(source.device), phase))
 
 
 def check_quantisable(model: FewShotModel) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gems_edge.data.episodes import EpisodeSampler
-from gems_edge.data.tensors import EpisodeTensors
+from gems_edge.data.tensors import Episodes
 from gems_edge.errors import UserError
 from gems_edge.export.source import MetaModel
 from gems_edge.meta.inner import adapt, detached, support_of
@@ -24,30 +24,31 @@ class Specialised:
 def specialise(
     trained: MetaModel,
     steps: int,
-    tensors: EpisodeTensors,
+    top: MetaModel,
+    tensors: Episodes,
     sampler: EpisodeSampler,
     tasks: Iterable[int],
     progress: Callable[[int], None] | None = None,
 ) -> Specialised:
     """Freeze the run's rule to what it mostly chooses on `tasks` of `sampler` (Rule.frozen).
 
-    `about` says what was frozen and how often the rule's own choice agrees. Raises UserError if nothing would be left
-    to adapt.
+    `top`: what of `trained` lies above its cut, and reads the `tensors`. `about` says what was frozen and how often
+    the rule's own choice agrees. Raises UserError if nothing would be left to adapt.
     """
-    choices = task_choices(trained, steps, tensors, sampler, tasks, progress)
+    choices = task_choices(top, steps, tensors, sampler, tasks, progress)
     return apply_choice(trained, trained.rule.frozen(trained.weights, choices))
 
 
 def task_choices(
     trained: MetaModel,
     steps: int,
-    tensors: EpisodeTensors,
+    tensors: Episodes,
     sampler: EpisodeSampler,
     tasks: Iterable[int],
     progress: Callable[[int], None] | None,
 ) -> dict[str, torch.Tensor]:
     """What the rule decides at every step of every task, by name: [tasks, steps, length]."""
-    device, rule = tensors.images.device, trained.rule
+    device, rule = tensors.device, trained.rule
     model = trained.model.to(device)
     weights = detached({name: weight.to(device) for name, weight in trained.weights.items()}, rule)
     chosen: list[dict[str, torch.Tensor]] = []

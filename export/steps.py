@@ -6,12 +6,12 @@ from typing import Any
 
 from gems_edge.data.mixture import MixtureSampler
 from gems_edge.device.bundle import steps_for
-from gems_edge.export.source import MetaModel, Source
+from gems_edge.export.source import MetaModel, Read, Source, read_by
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import AllShares, evaluate
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.task_threads import TaskThreads
-from gems_edge.progress import Count, counted_from
+from gems_edge.progress import Count, Phase, counted_from, no_display
 
 # Fewer steps are taken where they are right as often as the best number, to this share of the queries.
 ALIKE = 0.001
@@ -28,13 +28,16 @@ class StepPlan:
         return steps_for(self.by_shots, shots, self.most)
 
 
-def choose_steps(learned: MetaModel, source: Source, episodes: int, progress: Count | None) -> StepPlan:
+def choose_steps(
+    learned: MetaModel, source: Source, episodes: int, progress: Count | None, phase: Phase = no_display
+) -> StepPlan:
     """For the least and the most shots of the run the fewest steps, of those that it was trained with or fewer, that
     are as good as any on `episodes` validation episodes: from 1 on, of a prototype head from 0."""
     counts, by_shots, tried = step_counts(source), [], []
+    read = read_by(learned, source, source.validating[0].samplers[0].split, phase)
     for number, sampler in enumerate(source.validating):
         counted = counted_from(progress, number * episodes)
-        accuracies = step_accuracies(learned, source, sampler, counts, episodes, counted)
+        accuracies = step_accuracies(read, source, sampler, counts, episodes, counted)
         best = max(each.accuracy for each in accuracies.values())
         chosen = min(count for count, each in accuracies.items() if each.accuracy >= best - ALIKE)
         shots = sampler.samplers[0].shots.most
@@ -50,7 +53,7 @@ def step_counts(source: Source) -> range:
 
 
 def step_accuracies(
-    learned: MetaModel,
+    read: Read,
     source: Source,
     sampler: MixtureSampler,
     counts: Sequence[int],
@@ -59,12 +62,12 @@ def step_accuracies(
 ) -> dict[int, Accuracy]:
     """Steps → accuracy over `episodes` of the sampler, spread evenly over the distributions, in the board's mode."""
     mode = source.config.normalization
-    shares = shares_of(learned, source, sampler, counts, (mode,), episodes, progress).values()
+    shares = shares_of(read, source, sampler, counts, (mode,), episodes, progress).values()
     return {count: mean_over_distributions([mean_accuracy(each[mode, count]) for each in shares]) for count in counts}
 
 
 def shares_of(
-    learned: MetaModel,
+    read: Read,
     source: Source,
     sampler: MixtureSampler,
     counts: Sequence[int],
@@ -74,12 +77,13 @@ def shares_of(
 ) -> dict[str, AllShares]:
     """Of each distribution the share of right queries of every episode, by mode and steps, from one adaptation."""
     each = max(2, -(-episodes // len(sampler.samplers)))
+    learned = read.learned
     threads = TaskThreads(learned.model.to(source.device), each)
     results = {}
     with matrix_precision("fp32"):
         for number, (name, tasks) in enumerate(zip(sampler.names, sampler.samplers)):
             results[name] = evaluate(
-                threads, learned.weights, source.tensors, tasks, learned.rule, steps=counts, modes=modes,
+                threads, learned.weights, read.episodes, tasks, learned.rule, steps=counts, modes=modes,
                 tasks=range(each), progress=counted_from(progress, number * each),
             )  # fmt: skip
     learned.model.cpu()

@@ -14,11 +14,11 @@ from gems_edge.data.mixture import Mixture, MixtureSampler
 from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.device.learner import Learner
 from gems_edge.errors import MachineError
-from gems_edge.export.cut import halves
 from gems_edge.export.source import MetaModel
 from gems_edge.export.twin import Difference, Kind, Sample, Twin
 from gems_edge.meta.evaluation.bundle import answer_episode, compare_precisions, learn_episode
 from gems_edge.meta.inner import Support, support_of
+from gems_edge.meta.meta_model import halves
 from gems_edge.models.split import split
 
 # The first step of a shared head moves nothing but the head: it says nothing of the backbone's gradient.

@@ -5,24 +5,28 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gems_edge.errors import UserError
 
 
-def write_atomic(path: Path | str, content: bytes | str) -> None:
-    """Write `content` to `path`: temporary file in the same directory, fsync, rename, fsync of the directory.
+def write_atomic(path: Path | str, content: bytes | str | Iterable[bytes | memoryview]) -> None:
+    """Write `content`, perhaps in parts, to `path`: temporary file in the same directory, fsync, rename, fsync of the
+    directory.
 
     Raises OSError (disk full, no permission) that names `path`, which is then what it was before.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
+    parts = (data,) if isinstance(data, bytes) else data
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

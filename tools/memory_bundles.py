@@ -11,12 +11,13 @@ from safetensors.numpy import save
 from gems_edge.data.shots import Shots
 from gems_edge.device.bundle import FILES, TRUNK_FILE
 from gems_edge.export.bundle import write_bundle
-from gems_edge.export.cut import halves, highest_cut
+from gems_edge.export.cut import board_step, board_trunk, highest_cut
 from gems_edge.export.graphs import CLASSES, IMAGES, RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.source import MetaModel
 from gems_edge.export.steps import StepPlan
+from gems_edge.meta.meta_model import halves
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
@@ -62,7 +63,7 @@ def write_untrained(model: FewShotModel, weights: Weights, rule: Rule, paths: di
         statistics = forward(model, weights, images)[1]
     learned = MetaModel(model, weights, rule)
     parted = halves(learned, highest_cut(learned))
-    whole, trunk, predict = parted.adapt_graph(), parted.trunk_graph(), predict_graph(model, weights, statistics)
+    whole, trunk, predict = board_step(parted), board_trunk(parted), predict_graph(model, weights, statistics)
     top = parted.learned
     carried = {f"{RULE}{name}": top.rule.begin(top.weights)[name] for name in rule.carried}
     stored = save({name: tensor.float().numpy() for name, tensor in (weights | statistics | carried).items()})

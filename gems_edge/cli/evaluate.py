@@ -79,7 +79,7 @@ def _evaluate(subject: Path, protocol: "EvaluationProtocol", compute: str) -> Do
     with counting_progress("evaluate", protocol.episodes * rounds) as progress:
         if is_bundle:
             return evaluate_bundle(subject, protocol, progress)
-        return evaluate_run(subject, protocol, compute, progress)
+        return evaluate_run(subject, protocol, compute, progress, counting_progress)
 
 
 def _trained(subject: Path, is_bundle: bool) -> tuple[int, "Shots"]:

@@ -77,6 +77,8 @@ def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
         options["pretrained"] = NO_PRETRAINED
     if "init" in options and base.normalization == normalization_of(base.init):
         options.setdefault("normalization", AUTO)
+    if options.get("backbone", base.backbone) != base.backbone:
+        options.setdefault("learn_from", "")
     config = replace(base, **options, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
     if config.dense and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")

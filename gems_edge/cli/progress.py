@@ -27,6 +27,8 @@ class _TrainingLine:
     validation: str = ""
 
     def updated(self, record: dict[str, Any]) -> str:
+        if record["kind"] == "before":
+            return f"{record['phase']} {record['iteration']}/{record['iterations']}"
         if record["kind"] == "watch":
             seen = f"overlap {record['overlap']:.3f}" if "overlap" in record else "first look"
             self.mask = f"  first layer's mask: {seen} (stops above {record['delta']:g})"
@@ -69,7 +71,11 @@ def _plain_lines(line: _TrainingLine) -> Progress:
     def show(record: dict[str, Any]) -> None:
         nonlocal last
         text, now = line.updated(record), time.monotonic()
-        if record["kind"] != "train" or now - last >= PLAIN_EVERY or record["iteration"] == record["iterations"]:
+        if (
+            record["kind"] not in ("train", "before")
+            or now - last >= PLAIN_EVERY
+            or record["iteration"] == record["iterations"]
+        ):
             last = now
             click.echo(text, err=True)
 

@@ -20,11 +20,17 @@ class Episode:
     query_labels: torch.Tensor  # int64 [ways * queries]
 
 
-@dataclass(frozen=True)
-class EpisodeTensors:
-    """All images of a set: of an episode only the indices are copied from host to device."""
+class Episodes:
+    """All images of a set, or what a trunk made of them (meta/features.py): what episodes are cut out of by index."""
 
-    images: torch.Tensor  # uint8 [N, C, H, W]
+    @property
+    def device(self) -> torch.device:
+        """Where episodes are."""
+        raise NotImplementedError
+
+    def taken(self, numbers: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        """The images with these numbers, int64 [n], in float32 or float64."""
+        raise NotImplementedError
 
     def episode(self, indices: EpisodeIndices, dtype: torch.dtype = torch.float32) -> Episode:
         """The images and labels of one task; the same values as images.to_input in float32."""
@@ -37,22 +43,36 @@ class EpisodeTensors:
     def _part(
         self, indices: np.ndarray, labels: np.ndarray, turns: np.ndarray | None, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = torch.from_numpy(indices).to(self.images.device)
         # In float32 first: bfloat16 cannot hold every whole number up to 255.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        images = (self.images[chosen].to(wide) * (1 / 255)).to(dtype)
+        images = self.taken(indices, wide).to(dtype)
         if turns is not None:
             by_class = torch.split(images, np.bincount(labels, minlength=len(turns)).tolist())
             images = torch.cat([part.rot90(turn, (2, 3)) for part, turn in zip(by_class, turns.tolist())])
-        return fast_layout(images), torch.from_numpy(labels).to(self.images.device)
+        return fast_layout(images), torch.from_numpy(labels).to(self.device)
+
+
+@dataclass(frozen=True)
+class EpisodeTensors(Episodes):
+    """Of an episode only the indices are copied from host to device."""
+
+    images: torch.Tensor  # uint8 [N, C, H, W]
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def taken(self, numbers: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        return self.images[torch.from_numpy(numbers).to(self.device)].to(dtype) * (1 / 255)
 
 
 def fast_layout(images: torch.Tensor) -> torch.Tensor:
-    """The same [N, C, H, W], on a CPU with a pixel's channels side by side, which its convolutions and pools vectorise.
+    """The same [N, C, H, W], on a CPU with a pixel's channels side by side, which its convolutions and pools vectorise;
+    features [N, F] as they are.
 
     Copied into new strides: of one channel `contiguous` would keep whatever there were, and all maps after it follow.
     """
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or images.ndim != 4:
         return images
     return torch.empty(images.shape, dtype=images.dtype, memory_format=torch.channels_last).copy_(images)
 

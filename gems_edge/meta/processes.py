@@ -55,6 +55,11 @@ class Processes:
             dist.destroy_process_group()
 
 
+def alone(device: torch.device) -> Processes:
+    """One process that computes there."""
+    return Processes(0, 0, 1, device)
+
+
 def start_processes(compute: str) -> Processes:
     """This process among all; joins the group when torchrun started it (nccl on GPUs, gloo on CPUs)."""
     cuda = torch.cuda.is_available()

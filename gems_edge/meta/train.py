@@ -13,14 +13,15 @@ from torch import Tensor
 
 from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixture_sampler
 from gems_edge.data.specs import located
-from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import evaluate
+from gems_edge.meta.features import episodes_of
 from gems_edge.meta.keep_general import SHARES, between, draw
 from gems_edge.meta.logbook import Logbook
+from gems_edge.meta.meta_model import MetaModel, halves
 from gems_edge.meta.outer import learning_rate, make_optimizer, meta_gradient
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import Processes, start_processes
@@ -35,7 +36,7 @@ from gems_edge.models.fewshot import Weights
 from gems_edge.models.network_file import NetworkFile, read_network_file
 from gems_edge.models.pretrained import NO_PRETRAINED, PRETRAINED, RANDOM, Pretrained, read_pretrained
 from gems_edge.models.spec import full_widths, is_constant
-from gems_edge.progress import Progress, Say, silent
+from gems_edge.progress import Progress, Say, phase_of, silent
 
 
 class Watch(Protocol):
@@ -119,8 +120,20 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
         width_multiplier=1.0, ticket=ticket, init=init, pretrained=pretrained,
         train_ways=min(config.train_ways, max(2, classes)),
     )  # fmt: skip
-    resolved.model_spec()  # raises for settings that do not fit together
-    return resolved, images
+    return replace(resolved, learn_from=_cut_name(resolved)), images
+
+
+def _cut_name(config: TrainConfig) -> str:
+    """`learn_from` by the name of its place; UserError for settings that do not fit together."""
+    cut = config.model_spec().cut
+    if cut is None:
+        return config.learn_from
+    if not cut.layer and not config.rule.moves_head:
+        raise UserError(
+            f"--learn-from {config.learn_from} with --method {config.method}, which never moves the head, leaves "
+            "nothing to learn; choose a lower place, or --method maml"
+        )
+    return cut.name
 
 
 def _pretrained(config: TrainConfig, backbone: str, channels: int) -> tuple[str, Pretrained]:
@@ -263,13 +276,16 @@ class Trainer:
         self.run, self.config, self.watch, self.progress = run, config, watch, progress
         self.sampler = start.training_sampler()
         self.validation = mixture_sampler(images, "val", config.ways, config.shots, config.queries, config.seed)
-        self.tensors = episode_tensors(images, self.processes.device)
-        self.rule = rule_of(config)
-        self.model = run.empty_model(config).to(self.processes.device)
-        weights = fitting(config, self.model, initial or run.start(config), run.initial_path)
-        weights = self.model.masked({name: w.detach().to(self.processes.device) for name, w in weights.items()})
-        self.start = weights
-        self.weights = {name: w.clone().requires_grad_(not is_constant(name)) for name, w in weights.items()}
+        model = run.empty_model(config).to(self.processes.device)
+        weights = fitting(config, model, initial or run.start(config), run.initial_path)
+        weights = model.masked({name: w.detach().to(self.processes.device) for name, w in weights.items()})
+        whole = MetaModel(model, weights, rule_of(config))
+        self.names = tuple(weights)
+        parts = halves(whole, model.spec.cut)
+        self.tensors = episodes_of(parts, images, ("train", "val"), self.processes, phase_of(progress))
+        self.below, self.model, self.rule = parts.below, parts.learned.model, parts.learned.rule
+        self.start = parts.learned.weights
+        self.weights = {name: w.clone().requires_grad_(not is_constant(name)) for name, w in self.start.items()}
         self.threads = TaskThreads(self.model, len(self.processes.tasks(config.meta_batch)))
         self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
         self.optimizer = make_optimizer(self.weights, config)
@@ -308,6 +324,11 @@ class Trainer:
         self.book.close()
         self.processes.wait()
         return self.best
+
+    def _whole(self, above: Weights) -> Weights:
+        """The weights of the whole network."""
+        weights = self.below | above
+        return {name: weights[name] for name in self.names}
 
     def tally(self) -> Tally:
         decisions = self.rule.decisions(self.weights)
@@ -348,7 +369,7 @@ class Trainer:
         """Whether the watch ends the training here."""
         if self.watch is None or self.iteration % self.watch.every:
             return False
-        stop, seen = self.watch.look(self.iteration, self.weights)
+        stop, seen = self.watch.look(self.iteration, self._whole(self.weights))
         self._log("watch", **seen)
         return stop
 
@@ -380,13 +401,14 @@ class Trainer:
         if not self.best or result.accuracy > self.best["accuracy"]:
             self.best = {"iteration": self.iteration, "accuracy": result.accuracy, "ci95": result.ci95}
             if self.processes.first:
-                self.run.save_weights(self.weights)
+                self.run.save_weights(self._whole(self.weights))
 
     def _draw_back(self) -> None:
         """Replace the run's weights, the best ones, by weights between these and the start (--keep-general)."""
         trained = {name: torch.zeros_like(weight) for name, weight in self.start.items()}
         if self.processes.first:
-            trained = {name: tensor.to(trained[name]) for name, tensor in self.run.trained().items()}
+            kept = self.run.trained()
+            trained = {name: kept[name].to(tensor) for name, tensor in trained.items()}
         self.processes.sum_(trained.values())
         validation = {}
         for share in SHARES:
@@ -394,7 +416,7 @@ class Trainer:
             validation[share] = mean_over_distributions(list(accuracies.values()))
         drawn = draw(validation, self.config.keep_general)
         if self.processes.first:
-            self.run.save_drawn(trained, between(self.start, trained, drawn.share))
+            self.run.save_drawn(self._whole(trained), self._whole(between(self.start, trained, drawn.share)))
         chosen = validation[drawn.share]
         self.best |= {"accuracy": chosen.accuracy, "ci95": chosen.ci95, "share": drawn.share}
         self._log("general", **drawn.as_dict())
@@ -437,12 +459,12 @@ class Trainer:
 
     def _keep(self) -> None:
         if self.iteration in self.config.keep and self.processes.first:
-            self.run.save_kept(self.iteration, self.weights)
+            self.run.save_kept(self.iteration, self._whole(self.weights))
 
     def _save(self) -> None:
         if not self.processes.first:
             return
-        tensors = {f"weights.{name}": weight for name, weight in self.weights.items()}
+        tensors = {f"weights.{name}": weight for name, weight in self._whole(self.weights).items()}
         for name, weight in self.weights.items():
             state = self.optimizer.state.get(weight, {})
             tensors |= {f"{kind}.{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq") if kind in state}

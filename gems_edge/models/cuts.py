@@ -23,11 +23,16 @@ class Cut:
     layers: int  # of the network's layers, how many lie below (NetworkShape.layers)
     channels: Axis  # of the tensor
     sides: tuple[int, ...]  # height and width of its maps; none: it is features
+    below: frozenset[str]  # paths of all layers and normalisations below
     batch_statistics: tuple[str, ...]  # paths of the batch normalisations below
 
     def shape(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Of the tensor for one image: channels, height, width (or features), where the groups have these widths."""
         return length(self.channels, widths), *self.sides
+
+    def is_below(self, name: str) -> bool:
+        """Whether a model's tensor of this name is the trunk's."""
+        return name.startswith(BODY) and name.removeprefix(BODY).rpartition(".")[0] in self.below
 
     def starts(self, path: str) -> bool:
         """Whether the layer or block `path` begins right above."""
@@ -70,6 +75,7 @@ def cuts_of(network: fx.GraphModule, maps: Maps, channels: Callable[[fx.Node], A
                 layers=sum(layer_of(network, node) is not None for node in below),
                 channels=channels(place.tensor),
                 sides=tuple(maps[place.tensor].shape[2:]),
+                below=frozenset(_modules(network, below)),
                 batch_statistics=tuple(_batch_norms(network, below)),
             )
         )
@@ -116,6 +122,14 @@ def _name(layer: str, below: Sequence[str]) -> str:
 def _is_block(last: str, next_part: str) -> bool:
     """Whether a path that ends so, before `next_part`, is a block and not a list of them."""
     return last.isdecimal() or not next_part.isdecimal()
+
+
+def _modules(network: fx.GraphModule, nodes: Sequence[fx.Node]) -> Iterator[str]:
+    for node in nodes:
+        if node.op == "call_module":
+            yield str(node.target)
+            if (layer := layer_of(network, node)) is not None:
+                yield layer[0]
 
 
 def _batch_norms(network: fx.GraphModule, nodes: Sequence[fx.Node]) -> Iterator[str]:

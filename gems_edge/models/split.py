@@ -19,12 +19,12 @@ class Trunk:
     """What lies below a cut, a pure function of its weights; every image by itself, whatever batch it is in."""
 
     network: fx.GraphModule
-    names: frozenset[str]  # of its tensors, as the whole model has them
+    cut: Cut
     pixels: Pixels
 
     def __call__(self, weights: Weights, images: Tensor) -> Tensor:
         """Images [N, C, H, W] in 0…1 → features [N, c, h, w] (below the head: [N, F]). `weights`: these or more."""
-        tensors = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name in self.names}
+        tensors = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if self.cut.is_below(name)}
         features: Tensor = functional_call(self.network, tensors, (normalised(images, self.pixels), NormPass()))
         return features
 
@@ -33,17 +33,20 @@ class Trunk:
 class Split:
     """`top` reads what `trunk` gives; tensors have the names that they have in the whole model."""
 
-    cut: Cut
     trunk: Trunk
     top: FewShotModel
 
+    @property
+    def cut(self) -> Cut:
+        return self.trunk.cut
+
     def below(self, weights: Weights) -> Weights:
         """Those of the trunk."""
-        return {name: tensor for name, tensor in weights.items() if name in self.trunk.names}
+        return {name: tensor for name, tensor in weights.items() if self.cut.is_below(name)}
 
     def above(self, weights: Weights) -> Weights:
         """Those of the top, and an update rule's."""
-        return {name: tensor for name, tensor in weights.items() if name not in self.trunk.names}
+        return {name: tensor for name, tensor in weights.items() if not self.cut.is_below(name)}
 
 
 def split(model: FewShotModel, cut: Cut) -> Split:
@@ -56,13 +59,8 @@ def split(model: FewShotModel, cut: Cut) -> Split:
     below, above = nodes[: cut.position], nodes[cut.position :]
     tensor = next(node for node in below if node.name == cut.tensor)
     trunk = _part(model.backbone, below, tensor)
-    names = [name for name, _ in (*trunk.named_parameters(), *trunk.named_buffers())]
     top = _part(model.backbone, above, nodes[-1].args[0], given=tensor)
-    return Split(
-        cut,
-        Trunk(trunk, frozenset(f"{BODY}{name}" for name in names), model.pixels),
-        model.with_backbone(top, cut.shape(model.spec.widths)),
-    )
+    return Split(Trunk(trunk, cut, model.pixels), model.with_backbone(top, cut.shape(model.spec.widths)))
 
 
 def _part(

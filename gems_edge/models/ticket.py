@@ -58,6 +58,7 @@ def model_of(spec: ModelSpec) -> dict[str, Any]:
         "channels": spec.channels,
         "head": spec.head,
         "ways": spec.ways if spec.head == "per-class" else 0,
+        **({"learn_from": spec.learn_from} if spec.learn_from else {}),
     }
 
 

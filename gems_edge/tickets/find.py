@@ -19,7 +19,7 @@ from gems_edge.tickets.search import SEARCH, Search, dense_run
 
 def mwt(search: Search) -> Masks:
     """Meta winning ticket (Algorithm 1): train, then prune the smallest magnitudes."""
-    return search.largest(criteria.magnitudes(search.trained()))
+    return search.largest(search.magnitudes(search.trained()))
 
 
 def rr(search: Search) -> Masks:
@@ -68,7 +68,7 @@ def pmt(search: Search) -> Masks:
     weights = search.settled(
         lambda weights: criteria.largest_of(criteria.magnitudes({first: weights[first]})[first], counts[first])
     )
-    masks = criteria.largest_in_layers(criteria.magnitudes(weights), counts)
+    masks = criteria.largest_in_layers(search.magnitudes(weights), counts)
     if search.ticket.secondary == "random":
         masks = criteria.random_in_layers(search.shapes, counts, search.random) | {first: masks[first]}
     return masks

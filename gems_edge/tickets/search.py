@@ -57,9 +57,10 @@ class Search:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The maskable weights in forward order."""
+        """The maskable weights in forward order: of those that learn."""
         shapes = {name: tuple(tensor.shape) for name, tensor in seeded_weights(self.config).items()}
-        return {name: shapes[name] for name in maskable(shapes)}
+        cut = self.spec.cut
+        return {name: shapes[name] for name in maskable(shapes) if cut is None or not cut.is_below(name)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,6 +123,10 @@ class Search:
         return replace(self.config, ticket=TicketConfig(), keep=keep)
 
     # Prune
+
+    def magnitudes(self, weights: Weights) -> dict[str, np.ndarray]:
+        """|w| of the maskable weights."""
+        return criteria.magnitudes({name: weights[name] for name in self.names})
 
     def largest(self, scores: dict[str, np.ndarray]) -> Masks:
         """The largest scores stay, ranked as --scope says."""

@@ -13,10 +13,11 @@ from gems_edge.device.bundle import HEAD, read_bundle
 from gems_edge.device.learner import Learner
 from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
-from gems_edge.export.cut import halves, highest_cut
+from gems_edge.export.cut import board_step, board_trunk, highest_cut
 from gems_edge.export.graphs import adapt_graph
 from gems_edge.export.source import MetaModel
 from gems_edge.meta.inner import Support, adapt, detached, one_hot
+from gems_edge.meta.meta_model import halves
 from gems_edge.meta.rules.bmp import BMP
 from gems_edge.meta.rules.frozen import Frozen
 from gems_edge.meta.rules.maml import Descent
@@ -54,8 +55,8 @@ def test_steps_on_features_are_those_of_the_whole_graph(rule, head):
     """adapt.onnx of the top, on what trunk.onnx gives, against adapt.onnx of the whole network: the same numbers."""
     whole = learned(rule, head=head)
     parted = halves(whole, highest_cut(whole))
-    trunk = Session(parted.trunk_graph().SerializeToString(), "trunk", threads=1)
-    graphs = adapt_graph(whole.model, whole.weights, rule), parted.adapt_graph()
+    trunk = Session(board_trunk(parted).SerializeToString(), "trunk", threads=1)
+    graphs = adapt_graph(whole.model, whole.weights, rule), board_step(parted)
     images, targets = pictures(6, 3, 32).numpy(), np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 1, 2]]
     fed = {"images": images}, {"features": trunk.run(["features"], {"images": images})[0]}
     given = [

@@ -130,7 +130,8 @@ def test_freezing_takes_the_majority(name):
     one = ImageSet("noise", images, np.arange(60) // 10, tuple("abcdef"), np.array(["val"] * 6), None, False, "")
     tensors = episode_tensors(one)
     sampler = mixture_sampler(Mixture(("noise",), (one,)), "val", 5, 1, 2, seed=0).samplers[0]
-    found = specialise(MetaModel(model, weights, rule), STEPS, tensors, sampler, range(9))
+    learned = MetaModel(model, weights, rule)
+    found = specialise(learned, STEPS, learned, tensors, sampler, range(9))
     chosen = []
     for task in range(9):
         support = support_of(tensors.episode(sampler.draw(0, task)), 5)

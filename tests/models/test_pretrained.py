@@ -198,7 +198,7 @@ def test_a_run_from_a_file_to_a_bundle(cli_here, image_sets, tmp_path):
     body_names = [name for name in trained if name.startswith("backbone.")]
     moved = {name for name in body_names if not torch.equal(trained[name], tensors[name])}
     assert moved and any(map(is_constant, body_names)) and not any(map(is_constant, moved))
-    told = cli_here("evaluate", run, "--normalization", "support", code=2, *("--data-root", image_sets))
+    told = cli_here("evaluate", run, "--normalization", "support", "--data-root", image_sets, code=2)
     assert "it can as frozen" in told.stderr
     bundle = tmp_path / "a.gems"
     sizes = ("--ratio", "0.3", "--recover-iterations", "2", "--episodes", "4", "--int8", "--data-root", image_sets)

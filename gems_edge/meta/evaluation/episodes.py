@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from gems_edge.data.episodes import EpisodeSampler
-from gems_edge.data.tensors import Episode, EpisodeTensors
+from gems_edge.data.tensors import Episode, Episodes
 from gems_edge.errors import UserError
 from gems_edge.meta.inner import Trajectory, adapt, classify, detached, support_of
 from gems_edge.meta.rules.base import Rule
@@ -61,7 +61,7 @@ def episode_accuracies(
 def evaluate(
     threads: TaskThreads,
     weights: Weights,
-    tensors: EpisodeTensors,
+    tensors: Episodes,
     sampler: EpisodeSampler,
     rule: Rule,
     *,
@@ -76,7 +76,7 @@ def evaluate(
     Tasks run on `threads`, around the model that these were made for. `seen` is called with each adaptation.
     """
     counts, modes = list(steps), list(modes)
-    on_device = {name: tensor.to(tensors.images.device) for name, tensor in weights.items()}
+    on_device = {name: tensor.to(tensors.device) for name, tensor in weights.items()}
     dtype = next(iter(on_device.values())).dtype
 
     def of_task(model: FewShotModel, episode: Episode) -> tuple[Trajectory, Shares]:

@@ -1,40 +1,56 @@
 """`evaluate` for a run, with torch."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gems_edge.data.episodes import EpisodeSampler
-from gems_edge.data.mixture import load_mixture
+from gems_edge.data.mixture import Mixture, load_mixture
 from gems_edge.data.specs import distribution_name, own_specs
-from gems_edge.data.tensors import EpisodeTensors, episode_tensors
+from gems_edge.data.tensors import Episodes, episode_tensors
 from gems_edge.errors import UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.document import EvaluationProtocol, document, with_other_shots
 from gems_edge.meta.evaluation.episodes import AllShares, check_mode, evaluate, modes_for
+from gems_edge.meta.features import episodes_of
+from gems_edge.meta.meta_model import MetaModel, halves
 from gems_edge.meta.overlap import subnet_overlap
 from gems_edge.meta.precision import matrix_precision
-from gems_edge.meta.processes import single_process, start_processes
-from gems_edge.meta.rules.base import Rule
+from gems_edge.meta.processes import Processes, single_process, start_processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run
 from gems_edge.meta.task_threads import TaskThreads
-from gems_edge.models.fewshot import FewShotModel, Weights, layers_of
-from gems_edge.progress import Count, counted_from
+from gems_edge.models.fewshot import layers_of
+from gems_edge.progress import Count, Phase, counted_from, no_display
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A trained model: of the run, or of one distribution of a multi-maml run."""
+    """A trained model above its cut: of the run, or of one distribution of a multi-maml run."""
 
-    model: FewShotModel
-    weights: Weights
-    rule: Rule
+    top: MetaModel
+    images: Episodes  # or the features that it reads
+
+
+def _ready(
+    subjects: Mapping[str, MetaModel], images: Mixture, split: str, processes: Processes, phase: Phase
+) -> dict[str, _Subject]:
+    """Every model with what it reads of its own distribution, and of those that have none."""
+    whole = {name: halves(learned, learned.model.spec.cut) for name, learned in subjects.items()}
+    if not any(each.parts for each in whole.values()):
+        shared = episode_tensors(images, processes.device)
+        return {name: _Subject(each.learned, shared) for name, each in whole.items()}
+    sets = {
+        name: [n for n, each in enumerate(images.names) if each == name or each not in subjects] for name in subjects
+    }
+    return {
+        name: _Subject(each.learned, episodes_of(each, images, (split,), processes, phase, sets[name]))
+        for name, each in whole.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,11 @@ class _Tested:
 
 
 def evaluate_run(
-    directory: Path, protocol: EvaluationProtocol, compute: str = "auto", progress: Count | None = None
+    directory: Path,
+    protocol: EvaluationProtocol,
+    compute: str = "auto",
+    progress: Count | None = None,
+    phase: Phase = no_display,
 ) -> dict[str, Any]:
     """The document of `evaluate --json` for a run.
 
@@ -60,19 +80,20 @@ def evaluate_run(
     mode = check_mode(config.normalization, protocol.normalization or config.normalization)
     protocol.check_ways(config.head, config.ways)
     subjects = _subjects(run)
-    device = start_processes(compute).device
-    if device.type == "cpu":
+    processes = start_processes(compute)
+    if processes.device.type == "cpu":
         keep_freed_memory()
     data = own_specs(protocol.data, config.data) if protocol.data else config.data
     images = load_mixture(data, image_size=config.image_size, channels=config.channels, root=protocol.root)
     samplers = protocol.samplers(images, config.ways, config.shots, config.queries)
     steps, modes = protocol.step_counts(config.steps), protocol.modes or modes_for(config.normalization)
-    test = _Test(episode_tensors(images, device), steps, modes, protocol.episodes)
+    test = _Test(steps, modes, protocol.episodes)
+    ready = _ready(subjects, images, protocol.split, processes, phase)
     documents, done = [], 0
     for sampler in samplers:
         tested = {}
         for name, tasks in zip(images.names, sampler.samplers):
-            own = [subjects[name]] if name in subjects else subjects.values()
+            own = [ready[name]] if name in ready else ready.values()
             tested[name] = test.run(own, tasks, counted_from(progress, done))
             done += protocol.episodes
         result = document([each.shares for each in tested.values()], mode, steps[-1], sampler, data)
@@ -80,7 +101,7 @@ def evaluate_run(
     return with_other_shots(documents)
 
 
-def _subjects(run: Run) -> dict[str, _Subject]:
+def _subjects(run: Run) -> dict[str, MetaModel]:
     """Distribution → its model; a run that has one model for all has it under ""."""
     if not run.complete():
         raise UserError(
@@ -88,14 +109,13 @@ def _subjects(run: Run) -> dict[str, _Subject]:
             f"go on with gems-edge train --resume -o {run.directory}"
         )
     runs = run.distributions() or {"": run}
-    return {name: _Subject(*part.model(), rule_of(part.config())) for name, part in runs.items()}
+    return {name: MetaModel(*part.model(), rule_of(part.config())) for name, part in runs.items()}
 
 
 @dataclass(frozen=True)
 class _Test:
     """The episodes, inner steps and modes that every model is tested on."""
 
-    tensors: EpisodeTensors
     steps: list[int]
     modes: tuple[str, ...]
     episodes: int
@@ -108,22 +128,22 @@ class _Test:
         return _Tested(shares, tested[0].choices, tested[0].layers)
 
     def _run(self, subject: _Subject, sampler: EpisodeSampler, progress: Count | None) -> _Tested:
-        device: torch.device = self.tensors.images.device
-        choices = Choices(subject.rule.decisions(subject.weights), self.steps[-1], device)
+        learned, device = subject.top, subject.images.device
+        choices = Choices(learned.rule.decisions(learned.weights), self.steps[-1], device)
         with matrix_precision("fp32"):
             shares = evaluate(
-                TaskThreads(subject.model.to(device), self.episodes),
-                subject.weights,
-                self.tensors,
+                TaskThreads(learned.model.to(device), self.episodes),
+                learned.weights,
+                subject.images,
                 sampler,
-                subject.rule,
+                learned.rule,
                 steps=self.steps,
                 modes=self.modes,
                 tasks=range(self.episodes),
                 seen=choices.add,
                 progress=progress,
             )
-        return _Tested(shares, choices.means(), list(layers_of(subject.weights)))
+        return _Tested(shares, choices.means(), list(layers_of(learned.weights)))
 
 
 def _with_choices(result: dict[str, Any], tested: dict[str, _Tested], trained: set[str]) -> dict[str, Any]:

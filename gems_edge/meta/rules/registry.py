@@ -54,7 +54,10 @@ def owners_of(setting: str) -> list[str]:
 
 
 def rule_of(config: "TrainConfig") -> "Rule":
-    """The update rule that a run with this config trains."""
+    """The update rule that a run with this config trains, for a whole network, of which it sees what learns."""
+    from gems_edge.meta.rules.top import OfTop
+
     module = importlib.import_module(f"gems_edge.meta.rules.{config.rule.module}")
     rule: Rule = module.make(config)
-    return rule
+    cut = config.model_spec().cut if config.splits else None
+    return rule if cut is None else OfTop(rule, cut)

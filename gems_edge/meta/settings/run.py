@@ -19,6 +19,7 @@ from gems_edge.models.spec import HEADS, METRICS, NORMALIZATIONS, ModelSpec
 
 COMPUTE = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
+WHOLE = "all"
 SCHEDULES = ("cosine", "constant")
 AUTO = "auto"
 
@@ -52,6 +53,12 @@ class TrainConfig:
         HEADS,
     )
     metric: str = setting("cosine", "prototype: what features are compared by.", METRICS)
+    learn_from: str = setting(
+        "",
+        "Layer or block to learn from (blocks.3), or how many blocks learn; what lies below stays as it is and is "
+        f"computed once per image. {WHOLE}: the whole network learns.",
+        empty="default",
+    )
     normalization: str = setting(
         AUTO, "Statistics for query images (docs/training.md); auto: frozen with --init, else support.",
         (AUTO, *NORMALIZATIONS),
@@ -114,6 +121,11 @@ class TrainConfig:
             raise UserError(
                 f"--train-ways {self.train_ways}: an episode has 2 classes or more, and a per-class head --ways rows"
             )
+        if self.splits and self.rotate_classes:
+            raise UserError(
+                f"--learn-from {self.learn_from} with --rotate-classes: features of turned images are not kept; leave "
+                "one of the two out"
+            )
         if not self.dense and not self.rule.takes_tickets:
             raise UserError(f"--ticket with {self.method}: find a ticket of each distribution's own maml run instead")
         if self.data_weights and self.rule.one_model_each:
@@ -142,6 +154,11 @@ class TrainConfig:
         return self.train_ways or self.ways
 
     @property
+    def splits(self) -> bool:
+        """Whether a part of the network stays as it is."""
+        return self.learn_from not in ("", WHOLE)
+
+    @property
     def dense(self) -> bool:
         """Whether the whole network is trained: no ticket is."""
         return self.ticket.method == "none"
@@ -165,6 +182,7 @@ class TrainConfig:
         return ModelSpec(
             self.backbone, self.widths, self.image_size, self.channels, self.normalization, self.head, self.ways,
             self.backbone_file, metric=self.metric, pixels=self.pretrained.pixels,
+            learn_from=self.learn_from if self.splits else "",
         )  # fmt: skip
 
 

@@ -1,0 +1,228 @@
+"""Features of a trunk, computed once per image and kept: in memory, and in a file for the next command."""
+
+import hashlib
+import io
+import itertools
+import math
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gems_edge.data.mixture import Mixture
+from gems_edge.data.tensors import Episodes, episode_tensors, fast_layout
+from gems_edge.errors import MachineError, UserError
+from gems_edge.files import cache_directory, write_atomic
+from gems_edge.meta.meta_model import Halves
+from gems_edge.meta.processes import Processes
+from gems_edge.models.fewshot import Weights
+from gems_edge.models.spec import ModelSpec
+from gems_edge.process_memory import available_mb
+from gems_edge.progress import Phase, no_display
+
+# Images that go through a trunk at a time.
+BATCH = 32
+# The share of the memory that is free which features may take; what does not fit stays in its file, mapped.
+MEMORY_SHARE = 0.5
+# Bytes of all feature files that are kept; of more, those that were not used for longest are deleted.
+KEPT_BYTES = 8_000_000_000
+# Bytes of a disk that features never take.
+_SPARED = 100_000_000
+# Seconds after which a file that a killed process began is deleted.
+_LEFT_ALONE = 86_400
+# Part of a file's key: what else decides what is in it.
+_FORMAT = "gems-edge features 1"
+
+
+@dataclass(frozen=True)
+class EpisodeFeatures(Episodes):
+    """Features in place of images: of every image of a mixture that has some, the row of some part."""
+
+    parts: tuple[np.ndarray, ...]  # float16 [M, h, w, c] (below the head: [M, F])
+    part: np.ndarray  # int64 [N]: of each image, −1: it has none
+    row: np.ndarray  # int64 [N]
+    where: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        return self.where
+
+    def taken(self, numbers: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        """Features [n, c, h, w] (or [n, F]). All are of one set and split, as an episode's images are."""
+        (part,) = set(self.part[numbers].tolist())
+        rows = torch.from_numpy(self.parts[part][self.row[numbers]]).to(self.where).to(dtype)
+        return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+
+
+def episodes_of(
+    halves: Halves,
+    images: Mixture,
+    splits: Iterable[str],
+    processes: Processes,
+    phase: Phase = no_display,
+    sets: Collection[int] | None = None,
+) -> Episodes:
+    """What `halves.learned` reads: the images themselves or, where there is a trunk, features of those in `splits`.
+
+    `sets`: the numbers of those in the mixture that episodes will be drawn from; None: all.
+    Features are computed once for a trunk and an image set, and found again by what they depend on. Raises UserError
+    for features that half precision cannot hold, MachineError for more than memory and disk have room for.
+    """
+    if halves.parts is None:
+        return episode_tensors(images, processes.device)
+    trunk = _FeatureFiles(halves, processes.device, phase)
+    part, row = np.full(len(images.images), -1), np.zeros(len(images.images), int)
+    parts: list[np.ndarray] = []
+    start = 0
+    for number, each in enumerate(images.sets):
+        for split in splits if sets is None or number in sets else ():
+            numbers = np.flatnonzero(np.isin(each.label, each.of_split(split)))
+            part[start + numbers], row[start + numbers] = len(parts), np.arange(len(numbers))
+            chosen = _Chosen(each.images, numbers)
+            parts.append(processes.first_of_node(partial(trunk.features, chosen)))
+        start += len(each.images)
+    return EpisodeFeatures(tuple(parts), part, row, processes.device)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some images of a set."""
+
+    images: np.ndarray  # uint8 [N, H, W, C]
+    numbers: np.ndarray  # int64 [M]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def batches(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self), BATCH):
+            yield self.images[self.numbers[start : start + BATCH]]
+
+
+class _FeatureFiles:
+    """The files of one trunk in the cache; features that are in none are computed."""
+
+    def __init__(self, halves: Halves, device: torch.device, phase: Phase):
+        assert halves.parts is not None
+        self.trunk, self.cut, self.device, self.phase = halves.parts.trunk, halves.parts.cut, device, phase
+        self.trunk.network.to(device)
+        self.weights = {name: tensor.to(device) for name, tensor in halves.below.items()}
+        channels, *sides = halves.parts.top.input_shape
+        self.shape = (*sides, channels)  # of an image's features, channels last
+        self.key = _key(halves.whole.model.spec, self.cut.name, self.trunk.network.code, halves.below)
+        self.directory = cache_directory() / "features"
+
+    def features(self, chosen: _Chosen) -> np.ndarray:
+        """float16 [M, h, w, c] (or [M, F]), in memory or mapped."""
+        shape = (len(chosen), *self.shape)
+        key = self.key.copy()
+        for batch in chosen.batches():
+            key.update(np.ascontiguousarray(batch).data)
+        path = self.directory / f"{key.hexdigest()}.npy"
+        found = _mapped(path, shape)
+        if found is None:
+            return self._computed(chosen, shape, path)
+        return np.array(found) if _fits(found.nbytes) else found
+
+    def _computed(self, chosen: _Chosen, shape: tuple[int, ...], path: Path) -> np.ndarray:
+        size = 2 * math.prod(shape)
+        room = self._has_room(size)
+        if _fits(size):
+            features = np.concatenate([*self._batches(chosen), np.empty((0, *self.shape), np.float16)])
+            if room:
+                with suppress(OSError):  # they are computed anew the next time
+                    write_atomic(path, [_header(shape), features.data.cast("B")])
+            return features
+        if not room:
+            raise MachineError(
+                f"the features of {len(chosen)} images take {size / 1e9:.1f} GB, more than memory and the disk of "
+                f"{self.directory} have room for; free some, set GEMS_EDGE_CACHE to another disk, or use a smaller "
+                "--image-size or a higher --learn-from"
+            )
+        write_atomic(path, itertools.chain([_header(shape)], (batch.tobytes() for batch in self._batches(chosen))))
+        found = _mapped(path, shape)
+        assert found is not None, "it was written just now"
+        return found
+
+    def _batches(self, chosen: _Chosen) -> Iterator[np.ndarray]:
+        done = 0
+        with self.phase("features", len(chosen)) as count, torch.no_grad():
+            for pixels in chosen.batches():
+                images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device, torch.float32) * (1 / 255)
+                features = self.trunk(self.weights, fast_layout(images))
+                if features.ndim == 4:
+                    features = features.permute(0, 2, 3, 1)
+                half = features.half().contiguous().cpu().numpy()
+                if not np.isfinite(half).all():
+                    raise UserError(
+                        f"the features below {self.cut.name} are beyond half precision ({features.abs().max():.3g}); "
+                        "choose another --learn-from"
+                    )
+                yield half
+                done += len(pixels)
+                if count:
+                    count(done)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the disk has room for a file of so many bytes, once old ones are gone."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _trim(self.directory, size)
+            return shutil.disk_usage(self.directory).free > size + _SPARED
+        except OSError:
+            return False
+
+
+def _key(spec: ModelSpec, cut: str, code: str, weights: Weights) -> "hashlib._Hash":
+    """A hash of all that features depend on but the images."""
+    alike = replace(spec, head="shared", ways=2, learn_from=cut)
+    key = hashlib.sha256(f"{_FORMAT}\n{alike}\n{code}".encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        key.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        key.update(tensor.numpy().data)
+    return key
+
+
+def _fits(size: int) -> bool:
+    available = available_mb()
+    return available is None or size <= MEMORY_SHARE * 1e6 * available
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Of a .npy file of float16."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The features in a file, or None where there are none of this shape."""
+    try:
+        found = np.lib.format.open_memmap(path, mode="r")
+        os.utime(path)  # used now
+    except (OSError, ValueError):
+        return None
+    fits: bool = found.shape == shape and found.dtype == np.float16
+    return found if fits else None
+
+
+def _trim(directory: Path, size: int) -> None:
+    """Delete what was not used for longest until `size` more bytes are within KEPT_BYTES, and what was left half
+    written."""
+    now = time.time()
+    for path in directory.glob(".*.tmp"):
+        if now - path.stat().st_mtime > _LEFT_ALONE:
+            path.unlink(missing_ok=True)
+    files = sorted(directory.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files:
+        size += path.stat().st_size
+        if size > KEPT_BYTES:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,206 @@
+"""Features of a trunk: what they are, when a file of them is used, and what happens where there is no room."""
+
+import errno
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gems_edge.data.imageset import ImageSet
+from gems_edge.data.mixture import Mixture, mixture_sampler
+from gems_edge.data.tensors import episode_tensors
+from gems_edge.errors import MachineError, UserError
+from gems_edge.meta import features
+from gems_edge.meta.features import EpisodeFeatures, episodes_of
+from gems_edge.meta.meta_model import MetaModel, halves
+from gems_edge.meta.processes import alone
+from gems_edge.meta.rules.registry import rule_of
+from gems_edge.meta.run import seeded_weights
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.models.fewshot import FewShotModel
+from gems_edge.models.spec import full_widths
+
+ONE = alone(torch.device("cpu"))
+CONFIG = TrainConfig(
+    backbone="mobilenet-v2", widths=(), image_size=32, channels=3, normalization="group", learn_from="features.7"
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache of this test's own; its directory of features."""
+    monkeypatch.setenv("GEMS_EDGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+def mixture(seed: int = 0) -> Mixture:
+    random, split = np.random.default_rng(seed), np.array(["train", "train", "val", "val", "test", "test"])
+    sets = [
+        ImageSet(
+            name, random.integers(0, 255, (6 * size, 32, 32, 3), np.uint8), np.arange(6 * size) % 6, tuple("abcdef"),
+            split, None, False, "",
+        )
+        for name, size in (("one", 7), ("two", 8))
+    ]  # fmt: skip
+    return Mixture(("one", "two"), tuple(sets))
+
+
+def parted(config: TrainConfig = CONFIG, **changes: torch.Tensor):
+    config = replace(config, widths=tuple(w // 4 for w in full_widths((), config.backbone)))
+    model, weights = FewShotModel(config.model_spec()), seeded_weights(config)
+    learned = MetaModel(model, {n: w.detach() for n, w in weights.items()} | changes, rule_of(config))
+    return halves(learned, model.spec.cut)
+
+
+def computed(parts, images, splits=("train",), **options) -> tuple[EpisodeFeatures, int]:
+    """The features, and how many images went through the trunk for them."""
+    totals = []
+
+    @contextmanager
+    def phase(label, total):
+        seen = []
+        yield seen.append
+        assert label == "features" and seen[-1] == total
+        totals.append(total)
+
+    found = episodes_of(parts, images, splits, ONE, phase, **options)
+    return found, sum(totals)
+
+
+def same(one: EpisodeFeatures, other: EpisodeFeatures) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one.parts, other.parts, strict=True))
+
+
+def test_an_episode_has_what_the_trunk_gives():
+    images, parts = mixture(), parted()
+    found, count = computed(parts, images, ("train", "val"))
+    assert count == 2 * 2 * (7 + 8) and [len(part) for part in found.parts] == [14, 14, 16, 16]
+    pictures = episode_tensors(images)
+    for split in ("train", "val"):
+        sampler = mixture_sampler(images, split, 2, 1, 3, seed=1)
+        for task in range(8):
+            _, drawn = sampler.draw(0, task, 8)
+            features, plain = found.episode(drawn), pictures.episode(drawn)
+            assert torch.equal(features.query_labels, plain.query_labels)
+            with torch.no_grad():
+                for got, given in (
+                    (features.support_images, plain.support_images),
+                    (features.query_images, plain.query_images),
+                ):
+                    expected = parts.parts.trunk(parts.below, given)
+                    assert got.shape[1:] == parts.learned.model.input_shape and got.dtype == torch.float32
+                    assert got.is_contiguous(memory_format=torch.channels_last)
+                    assert torch.allclose(got, expected, rtol=2e-3, atol=1e-5)
+
+
+def test_of_some_sets_alone():
+    found, count = computed(parted(), mixture(), ("test",), sets=[1])
+    assert count == 16 and (found.part >= 0).sum() == 16
+
+
+def test_below_the_head_features_are_vectors():
+    images, parts = mixture(), parted(replace(CONFIG, learn_from="head"))
+    found, _ = computed(parts, images)
+    _, drawn = mixture_sampler(images, "train", 2, 1, 3, seed=1).draw(0, 0, 1)
+    assert found.episode(drawn).support_images.shape == (2, parts.whole.model.spec.feature_size)
+
+
+def test_the_next_command_finds_them(cache):
+    first, count = computed(parted(), mixture())
+    assert count == 30 and len(list(cache.glob("*.npy"))) == 2 and len(list(cache.iterdir())) == 2
+    again, count = computed(parted(replace(CONFIG, head="per-class", ways=7)), mixture(), ("train", "val"))
+    assert count == 30 and same(
+        first, EpisodeFeatures((again.parts[0], again.parts[2]), again.part, again.row, ONE.device)
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: (parted(**{"backbone.features.0.1.bias": torch.ones(8)}), mixture()),
+        lambda: (parted(replace(CONFIG, learn_from="features.8")), mixture()),
+        lambda: (parted(), mixture(seed=1)),
+    ],
+    ids=["weights", "cut", "images"],
+)
+def test_features_of_others_are_not_used(other):
+    first, _ = computed(parted(), mixture())
+    found, count = computed(*other())
+    assert count == 30 and not same(first, found)
+
+
+def test_the_top_may_change():
+    computed(parted(), mixture())
+    assert computed(parted(**{"backbone.features.18.1.bias": torch.ones(320)}), mixture())[1] == 0
+
+
+@pytest.mark.parametrize(
+    "content", [lambda b: b[:-1], lambda b: b[:90], lambda b: b"", lambda b: b + b"\0", lambda b: b[::-1]]
+)
+def test_a_torn_file_is_not_used(cache, content):
+    first, _ = computed(parted(), mixture())
+    for path in cache.glob("*.npy"):
+        path.write_bytes(content(path.read_bytes()))
+    found, count = computed(parted(), mixture())
+    assert count in (0, 30) and same(first, found)
+    assert computed(parted(), mixture())[1] == 0
+
+
+def test_what_memory_does_not_hold_is_mapped(monkeypatch):
+    first, _ = computed(parted(), mixture())
+    shutil.rmtree(os.environ["GEMS_EDGE_CACHE"])
+    monkeypatch.setattr(features, "MEMORY_SHARE", 0.0)
+    for count in (30, 0):
+        found, computed_now = computed(parted(), mixture())
+        assert computed_now == count and same(first, found) and all(isinstance(p, np.memmap) for p in found.parts)
+
+
+def full(*_):
+    return shutil._ntuple_diskusage(10**9, 10**9, 0)
+
+
+def test_a_full_disk_is_no_loss_where_memory_holds_them(cache, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    found, count = computed(parted(), mixture())
+    assert count == 30 and not list(cache.iterdir())
+
+
+def test_a_disk_that_fills_meanwhile_is_no_loss_where_memory_holds_them(cache, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    assert computed(parted(), mixture())[1] == 30 and not list(cache.iterdir())
+    monkeypatch.setattr(features, "MEMORY_SHARE", 0.0)
+    with pytest.raises(OSError, match="No space left"):
+        computed(parted(), mixture())
+    assert not list(cache.iterdir())
+
+
+def test_a_full_disk_is_known_before_anything_is_computed(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    monkeypatch.setattr(features, "MEMORY_SHARE", 0.0)
+    with pytest.raises(MachineError, match="features of 14 images take 0.0 GB.*free some.*GEMS_EDGE_CACHE"):
+        computed(parted(), mixture())
+
+
+def test_old_features_make_room(cache, monkeypatch):
+    computed(parted(), mixture())
+    old, *_ = sorted(cache.glob("*.npy"))
+    os.utime(old, (1, 1))
+    left = cache / ".x.npy.abc.tmp"
+    left.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    monkeypatch.setattr(features, "KEPT_BYTES", sum(path.stat().st_size for path in cache.glob("*.npy")) + 100)
+    computed(parted(), mixture(), ("val",), sets=[0])
+    assert not old.exists() and not left.exists() and len(list(cache.iterdir())) == 2
+
+
+def test_beyond_half_precision():
+    with pytest.raises(UserError, match="features below features.7 are beyond half precision"):
+        computed(parted(**{"backbone.features.6.conv.3.weight": torch.full((8,), 1e6)}), mixture())
