@@ -85,7 +85,7 @@ def test_every_supported_model_goes_the_whole_way(cli_here, photos, tmp_path, ba
     model += ["--widths", "16"]
     short = ["--iterations", "3", "--steps", "2", "--queries", "4", "--meta-batch", "1", "--validation-episodes", "2"]
     cli_here("train", *model, *short, "-o", tmp_path / "run")
-    pruned = ["--ratio", "0.5", "--round-to", "4", "--recover-iterations", "2", "--episodes", "3"]
+    pruned = ["--ratio", "0.5", "--round-to", "4", "--recover-iterations", "2", "--episodes", "3", "--steps", "2"]
     cli_here("export", tmp_path / "run", *pruned, "-o", tmp_path / "a.gems")
     manifest = json.loads((tmp_path / "a.gems" / "manifest.json").read_text())
     assert manifest["normalization"] == ("group" if normalization == "group" else "support")
