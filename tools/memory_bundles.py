@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from gems_edge.data.shots import Shots
 from gems_edge.device.bundle import FILES, TRUNK_FILE
 from gems_edge.export.bundle import write_bundle
-from gems_edge.export.cut import board_step, board_trunk, highest_cut
+from gems_edge.export.cut import board_step, board_trunk, highest_cut, trunk_entry
 from gems_edge.export.graphs import CLASSES, IMAGES, RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
@@ -80,7 +80,7 @@ def write_untrained(model: FewShotModel, weights: Weights, rule: Rule, paths: di
             **identity(path, config, spec, SimpleNamespace(inverted=False), rule, StepPlan(config.steps)),
             "tensors": tensor_names(learned),
             "memory": memory,
-            "trunk": parted.entry(),
+            "trunk": trunk_entry(parted),
             "cost": costs(predict, adapt, sizes, trunk=trunk),
         }
         contents = dict(zip(FILES, (predict.SerializeToString(), adapt.SerializeToString(), stored)))

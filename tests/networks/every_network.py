@@ -59,6 +59,7 @@ def start(config: TrainConfig, dtype=torch.float32):
             weight += 0.3 * torch.randn_like(weight)
     if config.method == "bmp":
         weights["adapter.output.bias"][:-1] -= 0.9
+        weights["adapter.output.bias"][:2] += torch.tensor([5.0, -5.0])
     return model, {name: weight.to(dtype) for name, weight in weights.items()}, rule
 
 
