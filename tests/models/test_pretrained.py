@@ -9,6 +9,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from test_random_networks import random_values
 
+from gems_edge.cli.options import given_config
 from gems_edge.errors import UserError
 from gems_edge.files import sha256_bytes
 from gems_edge.meta.run import first_weights
@@ -180,6 +181,27 @@ def test_classifiers_and_counters_are_left_out(tmp_path):
     model = FewShotModel(replace(config_of("conv4", path, size=32, widths=(4,)).model_spec(), normalization="support"))
     taken = fitting_body(read_pretrained(str(path), "conv4"), model.tensors(), "conv4")
     assert set(taken) == {n for n in model.tensors() if n.startswith("backbone.")} and not any(map(is_constant, taken))
+
+
+def test_the_mode_that_belongs_to_the_weights_unless_another_is_named():
+    given = {"init": "pretrained", "backbone": "resnet18"}
+    assert TrainConfig().normalization == "support" and given_config(TrainConfig(), given).normalization == "frozen"
+    assert given_config(TrainConfig(), given | {"normalization": "support"}).normalization == "support"
+    assert given_config(TrainConfig(normalization="group"), given).normalization == "group"
+    back = given_config(TrainConfig(init="pretrained", pretrained=KNOWN["resnet18"].about), {"init": "random"})
+    assert back.normalization == "support" and back.pretrained == NO_PRETRAINED
+
+
+@pytest.mark.slow(5)
+def test_a_ticket_starts_from_the_file(cli_here, image_sets, tmp_path):
+    path, tensors = own_file(tmp_path)
+    options = ("--data", "tint", "--data-root", image_sets, "--widths", "4", "--queries", "3", "--iterations", "1")
+    ticket = ("--ticket", "rm", "--ratio", "0.5", "--validation-episodes", "2", "--meta-batch", "1")
+    run = tmp_path / "run"
+    cli_here("train", *options, *ticket, "--init", path, "-o", run)
+    started, trained = load_file(run / "initial.safetensors"), load_file(run / "weights.safetensors")
+    assert all(torch.equal(started[n], tensors[n]) for n in started if n.startswith("backbone."))
+    assert all(torch.equal(trained[n], tensors[n]) for n in trained if is_constant(n))
 
 
 @pytest.mark.slow(20)
