@@ -72,6 +72,7 @@ def identity(
             "name": config.method,
             "inner_lr": config.inner_lr,
             **({"head_lr": config.head_lr} if config.head_lr else {}),
+            **({"rate_factor": plan.factor} if plan.factor != 1 else {}),  # counted in the rates
             "steps": plan.most,
             **({"steps_by_shots": [list(each) for each in plan.by_shots]} if plan.by_shots else {}),
             **({"steps_tried": list(plan.tried)} if plan.tried else {}),

@@ -23,7 +23,7 @@ from gems_edge.export.quantise import EPISODES, Quantised, quantise, quantise_tr
 from gems_edge.export.recovery import recover, remaining_ratio
 from gems_edge.export.source import ExportOptions, MetaModel, Read, Reports, Source, open_source, read_by
 from gems_edge.export.specialise import Specialised, specialise
-from gems_edge.export.steps import StepPlan, choose_steps, shares_of, step_counts
+from gems_edge.export.steps import CHOOSING_EPISODES, FACTORS, StepPlan, choose_steps, shares_of, step_counts
 from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
@@ -37,6 +37,7 @@ from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
 from gems_edge.progress import Count, Phase, counted_from, no_display
 from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channels
+from gems_edge.wording import count_text
 
 VERIFIED_EPISODES = 5
 
@@ -83,9 +84,10 @@ def export_source(
     exported = _specialised(source, compact.learned, options, reports)
     before = after = _accuracy_of_the_run(source, options, reports)
     plan = _step_plan(source, exported.learned, options, reports)
-    if ratio or exported.about or {steps for _, steps in plan.by_shots} - {source.config.steps}:
-        after = _accuracies(exported.learned, "what is exported", source, options, reports, plan)
+    changed = {steps for _, steps in plan.by_shots} - {source.config.steps} or plan.factor != 1
     source, exported = _planned(source, exported, plan)
+    if ratio or exported.about or changed:
+        after = _accuracies(exported.learned, "what is exported", source, options, reports, plan)
     graphs = _graphs(source, exported.learned, options, reports)
     manifest = {
         **_description(source, output, options, compact, exported, plan),
@@ -181,22 +183,26 @@ def _step_plan(source: Source, learned: MetaModel, options: ExportOptions, repor
     """Chosen on validation episodes, unless --steps says how many."""
     if options.steps is not None or len(step_counts(source)) < 2:
         return StepPlan(source.config.steps)
-    total = options.episodes * len(source.validating)
-    with reports.evaluation("choose the steps", total) as progress:
-        plan = choose_steps(learned, source, options.episodes, progress, reports.evaluation)
+    episodes = min(options.episodes, CHOOSING_EPISODES)
+    with reports.evaluation("choose the steps", episodes * len(source.validating) * len(FACTORS)) as progress:
+        plan = choose_steps(learned, source, episodes, progress, reports.evaluation)
     for shots, steps in plan.by_shots:
         counts = step_counts(source)
         reports.say(
-            f"{steps} steps for {shots} photos a class: the fewest of {counts[0]} to {counts[-1]} that are as good as "
-            f"any on {options.episodes} validation episodes"
+            f"{count_text(steps, 'step')} for {count_text(shots, 'photo')} a class: the fewest of {counts[0]} to "
+            f"{counts[-1]} that are as good as any on {episodes} validation episodes"
         )
+    if plan.factor != 1:
+        reports.say(f"inner rates are {plan.factor:g} of the trained ones, which is better there")
     return plan
 
 
 def _planned(source: Source, exported: Specialised, plan: StepPlan) -> tuple[Source, Specialised]:
     """What a board with this plan runs. One that takes no steps needs no rule."""
-    config = replace(source.config, steps=plan.most)
-    learned = exported.learned
+    config, learned = replace(source.config, steps=plan.most), exported.learned
+    if plan.factor != 1:
+        config = replace(config, inner_lr=plan.factor * config.inner_lr, head_lr=plan.factor * config.head_lr)
+        learned = replace(learned, rule=learned.rule.scaled(plan.factor))
     if not plan.most:
         still = Still(config.method, config.inner_lr)
         learned = replace(learned, weights=network_weights(learned.weights), rule=still)

@@ -108,12 +108,16 @@ def test_steps_are_chosen_on_validation_episodes(made, cli_here, photos):
     bundle = photos / "chosen.gems"
     exported = cli_here("export", made / "run", "--ratio", "0", "--episodes", "20", "-o", bundle)
     rule = json.loads((bundle / "manifest.json").read_text())["rule"]
-    for tried, (shots, chosen) in zip(rule["steps_tried"], rule["steps_by_shots"], strict=True):
+    factor = rule.get("rate_factor", 1)
+    assert rule["inner_lr"] == pytest.approx(0.02 * factor)
+    assert [tried["rate_factor"] for tried in rule["steps_tried"]] == [1, 0.7]
+    of_rate = [tried for tried in rule["steps_tried"] if tried["rate_factor"] == factor]
+    for tried, (shots, chosen) in zip(of_rate, rule["steps_by_shots"], strict=True):
         accuracies = {row["steps"]: row["accuracy"] for row in tried["accuracies"]}
         assert [*accuracies] == [0, 1, 2] and tried["shots"] == shots and tried["split"] == "val"
         best = max(accuracies.values())
         assert chosen == min(steps for steps, accuracy in accuracies.items() if accuracy >= best - 0.001)
-        assert f"{chosen} steps for {shots} photos a class" in exported.stderr
+        assert f"for {shots} photo a class: the fewest of 0 to 2" in exported.stderr
     assert rule["steps"] == max(steps for _, steps in rule["steps_by_shots"])
 
 

@@ -109,3 +109,15 @@ def test_settings_of_a_rule(name):
             config_of(name, head="shared")
     else:
         config_of(name, head="shared")
+
+
+@rules
+def test_a_rule_at_half_its_rates_steps_half_as_far(name):
+    config = config_of(name, head_lr=0.3)
+    rule, (model, weights, task) = rule_of(config), start(config)
+    moves = []
+    for tried in (rule, rule.scaled(0.5)):
+        before, after = adapt(model, detached(weights, rule), support_of(task, WAYS), tried, 1).weights
+        moves.append({n: after[n] - before[n] for n in rule.adapted(weights)})
+    for tensor, move in moves[0].items():
+        assert torch.allclose(moves[1][tensor], 0.5 * move, rtol=1e-9, atol=1e-15), tensor

@@ -49,6 +49,10 @@ class Rule:
         """The inner learning rate of a tensor, before what the rule decides of it."""
         return self.head_lr if self.head_lr and name in HEAD else self.inner_lr
 
+    def scaled(self, factor: float) -> "Rule":
+        """The rule at `factor` times its rates."""
+        raise NotImplementedError
+
     def initial(self, weights: Weights, feature_channels: int) -> Weights:
         """φ at the start of meta-training, for a network of these weights; draws from torch's generator."""
         return {}

@@ -30,6 +30,9 @@ class Frozen(Rule):
     def carried(self) -> tuple[str, ...]:
         return (RATES,) if len(set(self.rates)) > 1 else ()
 
+    def scaled(self, factor: float) -> "Frozen":
+        return replace(self, rates=tuple(tuple(factor * rate for rate in row) for row in self.rates))
+
     def adapted(self, weights: Weights) -> tuple[str, ...]:
         layer = by_layer(weights)
         moving = [any(row[number] for row in self.rates) for number in range(len(layers_of(weights)))]

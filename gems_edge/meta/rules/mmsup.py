@@ -1,7 +1,7 @@
 """Multi-modal Meta Supermask (GEMS, WACV'23, section 3.2): which weights a task adapts."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,6 +39,9 @@ class MMSUP(Rule):
     head_lr: float = 0.0
     name = "mmsup"
     adapter = "in the graph"
+
+    def scaled(self, factor: float) -> "MMSUP":
+        return replace(self, inner_lr=factor * self.inner_lr, head_lr=factor * self.head_lr)
 
     @property
     def carried(self) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ class OfTop(Rule):
     def rate(self, name: str) -> float:
         return self.rule.rate(name)
 
+    def scaled(self, factor: float) -> "OfTop":
+        return replace(self, rule=self.rule.scaled(factor))
+
     def initial(self, weights: Weights, feature_channels: int) -> Weights:
         return self.rule.initial(self.above(weights), feature_channels)
 
