@@ -28,6 +28,7 @@ from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import modes_for
+from gems_edge.meta.evaluation.untrained import untrained
 from gems_edge.meta.inner import Support, support_of
 from gems_edge.meta.meta_model import Halves, halves
 from gems_edge.meta.precision import matrix_precision
@@ -82,6 +83,7 @@ def export_source(
     keep_freed_memory()
     compact = _compacted(source, ratio, options, reports)
     exported = _specialised(source, compact.learned, options, reports)
+    bar = _untrained(source, options, reports)
     before = after = _accuracy_of_the_run(source, options, reports)
     plan = _step_plan(source, exported.learned, options, reports)
     changed = {steps for _, steps in plan.by_shots} - {source.config.steps} or plan.factor != 1
@@ -91,6 +93,7 @@ def export_source(
     graphs = _graphs(source, exported.learned, options, reports)
     manifest = {
         **_description(source, output, options, compact, exported, plan),
+        "untrained": bar,
         "accuracy_before": before,
         "accuracy": after,
         "trunk": trunk_entry(graphs.halves),
@@ -227,6 +230,15 @@ def _accuracies(
 ) -> dict[str, Any]:
     with reports.evaluation(f"evaluate {name}", options.episodes * len(source.tests)) as progress:
         return accuracies(learned, source, source.tests, options.episodes, progress, plan, reports.evaluation)
+
+
+def _untrained(source: Source, options: ExportOptions, reports: Reports) -> dict[str, Any]:
+    """The bar, as `accuracies` gives them."""
+    plain = replace(source, config=replace(source.config, steps=0, head="prototype"))
+    total = options.episodes * len(source.tests)
+    with reports.evaluation("evaluate the network as it was before training", total) as progress:
+        learned = untrained(source.run, source.config)
+        return accuracies(learned, plain, source.tests, options.episodes, progress, None, reports.evaluation)
 
 
 def accuracies(

@@ -16,6 +16,17 @@ def accuracy_text(entry: Mapping[str, Any], digits: int = 1) -> str:
     return f"{percent_text(entry['accuracy'], entry.get('ci95'), digits)} %"
 
 
+def below_bar_text(entry: Mapping[str, Any]) -> str:
+    """A line where an accuracy does not beat its bar; "" where it does, or where there is none."""
+    bar = entry.get("untrained")
+    if not bar or entry["accuracy"] > bar["accuracy"]:
+        return ""
+    return (
+        f"training gained nothing here: {accuracy_text(entry)}, while class means of the same network "
+        f"without any training have {accuracy_text(bar)}"
+    )
+
+
 def protocol_text(entry: Mapping[str, Any]) -> str:
     return f"{entry['ways']}-way {entry['shots']}-shot" if "ways" in entry and "shots" in entry else ""
 

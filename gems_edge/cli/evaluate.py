@@ -16,13 +16,13 @@ from gems_edge.cli.common import (
     table,
 )
 from gems_edge.cli.values import GIVEN_SHOTS, IMAGE_SETS
-from gems_edge.wording import accuracy_text, percent_text
+from gems_edge.wording import accuracy_text, below_bar_text, percent_text
 
 if TYPE_CHECKING:
     from gems_edge.data.shots import Shots
     from gems_edge.meta.evaluation.document import EvaluationProtocol
 
-COLUMNS = ("shots", "precision", "data", "normalization", "steps", "accuracy")
+COLUMNS = ("shots", "precision", "data", "normalization", "steps", "accuracy", "untrained")
 
 
 @click.command()
@@ -62,6 +62,9 @@ def command(subject: Path, compute: str, as_json: bool, **protocol: Any) -> None
         return
     click.echo(_headline(subject, result))
     click.echo(_accuracy_table(result))
+    for tested in _by_shots(result):
+        if line := below_bar_text(tested):
+            click.echo(f"{_shots_text(tested)}-shot: {line}")
     if "int8" in result:
         click.echo(_int8_line(result["int8"]))
     if "layers" in result:
@@ -122,7 +125,15 @@ def _accuracy_table(result: Document) -> str:
     """A row for each number of shots, precision, distribution, mode and step count; without columns that are the same
     in all rows."""
     rows = [
-        (_shots_text(tested), precision, name, row["normalization"], row["steps"], accuracy_text(row, 2))
+        (
+            _shots_text(tested),
+            precision,
+            name,
+            row["normalization"],
+            row["steps"],
+            accuracy_text(row, 2),
+            accuracy_text(entry["untrained"], 2) if "untrained" in entry else "",
+        )
         for tested in _by_shots(result)
         for precision, part in _precisions(tested).items()
         for name, entry in _with_mean(part).items()
@@ -130,6 +141,7 @@ def _accuracy_table(result: Document) -> str:
     ]
     shown = {
         "shots": "by_shots" in result, "precision": "int8" in result, "data": len(result["distributions"]) > 1,
+        "untrained": "untrained" in result,
     }  # fmt: skip
     columns = [index for index, name in enumerate(COLUMNS) if shown.get(name, True)]
     return table([[row[index] for index in columns] for row in rows], [COLUMNS[index] for index in columns])

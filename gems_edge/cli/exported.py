@@ -8,7 +8,7 @@ import click
 from gems_edge.cli.common import Document, say, table
 from gems_edge.predict.memory import predict_memory
 from gems_edge.predict.prediction import Prediction
-from gems_edge.wording import accuracy_text, count_text, percent_text
+from gems_edge.wording import accuracy_text, below_bar_text, count_text, percent_text
 
 
 def document_of(output: Path, manifest: Document) -> Document:
@@ -21,6 +21,7 @@ def document_of(output: Path, manifest: Document) -> Document:
         **{f"{what}_{when}": manifest[what][when] for what in ("params", "macs") for when in ("before", "after")},
         "accuracy_before": manifest["accuracy_before"][mode],
         "accuracy_after": manifest["accuracy"][mode],
+        "untrained": manifest["untrained"][mode],
         "accuracy_per_mode": {"before": manifest["accuracy_before"], "after": manifest["accuracy"]},
         "normalization": mode,
         "ticket": manifest["ticket"],
@@ -66,6 +67,9 @@ def _lines(manifest: Document) -> Iterator[str]:
     if manifest["provenance"]["trained_as"] == "transductive":
         why = "a board sees one image at a time, so the bundle answers in mode support"
         yield f"the run was trained transductive; {why}"
+    for tested in _beside_bar(manifest):
+        if line := below_bar_text(tested):
+            yield f"{tested['shots']}-shot: {line}"
     if "int8" in manifest:
         yield from _int8_lines(manifest)
 
@@ -79,9 +83,19 @@ def _rows(manifest: Document) -> Iterator[tuple[str, str, str]]:
         for dense, left in tested:
             shots = f", {left['shots']}-shot" if "by_shots" in after[mode] else ""
             yield f"accuracy ({mode}){shots}", accuracy_text(dense, 2), accuracy_text(left, 2)
+    for tested in _beside_bar(manifest):
+        yield f"untrained (class means), {tested['shots']}-shot", accuracy_text(tested["untrained"], 2), ""
     for what, (images, peak) in _predicted_memory(manifest).items():
         label = f"memory of {what}, {count_text(images, 'image')}, predicted"
         yield label, "", f"{peak.value_text('.0f')} ({peak.interval_text('.0f')})"
+
+
+def _beside_bar(manifest: Document) -> list[Document]:
+    """For each number of shots the accuracy in the bundle's mode, with the bar's as "untrained"."""
+    mode = manifest["normalization"]
+    bars, reached = manifest["untrained"][mode], manifest["accuracy"][mode]
+    pairs = zip(bars.get("by_shots", [bars]), reached.get("by_shots", [reached]), strict=True)
+    return [entry | {"untrained": bar} for bar, entry in pairs]
 
 
 def _predicted_memory(manifest: Document) -> dict[str, tuple[int, Prediction]]:

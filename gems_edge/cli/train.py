@@ -1,6 +1,7 @@
 """gems-edge train: meta-train a few-shot model into a run directory."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from gems_edge.cli.common import PATH, data_root_option, emit, json_option, refu
 from gems_edge.cli.options import config_options, given_config
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
+from gems_edge.meta.settings.pretrained import default_config
 from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.wording import accuracy_text
 
@@ -38,13 +40,13 @@ def command(
     \b
     Examples:
       gems-edge train --data glyphs -o runs/glyphs
-      gems-edge train --data folder:photos --image-size 84 --steps 5 -o runs/photos
+      gems-edge train --data folder:photos --backbone efficientnet-lite0 --init pretrained -o runs/photos
       gems-edge train --resume -o runs/photos
       gems-edge train --data folder:fruit,packed:signs.npz --method bmp -o runs/both
       gems-edge train --data glyphs --ticket pmt --interval 20 --unit channel --ratio 0.8 -o runs/small
       torchrun --nproc-per-node 4 -m gems_edge train --data glyphs -o runs/four
     """
-    config = given_config(_base(output, resume, config_file), options)
+    config = given_config(_base(output, resume, config_file, options), options)
     if ticket_file and config.dense:
         raise UserError("--ticket-file needs --ticket: the method that made the file (see gems-edge ticket show)")
     if remark := config.remark():
@@ -66,10 +68,10 @@ def command(
         )
 
 
-def _base(output: Path, resume: bool, config_file: Path | None) -> TrainConfig:
+def _base(output: Path, resume: bool, config_file: Path | None, options: Mapping[str, Any]) -> TrainConfig:
     """The settings that the options change: of the run to go on with, of a file, or the defaults."""
     if not resume:
-        return read_config(config_file) if config_file else TrainConfig()
+        return read_config(config_file) if config_file else default_config(options)
     if not (output / "config.toml").exists():
         raise UserError(
             f"{output} holds no run to go on with; give -o the run's directory, or begin a run without --resume"

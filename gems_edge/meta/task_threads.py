@@ -31,13 +31,13 @@ class TaskThreads:
         on_cpu = next(model.parameters()).device.type == "cpu"
         self._threads = torch.get_num_threads() if on_cpu else 1
         self.side_by_side = max(1, min(tasks, self._threads))
-        self._model, self._own = model, threading.local()
+        self.model, self._own = model, threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._turn, self._measured = threading.Semaphore(1), False
 
     def map(self, work: Callable[[FewShotModel, T], R], items: Iterable[T]) -> Iterator[R]:
         if self.side_by_side == 1:
-            yield from (work(self._model, item) for item in items)
+            yield from (work(self.model, item) for item in items)
             return
         self._pool = self._pool or self._start()
         waiting: list[Future[R]] = []
@@ -64,8 +64,8 @@ class TaskThreads:
     def _prepare(self, ready: threading.Barrier) -> None:
         torch.set_num_threads(self._threads // self.side_by_side)
         # functional_call puts weights into the module for the time of a call: a module each, around the same tensors.
-        shared = [*self._model.parameters(), *self._model.masks.values()]
-        self._own.model = copy.deepcopy(self._model, {id(tensor): tensor for tensor in shared})
+        shared = [*self.model.parameters(), *self.model.masks.values()]
+        self._own.model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
         ready.wait()
 
     def _run(self, work: Callable[[FewShotModel, T], R], item: T) -> R:

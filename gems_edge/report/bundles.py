@@ -6,7 +6,7 @@ from typing import Any
 
 from gems_edge.report import plots
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Picture, Section, Table
-from gems_edge.wording import accuracy_text, count_text, interval_text, number_text, protocol_text
+from gems_edge.wording import accuracy_text, below_bar_text, count_text, interval_text, number_text, protocol_text
 
 SIZES = {"params": "weights", "macs": "MACs per image"}  # manifest's key → label
 GRAPHS = {"predict": "predict", "trunk": "trunk", "adapt_step": "adapt step"}  # no trunk in most bundles
@@ -40,6 +40,8 @@ def _key_figures(manifest: Mapping[str, Any]) -> KeyFigures:
     ]
     if entry := _entries(manifest.get("accuracy")).get(mode):
         note = f"mode {mode}, {protocol_text(entry)}"
+        if bar := _entries(manifest.get("untrained")).get(mode):
+            note += f"; untrained {accuracy_text(bar)}"
         figures.append(KeyFigure("accuracy", accuracy_text(entry), note, "measured"))
     for key, label in SIZES.items():
         if size := manifest.get(key):
@@ -124,7 +126,7 @@ def _frozen_facts(specialised: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _accuracy_section(manifest: Mapping[str, Any]) -> Section | None:
-    labels = {"dense": "accuracy_before", "this bundle": "accuracy"}
+    labels = {"untrained": "untrained", "dense": "accuracy_before", "this bundle": "accuracy"}
     measured = {label: list(_entries(manifest.get(key)).values()) for label, key in labels.items()}
     series = {label: entries for label, entries in measured.items() if entries}
     if not series:
@@ -136,8 +138,14 @@ def _accuracy_section(manifest: Mapping[str, Any]) -> Section | None:
 
     rows = tuple(row(label, entry) for label, entries in series.items() for entry in entries)
     header = ("network", "normalisation mode", "steps", "accuracy", "episodes", "task")
-    table = Table(header, rows, "± is a 95 % interval.", frozenset({2, 3, 4}))
-    return Section(f"Accuracy: {manifest['name']}", (Picture(plots.accuracy_chart(series)), table))
+    caption = "± is a 95 % interval. Untrained: class means of the same network before any training."
+    table = Table(header, rows, caption, frozenset({2, 3, 4}))
+    blocks: list[Block] = [Picture(plots.accuracy_chart(series)), table]
+    mode = manifest["normalization"]
+    bar, reached = (_entries(manifest.get(key)).get(mode) for key in ("untrained", "accuracy"))
+    if bar and reached and (line := below_bar_text(reached | {"untrained": bar})):
+        blocks.append(Note(line[0].upper() + line[1:] + "."))
+    return Section(f"Accuracy: {manifest['name']}", tuple(blocks))
 
 
 def _size_section(manifest: Mapping[str, Any]) -> Section | None:

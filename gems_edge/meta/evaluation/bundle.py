@@ -14,8 +14,8 @@ from gems_edge.data.shots import Shots
 from gems_edge.data.specs import Specs, split_specs
 from gems_edge.device.learner import Learner, Watch
 from gems_edge.errors import UserError
-from gems_edge.meta.evaluation.accuracy import mean_accuracy
-from gems_edge.meta.evaluation.document import EvaluationProtocol, document, with_other_shots
+from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy
+from gems_edge.meta.evaluation.document import EvaluationProtocol, bar_entry, document, with_other_shots
 from gems_edge.progress import Count, counted_from
 
 
@@ -49,8 +49,21 @@ def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Cou
         counted = counted_from(progress, number * of_all)
         steps = protocol.step_counts(learner.bundle.steps_for(sampler.samplers[0].shots.mean))[-1]
         answers = _answers(learner, images, sampler, protocol.episodes, steps, counted)
-        documents.append(_document(answers, mode, steps, sampler, data))
+        documents.append(_document(answers, mode, steps, sampler, data) | _bar(manifest, protocol, sampler))
     return with_other_shots(documents)
+
+
+def _bar(manifest: dict[str, Any], protocol: EvaluationProtocol, sampler: MixtureSampler) -> dict[str, Any]:
+    """The bar as the export measured it, on test episodes of its own, where the same is asked; else nothing: a bundle
+    does not hold the weights that training started from."""
+    entry = manifest.get("untrained", {}).get(manifest["normalization"], {})
+    drawn = sampler.samplers[0]
+    if protocol.data or drawn.split != "test":
+        return {}
+    for tested in entry.get("by_shots", [entry]):
+        if (tested.get("ways"), tested.get("shots")) == (drawn.ways, drawn.shots.value):
+            return bar_entry(Accuracy(tested["accuracy"], tested["ci95"], tested["episodes"]))
+    return {}
 
 
 def _answers(

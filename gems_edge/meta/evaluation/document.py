@@ -58,18 +58,24 @@ def document(
     steps: int,
     sampler: MixtureSampler,
     data: Specs,
+    untrained: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, Any]:
     """Headline figure (`mode` after `steps`) and the table of all modes and step counts.
 
     `shares`: of each distribution the share of right queries of every episode, by (mode, inner steps). With several
     distributions the figures are means over them, whose interval is that of their episodes; each distribution's own are
-    under its name.
+    under its name. `untrained`: of each distribution the bar's shares on the same episodes (untrained.py).
     """
     tables = [{key: mean_accuracy(episodes) for key, episodes in each.items()} for each in shares]
     means = {key: mean_over_distributions([table[key] for table in tables]) for key in tables[0]}
     drawn = sampler.samplers[0]
+    bars = None if untrained is None else [mean_accuracy(episodes) for episodes in untrained]
+    entries = [table[mode, steps].as_dict() | {"table": _rows(table)} for table in tables]
+    if bars is not None:
+        entries = [entry | bar_entry(bar) for entry, bar in zip(entries, bars)]
     return {
         **means[mode, steps].as_dict(),
+        **({} if bars is None else bar_entry(mean_over_distributions(bars))),
         "ways": drawn.ways,
         "shots": drawn.shots.value,
         "queries": drawn.queries,
@@ -79,17 +85,20 @@ def document(
         "normalization": mode,
         "data": specs_text(data),
         "table": _rows(means),
-        "distributions": {
-            name: table[mode, steps].as_dict() | {"table": _rows(table)} for name, table in zip(sampler.names, tables)
-        },
+        "distributions": dict(zip(sampler.names, entries)),
     }
+
+
+def bar_entry(bar: Accuracy) -> dict[str, Any]:
+    """What stands beside an accuracy: that of the same network without any training."""
+    return {"untrained": {"accuracy": bar.accuracy, "ci95": bar.ci95}}
 
 
 def with_other_shots(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first document, of the headline; with more than one also the figures of each under "by_shots"."""
     if len(documents) == 1:
         return documents[0]
-    kept = ("shots", "accuracy", "ci95", "episodes", "table", "distributions", "int8")
+    kept = ("shots", "accuracy", "ci95", "episodes", "untrained", "table", "distributions", "int8")
     return documents[0] | {"by_shots": [{name: each[name] for name in kept if name in each} for each in documents]}
 
 

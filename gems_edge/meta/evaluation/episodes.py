@@ -7,6 +7,7 @@ import torch
 from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.tensors import Episode, Episodes
 from gems_edge.errors import UserError
+from gems_edge.meta.evaluation.still import stands_still, still_shares
 from gems_edge.meta.inner import Trajectory, adapt, classify, detached, support_of
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.task_threads import TaskThreads
@@ -78,6 +79,10 @@ def evaluate(
     counts, modes = list(steps), list(modes)
     on_device = {name: tensor.to(tensors.device) for name, tensor in weights.items()}
     dtype = next(iter(on_device.values())).dtype
+
+    if stands_still(threads.model, sampler, counts, modes) and not rule.decisions(weights):
+        still = still_shares(threads.model, on_device, tensors, sampler, tasks)
+        return {(mode, count): still for mode in modes for count in counts}
 
     def of_task(model: FewShotModel, episode: Episode) -> tuple[Trajectory, Shares]:
         return episode_accuracies(model, on_device, episode, sampler.ways, rule, counts, modes)

@@ -16,6 +16,7 @@ from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.document import EvaluationProtocol, document, with_other_shots
 from gems_edge.meta.evaluation.episodes import AllShares, check_mode, evaluate, modes_for
+from gems_edge.meta.evaluation.untrained import untrained
 from gems_edge.meta.features import episodes_of
 from gems_edge.meta.meta_model import MetaModel, halves
 from gems_edge.meta.overlap import subnet_overlap
@@ -88,7 +89,9 @@ def evaluate_run(
     samplers = protocol.samplers(images, config.ways, config.shots, config.queries)
     steps, modes = protocol.step_counts(config.steps), protocol.modes or modes_for(config.normalization)
     test = _Test(steps, modes, protocol.episodes)
+    bar_test = _Test([0], (mode,), protocol.episodes)
     ready = _ready(subjects, images, protocol.split, processes, phase)
+    bar = _ready({"": _bar(run)}, images, protocol.split, processes, phase)[""]
     documents, done = [], 0
     for sampler in samplers:
         tested = {}
@@ -96,9 +99,16 @@ def evaluate_run(
             own = [ready[name]] if name in ready else ready.values()
             tested[name] = test.run(own, tasks, counted_from(progress, done))
             done += protocol.episodes
-        result = document([each.shares for each in tested.values()], mode, steps[-1], sampler, data)
+        bars = [bar_test.run([bar], tasks, None).shares[mode, 0] for tasks in sampler.samplers]
+        result = document([each.shares for each in tested.values()], mode, steps[-1], sampler, data, bars)
         documents.append(_with_choices(result, tested, set(map(distribution_name, config.data))))
     return with_other_shots(documents)
+
+
+def _bar(run: Run) -> MetaModel:
+    """The network as it was before training: of a multi-maml run that of any distribution, as all start alike."""
+    own = next(iter(run.distributions().values()), run)
+    return untrained(own, own.config())
 
 
 def _subjects(run: Run) -> dict[str, MetaModel]:

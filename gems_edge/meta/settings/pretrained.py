@@ -1,0 +1,53 @@
+"""What a run that starts from a pretrained network takes where its user says nothing.
+
+What measured best where it was measured; docs/pretrained.md has the figures and the commands.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.models.pretrained import KNOWN, RANDOM
+from gems_edge.models.spec import PER_IMAGE
+
+# Of any network and method.
+ALWAYS: dict[str, Any] = {
+    "normalization": "frozen",
+    "queries": 5,
+    "first_order": True,
+    "inner_lr": 0.02,
+    "iterations": 240,
+    "lr": 0.0003,
+    "validate_every": 60,
+    "keep_general": 0.85,
+}
+# Of the networks whose weights we know: what they were trained on, but smaller, which costs a board a third.
+IMAGES: dict[str, Any] = {"image_size": 128, "channels": 3}
+# Of the head that is best on a pretrained network, which serves any number of classes.
+PROTOTYPES: dict[str, Any] = {"head": "prototype", "head_lr": 0.5, "train_ways": 10}
+# Gradient steps where the user names a method, or a head that cannot do without; otherwise class means alone.
+STEPS = 1
+# Where the networks that we know are cut; another one learns as a whole.
+LEARN_FROM = {"efficientnet-lite0": "blocks.11", "mobilenet-v2": "features.14", "resnet18": "layer4.0"}
+
+
+def default_config(given: Mapping[str, Any]) -> TrainConfig:
+    """The settings that a user's own are put on top of. `given`: these, by name; None where one is not given."""
+    said = {name: value for name, value in given.items() if value is not None}
+    if said.get("init", RANDOM) == RANDOM:
+        return TrainConfig()
+    backbone = said.get("backbone", TrainConfig.backbone)
+    prototypes = said.get("head", "prototype") == "prototype"
+    per_image = said.get("normalization", "frozen") in PER_IMAGE
+    return replace(
+        TrainConfig(),
+        init=said["init"],
+        backbone=backbone,
+        **ALWAYS,
+        **(IMAGES if backbone in KNOWN else {}),
+        **(PROTOTYPES if prototypes else {}),
+        steps=0 if prototypes and "method" not in said else STEPS,
+        learn_from=LEARN_FROM.get(backbone, "") if per_image else "",
+        meta_batch=len(said.get("data", TrainConfig.data)),  # a task of each kind of images
+    )

@@ -1,0 +1,86 @@
+"""The bar: class means of the network as it was before training, on the episodes that a run is tested on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from small_settings import EXPORT, SMALL
+
+from gems_edge.data.mixture import load_mixture, mixture_sampler
+from gems_edge.data.shots import Shots
+from gems_edge.data.tensors import episode_tensors
+from gems_edge.meta.evaluation.episodes import episode_accuracies
+from gems_edge.meta.evaluation.still import still_shares
+from gems_edge.meta.evaluation.untrained import Untrained
+from gems_edge.meta.run import Run, seeded_weights
+from gems_edge.models.fewshot import body
+
+EPISODES = 6
+
+
+@pytest.fixture(scope="module")
+def run(cli_here, made_once):
+    options = ("train", *SMALL, "--widths", "8", "--iterations", "3", "--normalization", "group", "-o")
+    return made_once("untrained", lambda run: cli_here(*options, run))
+
+
+@pytest.fixture(scope="module")
+def drawn(run, environment):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
+        config = Run(run).config()
+        images = load_mixture(config.data, image_size=config.image_size, channels=config.channels)
+    return images, mixture_sampler(images, "test", 5, Shots(1, 3), 4, 1).samplers[0]
+
+
+def test_it_is_the_nearest_class_mean_by_cosine(run, drawn):
+    images, sampler = drawn
+    config = Run(run).config()
+    bar, tensors = Untrained(Run(run), config), episode_tensors(images)
+    weights = seeded_weights(config)
+    expected = []
+    for task in range(EPISODES):
+        episode = tensors.episode(sampler.draw(0, task))
+        support, queries = (
+            F.normalize(body(bar.model, weights, part).features)
+            for part in (episode.support_images, episode.query_images)
+        )
+        means = torch.stack([support[episode.support_labels == label].mean(0) for label in range(5)])
+        nearest = F.cosine_similarity(queries[:, None], means[None], dim=2).argmax(1)
+        expected.append(float((nearest == episode.query_labels).float().mean()))
+    assert bar.shares(tensors, sampler, "group", EPISODES) == pytest.approx(expected)
+
+
+def test_images_that_are_computed_once_answer_alike(run, drawn):
+    images, sampler = drawn
+    bar, tensors = Untrained(Run(run), Run(run).config()), episode_tensors(images)
+    each = [
+        episode_accuracies(bar.model, bar.weights, tensors.episode(sampler.draw(0, task)), 5, bar.rule, [0], ["group"])
+        for task in range(EPISODES)
+    ]
+    expected = [shares["group", 0] for _, shares in each]
+    assert still_shares(bar.model, bar.weights, tensors, sampler, range(EPISODES)) == pytest.approx(expected)
+
+
+def test_it_stands_beside_every_accuracy(run, cli_here, tmp_path):
+    result = json.loads(cli_here("evaluate", run, "--episodes", "4", "--shots", "1", "--json").stdout)
+    assert result["untrained"].keys() == {"accuracy", "ci95"} and 0.2 < result["untrained"]["accuracy"] <= 1
+    assert all("untrained" in entry for entry in result["distributions"].values())
+    text = cli_here("evaluate", run, "--episodes", "4", "--shots", "1").stdout
+    assert "untrained" in text and f"{100 * result['untrained']['accuracy']:.2f}" in text
+    assert "training gained nothing here" in text  # 3 iterations of a head that starts from one row
+    exported = cli_here("export", run, *EXPORT, "-o", tmp_path / "small.gems", "--json")
+    document = json.loads(exported.stdout)
+    assert 0.2 < document["untrained"]["accuracy"] <= 1 and document["untrained"]["steps"] == 0
+    of_bundle = cli_here("evaluate", tmp_path / "small.gems", "--episodes", "2", "--shots", "1", "--json").stdout
+    assert np.isclose(json.loads(of_bundle)["untrained"]["accuracy"], document["untrained"]["accuracy"])
+
+
+@pytest.mark.parametrize("method", ["bmp", "multi-maml"])
+def test_of_several_image_sets_each_has_its_own(two_set_run, image_sets, cli_here, method):
+    options = ("--data-root", image_sets, "--episodes", "4", "--shots", "1", "--json")
+    result = json.loads(cli_here("evaluate", two_set_run(method), *options).stdout)
+    bars = [entry["untrained"]["accuracy"] for entry in result["distributions"].values()]
+    assert len(bars) == 2 and result["untrained"]["accuracy"] == pytest.approx(sum(bars) / 2)
