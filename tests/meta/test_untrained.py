@@ -1,6 +1,7 @@
 """The bar: class means of the network as it was before training, on the episodes that a run is tested on."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from small_settings import EXPORT, SMALL
 from gems_edge.data.mixture import load_mixture, mixture_sampler
 from gems_edge.data.shots import Shots
 from gems_edge.data.tensors import episode_tensors
-from gems_edge.meta.evaluation.episodes import episode_accuracies
+from gems_edge.meta.evaluation.episodes import episode_accuracies, evaluate
 from gems_edge.meta.evaluation.still import still_shares
-from gems_edge.meta.evaluation.untrained import Untrained
+from gems_edge.meta.evaluation.untrained import untrained
 from gems_edge.meta.run import Run, seeded_weights
+from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import body
 
 EPISODES = 6
@@ -38,7 +40,7 @@ def drawn(run, environment):
 def test_it_is_the_nearest_class_mean_by_cosine(run, drawn):
     images, sampler = drawn
     config = Run(run).config()
-    bar, tensors = Untrained(Run(run), config), episode_tensors(images)
+    bar, tensors = untrained(Run(run), config), episode_tensors(images)
     weights = seeded_weights(config)
     expected = []
     for task in range(EPISODES):
@@ -50,12 +52,16 @@ def test_it_is_the_nearest_class_mean_by_cosine(run, drawn):
         means = torch.stack([support[episode.support_labels == label].mean(0) for label in range(5)])
         nearest = F.cosine_similarity(queries[:, None], means[None], dim=2).argmax(1)
         expected.append(float((nearest == episode.query_labels).float().mean()))
-    assert bar.shares(tensors, sampler, "group", EPISODES) == pytest.approx(expected)
+    threads = TaskThreads(bar.model, EPISODES)
+    shares = evaluate(
+        threads, bar.weights, tensors, sampler, bar.rule, steps=[0], modes=["group"], tasks=range(EPISODES)
+    )
+    assert shares["group", 0] == pytest.approx(expected)
 
 
 def test_images_that_are_computed_once_answer_alike(run, drawn):
     images, sampler = drawn
-    bar, tensors = Untrained(Run(run), Run(run).config()), episode_tensors(images)
+    bar, tensors = untrained(Run(run), Run(run).config()), episode_tensors(images)
     each = [
         episode_accuracies(bar.model, bar.weights, tensors.episode(sampler.draw(0, task)), 5, bar.rule, [0], ["group"])
         for task in range(EPISODES)
@@ -71,7 +77,8 @@ def test_it_stands_beside_every_accuracy(run, cli_here, tmp_path):
     text = cli_here("evaluate", run, "--episodes", "4", "--shots", "1").stdout
     assert "untrained" in text and f"{100 * result['untrained']['accuracy']:.2f}" in text
     assert "training gained nothing here" in text  # 3 iterations of a head that starts from one row
-    exported = cli_here("export", run, *EXPORT, "-o", tmp_path / "small.gems", "--json")
+    shutil.copytree(run, tmp_path / "run")  # export leaves a compact run there
+    exported = cli_here("export", tmp_path / "run", *EXPORT, "-o", tmp_path / "small.gems", "--json")
     document = json.loads(exported.stdout)
     assert 0.2 < document["untrained"]["accuracy"] <= 1 and document["untrained"]["steps"] == 0
     of_bundle = cli_here("evaluate", tmp_path / "small.gems", "--episodes", "2", "--shots", "1", "--json").stdout
