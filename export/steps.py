@@ -13,8 +13,8 @@ from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.progress import Count, Phase, counted_from, no_display
 
-# Rates that are tried, as multiples of the trained one, and the gain in accuracy from which on one is taken. First-order
-# runs of Conv-4 gained 2 points at 1 shot (glyphs, grocery) by 0.7 and lost more by 1.4.
+# Rates that are tried, as multiples of the trained one, and the gain in accuracy from which on one is taken.
+# First-order runs of Conv-4 gained 2 points at 1 shot (glyphs, grocery) by 0.7 and lost more by 1.4.
 FACTORS, WORTH = (1.0, 0.7), 0.005
 CHOOSING_EPISODES = 100  # at most
 # Fewer steps are taken where they are right as often as the best number, to this share of the queries.

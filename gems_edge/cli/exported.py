@@ -83,8 +83,8 @@ def _rows(manifest: Document) -> Iterator[tuple[str, str, str]]:
         for dense, left in tested:
             shots = f", {left['shots']}-shot" if "by_shots" in after[mode] else ""
             yield f"accuracy ({mode}){shots}", accuracy_text(dense, 2), accuracy_text(left, 2)
-    for tested in _beside_bar(manifest):
-        yield f"untrained (class means), {tested['shots']}-shot", accuracy_text(tested["untrained"], 2), ""
+    for entry in _beside_bar(manifest):
+        yield f"untrained (class means), {entry['shots']}-shot", accuracy_text(entry["untrained"], 2), ""
     for what, (images, peak) in _predicted_memory(manifest).items():
         label = f"memory of {what}, {count_text(images, 'image')}, predicted"
         yield label, "", f"{peak.value_text('.0f')} ({peak.interval_text('.0f')})"
