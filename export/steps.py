@@ -14,7 +14,8 @@ from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.progress import Count, Phase, counted_from, no_display
 
 # Rates that are tried, as multiples of the trained one, and the gain in accuracy from which on one is taken.
-# First-order runs of Conv-4 gained 2 points at 1 shot (glyphs, grocery) by 0.7 and lost more by 1.4.
+# Of two first-order Conv-4 runs (3 steps at 0.05, 300 iterations; 100 test episodes, 1 shot) 0.7 made 90.1 % on glyphs
+# 90.9 and 76.1 % on grocery 78.1; 1.4 lost 2 to 5 points.
 FACTORS, WORTH = (1.0, 0.7), 0.005
 CHOOSING_EPISODES = 100  # at most
 # Fewer steps are taken where they are right as often as the best number, to this share of the queries.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from gems_edge.export.graphs import IMAGES
+from gems_edge.device.bundle import IMAGES
 from gems_edge.graphs.liveness import TensorSize
 from gems_edge.graphs.ops import is_apart, is_over_images
 from gems_edge.graphs.shapes import fix_dims, sized, tensor_sizes
