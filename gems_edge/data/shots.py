@@ -8,6 +8,7 @@ import numpy as np
 from gems_edge.errors import UserError
 
 # The share of the episodes with a range of shots in which every class has a number of its own.
+# Tried: 0, 0.5 and 1 (grocery, 2 seeds, 200 iterations); they differ by less than two seeds do. Half is a compromise.
 UNEQUAL = 0.5
 
 
