@@ -200,7 +200,7 @@ def train_from(
     trainer = Trainer(run, start, initial=initial, watch=watch, progress=progress)
     start.begin(run)  # last, so that a refusal above leaves nothing behind
     if start.config.init != RANDOM and start.processes.first and not run.initial_path.exists():
-        run.save_initial(trainer.start)
+        run.save_initial(trainer.whole_of(trainer.start))
     with matrix_precision(start.config.precision):
         return trainer.train()
 
@@ -325,7 +325,7 @@ class Trainer:
         self.processes.wait()
         return self.best
 
-    def _whole(self, above: Weights) -> Weights:
+    def whole_of(self, above: Weights) -> Weights:
         """The weights of the whole network."""
         weights = self.below | above
         return {name: weights[name] for name in self.names}
@@ -369,7 +369,7 @@ class Trainer:
         """Whether the watch ends the training here."""
         if self.watch is None or self.iteration % self.watch.every:
             return False
-        stop, seen = self.watch.look(self.iteration, self._whole(self.weights))
+        stop, seen = self.watch.look(self.iteration, self.whole_of(self.weights))
         self._log("watch", **seen)
         return stop
 
@@ -401,7 +401,7 @@ class Trainer:
         if not self.best or result.accuracy > self.best["accuracy"]:
             self.best = {"iteration": self.iteration, "accuracy": result.accuracy, "ci95": result.ci95}
             if self.processes.first:
-                self.run.save_weights(self._whole(self.weights))
+                self.run.save_weights(self.whole_of(self.weights))
 
     def _draw_back(self) -> None:
         """Replace the run's weights, the best ones, by weights between these and the start (--keep-general)."""
@@ -416,7 +416,7 @@ class Trainer:
             validation[share] = mean_over_distributions(list(accuracies.values()))
         drawn = draw(validation, self.config.keep_general)
         if self.processes.first:
-            self.run.save_drawn(self._whole(trained), self._whole(between(self.start, trained, drawn.share)))
+            self.run.save_drawn(self.whole_of(trained), self.whole_of(between(self.start, trained, drawn.share)))
         chosen = validation[drawn.share]
         self.best |= {"accuracy": chosen.accuracy, "ci95": chosen.ci95, "share": drawn.share}
         self._log("general", **drawn.as_dict())
@@ -459,12 +459,12 @@ class Trainer:
 
     def _keep(self) -> None:
         if self.iteration in self.config.keep and self.processes.first:
-            self.run.save_kept(self.iteration, self._whole(self.weights))
+            self.run.save_kept(self.iteration, self.whole_of(self.weights))
 
     def _save(self) -> None:
         if not self.processes.first:
             return
-        tensors = {f"weights.{name}": weight for name, weight in self._whole(self.weights).items()}
+        tensors = {f"weights.{name}": weight for name, weight in self.whole_of(self.weights).items()}
         for name, weight in self.weights.items():
             state = self.optimizer.state.get(weight, {})
             tensors |= {f"{kind}.{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq") if kind in state}

@@ -193,3 +193,17 @@ def test_how_the_place_is_named(cli_here, image_sets, tmp_path):
         cli_here("train", *SPLIT, "--learn-from", given, "--iterations", "0", "--data-root", image_sets, "-o", run)
         assert Run(run).config().learn_from == stored
         cli_here("train", "--resume", "-o", run, "--data-root", image_sets)
+
+
+def test_a_start_from_a_file_is_kept_whole_and_is_the_bar(split_run, image_sets, cli_here, tmp_path):
+    file = tmp_path / "body.safetensors"
+    shutil.copy(split_run("maml") / "weights.safetensors", file)
+    options = (*SPLIT, "--head", "prototype", "--steps", "0", "--init", file, "--data-root", image_sets)
+    cli_here("train", *options, "-o", tmp_path / "run")
+    start, body = load_file(tmp_path / "run" / "initial.safetensors"), load_file(file)
+    assert start.keys() == Run(tmp_path / "run").weights().keys()
+    assert all(torch.equal(start[name], body[name]) for name in start if name.startswith("backbone."))
+    file.unlink()  # the run has all it needs
+    cli_here("train", "--resume", "-o", tmp_path / "run", "--data-root", image_sets)
+    evaluate = ("evaluate", tmp_path / "run", "--episodes", "3", "--data-root", image_sets, "--json")
+    assert 0 < json.loads(cli_here(*evaluate).stdout)["untrained"]["accuracy"] < 1
