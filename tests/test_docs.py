@@ -16,8 +16,11 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TINY = ["--iterations", "3", "--validation-episodes", "3", "--image-size", "32", "--widths", "16"]
+TRAIN = ["--queries", "3", "--meta-batch", "2"]
 SHORT = {
-    "train": [*TINY, "--queries", "4", "--meta-batch", "2"],
+    # A pretrained network has its widths, and pixels for its five strides.
+    "pretrained": ["--iterations", "3", "--validation-episodes", "3", "--image-size", "64", *TRAIN],
+    "train": [*TINY, *TRAIN],
     "tickets": ["--preset", "tiny", "--ratio", "0.6", "--method", "pmt"],
     "gems": ["--preset", "tiny", "--data", "photos=folder:photos", "--method", "bmp"],
     "evaluate": ["--episodes", "3"],

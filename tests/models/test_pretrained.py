@@ -91,7 +91,8 @@ def own_file(place, backbone="conv4", widths=(4,), name="own.safetensors", **cha
     """A file of a narrow network of ours, and its tensors."""
     spec = ModelSpec(backbone, full_widths(widths, backbone), 32, 3, "frozen", "shared", 5)
     torch.manual_seed(1)
-    tensors = {n: t.detach() + 0.1 for n, t in FewShotModel(spec).tensors().items()} | changes
+    own = {n: t.detach() for n, t in FewShotModel(spec).tensors().items()}
+    tensors = {n: t + 0.1 if t.ndim == 1 else 0.9 * t for n, t in own.items()} | changes
     tensors = {n: t.contiguous() for n, t in tensors.items() if t is not None}
     (torch.save if name.endswith(".pth") else save_file)(tensors, place / name)
     return place / name, tensors
@@ -210,12 +211,14 @@ def test_a_run_from_a_file_to_a_bundle(cli_here, image_sets, tmp_path):
     path, tensors = own_file(tmp_path, "resnet18", (8,))
     options = ("--backbone", "resnet18", "--widths", "8", "--data", "tint", "--data-root", image_sets, "--queries", "3")
     options += ("--head", "prototype", "--steps", "1", "--inner-lr", "0.01", "--meta-batch", "2")
+    options += ("--image-size", "64", "--keep-general", "0", "--learn-from", "all")
     often = ("--validate-every", "2", "--validation-episodes", "2", "--checkpoint-every", "1")
     run = tmp_path / "run"
     cli_here("train", *options, *often, "--init", path, "--iterations", "2", "-o", run)
     shutil.move(path, tmp_path / "gone")
     assert "frozen" in cli_here("train", "--resume", "-o", run).stderr
     started, trained = load_file(run / "initial.safetensors"), load_file(run / "weights.safetensors")
+    assert started.keys() == trained.keys()
     assert all(torch.equal(started[n], tensors[n]) for n in started if n.startswith("backbone."))
     body_names = [name for name in trained if name.startswith("backbone.")]
     moved = {name for name in body_names if not torch.equal(trained[name], tensors[name])}
