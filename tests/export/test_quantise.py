@@ -14,11 +14,12 @@ from gems_edge.device.int8 import layer_tensors, refreshed
 from gems_edge.device.runtime import Session
 from gems_edge.errors import MachineError, UserError
 from gems_edge.export import quantise as subject
-from gems_edge.export.cut import halves, highest_cut
+from gems_edge.export.cut import board_trunk, highest_cut
 from gems_edge.export.graphs import predict_graph
 from gems_edge.export.passes import fold
 from gems_edge.export.quantise import quantise, quantise_trunk
 from gems_edge.export.source import MetaModel
+from gems_edge.meta.meta_model import halves
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.models.backbones import registry
 from gems_edge.models.fewshot import FewShotModel, forward, initial_weights
@@ -186,7 +187,7 @@ def test_a_quantised_trunk_gives_what_the_quantised_network_has_there(glyphs, ba
     weights |= {name: each + 0.5 * torch.rand(each.shape) for name, each in weights.items() if each.ndim == 1}
     learned = MetaModel(model, weights, Descent("anil", 0.05))
     cut = highest_cut(learned)
-    trunk, predict = halves(learned, cut).trunk_graph(), predict_graph(model, weights, {})
+    trunk, predict = board_trunk(halves(learned, cut)), predict_graph(model, weights, {})
     sampler, tensors = mixture_sampler(glyphs, "val", 5, 1, 5, seed=1), episode_tensors(glyphs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject, "EPISODES", 2)
