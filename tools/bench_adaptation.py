@@ -218,7 +218,7 @@ def measure_predict(rows: list[Row], options: SimpleNamespace) -> dict[str, Any]
         calls = {}
         for ratio, (row, learner) in learners.items():
             weights = learner.bundle.weights | dict(learner.taught.tensors)
-            session = predict_session(learner.bundle, weights, threads)
+            session = predict_session(learner.bundle, dict(learner.taught.tensors), threads)
             image = row.images_of(0)[:1]
             feeds = {"images": image.numpy(), **{name: weights[name] for name in HEAD}}
             tensors = {name: torch.from_numpy(np.array(weight)) for name, weight in weights.items()}

@@ -31,7 +31,7 @@ def calls(path: Path, threads: int):
     shape = (bundle.channels, bundle.image_size, bundle.image_size)
     start = bundle.start_weights(bundle.ways)
     images = random.random((bundle.ways * bundle.shots, *shape), dtype=np.float32)
-    predict = predict_session(bundle, bundle.weights, threads)
+    predict = predict_session(bundle, None, threads)
     query = {"images": images[:1], **{name: start[name] for name in HEAD}}
     adapt = adapt_session(bundle, threads)
     targets = np.repeat(np.eye(bundle.ways, dtype=np.float32), bundle.shots, axis=0)

@@ -4,14 +4,13 @@ import dataclasses
 import hashlib
 import math
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from gems_edge.device.int8 import INT8_FILE, Layer, Quantisation
 from gems_edge.errors import UserError
@@ -23,7 +22,8 @@ FORMAT = "gems-edge-bundle"
 # A bundle has the least version that says all it needs.
 PLAIN_VERSION, CARRYING_VERSION, SPLIT_VERSION, PROTOTYPE_VERSION = 1, 2, 3, 4
 FORMAT_VERSION = PROTOTYPE_VERSION
-FILES = ("predict.onnx", "adapt.onnx", "weights.safetensors")
+WEIGHTS_FILE = "weights.safetensors"
+FILES = ("predict.onnx", "adapt.onnx", WEIGHTS_FILE)
 TRUNK_FILE = "trunk.onnx"
 IMAGES, FEATURES = "images", "features"  # what a gradient step is fed: without a trunk, and with one
 # What memory is predicted from, beside cost.memory.
@@ -55,7 +55,8 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What the board needs to know of a bundle. `weights` holds the meta-learned start values, float32."""
+    """What the board needs to know of a bundle. Its tensors, the meta-learned start values, stay in their file until
+    they are asked for: a board has no memory to hold them beside those that it teaches."""
 
     path: Path
     hash: str  # SHA-256 of manifest.json, which holds the hashes of the other files
@@ -73,7 +74,7 @@ class Bundle:
     adapted: tuple[str, ...]
     statistics: tuple[str, ...]
     carried: tuple[str, ...]  # what a step hands to the next beside the weights; forgotten after the last
-    weights: dict[str, np.ndarray]
+    head_start: dict[str, np.ndarray]  # the head's tensors
     manifest: dict[str, Any]
     quantisation: Quantisation | None = None  # of predict.int8.onnx; None: there is none
     trunk: Trunk | None = None  # None: a step runs the whole network
@@ -83,6 +84,20 @@ class Bundle:
     def step_input(self) -> str:
         """What a gradient step is fed of the support set: "images", or "features" where there is a trunk."""
         return IMAGES if self.trunk is None else FEATURES
+
+    def tensors(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """These tensors, float32, in arrays of their own; the file is checked against the manifest once more."""
+        with open(self.path / WEIGHTS_FILE, "rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != self.manifest["files"][WEIGHTS_FILE]["sha256"]:
+                raise UserError(_altered(self.path, WEIGHTS_FILE))
+        with safetensors.safe_open(self.path / WEIGHTS_FILE, "numpy") as stored:
+            return {name: np.require(stored.get_tensor(name), requirements="W") for name in names}
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """All tensors."""
+        with safetensors.safe_open(self.path / WEIGHTS_FILE, "numpy") as stored:
+            return self.tensors(stored.keys())
 
     def model(self, file: str) -> bytes:
         """The bytes of `file`, checked against the manifest once more."""
@@ -124,7 +139,7 @@ class Bundle:
 
     def start_carried(self) -> dict[str, np.ndarray]:
         """The carried tensors as the first step is fed them."""
-        return {name: self.weights[name] for name in self.carried}
+        return self.tensors(self.carried) if self.carried else {}
 
     def steps_for(self, shots: float) -> int:
         """The steps that the bundle takes for so many photos of each class, on average."""
@@ -140,22 +155,26 @@ class Bundle:
         return steps
 
     def start_weights(self, classes: int) -> dict[str, np.ndarray]:
-        """The tensors that a step moves, and the head, at their start values with one head row per class.
+        """The tensors that a step moves, and the head, at their start values with one head row per class, in arrays of
+        their own. Raises UserError as start_head."""
+        head = self.start_head(classes)
+        return self.tensors(name for name in self.adapted if name not in HEAD) | head
+
+    def start_head(self, classes: int) -> dict[str, np.ndarray]:
+        """The head's tensors at their start values, a row per class.
 
         Raises UserError for more classes than a per-class head has rows, and for fewer than two.
         """
         if classes < 2:
             raise UserError("one class cannot be told from anything; give at least two classes")
-        weights = {name: self.weights[name] for name in (*self.adapted, *HEAD)}
         if self.head == "per-class" and classes > self.ways:
             raise UserError(
                 f"{self.path} learns at most {self.ways} classes (per-class head), not {classes}; "
                 f"give {self.ways} or fewer, or a bundle with a shared head"
             )
-        for name in HEAD:
-            rows = weights[name]
-            weights[name] = rows[:classes] if self.head == "per-class" else np.repeat(rows, classes, axis=0)
-        return weights
+        if self.head == "per-class":
+            return {name: rows[:classes].copy() for name, rows in self.head_start.items()}
+        return {name: np.repeat(rows, classes, axis=0) for name, rows in self.head_start.items()}
 
 
 def read_bundle(path: Path | str) -> Bundle:
@@ -195,7 +214,7 @@ def read_bundle(path: Path | str) -> Bundle:
         adapted=fields.names("tensors.adapted"),
         statistics=fields.names("tensors.statistics"),
         carried=fields.names("tensors.carried", optional=True),
-        weights=_read_weights(path, fields),
+        head_start=_head_start(path, fields),
         manifest=manifest,
         quantisation=_quantisation(fields),
         steps_by_shots=_steps_by_shots(fields),
@@ -232,34 +251,43 @@ def _altered(path: Path, file: str) -> str:
     return f"{path / file} was altered: its SHA-256 is not the manifest's; copy or export the bundle again"
 
 
-def _read_weights(path: Path, fields: "_Fields") -> dict[str, np.ndarray]:
-    file = path / "weights.safetensors"
-    try:
-        weights = safetensors.numpy.load(file.read_bytes())
-    except (safetensors.SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as safetensors ({error}); export the bundle again") from None
+def _head_start(path: Path, fields: "_Fields") -> dict[str, np.ndarray]:
+    """The head's tensors; all that the manifest lists are looked at, one at a time."""
+    file = path / WEIGHTS_FILE
     names = [*fields.names("tensors.adapted"), *fields.names("tensors.constant"), *fields.names("tensors.statistics")]
     names += fields.names("tensors.carried", optional=True)
-    for name in [*names, *HEAD]:
-        if name not in weights or weights[name].dtype != np.float32 or not np.isfinite(weights[name]).all():
-            raise UserError(
-                f"{file} lacks finite float32 values for {name}, which the manifest lists; export the bundle again"
-            )
-    return weights
+    try:
+        with safetensors.safe_open(file, "numpy") as stored:
+            held = set(stored.keys())
+            for name in [*names, *HEAD]:
+                if name not in held or not _is_finite(stored.get_tensor(name)):
+                    raise UserError(
+                        f"{file} lacks finite float32 values for {name}, which the manifest lists; export the bundle "
+                        "again"
+                    )
+            return {name: stored.get_tensor(name) for name in HEAD}
+    except (safetensors.SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as safetensors ({error}); export the bundle again") from None
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    return tensor.dtype == np.float32 and bool(np.isfinite(tensor).all())
 
 
 def _check_tensors(bundle: Bundle, fields: "_Fields") -> None:
     if bundle.channels not in (1, 3):
         raise fields.error("image.channels", "1 or 3")
     _check_costs(fields)
+    with safetensors.safe_open(bundle.path / WEIGHTS_FILE, "numpy") as stored:
+        shape_of = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}
     for layer in bundle.quantisation.layers if bundle.quantisation else ():
-        shapes = [bundle.weights[name].shape for name in layer.tensors if name in bundle.weights]
+        shapes = [shape_of[name] for name in layer.tensors if name in shape_of]
         if len(shapes) < len(layer.tensors) or len(shapes[0]) != 4 or set(shapes[1:]) - {shapes[0][:1]}:
             raise fields.error("int8.layers", "a list of this bundle's own convolutions and normalisations")
-    if bundle.quantisation and not bundle.weights.keys() >= set(bundle.quantisation.tensors):
+    if bundle.quantisation and not shape_of.keys() >= set(bundle.quantisation.tensors):
         raise fields.error("int8.tensors", "a list of this bundle's own tensors")
     rows = bundle.ways if bundle.head == "per-class" else 1  # of a prototype head zeros, until it is taught
-    weight, bias = (bundle.weights[name] for name in HEAD)
+    weight, bias = (bundle.head_start[name] for name in HEAD)
     if weight.ndim != 2 or weight.shape[0] != rows or bias.shape != (rows,):
         raise UserError(
             f"{bundle.path}: head.weight and head.bias must have {rows} rows as the manifest says; export it again"

@@ -47,7 +47,7 @@ class _Taught:
     """
 
     classes: tuple[Hashable, ...]
-    weights: Arrays
+    weights: Arrays | None  # the head, and what teaching changed; None: the bundle's start
     state: State | None  # None: the bundle's start
     session: Session | None = None
     lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
@@ -78,8 +78,7 @@ class Learner:
         self.precision = check_precision(bundle, precision)
         self.threads = check_threads(threads)
         self._teaching = threading.RLock()  # on_step may teach, too
-        start = bundle.start_weights(bundle.ways) | {name: bundle.weights[name] for name in bundle.statistics}
-        self._now = _Taught(tuple(f"class {number}" for number in range(1, bundle.ways + 1)), start, None)
+        self._now = _Taught(tuple(f"class {number}" for number in range(1, bundle.ways + 1)), None, None)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self.bundle, self.threads, self.precision, self._now
@@ -134,13 +133,13 @@ class Learner:
         pixels = self._checked(images)
         classes, index = _number(labels, len(pixels))
         steps = self.bundle.steps_for(len(pixels) / len(classes)) if steps is None else self.bundle.check_steps(steps)
-        weights = self.bundle.start_weights(len(classes))
+        self.bundle.start_head(len(classes))  # refuses more classes than it has rows for
         targets = np.eye(len(classes), dtype=np.float32)[index]
         with self._teaching:
             self._now = copy.copy(self._now)  # without its session: a board has no memory for two graphs at once
             inputs, trunk_seconds = self._step_inputs(pixels)
             feeds = {self.bundle.step_input: inputs, "targets": targets}
-            tensors, losses, seconds = self._learn(weights, feeds, steps, on_step, watch)
+            tensors, losses, seconds = self._learn(feeds, steps, on_step, watch)
             self._teach(State(self.bundle.hash, classes, steps, len(pixels), tensors))
         total = time.perf_counter() - started
         return Adaptation(classes, len(pixels), tuple(losses), tuple(seconds), total, trunk_seconds)
@@ -176,10 +175,11 @@ class Learner:
         return features
 
     def _learn(
-        self, weights: Arrays, feeds: Arrays, steps: int, on_step: OnStep | None, watch: Watch | None
+        self, feeds: Arrays, steps: int, on_step: OnStep | None, watch: Watch | None
     ) -> tuple[Arrays, list[float], list[float]]:
-        """Take `steps` steps from `weights`: the tensors of a state, and each step's loss (before it) and seconds."""
+        """Take `steps` steps from the start: the tensors of a state, and each step's loss (before it) and seconds."""
         bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
+        weights = bundle.start_weights(feeds["targets"].shape[1])
         fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
         carried = bundle.start_carried()
 
@@ -192,13 +192,15 @@ class Learner:
             before = time.perf_counter()
             named = run(bundle.step_outputs, step)
             weights |= _rows(named) if step == 1 else {}
-            weights |= {name: named[f"updated.{name}"] for name in bundle.adapted}
-            carried = {name: named[f"next.{name}"] for name in bundle.carried}
-            weights |= {name: named[name] for name in bundle.statistics}
+            for name in bundle.adapted:  # copied, so that what the graph gave is free for its next run
+                np.copyto(weights[name], named[f"updated.{name}"])
+            carried = {name: named[f"next.{name}"].copy() for name in bundle.carried}
+            weights |= {name: named[name].copy() for name in bundle.statistics}
             losses.append(float(named["loss"]))
             seconds.append(time.perf_counter() - before)
             if watch:
                 watch(named)
+            del named
             if on_step:
                 on_step(step, losses[-1], seconds[-1])
         if not steps:
@@ -222,7 +224,8 @@ class Learner:
         with now.lock:
             if now.session is None:
                 now.session = predict_session(self.bundle, now.weights, self.threads, self.precision)
-        head = {name: now.weights[name] for name in HEAD}
+        head = self.bundle.start_head(self.bundle.ways) if now.weights is None else now.weights
+        head = {name: head[name] for name in HEAD}
         batch = self.batch_size()
         logits = [
             now.session.run(["logits"], {IMAGES: _network_input(pixels[i : i + batch]), **head})[0]
@@ -261,11 +264,12 @@ class Learner:
 
     def _start(self, classes: int) -> Arrays:
         """The start values of what a state holds."""
-        start = self.bundle.weights | self.bundle.start_weights(classes)
-        return {name: start[name] for name in (*self.bundle.learned, *self.bundle.statistics)}
+        bundle = self.bundle
+        start = bundle.start_weights(classes) | (bundle.tensors(bundle.statistics) if bundle.statistics else {})
+        return {name: start[name] for name in (*bundle.learned, *bundle.statistics)}
 
     def _teach(self, state: State) -> None:
-        weights = self.bundle.start_weights(len(state.classes)) | dict(state.tensors)
+        weights = self.bundle.start_head(len(state.classes)) | dict(state.tensors)
         with self._teaching:
             self._now = _Taught(state.classes, weights, state)
 
@@ -307,7 +311,7 @@ def _network_input(pixels: np.ndarray) -> np.ndarray:
 
 def _rows(outputs: Arrays) -> Arrays:
     """The rows that a prototype head made of the support set."""
-    return {name: outputs[f"start.{name}"] for name in HEAD if f"start.{name}" in outputs}
+    return {name: outputs[f"start.{name}"].copy() for name in HEAD if f"start.{name}" in outputs}
 
 
 def _run(session: Session, outputs: Sequence[str], feeds: Arrays, step: int) -> Arrays:

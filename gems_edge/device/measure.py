@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, Bundle, Trunk
+from gems_edge.device.bundle import FEATURES, IMAGES, Bundle, Trunk
 from gems_edge.device.sessions import adapt_session, predict_session, trunk_session
 from gems_edge.errors import MachineError, UserError
 
@@ -85,9 +85,8 @@ def times_faster(
 
 def predict_call(bundle: Bundle, threads: int | None, precision: str = "fp32") -> Callable[[], list[np.ndarray]]:
     """The untaught predict graph on one image, weights packed as initialisers, as a function without arguments."""
-    weights = bundle.start_weights(bundle.ways)
-    session = predict_session(bundle, weights, threads, precision)
-    feeds = {IMAGES: random_input(bundle, 1), **{name: weights[name] for name in HEAD}}
+    session = predict_session(bundle, None, threads, precision)
+    feeds = {IMAGES: random_input(bundle, 1), **bundle.start_head(bundle.ways)}
     return lambda: session.run(["logits"], feeds)
 
 

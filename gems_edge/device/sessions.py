@@ -34,14 +34,15 @@ def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     return session
 
 
-def predict_session(bundle: Bundle, weights: Arrays, threads: int | None, precision: str = "fp32") -> Session:
-    """The predict graph with `weights` (adapted backbone, statistics) in place of the start values; the head is fed."""
+def predict_session(bundle: Bundle, weights: Arrays | None, threads: int | None, precision: str = "fp32") -> Session:
+    """The predict graph with `weights` (adapted backbone, statistics; None: nothing was taught) in place of the start
+    values; the head is fed."""
+    changed = {name: value for name, value in (weights or {}).items() if name not in HEAD}
     if precision == "int8":
         what = str(bundle.path / INT8_FILE)
-        model = refreshed(bundle.model(INT8_FILE), _quantisation(bundle), bundle.weights | weights, what)
+        model = refreshed(bundle.model(INT8_FILE), _quantisation(bundle), bundle.weights | changed, what)
     else:
         what = str(bundle.path / "predict.onnx")
-        changed = {n: value for n, value in weights.items() if n not in HEAD and value is not bundle.weights[n]}
         model = with_values(bundle.model("predict.onnx"), changed, what)
     session = Session(model, what, threads=threads)
     session.require([IMAGES, *HEAD], ["logits"])

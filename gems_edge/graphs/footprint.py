@@ -23,8 +23,7 @@ CALLS = 2
 def arena_bytes(
     model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS, trunk: onnx.ModelProto | None = None
 ) -> int:
-    """How large onnxruntime's arena gets over `runs` runs of `model`, each fed with what the one before gave, and over
-    those of a `trunk` before them.
+    """How large onnxruntime's arena gets over `runs` runs of `model`, and over those of a `trunk` before them.
 
     All sessions of a process share the arena, which gives nothing back to the system.
     """
@@ -36,20 +35,13 @@ def arena_bytes(
 
 
 def _serve(arena: Arena, model: onnx.ModelProto, dims: dict[str, int], runs: int) -> None:
-    """The requests of `runs` runs, one after the other.
-
-    Outputs are the arena's memory (onnxruntime hands them out as they are), so they are freed a run later.
-    """
-    requests, outputs = run_requests(model, dims)
-    kept = set(outputs)
-    for run in range(runs):
-        arena.serve(
-            (f"{name}/{run}" if name in kept else name, size)
-            for name, size in requests
-            if size is not None or name not in kept
-        )
-        arena.serve((f"{name}/{run - 1}", None) for name in outputs)
-    arena.serve((f"{name}/{runs - 1}", None) for name in outputs)
+    """The requests of `runs` runs, one after the other. Outputs are the arena's memory (onnxruntime hands them out as
+    they are); whoever asked for them copies what is kept before the next run."""
+    requests, given = run_requests(model, dims)
+    outputs = dict.fromkeys(given)
+    for _ in range(runs):
+        arena.serve((name, size) for name, size in requests if size is not None or name not in outputs)
+        arena.serve((name, None) for name in outputs)
 
 
 def memory_cost(

@@ -22,8 +22,8 @@ NODE_BYTES = 4_400
 LOADING = {"predict": 3.85, "adapt": 2.7}
 # … and afterwards once.
 LOADED = 1.0
-# What a step takes of the moved weights beside the arena, which holds them twice.
-STEPPING = 0.5
+# What a step takes of the moved weights beside the arena, which holds what they become.
+STEPPING = 1.2
 # Images are pixels (a byte) before they are the network's input (four), a call's at a time for predictions and trunks.
 PIXELS, IMAGES = 0.25, 1.25
 
@@ -54,10 +54,10 @@ def predict_memory(manifest_cost: Mapping[str, Any], images: int, what: str) -> 
         raise UserError(f"memory can be predicted for 1 image or more, not {images}")
     weights = manifest_cost["predict"]["constant_bytes"]
     if what == "predict":
-        heap, taught, planned = weights + _call(manifest_cost, "predict", images), weights, True
+        heap, taught, planned = _call(manifest_cost, "predict", images), weights, True
         heap += PIXELS * manifest_cost["memory"]["image_bytes"] * images
     else:
-        heap, taught = weights + _adapting(manifest_cost, images), 0
+        heap, taught = _adapting(manifest_cost, images), 0
         planned = images == manifest_cost["adapt_step"]["dims"]["images"]
     peak = PROCESS_MB[what] + heap / 1e6
     error = ERROR if planned else ERROR_BETWEEN
@@ -81,12 +81,12 @@ def _call(cost: Mapping[str, Any], graph: str, images: int) -> float:
 
 
 def _adapting(cost: Mapping[str, Any], images: int) -> float:
-    """Bytes that gradient steps take beside the weights, or the trunk before them if it takes more."""
+    """Bytes that gradient steps take, or the trunk before them if it takes more."""
     memory, constants = cost["memory"], float(cost["adapt_step"]["constant_bytes"])
     below = float(cost["trunk"]["constant_bytes"]) if "trunk" in cost else 0.0
-    moved = float(cost["predict"]["constant_bytes"]) - constants - below
+    moved = max(0.0, float(cost["predict"]["constant_bytes"]) - constants - below)
     arena = _arena(memory["adapt"], images)
-    steps = max(LOADING["adapt"] * constants, LOADED * constants + STEPPING * max(0, moved) + arena)
+    steps = max(LOADING["adapt"] * constants, LOADED * constants + STEPPING * moved + arena)
     steps += NODE_BYTES * int(memory["adapt"]["nodes"])
     if "trunk" not in cost:
         return steps + IMAGES * float(memory["image_bytes"]) * images

@@ -63,16 +63,16 @@ def test_a_trunk_gives_way_to_the_steps():
     memory = COST["memory"] | {"feature_bytes": 100_000, "trunk": COST["memory"]["predict"]}
     split = COST | {"trunk": {"peak_bytes": 2_000_000, "constant_bytes": 600_000}, "memory": memory}
     whole, steps = predict_memory(COST, 25, "adapt").value, predict_memory(split, 25, "adapt").value
-    saved = 0.5 * 0.6 + 25 * 0.04  # the trunk's weights are not moved, the images come one by one
+    saved = 1.2 * 0.6 + 25 * 0.04  # the trunk's weights are not moved, the images come one by one
     assert steps == pytest.approx(whole - saved + 25 * 0.1)
     trunk = split["trunk"] | {"constant_bytes": 900_000_000}
-    assert predict_memory(split | {"trunk": trunk}, 25, "adapt").value > steps + 4 * 600
+    assert predict_memory(split | {"trunk": trunk}, 25, "adapt").value > steps + 3 * 600
 
 
 def test_a_large_networks_weights_count_while_they_load():
     large = COST | {"predict": COST["predict"] | {"constant_bytes": 32_000_000}}
     less = predict_memory(COST, 1, "predict")
-    assert predict_memory(large, 1, "predict").value - less.value > 4 * 31 - 2
+    assert predict_memory(large, 1, "predict").value - less.value > 3.8 * 31
     frozen = large | {"adapt_step": COST["adapt_step"] | {"constant_bytes": 32_000_000}}
     assert predict_memory(frozen, 1, "adapt").value > predict_memory(large, 1, "adapt").value
 
