@@ -9,7 +9,7 @@ images. Convolutions that multiply little, such as those that widen a narrow map
 networks come again from the narrow ones.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 import onnx_ir as ir
@@ -22,6 +22,7 @@ from gems_edge.export.passes.levels import Levels
 from gems_edge.export.passes.rewriting import tidy
 from gems_edge.export.passes.scans import write_scans
 from gems_edge.export.passes.streamed import streamed_values
+from gems_edge.graphs.cost import describe
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,14 @@ class Memory:
     least_bytes: int  # values of at least this size, of all images together; 0: nothing
     convolutions: int  # that may run again to have such a value again, rather than to keep it
     cheap_macs: int = 0  # an element: convolutions of single pixels with no more are not counted
+    most: int = 0  # convolutions up to which more are tried, where the peak falls with them
 
 
 # CHEAP: what the expansion of a narrow map takes in the first blocks of a mobile network, whose maps are the largest.
 # MobileNetV2 x 0.35, 25 images of 96 pixels, "low": 64 MB of activations without, 47 with, in 1.15 times the time.
 # Were depthwise convolutions not counted either, it would be 44 MB in another 1.2 times the time.
 CHEAP = 24
-MEMORY = {"fast": Memory(1 << 23, 0), "balanced": Memory(1 << 21, 0, CHEAP), "low": Memory(1 << 19, 2, CHEAP)}
+MEMORY = {"fast": Memory(1 << 23, 0), "balanced": Memory(1 << 21, 0, CHEAP), "low": Memory(1 << 19, 1, CHEAP, most=2)}
 
 
 def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx.ModelProto:
@@ -48,6 +50,17 @@ def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx
     """
     if not memory.least_bytes:
         return model
+    tried = range(memory.convolutions, max(memory.convolutions, memory.most) + 1)
+    graphs = [_streamed(model, replace(memory, convolutions=count), dims) for count in tried]
+    return min(graphs, key=lambda graph: _peak(graph, dims)) if len(graphs) > 1 else graphs[0]
+
+
+def _peak(graph: onnx.ModelProto, dims: dict[str, int]) -> int:
+    peak: int = describe(graph, dims, channel_blocks=False)["peak_bytes"]
+    return peak
+
+
+def _streamed(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx.ModelProto:
     rewritten = ir.from_proto(model)
     joined = join_images(rewritten, dims, memory.least_bytes)
     streamed = stream_images(rewritten, memory, dims)
