@@ -17,7 +17,8 @@ def main(path: str, what: str, images: str, threads: str, steps: str) -> None:
     learner = Learner.load(path, int(threads) or None)
     pixels = random_pixels(learner.bundle, int(images))
     if what == "adapt":
-        learner.adapt(pixels, [index % learner.bundle.ways for index in range(len(pixels))], int(steps))
+        taken = int(steps) if learner.bundle.takes_steps else 0
+        learner.adapt(pixels, [index % learner.bundle.ways for index in range(len(pixels))], taken)
     else:
         for _ in range(int(steps)):
             learner.predict(pixels)
