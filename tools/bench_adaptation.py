@@ -81,8 +81,9 @@ def subjects(row: Row, bundle: Bundle, threads: int) -> dict[str, Any]:
     feeds = {"targets": targets.numpy(), **bundle.start_weights(WAYS)}
 
     def onnx(images=images):
-        loss, *others = session.run(bundle.step_outputs, feeds | {"images": images.numpy()})
-        return loss, dict(zip(bundle.adapted, others))
+        results = session.run(bundle.step_outputs, feeds | {"images": images.numpy()})
+        named = dict(zip(bundle.step_outputs, results, strict=True))
+        return named["loss"], {name: named[f"updated.{name}"] for name in bundle.adapted}
 
     def gems(images=images):
         leaves = {name: weight.detach().requires_grad_(name in adapted) for name, weight in weights.items()}
