@@ -10,7 +10,7 @@ from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source
 from gems_edge.files import write_atomic
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.kept import Kept
-from gems_edge.meta.settings.run import TrainConfig, write_config
+from gems_edge.meta.settings.run import WHOLE, TrainConfig, write_config
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.meta.train import train
 from gems_edge.models.fewshot import FewShotModel
@@ -48,6 +48,8 @@ def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Rep
         init_seed=-1,
         keep=Kept(),
         ticket=TicketConfig(),
+        keep_general=0.0,  # pruned weights are no place to be drawn back to
+        learn_from=WHOLE,  # channels went below the run's cut, too
     )
     name = f"{options.ratio:g}-{options.round_to}-{iterations}"
     name += f"-{config.steps}" if config.steps != run.config().steps else ""

@@ -31,7 +31,7 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
     metavar="SHARE[,SHARE…]",
     help="Share of the backbone's weights to remove, as whole channels; 0 exports the dense model. Several: a bundle "
     "of each and a page with their front; with limits: the ones to choose from.  "
-    "[default: 0.8; with limits: 0 to 0.95]",
+    "[default: 0.8, of pretrained networks 0; with limits: 0 to 0.95]",
 )
 @click.option("-o", "--output", type=PATH, help="Bundle to write.  [default: RUN's name + .gems, here]")
 @click.option(
@@ -200,11 +200,19 @@ def _export_within(request: _Request, as_json: bool) -> list[Document]:
     return [document_of(request.output, manifest)]
 
 
+def _default_ratio(run: Path) -> float:
+    """A network that was pretrained is small already, and loses more by pruning than meta-training gives back."""
+    from gems_edge.meta.run import Run
+    from gems_edge.models.pretrained import RANDOM
+
+    return DEFAULT_RATIO if Run(run).config().init == RANDOM else 0.0
+
+
 def _export_each(request: _Request, as_json: bool) -> list[Document]:
     """Export one bundle for each ratio, several with a page of their front; their documents."""
     from gems_edge.export.families import export_family
 
-    ratios = request.ratios or (DEFAULT_RATIO,)
+    ratios = request.ratios or (_default_ratio(request.run),)
     output, outputs = request.output, [request.output]
     if len(ratios) > 1:
         outputs = [output.with_name(f"{output.name.removesuffix('.gems')}-{ratio:g}.gems") for ratio in ratios]
