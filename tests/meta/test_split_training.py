@@ -207,3 +207,18 @@ def test_a_start_from_a_file_is_kept_whole_and_is_the_bar(split_run, image_sets,
     cli_here("train", "--resume", "-o", tmp_path / "run", "--data-root", image_sets)
     evaluate = ("evaluate", tmp_path / "run", "--episodes", "3", "--data-root", image_sets, "--json")
     assert 0 < json.loads(cli_here(*evaluate).stdout)["untrained"]["accuracy"] < 1
+
+
+def test_what_lost_channels_learns_as_a_whole_and_is_not_drawn_back(split_run, image_sets, cli_here, tmp_path):
+    run = tmp_path / "run"
+    options = (*SPLIT, "--head", "prototype", "--steps", "0", "--keep-general", "0.5", "--data-root", image_sets)
+    cli_here("train", *options, "--init", split_run("maml") / "weights.safetensors", "-o", run)
+    export = ("export", run, "--recover-iterations", "2", "--episodes", "2", "--data-root", image_sets, "--json")
+    dense = json.loads(cli_here(*export, "-o", tmp_path / "dense.gems").stdout)
+    assert dense["ratio"] == 0  # the default of a network that did not start at random
+    pruned = json.loads(cli_here(*export, "--ratio", "0.4", "-o", tmp_path / "pruned.gems").stdout)
+    assert pruned["ratio"] > 0.3
+    (recovered,) = (Run(path) for path in (run / "compact").iterdir())
+    start, weights = recovered.initial(), recovered.weights()
+    assert not recovered.trained_path.exists()
+    assert any(below(name) and not torch.equal(weights[name], start[name]) for name in weights)
