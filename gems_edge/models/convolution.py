@@ -32,9 +32,11 @@ class Form:
         by_columns = needed[1] and self._weight_by_columns(gradient, weight)
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradient, x, weight, weight.shape[:1], self.stride, self.padding, (1, 1), False, (0, 0), self.groups,
-            (needed[0], needed[1] and not by_columns, needed[2]),
+            (needed[0], needed[1] and not by_columns, needed[2] and not by_columns),
         )  # fmt: skip
-        return of_x, self._gradient_of_columns(gradient, x, weight) if by_columns else of_weight, of_bias
+        if by_columns:  # the bias's by itself, too: asked for it, oneDNN computes the weight's along with it
+            of_weight, of_bias = self._gradient_of_columns(gradient, x, weight), gradient.sum((0, 2, 3))
+        return of_x, of_weight, of_bias if needed[2] else None
 
     def _weight_by_columns(self, gradient: Tensor, weight: Tensor) -> bool:
         """Whether the weight's gradient comes faster a few columns of the kernel at a time: of a depthwise convolution
