@@ -22,6 +22,8 @@ ALWAYS: dict[str, Any] = {
     "validate_every": 60,
     "keep_general": 0.85,
 }
+# With several kinds of images there is more to forget: at 0.0003 they drive each other, and other kinds, out.
+LR_OF_SEVERAL = 0.0001
 # Of the networks whose weights we know: what they were trained on, but smaller, which costs a board a third.
 IMAGES: dict[str, Any] = {"image_size": 128, "channels": 3}
 # Of the head that is best on a pretrained network, which serves any number of classes.
@@ -39,15 +41,16 @@ def default_config(given: Mapping[str, Any]) -> TrainConfig:
         return TrainConfig()
     backbone = said.get("backbone", TrainConfig.backbone)
     prototypes = said.get("head", "prototype") == "prototype"
+    kinds = len(said.get("data", TrainConfig.data))
     per_image = said.get("normalization", "frozen") in PER_IMAGE
     return replace(
         TrainConfig(),
         init=said["init"],
         backbone=backbone,
-        **ALWAYS,
+        **(ALWAYS | ({"lr": LR_OF_SEVERAL} if kinds > 1 else {})),
         **(IMAGES if backbone in KNOWN else {}),
         **(PROTOTYPES if prototypes else {}),
         steps=0 if prototypes and "method" not in said else STEPS,
         learn_from=LEARN_FROM.get(backbone, "") if per_image else "",
-        meta_batch=len(said.get("data", TrainConfig.data)),  # a task of each kind of images
+        meta_batch=kinds,  # a task of each kind of images
     )
