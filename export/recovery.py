@@ -14,7 +14,7 @@ from gems_edge.meta.settings.run import WHOLE, TrainConfig, write_config
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.meta.train import train
 from gems_edge.models.fewshot import FewShotModel
-from gems_edge.models.spec import ModelSpec
+from gems_edge.models.spec import ADAPTER, ModelSpec
 from gems_edge.tickets.channels import TOLERANCE, Pruned
 from gems_edge.wording import accuracy_text
 
@@ -40,6 +40,7 @@ def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Rep
     compact = MetaModel(FewShotModel(pruned.spec), pruned.weights, source.trained.rule)
     if not iterations:
         return compact
+    decides = any(name.startswith(ADAPTER) for name in pruned.weights)
     training = replace(
         config,
         widths=pruned.spec.widths,
@@ -49,7 +50,8 @@ def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Rep
         keep=Kept(),
         ticket=TicketConfig(),
         keep_general=0.0,  # pruned weights are no place to be drawn back to
-        learn_from=WHOLE,  # channels went below the run's cut, too
+        # Channels went below the run's cut, too; but φ decides of the layers above it.
+        learn_from=config.learn_from if decides else WHOLE,
     )
     name = f"{options.ratio:g}-{options.round_to}-{iterations}"
     name += f"-{config.steps}" if config.steps != run.config().steps else ""
