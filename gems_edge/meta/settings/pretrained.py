@@ -20,7 +20,7 @@ ALWAYS: dict[str, Any] = {
     "iterations": 240,
     "lr": 0.0003,
     "validate_every": 60,
-    "keep_general": 0.85,
+    "keep_general": 0.8,
 }
 # With several kinds of images there is more to forget: at 0.0003 they drive each other, and other kinds, out.
 LR_OF_SEVERAL = 0.0001
