@@ -155,6 +155,8 @@ def scaled(output, factor, start=None):
     def change(graph):
         node = next(node for node in graph.node if output in node.output)
         node.output[list(node.output).index(output)] = "raw"
+        for reader in graph.node:  # what is computed from it stays as it was
+            reader.input[:] = ["raw" if name == output else name for name in reader.input]
         graph.initializer.append(numpy_helper.from_array(np.float32(factor), "factor"))
         if start is None:
             graph.node.append(helper.make_node("Mul", ["raw", "factor"], [output]))
