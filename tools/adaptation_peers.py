@@ -32,10 +32,10 @@ class Plain(nn.Module):
     Batch normalisations take the statistics of the batch, until they are given others.
     """
 
-    def __init__(self, backbone: str, channels: int):
+    def __init__(self, backbone: str, channels: int, image_size: int):
         super().__init__()
         with torch.device("meta"):
-            self.backbone = make_backbone(backbone, channels)
+            self.backbone = make_backbone(backbone, channels, image_size=image_size)
             self.head = nn.Linear(1, 1)
         self.eval()
         for layer in self.modules():
@@ -126,7 +126,7 @@ def main(text: str) -> None:
     settings = json.loads(text)
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
-    model = Plain(settings["backbone"], settings["channels"])
+    model = Plain(settings["backbone"], settings["channels"], settings["size"])
     baseline = peak_mb()
     model.load(random_weights(settings["shapes"]))
     count = settings["ways"] * settings["shots"]

@@ -84,7 +84,7 @@ class Row:
     def plain(self, dtype: torch.dtype = torch.float32) -> Plain:
         """The same network as its author wrote it, with the same weights."""
         weights = {name: weight.to(dtype) for name, weight in self.start[1].items()}
-        return Plain(self.network.backbone, self.network.channels).load(weights)
+        return Plain(self.network.backbone, self.network.channels, self.network.size).load(weights)
 
     def path(self, directory: Path) -> Path:
         return directory / f"{self.name}-{sources()}.gems"

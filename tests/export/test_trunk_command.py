@@ -20,7 +20,7 @@ def split(cli_here, made_once):
         cli_here("train", *SMALL, *BODY, "--iterations", "20", "-o", directory / "run")
         cli_here("export", directory / "run", *WHOLE, "-o", directory / "split.gems")
 
-    return made_once("split", make)
+    return made_once("trunk", make)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.network_file import NetworkFile
 from gems_edge.models.normalization import Normalization, NormPass
-from gems_edge.models.spec import ModelSpec, full_widths
+from gems_edge.models.spec import ModelSpec, full_widths, is_constant
 from gems_edge.tickets.channels import remove_channels
 
 SOURCE = (Path(__file__).parent / "random_networks.py").read_text()
@@ -92,7 +92,8 @@ def test_shapes_at_any_widths(recipe, seed):
         model = FewShotModel(spec)
         layers = {f"{layer.name}.weight" for layer in spec.shape.layers}
         tensors = dict(model.named_parameters())
-        assert list(tensors) == [*spec.topology.tensors, "head.weight", "head.bias"]
+        learned = [name for name in spec.topology.tensors if not is_constant(name)]
+        assert list(tensors) == [*learned, "head.weight", "head.bias"]
         assert sum(tensors[name].numel() for name in layers) == spec.backbone_weights
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             answer = model(torch.rand(1, 3, SIZE, SIZE))
@@ -112,7 +113,8 @@ def test_a_network_without_channels_is_the_one_in_which_they_are_dead(recipe, se
     weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     for name, number, axis in spec.topology.tensor_axes:
         dead = torch.from_numpy(np.flatnonzero(~kept_entries(axis, kept)))
-        weights[name].index_fill_(number, dead, 0)
+        if not is_constant(name):  # there are none in the batch modes
+            weights[name].index_fill_(number, dead, 0)
     compact, sliced = remove_channels(model, weights, kept)
     small = FewShotModel(compact).double()
     small.load_state_dict(sliced)
