@@ -1,6 +1,6 @@
 """Update rules: what one inner step moves, and how. A rule is data plugged into `inner_step`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -50,8 +50,10 @@ class Rule:
         return self.head_lr if self.head_lr and name in HEAD else self.inner_lr
 
     def scaled(self, factor: float) -> "Rule":
-        """The rule at `factor` times its rates."""
-        raise NotImplementedError
+        """The rule, a dataclass, at `factor` times its rates."""
+        names = {item.name for item in fields(self)} & {"inner_lr", "head_lr"}  # type: ignore[arg-type]
+        rates = {name: factor * getattr(self, name) for name in names}
+        return replace(self, **rates)  # type: ignore[type-var]
 
     def initial(self, weights: Weights, feature_channels: int) -> Weights:
         """φ at the start of meta-training, for a network of these weights; draws from torch's generator."""
