@@ -23,7 +23,8 @@ from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.train import Start, Trainer, resolve
+from gems_edge.meta.start import Start, resolve
+from gems_edge.meta.train import Trainer
 
 METHODS = {
     "maml": {"method": "maml"},

@@ -116,7 +116,7 @@ def data_seconds(setting: Setting, count: int, device: str) -> dict[str, Any]:
     """The median seconds of one meta-iteration's episodes, drawn from glyphs and cut as `Trainer.step` does it."""
     from gems_edge.data.mixture import mixture_sampler
     from gems_edge.data.tensors import episode_tensors
-    from gems_edge.meta.train import resolve
+    from gems_edge.meta.start import resolve
 
     config, images = resolve(train_config(setting))
     sampler = mixture_sampler(images, "train", config.ways, config.shots, config.queries, config.seed)

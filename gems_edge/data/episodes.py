@@ -59,9 +59,8 @@ class EpisodeSampler:
         number = [self.seed, SPLITS.index(self.split), iteration, task]
         random = np.random.default_rng(number)
         chosen = random.choice(len(self.classes), self.ways, replace=False)
-        counts = self.shots.draw(
-            self.ways, (*number, 1)
-        )  # apart, so that a range draws the classes that one number does
+        # From a generator of their own, so that a range draws the classes that one number does.
+        counts = self.shots.draw(self.ways, (*number, 1))
         drawn = [self._draw_class(position, shots, random) for position, shots in zip(chosen, counts.tolist())]
         support, query = (list(part) for part in zip(*drawn))
         turns = random.integers(0, 4, self.ways) if self.rotate else None

@@ -9,7 +9,8 @@ from gems_edge.meta.evaluation.accuracy import Accuracy, mean_over_distributions
 from gems_edge.meta.processes import Processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.train import Start, starting, train_from
+from gems_edge.meta.start import Start, starting
+from gems_edge.meta.train import train_from
 from gems_edge.progress import Progress, Say, in_phase, silent
 
 

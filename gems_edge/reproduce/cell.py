@@ -18,7 +18,7 @@ from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.base import from_table
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.train import Start, resolve
+from gems_edge.meta.start import Start, resolve
 from gems_edge.progress import Progress
 from gems_edge.reproduce.protocol import RUN
 from gems_edge.tickets.analysis import layer_ratios

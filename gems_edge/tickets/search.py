@@ -17,7 +17,8 @@ from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run, first_weights, seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
-from gems_edge.meta.train import Start, train_from
+from gems_edge.meta.start import Start
+from gems_edge.meta.train import train_from
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.spec import ModelSpec
 from gems_edge.models.ticket import Masks, Ticket, maskable

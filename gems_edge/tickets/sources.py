@@ -11,7 +11,7 @@ from gems_edge.errors import UserError
 from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
-from gems_edge.meta.train import Start
+from gems_edge.meta.start import Start
 from gems_edge.models.ticket import Masks, Ticket, load_ticket, save_ticket
 from gems_edge.tickets import criteria
 from gems_edge.tickets.analysis import check_alike

@@ -9,7 +9,8 @@ from gems_edge.errors import UserError
 from gems_edge.meta.processes import Processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.train import Start, check_directory, starting, train_from
+from gems_edge.meta.start import Start, check_directory, starting
+from gems_edge.meta.train import train_from
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket, save_ticket
 from gems_edge.progress import Progress, Say, silent
 from gems_edge.tickets.find import check_search, find_ticket

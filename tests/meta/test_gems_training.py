@@ -20,7 +20,8 @@ from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run, seeded_weights
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.run import TrainConfig, read_config
-from gems_edge.meta.train import Start, Trainer, resolve, train
+from gems_edge.meta.start import Start, resolve
+from gems_edge.meta.train import Trainer, train
 from gems_edge.models.ticket import load_ticket
 
 NAMES = ["ink", "tint"]

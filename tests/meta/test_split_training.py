@@ -22,7 +22,7 @@ from gems_edge.meta.meta_model import MetaModel, halves
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.registry import RULES, rule_of
 from gems_edge.meta.run import Run, seeded_weights
-from gems_edge.meta.train import resolve
+from gems_edge.meta.start import resolve
 
 SPLIT = (*TWO_SETS, "--normalization", "group", "--learn-from", "blocks.2")
 METHODS = [method for method in RULES if method != "multi-maml"]

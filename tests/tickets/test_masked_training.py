@@ -22,7 +22,8 @@ from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TicketConfig
-from gems_edge.meta.train import prepare, resolve, train
+from gems_edge.meta.start import prepare, resolve
+from gems_edge.meta.train import train
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.ticket import Ticket, load_ticket, maskable, model_of, save_ticket

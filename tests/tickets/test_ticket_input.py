@@ -6,7 +6,7 @@ import pytest
 from ticket_runs import DENSE, ITERATIONS, PMT, TINY, ticket_of
 
 from gems_edge.meta.run import Run
-from gems_edge.meta.train import prepare
+from gems_edge.meta.start import prepare
 from gems_edge.models.ticket import save_ticket
 
 REFUSED = [

@@ -27,7 +27,7 @@ from gems_edge.data.sources import load_images
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.meta.run import Run, seeded_weights
 from gems_edge.meta.settings.ticket import TICKETS
-from gems_edge.meta.train import resolve
+from gems_edge.meta.start import resolve
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.ticket import Masks
 from gems_edge.tickets import find
