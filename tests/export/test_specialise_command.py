@@ -12,6 +12,7 @@ from PIL import Image
 
 from gems_edge.data.packed import read_packed
 from gems_edge.device import Learner
+from gems_edge.device.bundle import read_bundle
 from gems_edge.meta.rules.adapter import ranks
 from gems_edge.meta.run import Run
 from gems_edge.models.fewshot import FewShotModel, layers_of
@@ -76,7 +77,8 @@ def photos(image_sets, tmp_path_factory):
 def taught(cli_here, bundle, photos, state):
     """adapt and predict on the bundle; the state's one written slot."""
     report = json.loads(cli_here("adapt", bundle, "--support", photos / "support", "-o", state, "--json").stdout)
-    assert report["steps"] == 2 and len(report["classes"]) == 5 and np.isfinite(report["loss"]).all()
+    steps = read_bundle(bundle).steps_for(2)  # as few episodes chose: machines round differently
+    assert report["steps"] == steps and len(report["classes"]) == 5 and np.isfinite(report["loss"]).all()
     answers = json.loads(cli_here("predict", bundle, "--state", state, photos / "new", "--json").stdout)
     assert len(answers) == 5 and all(
         sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5) for one in answers
