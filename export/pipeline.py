@@ -233,11 +233,13 @@ def _accuracies(
 
 
 def _untrained(source: Source, options: ExportOptions, reports: Reports) -> dict[str, Any]:
-    """The bar, as `accuracies` gives them."""
+    """The bar, as `accuracies` gives them; empty where the weights that training started from are not to be had."""
+    learned = untrained(source.run, source.config)
+    if learned is None:
+        return {}
     plain = replace(source, config=replace(source.config, steps=0, head="prototype"))
     total = options.episodes * len(source.tests)
     with reports.evaluation("evaluate the network as it was before training", total) as progress:
-        learned = untrained(source.run, source.config)
         return accuracies(learned, plain, source.tests, options.episodes, progress, None, reports.evaluation)
 
 

@@ -21,7 +21,7 @@ def document_of(output: Path, manifest: Document) -> Document:
         **{f"{what}_{when}": manifest[what][when] for what in ("params", "macs") for when in ("before", "after")},
         "accuracy_before": manifest["accuracy_before"][mode],
         "accuracy_after": manifest["accuracy"][mode],
-        "untrained": manifest["untrained"][mode],
+        "untrained": manifest["untrained"].get(mode),
         "accuracy_per_mode": {"before": manifest["accuracy_before"], "after": manifest["accuracy"]},
         "normalization": mode,
         "ticket": manifest["ticket"],
@@ -91,8 +91,10 @@ def _rows(manifest: Document) -> Iterator[tuple[str, str, str]]:
 
 
 def _beside_bar(manifest: Document) -> list[Document]:
-    """For each number of shots the accuracy in the bundle's mode, with the bar's as "untrained"."""
+    """For each number of shots the accuracy in the bundle's mode, with the bar's as "untrained", where it is known."""
     mode = manifest["normalization"]
+    if mode not in manifest["untrained"]:
+        return []
     bars, reached = manifest["untrained"][mode], manifest["accuracy"][mode]
     pairs = zip(bars.get("by_shots", [bars]), reached.get("by_shots", [reached]), strict=True)
     return [entry | {"untrained": bar} for bar, entry in pairs]

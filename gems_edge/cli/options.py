@@ -17,7 +17,7 @@ from gems_edge.meta.settings.kept import Kept
 from gems_edge.meta.settings.run import AUTO, TrainConfig, normalization_of
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.network_file import NO_FILE
-from gems_edge.models.pretrained import NO_PRETRAINED
+from gems_edge.models.pretrained import NO_PRETRAINED, RANDOM
 
 # Parameters of the nested tables' options begin with these, so that no two settings share a name.
 TICKET, ADAPTER = "ticket_", "adapter_"
@@ -77,8 +77,9 @@ def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
         options["pretrained"] = NO_PRETRAINED
     if "init" in options and base.normalization == normalization_of(base.init):
         options.setdefault("normalization", AUTO)
-    if options.get("backbone", base.backbone) != base.backbone:
-        options.setdefault("learn_from", "")
+    random_now = options.get("init", base.init) == RANDOM != base.init
+    if random_now or options.get("backbone", base.backbone) != base.backbone:
+        options.setdefault("learn_from", "")  # a trunk of random weights would stay random
     config = replace(base, **options, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
     if config.dense and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")

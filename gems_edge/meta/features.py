@@ -21,9 +21,8 @@ from gems_edge.data.tensors import Episodes, episode_tensors, fast_layout
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import cache_directory, write_atomic
 from gems_edge.meta.meta_model import Halves
+from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import Processes
-from gems_edge.models.fewshot import Weights
-from gems_edge.models.spec import ModelSpec
 from gems_edge.process_memory import available_mb
 from gems_edge.progress import Phase, no_display
 
@@ -38,7 +37,7 @@ _SPARED = 100_000_000
 # Seconds after which a file that a killed process began is deleted.
 _LEFT_ALONE = 86_400
 # Part of a file's key: what else decides what is in it.
-_FORMAT = "gems-edge features 1"
+_FORMAT = "gems-edge features 2"
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class EpisodeFeatures(Episodes):
     def taken(self, numbers: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         """Features [n, c, h, w] (or [n, F]). All are of one set and split, as an episode's images are."""
         (part,) = set(self.part[numbers].tolist())
+        assert part >= 0, "features of these images were not asked for"
         rows = torch.from_numpy(self.parts[part][self.row[numbers]]).to(self.where).to(dtype)
         return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
@@ -116,7 +116,7 @@ class _FeatureFiles:
         self.weights = {name: tensor.to(device) for name, tensor in halves.below.items()}
         channels, *sides = halves.parts.top.input_shape
         self.shape = (*sides, channels)  # of an image's features, channels last
-        self.key = _key(halves.whole.model.spec, self.cut.name, self.trunk.network.code, halves.below)
+        self.key = _key(halves)
         self.directory = cache_directory() / "features"
 
     def features(self, chosen: _Chosen) -> np.ndarray:
@@ -135,7 +135,10 @@ class _FeatureFiles:
         size = 2 * math.prod(shape)
         room = self._has_room(size)
         if _fits(size):
-            features = np.concatenate([*self._batches(chosen), np.empty((0, *self.shape), np.float16)])
+            features, start = np.empty(shape, np.float16), 0
+            for batch in self._batches(chosen):
+                features[start : start + len(batch)] = batch
+                start += len(batch)
             if room:
                 with suppress(OSError):  # they are computed anew the next time
                     write_atomic(path, [_header(shape), features.data.cast("B")])
@@ -153,22 +156,27 @@ class _FeatureFiles:
 
     def _batches(self, chosen: _Chosen) -> Iterator[np.ndarray]:
         done = 0
-        with self.phase("features", len(chosen)) as count, torch.no_grad():
+        with self.phase("features", len(chosen)) as count:
             for pixels in chosen.batches():
-                images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device, torch.float32) * (1 / 255)
-                features = self.trunk(self.weights, fast_layout(images))
-                if features.ndim == 4:
-                    features = features.permute(0, 2, 3, 1)
-                half = features.half().contiguous().cpu().numpy()
-                if not np.isfinite(half).all():
-                    raise UserError(
-                        f"the features below {self.cut.name} are beyond half precision ({features.abs().max():.3g}); "
-                        "choose another --learn-from"
-                    )
-                yield half
+                yield self._batch(pixels)
                 done += len(pixels)
                 if count:
                     count(done)
+
+    def _batch(self, pixels: np.ndarray) -> np.ndarray:
+        """Features of uint8 [n, H, W, C]: float16 [n, h, w, c] (or [n, F]), in float32 until then."""
+        with torch.no_grad(), matrix_precision("fp32"):
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device, torch.float32) * (1 / 255)
+            features = self.trunk(self.weights, fast_layout(images))
+        if features.ndim == 4:
+            features = features.permute(0, 2, 3, 1)
+        half: np.ndarray = features.half().contiguous().cpu().numpy()
+        if not np.isfinite(half).all():
+            raise UserError(
+                f"the features below {self.cut.name} are beyond half precision ({features.abs().max():.3g}); "
+                "choose another --learn-from"
+            )
+        return half
 
     def _has_room(self, size: int) -> bool:
         """Whether the disk has room for a file of so many bytes, once old ones are gone."""
@@ -180,12 +188,19 @@ class _FeatureFiles:
             return False
 
 
-def _key(spec: ModelSpec, cut: str, code: str, weights: Weights) -> "hashlib._Hash":
+def trunk_key(halves: Halves) -> str:
+    """Alike where two trunks give the same features of the same images."""
+    return _key(halves).hexdigest()
+
+
+def _key(halves: Halves) -> "hashlib._Hash":
     """A hash of all that features depend on but the images."""
-    alike = replace(spec, head="shared", ways=2, learn_from=cut)
+    assert halves.parts is not None
+    cut, code = halves.parts.cut.name, halves.parts.trunk.network.code
+    alike = replace(halves.whole.model.spec, head="shared", metric="cosine", ways=2, learn_from=cut)
     key = hashlib.sha256(f"{_FORMAT}\n{alike}\n{code}".encode())
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
+    for name in sorted(halves.below):
+        tensor = halves.below[name].detach().cpu().contiguous()
         key.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         key.update(tensor.numpy().data)
     return key
@@ -207,9 +222,10 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The features in a file, or None where there are none of this shape."""
     try:
         found = np.lib.format.open_memmap(path, mode="r")
-        os.utime(path)  # used now
     except (OSError, ValueError):
         return None
+    with suppress(OSError):  # of a cache that others own
+        os.utime(path)  # used now
     fits: bool = found.shape == shape and found.dtype == np.float16
     return found if fits else None
 
@@ -218,11 +234,18 @@ def _trim(directory: Path, size: int) -> None:
     """Delete what was not used for longest until `size` more bytes are within KEPT_BYTES, and what was left half
     written."""
     now = time.time()
-    for path in directory.glob(".*.tmp"):
-        if now - path.stat().st_mtime > _LEFT_ALONE:
+    for used, _, path in _files(directory, ".*.tmp"):
+        if now - used > _LEFT_ALONE:
             path.unlink(missing_ok=True)
-    files = sorted(directory.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in files:
-        size += path.stat().st_size
+    for _, own, path in sorted(_files(directory, "*.npy"), reverse=True):
+        size += own
         if size > KEPT_BYTES:
             path.unlink(missing_ok=True)
+
+
+def _files(directory: Path, pattern: str) -> Iterator[tuple[float, int, Path]]:
+    """When each was last used, its bytes, and it; those that others delete meanwhile are passed over."""
+    for path in directory.glob(pattern):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            yield found.st_mtime, found.st_size, path

@@ -47,6 +47,6 @@ def draw(validation: Mapping[float, Accuracy], kept: float) -> Drawn:
     `validation`: of each of SHARES. Weights that gained nothing give share 0.
     """
     start, trained = validation[0.0].accuracy, validation[1.0].accuracy
-    enough = start + kept * max(0.0, trained - start)
+    enough = min(max(start, trained), start + kept * max(0.0, trained - start))  # rounding may lift it above both
     share = next(share for share in sorted(validation) if validation[share].accuracy >= enough)
     return Drawn(share, kept, validation)

@@ -35,6 +35,7 @@ def train_multi(
             f"({specs_text(config.data)}); name more, or use --method maml"
         )
     with starting(run, config, resume=resume, root=root, processes=processes, say=say) as start:
+        start.check(run)
         start.begin(run)
         bests = []
         for number, (name, spec) in enumerate(zip(start.images.names, start.config.data)):

@@ -150,11 +150,13 @@ class Run:
         return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
 
     def finished(self) -> bool:
-        """Whether training has reached its last iteration."""
+        """Whether training has reached its last iteration, and what --keep-general does behind it."""
         if parts := self.distributions():
             return all(part.config_path.exists() and part.finished() for part in parts.values())
-        checkpoint = self.checkpoint()
-        return checkpoint is not None and checkpoint.iteration >= self.config().iterations
+        config, checkpoint = self.config(), self.checkpoint()
+        if checkpoint is None or checkpoint.iteration < config.iterations:
+            return False
+        return not config.keep_general or self.trained_path.exists()
 
     def save_weights(self, weights: Weights) -> None:
         write_atomic(self.weights_path, save(_plain(weights)))
@@ -245,7 +247,7 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def first_weights(config: TrainConfig) -> Weights:
     """θ0 of the dense model: the backbone's of a pretraining where --init names one, all else the seed's.
 
-    UserError for weights that cannot be had, and that are another network's.
+    UserError for weights that cannot be had, that are another network's, and for another file than the config's.
     """
     weights = seeded_weights(config)
     if config.init == RANDOM:
@@ -256,7 +258,13 @@ def first_weights(config: TrainConfig) -> Weights:
             f"--init pretrained: the weights of {config.backbone} have its full widths; leave --widths and "
             "--width-multiplier out (export --ratio makes it narrower)"
         )
-    return weights | fitting_body(read_pretrained(config.init, config.backbone), weights, config.backbone)
+    body = read_pretrained(config.init, config.backbone)
+    if not body.about.sha256.startswith(config.pretrained.sha256):
+        raise UserError(
+            f"--init {config.init} is another file than these settings were made with (its SHA-256 is "
+            f"{body.about.sha256[:16]}…, not {config.pretrained.sha256[:16]}…); name --init anew, or bring the old one"
+        )
+    return weights | fitting_body(body, weights, config.backbone)
 
 
 def seeded_weights(config: TrainConfig, other: int = 0) -> Weights:

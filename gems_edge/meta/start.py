@@ -13,7 +13,8 @@ from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.base import to_table
-from gems_edge.meta.settings.run import TrainConfig, write_config
+from gems_edge.meta.settings.run import WHOLE, TrainConfig, write_config
+from gems_edge.meta.settings.ticket import TICKETS
 from gems_edge.models.backbones.registry import BACKBONES
 from gems_edge.models.network_file import NetworkFile, read_network_file
 from gems_edge.models.pretrained import NO_PRETRAINED, PRETRAINED, RANDOM, Pretrained, read_pretrained
@@ -37,10 +38,19 @@ class Start:
             weights=config.data_weights, rotate=config.rotate_classes,
         )  # fmt: skip
 
+    def check(self, run: Run) -> None:
+        """UserError if `run` is not this training's, begun or new; writes nothing."""
+        check_directory(run, resume=True)
+        check_same(run, self.config)
+
     def begin(self, run: Run) -> None:
-        """Write the config of a new run, the first thing written; UserError if the run was started with another one."""
+        """Write the config of a new run, the first thing written."""
+        self.processes.wait()  # until all have looked at the directory
         if self.processes.first:
-            prepare(run, self.config)
+            if not run.config_path.exists():
+                run.directory.mkdir(parents=True, exist_ok=True)
+                write_config(run.config_path, self.config)
+            run.remove_leftovers()
         self.processes.wait()
 
 
@@ -74,6 +84,7 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
 
     `root` and `say`: as load_mixture.
     """
+    _check_ticket(config)
     backbone, file = _network(config)
     data = located(config.data, root)
     images = load_mixture(
@@ -91,6 +102,19 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
         train_ways=min(config.train_ways, max(2, classes)),
     )  # fmt: skip
     return replace(resolved, learn_from=_cut_name(resolved)), images
+
+
+def _check_ticket(config: TrainConfig) -> None:
+    """UserError for a ticket that does not go with where weights come from, or with what stays as it is."""
+    if config.dense:
+        return
+    if config.init != RANDOM and TICKETS[config.ticket.method].start == "fresh":
+        raise UserError(f"--ticket {config.ticket.method} draws every weight anew; leave --init out")
+    if config.splits and config.ticket.unit == "channel":
+        raise UserError(
+            f"--unit channel with --learn-from {config.learn_from}: what stays as it is would lose channels and never "
+            f"learn to do without; add --learn-from {WHOLE}"
+        )
 
 
 def _cut_name(config: TrainConfig) -> str:
@@ -116,10 +140,8 @@ def _pretrained(config: TrainConfig, backbone: str, channels: int) -> tuple[str,
             )
         return config.init, NO_PRETRAINED
     init = config.init if config.init == PRETRAINED else str(Path(config.init).absolute())
-    if config.pretrained.sha256:
-        return init, config.pretrained
-    about = read_pretrained(init, backbone).about
-    if len(about.pixels.mean) > 1 and channels != len(about.pixels.mean) or init == PRETRAINED and channels != 3:
+    about = config.pretrained if config.pretrained.sha256 else read_pretrained(init, backbone).about
+    if (len(about.pixels.mean) > 1 and channels != len(about.pixels.mean)) or (init == PRETRAINED and channels != 3):
         raise UserError(f"--init {config.init}: the weights read colour, the images are grey; use --channels 3")
     return init, about
 
@@ -146,20 +168,17 @@ def check_directory(run: Run, resume: bool) -> None:
         raise UserError(f"{directory} is not empty and holds no run; choose another directory")
 
 
-def prepare(run: Run, config: TrainConfig) -> None:
-    """Write the config of a new run; UserError if the run was started with another one."""
-    if run.config_path.exists():
-        stored = replace(run.config(), compute=config.compute)  # where it runs does not define a run
-        if stored != config:
-            name, there, wanted = _first_difference(to_table(stored), to_table(config))
-            raise UserError(
-                f"{run.directory} was started with {name} = {there!r}, not {wanted!r}; "
-                "resume it without that option, or train in another directory"
-            )
-    else:
-        run.directory.mkdir(parents=True, exist_ok=True)
-        write_config(run.config_path, config)
-    run.remove_leftovers()
+def check_same(run: Run, config: TrainConfig) -> None:
+    """UserError if the run was started with another config than this resolved one."""
+    if not run.config_path.exists():
+        return
+    stored = replace(run.config(), compute=config.compute)  # where it runs does not define a run
+    if stored != config:
+        name, there, wanted = _first_difference(to_table(stored), to_table(config))
+        raise UserError(
+            f"{run.directory} was started with {name} = {there!r}, not {wanted!r}; "
+            "resume it without that option, or train in another directory"
+        )
 
 
 def _first_difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, Any, Any]:

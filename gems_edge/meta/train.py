@@ -23,7 +23,7 @@ from gems_edge.meta.processes import Processes
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Checkpoint, Run, fitting
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.start import Start, check_directory, starting
+from gems_edge.meta.start import Start, starting
 from gems_edge.meta.tally import MetaTask, Tally, details
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import Weights
@@ -79,7 +79,7 @@ def train_from(
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """As `train` with `resume`, for one of several trainings that share processes and images."""
-    check_directory(run, resume=True)
+    start.check(run)  # before features are computed
     trainer = Trainer(run, start, initial=initial, watch=watch, progress=progress)
     start.begin(run)  # last, so that a refusal above leaves nothing behind
     if start.config.init != RANDOM and start.processes.first and not run.initial_path.exists():

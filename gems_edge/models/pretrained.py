@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -157,7 +158,7 @@ def read_pretrained(init: str, backbone: str) -> Body:
     if not body.about.sha256.startswith(known.about.sha256):
         raise UserError(
             f"{path} is not the known file: its SHA-256 is {body.about.sha256[:16]}…, not {known.about.sha256[:16]}…; "
-            "install or download it again"
+            "delete it, then install or download it again"
         )
     _store(stored, body)
     return body
@@ -180,8 +181,9 @@ def _stored(path: Path) -> Body | None:
 def _store(path: Path, body: Body) -> None:
     from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save(body.tensors, {PRETRAINED: json.dumps(asdict(body.about))}))
+    with suppress(OSError):  # a full disk or one that is not ours: they are converted anew the next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, save(body.tensors, {PRETRAINED: json.dumps(asdict(body.about))}))
 
 
 def _read(path: Path, known: Known | None) -> Body:

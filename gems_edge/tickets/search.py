@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import UserError
+from gems_edge.meta.features import episodes_of
+from gems_edge.meta.meta_model import MetaModel, halves
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.registry import rule_of
-from gems_edge.meta.run import Run, first_weights, seeded_weights
+from gems_edge.meta.run import Run, first_weights, fitting, seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
 from gems_edge.meta.start import Start
@@ -91,7 +92,8 @@ class Search:
             self.train(replace(self.start, config=self._search_config()), run, self._progress())
             spent = _spent_in_all(run)
         self.report |= {"iterations": run.config().iterations * self.ticket.rounds, **spent}
-        return run.model()[1]
+        config = run.config()  # where it was drawn back, what it was trained to counts
+        return fitting(config, run.empty_model(config), run.trained(), run.directory)
 
     def settled(self, mask_of: Callable[[Weights], np.ndarray]) -> Weights:
         """The dense network when its first layer's mask settles, or at the last iteration if it never does."""
@@ -118,10 +120,11 @@ class Search:
         if rounds > 1:
             ratio = 1 - (1 - self.ticket.ratio) ** ((rounds - 1) / rounds)
             # Every method that prunes a trained network takes its masks from MWT's.
-            return replace(self.config, ticket=replace(self.ticket, method="mwt", ratio=ratio, rounds=rounds - 1))
+            ticket = replace(self.ticket, method="mwt", ratio=ratio, rounds=rounds - 1)
+            return replace(self.config, ticket=ticket, keep_general=0.0)
         if self.ticket.rewind:
             keep = keep.also(self.ticket.rewind)
-        return replace(self.config, ticket=TicketConfig(), keep=keep)
+        return replace(self.config, ticket=TicketConfig(), keep=keep, keep_general=0.0)
 
     # Prune
 
@@ -143,13 +146,14 @@ class Search:
 
     def sensitivity(self, weights: Weights) -> dict[str, np.ndarray]:
         """SNIP's |w · ∂L/∂w| (Lee et al. 2019), L the meta-objective: mean query loss after the inner loop."""
-        config, device = self.config, self.start.processes.device
-        tensors, sampler = episode_tensors(self.start.images, device), self.start.training_sampler()
-        model = FewShotModel(self.spec).to(device)
-        leaves = {name: tensor.detach().to(device).requires_grad_() for name, tensor in weights.items()}
+        config, processes, sampler = self.config, self.start.processes, self.start.training_sampler()
+        model, weights = FewShotModel(self.spec).to(processes.device), {n: w.detach() for n, w in weights.items()}
+        parts = halves(MetaModel(model, weights, rule_of(config)), self.spec.cut)
+        tensors, top = episodes_of(parts, self.start.images, ("train",), processes), parts.learned
+        leaves = {name: tensor.to(processes.device).requires_grad_() for name, tensor in top.weights.items()}
         for task in range(self.ticket.snip_episodes):
             _, indices = sampler.draw(task // config.meta_batch, task % config.meta_batch, config.meta_batch)
-            loss = meta_loss(model, leaves, tensors.episode(indices), config, rule_of(config)).loss
+            loss = meta_loss(top.model, leaves, tensors.episode(indices), config, top.rule).loss
             torch.autograd.backward(loss / self.ticket.snip_episodes)
         self.report["episodes"] = self.ticket.snip_episodes
         return {name: _sensitivity(leaves[name]) for name in self.names}
@@ -191,7 +195,8 @@ def dense_run(config: TrainConfig) -> Run:
     """The finished dense run that --dense-run names; UserError if it is another model's, sparse or unfinished."""
     run = Run(config.ticket.dense_run)
     stored = run.config()
-    free = {name: getattr(config, name) for name in ("compute", "keep", "precision", "ticket", "checkpoint_every")}
+    names = ("compute", "keep", "keep_general", "precision", "ticket", "checkpoint_every")
+    free = {name: getattr(config, name) for name in names}
     if not stored.dense:
         raise UserError(f"{run.directory} trained a ticket; --dense-run wants a dense run")
     if (same := replace(stored, **free)) != config:

@@ -9,7 +9,7 @@ from gems_edge.errors import UserError
 from gems_edge.meta.processes import Processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.start import Start, check_directory, starting
+from gems_edge.meta.start import Start, starting
 from gems_edge.meta.train import train_from
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket, save_ticket
 from gems_edge.progress import Progress, Say, silent
@@ -41,7 +41,7 @@ def train_ticket(
 
 
 def _train_ticket(start: Start, run: Run, ticket_file: Path | None, progress: Progress | None) -> dict[str, float]:
-    check_directory(run, resume=True)
+    start.check(run)
     search = Search(start, run, train_run, progress)
     if ticket_file is not None:
         _read_ticket_file(search, ticket_file)

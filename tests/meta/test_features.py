@@ -24,6 +24,7 @@ from gems_edge.meta.run import seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import full_widths
+from gems_edge.models.split import Trunk
 
 ONE = alone(torch.device("cpu"))
 CONFIG = TrainConfig(
@@ -204,3 +205,47 @@ def test_old_features_make_room(cache, monkeypatch):
 def test_beyond_half_precision():
     with pytest.raises(UserError, match="features below features.7 are beyond half precision"):
         computed(parted(**{"backbone.features.6.conv.3.weight": torch.full((8,), 1e6)}), mixture())
+
+
+def test_what_others_delete_or_own_is_no_loss(cache, monkeypatch):
+    computed(parted(), mixture())
+    gone = cache / "gone.npy"
+    gone.symlink_to(cache / "nothing")  # listed, and not there when it is looked at
+    monkeypatch.setattr(os, "utime", refused)
+    found, count = computed(parted(), mixture(), ("train", "val"))
+    assert count == 30 and len(found.parts) == 4
+
+
+def refused(*_):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_images_without_features_are_not_taken():
+    found, _ = computed(parted(), mixture(), ("train",), sets=[0])
+    _, drawn = mixture_sampler(mixture(), "val", 2, 1, 3, seed=1).draw(0, 0, 1)
+    with pytest.raises(AssertionError, match="were not asked for"):
+        found.episode(drawn)
+
+
+def test_trunks_that_give_the_same_are_known_by_their_key():
+    same_key = features.trunk_key(parted(replace(CONFIG, head="prototype", metric="euclidean", ways=7)))
+    assert features.trunk_key(parted()) == same_key
+    assert features.trunk_key(parted(replace(CONFIG, learn_from="features.8"))) != same_key
+
+
+def test_a_trunk_computes_in_float32_without_gradients(monkeypatch):
+    """Whatever torch's defaults are, which are the caller's between two batches."""
+    inside, between, call = [], [], Trunk.__call__
+
+    def seen(trunk, *arguments):
+        inside.append((torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()))
+        return call(trunk, *arguments)
+
+    @contextmanager
+    def phase(*_):
+        yield lambda _: between.append((torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()))
+
+    monkeypatch.setattr(Trunk, "__call__", seen)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    episodes_of(parted(), mixture(), ("train",), ONE, phase)
+    assert set(inside) == {(False, False)} and set(between) == {(True, True)}

@@ -1,6 +1,7 @@
 """Weights between the start and the trained ones: the line, the choice on it, and a run that makes it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from small_settings import SMALL
 
 from gems_edge.meta.evaluation.accuracy import Accuracy
 from gems_edge.meta.keep_general import SHARES, between, draw
+from gems_edge.meta.run import Run
 
 
 def validation(*accuracies):
@@ -30,6 +32,7 @@ def test_the_smallest_share_that_keeps_the_gain():
     assert draw(gained, 0.5).share == 0.25
     assert draw(gained, 0.8).share == 0.5
     assert draw(gained, 1.0).share == 1.0
+    assert draw(validation(0.3, 0.4, 0.5, 0.6, 0.9), 1.0).share == 1.0  # 0.3 + (0.9 − 0.3) > 0.9 in floats
     assert draw(validation(0.70, 0.80, 0.92, 0.91, 0.90), 1.0).share == 0.5  # the middle is better than both ends
 
 
@@ -55,6 +58,10 @@ def test_a_run_is_drawn_back_and_keeps_what_was_trained(cli_here, tmp_path):
     assert line["kind"] == "general" and [entry["share"] for entry in line["validation"]] == list(SHARES)
     expected, found = between(start, trained, line["share"]), load_file(tmp_path / "run" / "weights.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert Run(tmp_path / "run").finished()
+    shutil.copytree(tmp_path / "run", tmp_path / "not-yet")
+    (tmp_path / "not-yet" / "trained.safetensors").unlink()
+    assert not Run(tmp_path / "not-yet").finished() and Run(tmp_path / "plain").finished()
     before = (tmp_path / "run" / "weights.safetensors").read_bytes()
     cli_here("train", "--resume", "-o", tmp_path / "run")  # finished: the same once more
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before

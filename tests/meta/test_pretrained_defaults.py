@@ -1,5 +1,7 @@
 """What a run from pretrained weights takes where its user says nothing, and that the user's own word wins."""
 
+from dataclasses import replace
+
 import pytest
 
 from gems_edge.cli.options import given_config
@@ -49,3 +51,27 @@ def test_a_named_method_takes_a_step_and_another_head_its_own_defaults():
 def test_of_several_kinds_each_has_a_task_and_all_learn_more_slowly():
     one, three = resolved(**LITE0), resolved(**LITE0, data=("folder:a", "folder:b", "folder:c"))
     assert (one.meta_batch, three.meta_batch) == (1, 3) and three.lr < one.lr
+    each = resolved(**LITE0, data=("folder:a", "folder:b"), method="multi-maml")  # a model for each kind
+    assert (each.meta_batch, each.lr) == (1, one.lr)
+
+
+def test_auto_is_the_mode_that_it_stands_for():
+    assert resolved(**LITE0, normalization="auto") == resolved(**LITE0)
+
+
+def test_training_episodes_have_no_fewer_classes_than_are_asked_for():
+    assert resolved(**LITE0, ways=12).training_ways == 12 and resolved(**LITE0, ways=3).training_ways == 10
+
+
+def test_a_ticket_is_not_drawn_back_and_channels_go_from_the_whole_network():
+    ticket = resolved(**LITE0, ticket_method="mwt")
+    assert (ticket.keep_general, ticket.learn_from) == (0.0, "blocks.11")
+    assert resolved(**LITE0, ticket_method="mwt", ticket_unit="channel").learn_from == ""
+
+
+def test_what_starts_at_random_has_no_trunk():
+    pretrained = resolved(**LITE0)
+    anew = given_config(pretrained, {"init": "random"})
+    assert (anew.learn_from, anew.normalization) == ("", "support")
+    assert given_config(pretrained, {"init": "random", "learn_from": "blocks.2", "normalization": "group"}).splits
+    assert given_config(replace(anew, learn_from="blocks.2", normalization="group"), {"init": "random"}).splits

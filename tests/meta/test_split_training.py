@@ -111,14 +111,12 @@ def test_multi_maml(cli_here, image_sets, tmp_path):
 
 
 @pytest.mark.parametrize("ticket", [("--ticket", "mwt", "--ratio", "0.5"), ("--ticket", "pmt", "--ratio", "0.5"),
-                                    ("--ticket", "mwt", "--unit", "channel", "--ratio", "0.4", "--round-to", "1"),
                                     ("--ticket", "snip", "--ratio", "0.3", "--scope", "layer")])  # fmt: skip
 def test_tickets(cli_here, image_sets, tmp_path, ticket):
     cli_here("train", *SPLIT, "--data-root", image_sets, *ticket, "-o", tmp_path / "run")
     run = Run(tmp_path / "run")
     masks, start, last = run.ticket(run.config()).masks, run.initial(), run.checkpoint().weights
-    if "channel" not in ticket:
-        assert not any(below(name) for name in masks) and "head.weight" in masks
+    assert not any(below(name) for name in masks) and "head.weight" in masks
     assert all(torch.equal(start[name], last[name]) for name in start if below(name))
     assert evaluate_run(tmp_path / "run", EvaluationProtocol(episodes=2, root=image_sets), "cpu")["episodes"] == 2
 
@@ -176,6 +174,11 @@ def test_its_bundle_has_the_trunk(cli_here, split_run, image_sets, tmp_path, met
         (("--normalization", "support"), "depends on the batch; use --normalization group or frozen"),
         (("--rotate-classes",), "--learn-from blocks.2 with --rotate-classes: features of turned images"),
         (("--learn-from", "head", "--method", "boil", "--head", "per-class"), "leaves nothing to learn"),
+        (
+            ("--ticket", "mwt", "--unit", "channel"),
+            "--unit channel with --learn-from blocks.2: what stays as it is would lose channels and never learn to do "
+            "without; add --learn-from all",
+        ),
     ],
 )
 def test_what_is_refused(cli_here, image_sets, tmp_path, options, message):

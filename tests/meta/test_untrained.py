@@ -91,3 +91,32 @@ def test_of_several_image_sets_each_has_its_own(two_set_run, image_sets, cli_her
     result = json.loads(cli_here("evaluate", two_set_run(method), *options).stdout)
     bars = [entry["untrained"]["accuracy"] for entry in result["distributions"].values()]
     assert len(bars) == 2 and result["untrained"]["accuracy"] == pytest.approx(sum(bars) / 2)
+
+
+def test_no_tasks_have_no_answers_and_progress_is_told(run, drawn):
+    images, sampler = drawn
+    bar, tensors = untrained(Run(run), Run(run).config()), episode_tensors(images)
+    assert still_shares(bar.model, bar.weights, tensors, sampler, []) == []
+    seen, threads = [], TaskThreads(bar.model, EPISODES)
+    options = {"steps": [0], "modes": ["group"], "progress": seen.append}
+    evaluate(threads, bar.weights, tensors, sampler, bar.rule, tasks=range(EPISODES), **options)
+    assert seen == [EPISODES]
+    assert evaluate(threads, bar.weights, tensors, sampler, bar.rule, tasks=range(0), **options) == {("group", 0): []}
+
+
+@pytest.mark.parametrize("ticket, known", [("rm", True), ("channel", False)])
+def test_the_bar_of_a_ticket_needs_no_file_or_is_left_out(run, cli_here, tmp_path, ticket, known):
+    file = tmp_path / "body.safetensors"
+    shutil.copy(run / "weights.safetensors", file)
+    options = {"rm": ("--ticket", "rm"), "channel": ("--ticket", "mwt", "--unit", "channel", "--round-to", "1")}
+    cli_here(
+        "train", *SMALL, "--widths", "8", "--iterations", "2", "--normalization", "group", "--init", file,
+        *options[ticket], "--ratio", "0.4", "--learn-from", "all", "-o", tmp_path / "run",
+    )  # fmt: skip
+    with_file = json.loads(cli_here("evaluate", tmp_path / "run", "--episodes", "3", "--json").stdout)
+    file.unlink()
+    result = json.loads(cli_here("evaluate", tmp_path / "run", "--episodes", "3", "--json").stdout)
+    assert result.get("untrained") == (with_file["untrained"] if known else None) and "untrained" in with_file
+    assert result["accuracy"] == with_file["accuracy"]
+    exported = json.loads(cli_here("export", tmp_path / "run", *EXPORT, "-o", tmp_path / "b.gems", "--json").stdout)
+    assert (exported["untrained"] is not None) == known

@@ -112,6 +112,14 @@ def test_a_known_file_is_read_once(tmp_path, monkeypatch):
         first_weights(config_of("conv4", "pretrained", about, 32, (4,)))
 
 
+def test_a_cache_that_cannot_be_written_is_no_loss(tmp_path, monkeypatch):
+    path, tensors = own_file(tmp_path, name="known.pth")
+    about = replace(KNOWN["resnet18"].about, sha256=sha256_bytes(path.read_bytes())[:8])
+    monkeypatch.setitem(KNOWN, "conv4", Known(about, lambda: path))
+    monkeypatch.setenv("GEMS_EDGE_CACHE", str(path / "inside-a-file"))
+    assert read_pretrained("pretrained", "conv4").tensors.keys() >= {n for n in tensors if n.startswith("backbone.")}
+
+
 def test_a_known_file_that_is_another_one(tmp_path, monkeypatch):
     path, _ = own_file(tmp_path, name="known.pth")
     monkeypatch.setitem(KNOWN, "conv4", Known(KNOWN["resnet18"].about, lambda: path))

@@ -20,9 +20,9 @@ from gems_edge.meta.inner import adapt, support_of
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.run import Run
-from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.meta.settings.run import TrainConfig, write_config
 from gems_edge.meta.settings.ticket import TicketConfig
-from gems_edge.meta.start import prepare, resolve
+from gems_edge.meta.start import resolve
 from gems_edge.meta.train import train
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.fewshot import FewShotModel
@@ -173,7 +173,8 @@ def test_removed_weights_are_zero_after_every_outer_step(method, head, environme
     )  # fmt: skip
     config, _ = resolve(config)
     run = Run(tmp_path / "run")
-    prepare(run, config)
+    run.directory.mkdir()
+    write_config(run.config_path, config)
     dense = FewShotModel(config.model_spec())
     masks = drawn_masks(dense)
     save_ticket(run.ticket_path, Ticket("rm", "weight", 0.6, masks, model_of(config.model_spec())))

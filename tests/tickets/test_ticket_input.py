@@ -6,7 +6,7 @@ import pytest
 from ticket_runs import DENSE, ITERATIONS, PMT, TINY, ticket_of
 
 from gems_edge.meta.run import Run
-from gems_edge.meta.start import prepare
+from gems_edge.meta.settings.run import write_config
 from gems_edge.models.ticket import save_ticket
 
 REFUSED = [
@@ -53,7 +53,8 @@ def test_only_a_finished_dense_run_gives_trained_weights(trained, gems, tmp_path
     sparse = trained("mwt").directory
     assert "trained a ticket" in gems("train", *TINY, "--ticket", "mwt", "--dense-run", sparse, *run, code=2)
     unfinished = Run(tmp_path / "unfinished")
-    prepare(unfinished, trained("dense").config())
+    unfinished.directory.mkdir()
+    write_config(unfinished.config_path, trained("dense").config())
     options = (*TINY, "--ticket", "rr", "--dense-run", unfinished.directory)
     assert "not finished" in gems("train", *options, *run, code=2)
     unfinished.save_checkpoint(dataclasses.replace(trained("dense").checkpoint(), iteration=ITERATIONS - 1))

@@ -82,6 +82,8 @@ def evaluate(
 
     if stands_still(threads.model, sampler, counts, modes) and not rule.decisions(weights):
         still = still_shares(threads.model, on_device, tensors, sampler, tasks)
+        if progress and still:
+            progress(len(still))
         return {(mode, count): still for mode in modes for count in counts}
 
     def of_task(model: FewShotModel, episode: Episode) -> tuple[Trajectory, Shares]:

@@ -10,14 +10,14 @@ import numpy as np
 from gems_edge.data.episodes import EpisodeSampler
 from gems_edge.data.mixture import Mixture, load_mixture
 from gems_edge.data.specs import distribution_name, own_specs
-from gems_edge.data.tensors import Episodes, episode_tensors
+from gems_edge.data.tensors import Episodes
 from gems_edge.errors import UserError
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.document import EvaluationProtocol, document, with_other_shots
 from gems_edge.meta.evaluation.episodes import AllShares, check_mode, evaluate, modes_for
 from gems_edge.meta.evaluation.untrained import untrained
-from gems_edge.meta.features import episodes_of
+from gems_edge.meta.features import episodes_of, trunk_key
 from gems_edge.meta.meta_model import MetaModel, halves
 from gems_edge.meta.overlap import subnet_overlap
 from gems_edge.meta.precision import matrix_precision
@@ -37,21 +37,26 @@ class _Subject:
     images: Episodes  # or the features that it reads
 
 
+# What the bar is called among the subjects; no distribution has a name with a slash.
+_BAR = "/untrained"
+
+
 def _ready(
     subjects: Mapping[str, MetaModel], images: Mixture, split: str, processes: Processes, phase: Phase
 ) -> dict[str, _Subject]:
-    """Every model with what it reads of its own distribution, and of those that have none."""
-    whole = {name: halves(learned, learned.model.spec.cut) for name, learned in subjects.items()}
-    if not any(each.parts for each in whole.values()):
-        shared = episode_tensors(images, processes.device)
-        return {name: _Subject(each.learned, shared) for name, each in whole.items()}
-    sets = {
-        name: [n for n, each in enumerate(images.names) if each == name or each not in subjects] for name in subjects
-    }
-    return {
-        name: _Subject(each.learned, episodes_of(each, images, (split,), processes, phase, sets[name]))
-        for name, each in whole.items()
-    }
+    """Every model with what it reads of its own distribution and of those that have none; the bar of all. What several
+    read is there once."""
+    ready: dict[str, _Subject] = {}
+    read: dict[tuple[str, ...], Episodes] = {}
+    for name, learned in subjects.items():
+        parts = halves(learned, learned.model.spec.cut)
+        own = [each for each in images.names if name in (each, _BAR) or each not in subjects]
+        key = (trunk_key(parts), *own) if parts.parts else ()
+        if key not in read:
+            numbers = [images.names.index(each) for each in own]
+            read[key] = episodes_of(parts, images, (split,), processes, phase, numbers)
+        ready[name] = _Subject(parts.learned, read[key])
+    return ready
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,8 @@ def evaluate_run(
     steps, modes = protocol.step_counts(config.steps), protocol.modes or modes_for(config.normalization)
     test = _Test(steps, modes, protocol.episodes)
     bar_test = _Test([0], (mode,), protocol.episodes)
-    ready = _ready(subjects, images, protocol.split, processes, phase)
-    bar = _ready({"": _bar(run)}, images, protocol.split, processes, phase)[""]
+    ready = _ready(subjects | _bar(run), images, protocol.split, processes, phase)
+    bar = ready.pop(_BAR, None)
     documents, done = [], 0
     for sampler in samplers:
         tested = {}
@@ -99,16 +104,18 @@ def evaluate_run(
             own = [ready[name]] if name in ready else ready.values()
             tested[name] = test.run(own, tasks, counted_from(progress, done))
             done += protocol.episodes
-        bars = [bar_test.run([bar], tasks, None).shares[mode, 0] for tasks in sampler.samplers]
+        bars = [bar_test.run([bar], tasks, None).shares[mode, 0] for tasks in sampler.samplers] if bar else None
         result = document([each.shares for each in tested.values()], mode, steps[-1], sampler, data, bars)
         documents.append(_with_choices(result, tested, set(map(distribution_name, config.data))))
     return with_other_shots(documents)
 
 
-def _bar(run: Run) -> MetaModel:
-    """The network as it was before training: of a multi-maml run that of any distribution, as all start alike."""
+def _bar(run: Run) -> dict[str, MetaModel]:
+    """The network as it was before training, where it can still be had: of a multi-maml run that of any distribution,
+    as all start alike."""
     own = next(iter(run.distributions().values()), run)
-    return untrained(own, own.config())
+    bar = untrained(own, own.config())
+    return {} if bar is None else {_BAR: bar}
 
 
 def _subjects(run: Run) -> dict[str, MetaModel]:

@@ -29,8 +29,10 @@ def still_shares(
 ) -> list[float]:
     """The share of right queries of each of `tasks`, from class means of the support set alone."""
     drawn = [sampler.draw(0, task) for task in tasks]
+    if not drawn:  # of more processes than tasks, some have none
+        return []
     numbers = [_numbers(indices) for indices in drawn]
-    every = np.unique(np.concatenate([np.empty(0, np.int64), *numbers]))
+    every = np.unique(np.concatenate(numbers))
     with torch.no_grad():
         batches = (every[start : start + BATCH] for start in range(0, len(every), BATCH))
         dtype = next(iter(weights.values())).dtype

@@ -7,29 +7,39 @@ under the weights that training started from: of a pretrained network, what ever
 from dataclasses import replace
 
 from gems_edge.device.bundle import HEAD
+from gems_edge.errors import UserError
 from gems_edge.meta.meta_model import MetaModel
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run, first_weights
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.meta.settings.ticket import TicketConfig
+from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import TEMPERATURE
 
 
-def untrained(run: Run, config: TrainConfig) -> MetaModel:
+def untrained(run: Run, config: TrainConfig) -> MetaModel | None:
     """The dense network of a run as it was before training, with class means for a head; it takes no step.
 
-    `config`: the run's, perhaps in another normalisation mode.
+    `config`: the run's, perhaps in another normalisation mode. None where the run does not hold the weights that it
+    started from, and the file that they came from is not to be had any more.
     """
     plain = replace(
         config, method="maml", head="prototype", metric="cosine", steps=0, train_ways=0, ticket=TicketConfig(),
         adapter=AdapterConfig(),
     )  # fmt: skip
     model = FewShotModel(plain.model_spec())
-    # A ticket's start may lack weights; a pretrained start is the run's own, so that nothing is looked for anew.
-    start = run.start(config) if config.dense else first_weights(plain)
+    try:
+        start = run.start(config) if _holds_first_weights(config) else first_weights(plain)
+    except UserError:
+        return None
     weights = {
         name: tensor if name in (TEMPERATURE, *HEAD) else start[name] for name, tensor in model.tensors().items()
     }
     return MetaModel(model, weights, rule_of(plain))
+
+
+def _holds_first_weights(config: TrainConfig) -> bool:
+    """Whether what the run started from is the whole network at θ0: a ticket may have lost channels, or start later."""
+    ticket = config.ticket
+    return config.dense or (ticket.unit == "weight" and not ticket.rewind and TICKETS[ticket.method].start != "fresh")

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.meta.rules.registry import RULES
+from gems_edge.meta.settings.run import AUTO, TrainConfig, normalization_of
+from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.pretrained import KNOWN, RANDOM
 from gems_edge.models.spec import PER_IMAGE
 
@@ -24,10 +26,14 @@ ALWAYS: dict[str, Any] = {
 }
 # With several kinds of images there is more to forget: at 0.0003 they drive each other, and other kinds, out.
 LR_OF_SEVERAL = 0.0001
+# Of a ticket: what its training starts from lacks weights, so there is nothing to be drawn back to.
+TICKET: dict[str, Any] = {"keep_general": 0.0}
 # Of the networks whose weights we know: what they were trained on, but smaller, which costs a board a third.
 IMAGES: dict[str, Any] = {"image_size": 128, "channels": 3}
 # Of the head that is best on a pretrained network, which serves any number of classes.
-PROTOTYPES: dict[str, Any] = {"head": "prototype", "head_lr": 0.5, "train_ways": 10}
+PROTOTYPES: dict[str, Any] = {"head": "prototype", "head_lr": 0.5}
+# Classes of a training episode of that head: more than are asked for later teach it more.
+TRAIN_WAYS = 10
 # Gradient steps where the user names a method, or a head that cannot do without; otherwise class means alone.
 STEPS = 1
 # Where the networks that we know are cut; another one learns as a whole.
@@ -41,16 +47,20 @@ def default_config(given: Mapping[str, Any]) -> TrainConfig:
         return TrainConfig()
     backbone = said.get("backbone", TrainConfig.backbone)
     prototypes = said.get("head", "prototype") == "prototype"
-    kinds = len(said.get("data", TrainConfig.data))
-    per_image = said.get("normalization", "frozen") in PER_IMAGE
+    one_model_each = RULES[said.get("method", TrainConfig.method)].one_model_each
+    kinds = 1 if one_model_each else len(said.get("data", TrainConfig.data))
+    mode = said.get("normalization", AUTO)
+    per_image = (normalization_of(said["init"]) if mode == AUTO else mode) in PER_IMAGE
+    ticket = said.get("ticket_method", TicketConfig.method) != TicketConfig.method
+    channels = ticket and said.get("ticket_unit") == "channel"  # these go from the whole network
     return replace(
         TrainConfig(),
         init=said["init"],
         backbone=backbone,
-        **(ALWAYS | ({"lr": LR_OF_SEVERAL} if kinds > 1 else {})),
+        **ALWAYS | ({"lr": LR_OF_SEVERAL} if kinds > 1 else {}) | (TICKET if ticket else {}),
         **(IMAGES if backbone in KNOWN else {}),
-        **(PROTOTYPES if prototypes else {}),
+        **(PROTOTYPES | {"train_ways": max(TRAIN_WAYS, said.get("ways", 0))} if prototypes else {}),
         steps=0 if prototypes and "method" not in said else STEPS,
-        learn_from=LEARN_FROM.get(backbone, "") if per_image else "",
+        learn_from=LEARN_FROM.get(backbone, "") if per_image and not channels else "",
         meta_batch=kinds,  # a task of each kind of images
     )
