@@ -31,6 +31,11 @@ def protocol_text(entry: Mapping[str, Any]) -> str:
     return f"{entry['ways']}-way {entry['shots']}-shot" if "ways" in entry and "shots" in entry else ""
 
 
+def learning_text(steps: int) -> str:
+    """What one run of adapt.onnx makes, in a bundle that takes `steps`."""
+    return "adapt step" if steps else "class means"
+
+
 def interval_text(low: float, high: float) -> str:
     return f"{number_text(low)} … {number_text(high)}"
 

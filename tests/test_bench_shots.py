@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import bench_shots as module
 import numpy as np
 import pytest
 from bench_shots import SHOTS, FirstPhotos, worse
@@ -27,10 +28,29 @@ def test_fewer_photos_are_the_first_of_more(grouped):
             assert np.array_equal(drawn.support[drawn.labels == row], most.support[most.labels == row][:count])
 
 
-def test_rows_of_a_run(small_run, tmp_path):
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_rows(small_run, small_bundle, tmp_path, kind):
+    subject = small_run if kind == "run" else small_bundle
     options = ["--episodes", "3", "--queries", "3", "--shots", "1", "--shots", "2", "--shots", "2,1,1,1,1"]
-    result = CliRunner().invoke(bench_shots, [str(small_run), *options, "-o", str(tmp_path / "rows.json")])
+    result = CliRunner().invoke(bench_shots, [str(subject), *options, "-o", str(tmp_path / "rows.json")])
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert result.exit_code == any(map(worse, rows))
+    assert result.exit_code == any(map(worse, rows)) and ("WORSE" in result.output) == any(map(worse, rows))
     assert [(row["shots"], row.get("compared_with")) for row in rows] == [(1, None), (2, 1), ([2, 1, 1, 1, 1], 1)]
     assert all(row["gain"] == pytest.approx(row["accuracy"] - rows[0]["accuracy"]) for row in rows[1:])
+    assert all(row["episodes"] == 3 and 0 <= row["accuracy"] <= 1 for row in rows)
+
+
+def row(gain: float | None = None, ci95: float = 0.02) -> dict:
+    known = {"data": "glyphs", "shots": 2, "accuracy": 0.7, "ci95": 0.01}
+    return known if gain is None else known | {"compared_with": 1, "gain": gain, "gain_ci95": ci95}
+
+
+def test_worse_is_by_more_than_the_interval():
+    assert [worse(row(gain)) for gain in (None, 0.1, 0.0, -0.019, -0.021)] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("gains, code", [((None, 0.1, -0.01), 0), ((None, -0.03, 0.1), 1)])
+def test_a_worse_row_ends_with_1(small_run, monkeypatch, gains, code):
+    monkeypatch.setattr(module, "rows_of", lambda *_: [row(gain) for gain in gains])
+    result = CliRunner().invoke(bench_shots, [str(small_run), "--episodes", "2"])
+    assert result.exit_code == code and ("WORSE" in result.output) == bool(code)

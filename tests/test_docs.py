@@ -8,9 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from small_photos import write_kinds, write_photo
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -37,21 +36,8 @@ def commands(page: Path) -> list[str]:
     return [line for block in blocks(page, "bash") for line in block.splitlines() if line.strip()]
 
 
-def write_photo(path: Path, kind: int, number: int) -> None:
-    """A coloured shape on a noisy ground: each kind has its own colour and number of corners."""
-    random = np.random.default_rng([kind, number])
-    image = Image.fromarray(random.integers(180, 255, (48, 60, 3), dtype=np.uint8))
-    red, green, blue = (int(value) for value in np.random.default_rng(kind).integers(0, 200, 3))
-    corners, radius = 3 + kind % 6, 14 + number % 5
-    ImageDraw.Draw(image).regular_polygon((30, 24, radius), corners, rotation=10 * number, fill=(red, green, blue))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
 def write_photos(directory: Path) -> None:
-    for kind in range(18):
-        for number in range(8):
-            write_photo(directory / "photos" / f"kind-{kind}" / f"{number}.jpg", kind, number)
+    write_kinds(directory / "photos", 18, 8)
     for kind, name in enumerate(("mango", "papaya", "quince"), 50):
         write_photo(directory / "new-fruit" / name / "1.jpg", kind, 0)
     write_photo(directory / "table.jpg", 50, 1)

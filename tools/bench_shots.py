@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -24,6 +25,7 @@ from gems_edge.data.shots import ONE_SHOT, Shots
 from gems_edge.data.specs import Specs, own_specs, split_specs
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.device.learner import Learner
+from gems_edge.files import write_atomic
 from gems_edge.meta.evaluation.accuracy import mean_accuracy
 from gems_edge.meta.evaluation.bundle import answer_episode
 from gems_edge.meta.evaluation.episodes import evaluate
@@ -54,11 +56,19 @@ class FirstPhotos:
         return replace(drawn, support=support, labels=np.repeat(np.arange(self.ways), counts))
 
 
-# Of one distribution, by its number, and one number of photos: the share of right queries of every episode.
-Tested = Callable[[int, FirstPhotos], Sequence[float]]
+# Of one distribution and one number of photos: the share of right queries of every episode.
+Tested = Callable[[FirstPhotos], Sequence[float]]
 
 
-def of_run(directory: Path, data: Specs | None, steps: int | None, episodes: int) -> tuple[Mixture, Tested]:
+class Opened(NamedTuple):
+    """What a run or a bundle is tested on, with how many classes, and how."""
+
+    images: Mixture
+    ways: int
+    tested: Tested
+
+
+def of_run(directory: Path, data: Specs | None, steps: int | None, episodes: int) -> Opened:
     run = Run(directory)
     config, (model, weights) = run.config(), run.model()
     specs = own_specs(data, config.data) if data else config.data
@@ -66,38 +76,38 @@ def of_run(directory: Path, data: Specs | None, steps: int | None, episodes: int
     tensors, threads, rule = episode_tensors(images), TaskThreads(model, episodes), rule_of(config)
     key = config.normalization, config.steps if steps is None else steps
 
-    def tested(number: int, sampler: FirstPhotos) -> Sequence[float]:
+    def tested(sampler: FirstPhotos) -> Sequence[float]:
         shares = evaluate(
             threads, weights, tensors, sampler, rule, steps=[key[1]], modes=[key[0]], tasks=range(episodes)
         )
         return shares[key]
 
-    return images, tested
+    return Opened(images, config.ways, tested)
 
 
-def of_bundle(directory: Path, data: Specs | None, steps: int | None, episodes: int) -> tuple[Mixture, Tested]:
+def of_bundle(directory: Path, data: Specs | None, steps: int | None, episodes: int) -> Opened:
     learner = Learner.load(directory)
     bundle = learner.bundle
     specs = data or split_specs(bundle.manifest["provenance"]["data"])
     images = load_mixture(specs, image_size=bundle.image_size, channels=bundle.channels)
 
-    def tested(number: int, sampler: FirstPhotos) -> Sequence[float]:
+    def tested(sampler: FirstPhotos) -> Sequence[float]:
         tasks = (sampler.draw(0, task) for task in range(episodes))
         return [answer_episode(learner, images, task, steps).right for task in tasks]
 
-    return images, tested
+    return Opened(images, bundle.ways, tested)
 
 
-def rows_of(images: Mixture, tested: Tested, shots: Sequence[Shots], split: str, queries: int, seed: int) -> list[dict]:
+def rows_of(opened: Opened, shots: Sequence[Shots], split: str, queries: int, seed: int) -> list[dict]:
     """A row for each distribution and number of photos, in the order in which they are compared."""
     most = Shots.given(max(each.most for each in shots))
-    ways = next((len(each.of_class) for each in shots if each.of_class), 5)
-    sampler = mixture_sampler(images, split, ways, most, queries, seed)
+    ways = next((len(each.of_class) for each in shots if each.of_class), opened.ways)
+    sampler = mixture_sampler(opened.images, split, ways, most, queries, seed)
     rows = []
-    for number, (name, whole) in enumerate(zip(sampler.names, sampler.samplers)):
+    for name, whole in zip(sampler.names, sampler.samplers):
         known: dict[Shots, np.ndarray] = {}
         for each in shots:
-            known[each] = np.array(tested(number, FirstPhotos(whole, each)))
+            known[each] = np.array(opened.tested(FirstPhotos(whole, each)))
             before = [other for other in known if not other.of_class and other.most < each.most]
             base = ONE_SHOT if each.of_class else max(before, key=lambda other: other.most, default=each)
             row = {"data": name, "shots": each.value, **mean_accuracy(known[each]).as_dict()}
@@ -129,12 +139,13 @@ def in_words(row: dict) -> tuple[str, ...]:
 @click.option("--seed", default=1, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(subject, data, shots, steps, split, episodes, queries, seed, output):
-    opened = of_bundle if (subject / "manifest.json").exists() else of_run
-    images, tested = opened(subject, data, steps, episodes)
-    rows = rows_of(images, tested, [Shots.parse_given(each) for each in shots], split, queries, seed)
+    of_subject = of_bundle if (subject / "manifest.json").exists() else of_run
+    opened = of_subject(subject, data, steps, episodes)
+    rows = rows_of(opened, [Shots.parse_given(each) for each in shots], split, queries, seed)
     print(table(map(in_words, rows), ("data", "photos", "accuracy %", "gain", "")))
     if output:
-        output.write_text(json.dumps({"subject": str(subject), "split": split, "seed": seed, "rows": rows}, indent=1))
+        document = {"subject": str(subject), "split": split, "seed": seed, "rows": rows}
+        write_atomic(output, json.dumps(document, indent=1) + "\n")
     sys.exit(any(map(worse, rows)))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--steps",
     type=click.IntRange(min=0),
-    help="Gradient steps; what the bundle takes for so many photos if left out, 0: class means (head prototype).",
+    help="Gradient steps; default: the bundle's for so many photos. 0 (head prototype): class means alone.",
 )
 @click.option(
     "--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True,

@@ -70,7 +70,7 @@ def command(
     document = _measure_here(opened, threads) if host is None else _measure_there(opened, threads, host, **connection)
     if host is not None:
         document["comparison"] = {name: _compare(document, prediction) for name, prediction in predictions.items()}
-    document["devices"] = predictions
+    document |= {"devices": predictions, "steps": opened.steps}
     if as_json:
         emit(document)
     else:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from gems_edge.cli.common import Document, table
+from gems_edge.wording import learning_text
 
-_GRAPHS = {"predict": "a prediction", "trunk": "the trunk", "adapt_step": "an adapt step"}
+_GRAPHS = {"predict": "a prediction", "trunk": "the trunk"}
 _FREE = {"memory_available_mb": "of memory", "disk_free_mb": "of disk"}
 
 Row = tuple[str, str, str, str, str]
@@ -33,17 +34,18 @@ def _head(document: Document) -> Iterator[str]:
 
 def _rows(document: Document) -> Iterator[Row]:
     here = _here(document)
-    yield from _figure_rows(here, document)
+    learning = learning_text(document["steps"])
+    yield from _figure_rows(here, document, learning)
     for device, predictions in document["devices"].items():
-        yield from _figure_rows(device, predictions)
+        yield from _figure_rows(device, predictions, learning)
     yield from _section_rows(here, "cold start of predict", document["cold_start"])
-    for graph, what in _GRAPHS.items():
+    for graph, what in (_GRAPHS | {"adapt_step": f"an {learning}" if document["steps"] else learning}).items():
         if graph in document["macs"]:
             yield "any", f"MACs of {what}", f"{document['macs'][graph]:,}", "", "predicted"
     yield "any", "size of the bundle", f"{document['bytes']['total']:,} bytes", "", "measured"
 
 
-def _figure_rows(where: str, figures: Document) -> Iterator[Row]:
+def _figure_rows(where: str, figures: Document, learning: str) -> Iterator[Row]:
     """Times and memory, measured somewhere or predicted for a board."""
     if "predict" in figures:
         yield from _section_rows(where, "predict, 1 image,", figures["predict"])
@@ -54,7 +56,7 @@ def _figure_rows(where: str, figures: Document) -> Iterator[Row]:
     if "trunk" in figures:
         yield from _section_rows(where, "trunk of adapt, 1 image,", figures["trunk"])
     if "adapt" in figures:
-        yield from _section_rows(where, f"adapt step, {figures['adapt']['images']} images,", figures["adapt"])
+        yield from _section_rows(where, f"{learning}, {figures['adapt']['images']} images,", figures["adapt"])
     for what, section in figures["memory"].items():
         yield from _section_rows(where, f"memory of {what},", section)
         if "predicted" in section:

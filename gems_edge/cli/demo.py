@@ -14,7 +14,9 @@ import click
 
 from gems_edge.cli.common import PATH, emit, json_option, say
 from gems_edge.clock import clock
+from gems_edge.data.specs import specs_text
 from gems_edge.errors import MachineError, UserError
+from gems_edge.meta.settings.run import read_config
 from gems_edge.report.demo import DemoFiles, DemoResults, Photos, Subject, write_page
 from gems_edge.wording import accuracy_text, protocol_text
 
@@ -46,21 +48,22 @@ def of_photos(path: Path) -> Subject:
 
 @click.command()
 @click.option(
-    "-o", "--output", type=PATH, default="demo", show_default=True, help="Directory for everything the demo makes."
+    "-o", "--output", type=PATH, help="Directory for everything the demo makes.  [default: demo; photos: photo-demo]"
 )
 @click.option(
     "--photos", type=PATH, help="Your own photos (a folder per class, or a packed file) with a pretrained body."
 )
-@click.option("--iterations", type=click.IntRange(1), help="Meta-training iterations.  [default: 450; photos: train's]")
+@click.option("--iterations", type=click.IntRange(1), help="Meta-training iterations.  [default: 450; photos: 240]")
 @click.option(
     "--episodes", type=click.IntRange(2), default=200, show_default=True, help="Test episodes per evaluation."
 )
 @click.option(
-    "--ratio", type=click.FloatRange(0, 1, max_open=True), help="Weights to remove.  [default: 0.8; photos: 0]"
-)
+    "--ratio", type=click.FloatRange(0, 1, max_open=True),
+    help="Share of the weights to remove.  [default: 0.8; photos: 0]",
+)  # fmt: skip
 @json_option
 def command(
-    output: Path, photos: Path | None, iterations: int | None, episodes: int, ratio: float | None, as_json: bool
+    output: Path | None, photos: Path | None, iterations: int | None, episodes: int, ratio: float | None, as_json: bool
 ) -> None:
     """Train, evaluate, export, adapt, predict and bench; ends with one HTML page.
 
@@ -73,11 +76,8 @@ def command(
       gems-edge demo --photos photos -o photo-demo
     """
     started = time.perf_counter()
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; choose another directory with -o")
     subject = GLYPHS if photos is None else of_photos(photos)
-    output.mkdir(parents=True, exist_ok=True)
-    files = DemoFiles(output)
+    files = _opened(output or Path("demo" if photos is None else "photo-demo"), subject)
     training = (*subject.training, *(() if iterations is None else ("--iterations", iterations)))
     removed = subject.ratio if ratio is None else ratio
     results, new = _run_all(files, subject, training, episodes, removed)
@@ -87,11 +87,24 @@ def command(
         emit({"report": str(files.page), "seconds": round(seconds, 1), **asdict(results)})
         return
     board = results.evaluate_bundle
+    removed_text = f" at ratio {results.export['ratio']:.2f}" if results.export["ratio"] else ""
     click.echo(
-        f"{protocol_text(board)} on unseen {subject.noun}, learned and answered by onnxruntime at "
-        f"ratio {results.export['ratio']:.2f}: {accuracy_text(board)} ({board['normalization']})"
+        f"{protocol_text(board)} on unseen {subject.noun}, learned and answered by onnxruntime{removed_text}: "
+        f"{accuracy_text(board)} ({board['normalization']})"
     )
     click.echo(f"{clock(seconds)} in all. The page: {files.page.resolve().as_uri()}")
+
+
+def _opened(directory: Path, subject: Subject) -> DemoFiles:
+    """What the demo writes into this directory, which is made; UserError for a file, and for another demo's."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; choose another directory with -o")
+    files = DemoFiles(directory)
+    config = files.run / "config.toml"
+    if config.exists() and (data := read_config(config).data) != (subject.data,):
+        raise UserError(f"{directory} holds a demo of {specs_text(data)}; choose another directory with -o")
+    directory.mkdir(parents=True, exist_ok=True)
+    return files
 
 
 def _run_all(
@@ -102,7 +115,9 @@ def _run_all(
     _run("train", "--data", subject.data, *training, "-o", files.run, *resume, many=subject.many_processes)
     evaluation = _run("evaluate", files.run, *count, "--per-step")
     export = _run("export", files.run, "--ratio", f"{ratio:g}", *count, "-o", files.bundle)
-    on_board = _run("evaluate", files.bundle, "--data", subject.data, *count)
+    # A bundle does not know where its images lie; of those that need no place it has the bar of untrained weights.
+    data = ("--data", subject.data) if ":" in subject.data else ()
+    on_board = _run("evaluate", files.bundle, *data, *count)
     photos = _write_photos(files, subject)
     shutil.rmtree(files.state, ignore_errors=True)  # a demo before this one taught another bundle
     adaptation = _run("adapt", files.bundle, "--support", files.support, "-o", files.state)

@@ -48,7 +48,8 @@ COLUMNS = ("shots", "precision", "data", "normalization", "steps", "accuracy", "
 def command(subject: Path, compute: str, as_json: bool, **protocol: Any) -> None:
     """Accuracy with its 95 % interval, per normalisation mode and step count.
 
-    A run is evaluated with torch. A bundle is evaluated with onnxruntime, as on the board.
+    A run is evaluated with torch. A bundle is evaluated with onnxruntime, as on the board. untrained: class means of
+    the same network before training.
 
     \b
     Example:

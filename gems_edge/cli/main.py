@@ -13,7 +13,7 @@ from gems_edge.files import cache_directory
 
 # name → the line in --help. Each command lives in gems_edge/cli/NAME.py as `command`.
 COMMANDS = {
-    "demo": "Train, prune, export, adapt, predict and measure on glyphs; leaves one HTML page.",
+    "demo": "Train, prune, export, adapt, predict and measure on glyphs or your photos; leaves one HTML page.",
     "train": "Meta-train a few-shot model.",
     "ticket": "Find, show and compare tickets: which weights or channels a sparse network keeps.",
     "evaluate": "Accuracy of a run or a bundle on new episodes, with its interval.",

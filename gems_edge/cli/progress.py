@@ -35,7 +35,8 @@ class _TrainingLine:
         elif record["kind"] == "validation":
             self.validation = f"  validation {accuracy_text(record)}"
         elif record["kind"] == "general":
-            self.validation = f"  weights drawn back to {100 * record['share']:.0f} % of their way"
+            share = f"{100 * record['share']:.0f} %"
+            self.validation = f"  keeps {share} of what training changed (--keep-general)"
         else:
             left = (record["iterations"] - record["iteration"]) / max(record["rate"], 1e-9)
             self.loss = (

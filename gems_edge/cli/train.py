@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from gems_edge.errors import UserError
 from gems_edge.meta.settings.pretrained import default_config
 from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.wording import accuracy_text
+
+if TYPE_CHECKING:
+    from gems_edge.data.shots import Shots
 
 
 @click.command(context_settings={"show_default": False})
@@ -64,8 +67,13 @@ def command(
     else:
         say(
             f"{output}: best validation {accuracy_text(best)} "
-            f"({config.ways}-way {config.shots}-shot, {config.normalization}) at iteration {best['iteration']}"
+            f"({config.ways}-way {_shots_text(config.shots)}, {config.normalization}) at iteration {best['iteration']}"
         )
+
+
+def _shots_text(shots: "Shots") -> str:
+    """ "1-shot", "1 to 5 shots"."""
+    return f"{shots}-shot" if shots.least == shots.most else f"{shots.least} to {shots.most} shots"
 
 
 def _base(output: Path, resume: bool, config_file: Path | None, options: Mapping[str, Any]) -> TrainConfig:

@@ -6,10 +6,17 @@ from typing import Any
 
 from gems_edge.report import plots
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Picture, Section, Table
-from gems_edge.wording import accuracy_text, below_bar_text, count_text, interval_text, number_text, protocol_text
+from gems_edge.wording import (
+    accuracy_text,
+    below_bar_text,
+    count_text,
+    interval_text,
+    learning_text,
+    number_text,
+    protocol_text,
+)
 
 SIZES = {"params": "weights", "macs": "MACs per image"}  # manifest's key → label
-GRAPHS = {"predict": "predict", "trunk": "trunk", "adapt_step": "adapt step"}  # no trunk in most bundles
 
 
 def bundle_sections(bundle: Path | str, devices: Sequence[str] | None = None) -> list[Section]:
@@ -174,8 +181,10 @@ def _board_section(manifest: Mapping[str, Any], devices: Sequence[str] | None) -
     from gems_edge.predict.profiles import find_profile, list_profiles, load_profile
 
     cost, images = manifest["cost"], manifest["ways"] * manifest["shots"]
-    labels = {"predict": "predict, 1 image", "trunk": "trunk, 1 image", "adapt_step": f"adapt step, {images} images"}
-    graphs = {graph: label for graph, label in labels.items() if graph in cost}
+    graphs = {
+        graph: f"{label}, {count_text(images if graph == 'adapt_step' else 1, 'image')}"
+        for graph, label in _graphs(manifest).items()
+    }
     rows: list[tuple[str, ...]] = []
     sources: dict[str, None] = {}  # each once, in order
     known = [device for device in list_profiles() if not load_profile(device).memory_only]
@@ -197,7 +206,7 @@ def _board_section(manifest: Mapping[str, Any], devices: Sequence[str] | None) -
 
 
 def _operations_section(manifest: Mapping[str, Any]) -> Section:
-    costs = {label: manifest["cost"][graph] for graph, label in GRAPHS.items() if graph in manifest["cost"]}
+    costs = {label: manifest["cost"][graph] for graph, label in _graphs(manifest).items()}
     rows = tuple(
         (label, op["kind"], f"{op['count']:,}", f"{op['macs']:,}", f"{op['bytes']:,}")
         for label, cost in costs.items()
@@ -212,6 +221,13 @@ def _operations_section(manifest: Mapping[str, Any]) -> Section:
     caption = "Counted from shapes after onnxruntime's fusions; bytes read and written. Conv.fed: weight not constant."
     table = Table(("graph", "op", "count", "MACs", "bytes"), rows, caption, frozenset({2, 3, 4}))
     return Section(f"Operations: {manifest['name']}", (Note(sizes), table))
+
+
+def _graphs(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The bundle's graphs by their names in the manifest's costs, each with what it is called here."""
+    learning = learning_text(manifest["rule"]["steps"])
+    names = {"predict": "predict", "trunk": "trunk", "adapt_step": learning}
+    return {graph: name for graph, name in names.items() if graph in manifest["cost"]}
 
 
 def _entries(accuracy: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from gems_edge.report.bundles import bundle_sections
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Picture, Section, render_page
 from gems_edge.report.plots import accuracy_chart
 from gems_edge.report.sections import Query, bench_section, episode_section, run_sections
-from gems_edge.wording import percent_text, protocol_text
+from gems_edge.wording import count_text, percent_text, protocol_text
 
 Document = dict[str, Any]
 Photos = dict[str, list[Path]]  # folder name of a class → the new photos to ask about
@@ -52,29 +52,37 @@ class DemoResults:
 
 
 def write_page(files: DemoFiles, subject: Subject, results: DemoResults, photos: Photos, seconds: float) -> None:
-    per_step = [row | {"mode": row["normalization"]} for row in results.evaluate["table"]]
     sections = [
         Section("What came out", tuple(_key_figures(results, seconds))),
         _episode(files, subject, results.predict, photos),
         bench_section(results.bench),
         *run_sections(files.run),
-        Section("Accuracy per inner step (dense run)", (Picture(accuracy_chart({"dense": per_step})),)),
+        *_per_step(results.evaluate["table"]),
         *bundle_sections(files.bundle),
     ]
     subtitle = "Few-shot learning on a small board, from training to cost"
     write_atomic(files.page, render_page("gems-edge demo", sections, subtitle))
 
 
+def _per_step(table: Sequence[Document]) -> Iterator[Section]:
+    """A chart, where steps are taken at all."""
+    if any(row["steps"] for row in table):
+        rows = [row | {"mode": row["normalization"]} for row in table]
+        yield Section("Accuracy per inner step (dense run)", (Picture(accuracy_chart({"dense": rows})),))
+
+
 def _key_figures(results: DemoResults, seconds: float) -> Iterator[Block]:
     board, export, bench, adapt = results.evaluate_bundle, results.export, results.bench, results.adapt
     protocol = f"{protocol_text(board)}, ± {percent_text(board['ci95'])}"
-    task = f"{protocol}, mode {board['normalization']}, ratio {export['ratio']:.2f}"
-    step = bench["adapt"]
-    taught = f"{adapt['steps']} steps on {adapt['images']} photos"
+    task = f"{protocol}, mode {board['normalization']}" + (f", ratio {export['ratio']:.2f}" if export["ratio"] else "")
+    step, images = bench["adapt"], count_text(bench["adapt"]["images"], "image")
+    learning = ("gradient step", f", {images}") if bench["steps"] else (f"class means, {images}", "")
+    taught = f"{count_text(adapt['steps'], 'step')} on" if adapt["steps"] else "class means of"
+    taught += f" {count_text(adapt['images'], 'photo')}"
     figures = [
         KeyFigure("accuracy on the board's runtime", f"{percent_text(board['accuracy'])} %", task, "measured"),
         KeyFigure("predict, one image", f"{bench['predict']['p50']:.2f} ms", "this machine, p50", "measured"),
-        KeyFigure("gradient step", f"{step['p50']:.1f} ms", f"this machine, {step['images']} images, p50", "measured"),
+        KeyFigure(learning[0], f"{step['p50']:.1f} ms", f"this machine{learning[1]}, p50", "measured"),
         KeyFigure("peak memory of teaching", f"{adapt['peak_rss_mb']} MB", taught, "measured"),
         KeyFigure("the whole demo", f"{seconds:.0f} s", "this machine", "measured"),
     ]

@@ -29,7 +29,7 @@ from gems_edge.report.page import (
 )
 from gems_edge.report.run_choices import best_validation, choice_section, distribution_table
 from gems_edge.report.ticket_sections import ticket_section
-from gems_edge.wording import accuracy_text, count_text, interval_text, number_text
+from gems_edge.wording import accuracy_text, count_text, interval_text, learning_text, number_text
 
 
 def run_sections(run: Path | str) -> list[Section]:
@@ -140,7 +140,8 @@ def bench_section(bench: Mapping[str, Any], title: str = "Measured and predicted
     Parts that are absent are left out.
     """
     machines = {"this machine": bench, **(bench.get("devices") or {})}
-    columns = {name: _figures(part) for name, part in machines.items()}
+    learning = learning_text(bench.get("steps", 1))
+    columns = {name: _figures(part, learning) for name, part in machines.items()}
     labels = dict.fromkeys(label for column in columns.values() for label in column)
     rows = tuple((label, *(column.get(label, "–") for column in columns.values())) for label in labels)
     sources = dict.fromkeys(
@@ -163,9 +164,9 @@ def _this_machine(bench: Mapping[str, Any]) -> str:
     return f"This machine: {machine}, {threads} threads, onnxruntime {runtime}."
 
 
-def _figures(part: Mapping[str, Any]) -> dict[str, Estimate]:
-    """What one machine's part of a bench document says, by label."""
-    entries = {"predict": part.get("predict"), "adapt step": part.get("adapt")}
+def _figures(part: Mapping[str, Any], learning: str) -> dict[str, Estimate]:
+    """What one machine's part of a bench document says, by label; `learning` is that of adapt.onnx."""
+    entries = {"predict": part.get("predict"), learning: part.get("adapt")}
     entries |= {f"memory, {key}": entry for key, entry in (part.get("memory") or {}).items()}
     entries["cold start of predict"] = part.get("cold_start")
     cells = {}

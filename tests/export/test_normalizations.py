@@ -26,10 +26,7 @@ def traced(monkeypatch):
         model, weights = made("mixed", "shared", normalization, 36, divisor=1)
         weights = {name: weight.float() for name, weight in weights.items()}
         # Half of the channels of a trained network may well have a negative scale.
-        signs = {
-            n: 1 - 2 * (torch.arange(len(w)) % 2) for n, w in weights.items() if w.ndim == 1 and n.endswith("weight")
-        }
-        weights = {name: weight * signs.get(name, 1) for name, weight in weights.items()}
+        weights |= {name: weights[name] * (1 - 2 * every_other(weights[name])) for name in scales(weights)}
         return graphs.adapt_graph(model, weights, Descent("maml", 0.1)), model, weights
 
     return step

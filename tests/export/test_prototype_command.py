@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import handmade as hm
 import numpy as np
 import pytest
 from small_settings import SMALL
@@ -25,13 +24,6 @@ def made(cli_here, made_once):
                      "-o", directory / f"{name}.gems")  # fmt: skip
 
     return made_once("prototype", make)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    hm.write_pictures(tmp_path / "support", *hm.pictures(3, 2))
-    hm.write_pictures(tmp_path / "new", hm.pictures(3, 1, seed=1)[0], ["query"] * 3)
-    return tmp_path
 
 
 def test_manifests(made):

@@ -3,10 +3,11 @@
 import json
 import shutil
 
-import handmade as hm
 import numpy as np
 import pytest
 from small_settings import SMALL
+
+from gems_edge.files import sha256_bytes
 
 BODY = ("--method", "anil", "--normalization", "group")
 WHOLE = ("--ratio", "0", "--episodes", "2")
@@ -21,13 +22,6 @@ def split(cli_here, made_once):
         cli_here("export", directory / "run", *WHOLE, "-o", directory / "split.gems")
 
     return made_once("trunk", make)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    hm.write_pictures(tmp_path / "support", *hm.pictures(3, 2))
-    hm.write_pictures(tmp_path / "new", hm.pictures(3, 1, seed=1)[0], ["query"] * 3)
-    return tmp_path
 
 
 def test_export_says_where_it_cuts(split, cli_here, tmp_path):
@@ -92,9 +86,13 @@ def test_a_tampered_or_missing_trunk_is_refused(split, cli_here, photos, command
 
 
 def test_an_export_replaces_a_bundle_with_a_trunk_and_one_without(split, cli_here, tmp_path):
-    shutil.copytree(split / "split.gems", tmp_path / "a.gems")
-    cli_here("export", split / "run", *WHOLE, "-o", tmp_path / "a.gems")
-    assert (tmp_path / "a.gems" / "trunk.onnx").exists()
+    bundle, of_set = shutil.copytree(split / "split.gems", tmp_path / "a.gems"), tmp_path / "run"
+    cli_here("train", *SMALL, "--method", "anil", "--normalization", "support", "--iterations", "3", "-o", of_set)
+    cli_here("export", of_set, *WHOLE, "-o", bundle)
+    assert json.loads((bundle / "manifest.json").read_text())["trunk"] is None and not (bundle / "trunk.onnx").exists()
+    cli_here("export", split / "run", *WHOLE, "-o", bundle)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    assert sha256_bytes((bundle / "trunk.onnx").read_bytes()) == files["trunk.onnx"]["sha256"]
 
 
 def test_ways_of_export_go_with_a_trunk(split, cli_here, photos):

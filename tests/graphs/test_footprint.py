@@ -1,9 +1,8 @@
-"""What commands leave on disk, what importing them loads, and how long they take to start."""
+"""What commands leave on disk, and what importing them loads."""
 
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from small_settings import SMALL
@@ -36,7 +35,7 @@ def test_nothing_is_written_outside_run_bundle_state_and_cache(cli, tmp_path):
     assert files_below(temporary) == set()
 
 
-def test_help_loads_nothing_heavy_and_is_quick():
+def test_help_loads_nothing_heavy():
     code = (
         "import sys; from gems_edge.cli.main import group; group(['--help'], standalone_mode=False)\n"
         "print(sorted(m for m in sys.modules if '.' not in m))"
@@ -45,11 +44,6 @@ def test_help_loads_nothing_heavy_and_is_quick():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()[-1]
     assert not set(HEAVY + ("numpy", "onnxruntime")) & set(eval(loaded))
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "gems_edge", "--help"], capture_output=True, check=True)
-    assert (
-        time.perf_counter() - started < 3
-    )  # the figure itself (0.3 s) is a benchmark's business: tools/bench_start.py
 
 
 def test_every_command_has_help_with_an_example(cli):

@@ -115,12 +115,30 @@ def test_without_steps_answers_are_distances_to_class_means(method, metric):
 def test_a_step_moves_rows_but_never_the_temperature(method):
     config = settings(method)
     rule, (model, weights) = rule_of(config), start(config)
+    if method == "bmp":  # which chooses its layers
+        weights = with_head_mask(weights, on=True)
     before, *_, after = adapt(model, detached(weights, rule), support_of(episode(3, 22, 3), WAYS), rule, 2).weights
     assert torch.equal(before[TEMPERATURE], after[TEMPERATURE])
-    assert all(torch.equal(before[name], after[name]) != RULES[method].moves_head for name in HEAD) or method == "bmp"
+    assert all(torch.equal(before[name], after[name]) != RULES[method].moves_head for name in HEAD)
     assert set(rule.adapted(weights)) == set(rule.adapted(before)) and TEMPERATURE not in rule.adapted(before)
     assert list(layers_of(weights)) == list(layers_of(before)) and list(layers_of(before))[-1] == "head"
     assert not before["head.weight"].grad_fn
+
+
+def with_head_mask(weights: Weights, on: bool) -> Weights:
+    """Weights at which BMP adapts the head always or never."""
+    bias = weights["adapter.output.bias"].detach().clone()
+    bias[list(layers_of(weights)).index("head")] = 100.0 if on else -100.0
+    return weights | {"adapter.output.bias": bias.requires_grad_()}
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_bmp_moves_rows_where_it_chooses_the_head(on):
+    config = settings("bmp")
+    rule, (model, weights) = rule_of(config), start(config)
+    learned = detached(with_head_mask(weights, on), rule)
+    before, *_, after = adapt(model, learned, support_of(episode(3, 22, 3), WAYS), rule, 2).weights
+    assert all(torch.equal(before[name], after[name]) != on for name in HEAD)
 
 
 def test_rates_of_head_and_body_are_their_own():

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.fewshot import FewShotModel, body
 from gems_edge.models.shapes import topology
-from gems_edge.models.spec import ModelSpec
+from gems_edge.models.spec import ModelSpec, is_constant
 from gems_edge.tickets.channels import TOLERANCE, prune, remove_channels
 
 pytestmark = pytest.mark.parametrize("network", NETWORKS)
@@ -38,7 +38,10 @@ def test_the_compact_network_is_the_dense_one_without_channels(network, mode):
     assert abs(pruned.reached - 0.5) <= TOLERANCE
     zeroed = {name: weight.clone() for name, weight in weights.items()}
     for name, number, axis in model.spec.topology.tensor_axes:
-        if number == 0 and name in zeroed:  # what makes a channel; biases too, so that its map is 0
+        if number != 0:
+            continue
+        assert name in zeroed or is_constant(name), name
+        if name in zeroed:  # what makes a channel; biases too, so that its map is 0
             zeroed[name][torch.from_numpy(~kept_entries(axis, pruned.kept))] = 0
     images = torch.rand(4, 3, SIZE, SIZE, dtype=torch.float64)
     kept = torch.from_numpy(kept_entries(model.spec.topology.features, pruned.kept))

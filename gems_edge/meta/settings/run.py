@@ -44,7 +44,9 @@ class TrainConfig:
     )
     width_multiplier: float = setting(1.0, "Of a network's full widths, as its authors scale them (0.35).", least=0)
     init: str = setting(
-        RANDOM, "Weights to start from: random, pretrained, or a .safetensors or .pth file (docs/networks.md)."
+        RANDOM,
+        "Weights to start from: random, pretrained, or a .safetensors or .pth file; other defaults then change "
+        "(docs/pretrained.md).",
     )
     method: str = setting("maml", "What the inner loop adapts (see docs/training.md).", tuple(RULES))
     head: str = setting(
