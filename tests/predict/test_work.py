@@ -4,7 +4,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from published_networks import COUNTED, NETWORKS, Net, build
+from published_layers import Net
+from published_networks import COUNTED, NETWORKS, build
 
 from gems_edge.calibrate.counting import graph_work
 from gems_edge.calibrate.graph import Builder
