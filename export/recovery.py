@@ -14,7 +14,8 @@ from gems_edge.meta.settings.run import WHOLE, TrainConfig, write_config
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.meta.train import train
 from gems_edge.models.fewshot import FewShotModel
-from gems_edge.models.spec import ADAPTER, ModelSpec
+from gems_edge.models.spec import ModelSpec
+from gems_edge.models.tensor_names import ADAPTER
 from gems_edge.tickets.channels import TOLERANCE, Pruned
 from gems_edge.wording import accuracy_text
 

@@ -40,7 +40,8 @@ from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.pretrained import KNOWN
-from gems_edge.models.spec import full_widths, is_constant
+from gems_edge.models.spec import full_widths
+from gems_edge.models.tensor_names import is_constant
 
 # What float32 in another order and half precision may make of them: noise has values at the kinks of ReLU6, some of
 # which turn.
@@ -70,9 +71,9 @@ def learned_from(config: TrainConfig) -> MetaModel:
     """A model with pretrained weights, of which those that learn require grad."""
     torch.manual_seed(0)
     model = FewShotModel(config.model_spec())
-    cut, weights = model.spec.cut, {name: w.detach().clone() for name, w in first_weights(config).items()}
-    for name, weight in weights.items():
-        weight.requires_grad_(not is_constant(name) and (cut is None or not cut.is_below(name)))
+    weights = {name: w.detach().clone() for name, w in first_weights(config).items()}
+    for name, weight in model.spec.learning(weights).items():
+        weight.requires_grad_(not is_constant(name))
     return MetaModel(model, weights, rule_of(config))
 
 

@@ -14,7 +14,7 @@ from gems_edge.meta.rules.base import Rule, State
 from gems_edge.models.fewshot import Body, FewShotModel, Weights, body, forward, head, initial_weights
 from gems_edge.models.head import prototypes
 from gems_edge.models.normalization import Statistics
-from gems_edge.models.spec import TEMPERATURE
+from gems_edge.models.tensor_names import TEMPERATURE
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ never saw. On the straight line between both sets of weights most of the gain co
 (WiSE-FT, Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"), and a point on it costs a board nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from gems_edge.meta.evaluation.accuracy import Accuracy
 from gems_edge.models.fewshot import Weights
-from gems_edge.models.spec import ADAPTER
+from gems_edge.models.tensor_names import ADAPTER
 
 # How far the weights may go from the start (0) to the trained ones (1).
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -33,20 +33,25 @@ class Drawn:
         return {"share": self.share, "kept": self.kept, "validation": accuracies}
 
 
-def between(start: Weights, trained: Weights, share: float) -> Weights:
-    """(1 − share) · start + share · trained; an update rule's own meta-weights as they were trained."""
+def between(first: Weights, trained: Weights, share: float) -> Weights:
+    """(1 − share) · first + share · trained; an update rule's own meta-weights as they were trained."""
     return {
-        name: tensor if name.startswith(ADAPTER) else torch.lerp(start[name].to(tensor), tensor, share)
+        name: tensor if name.startswith(ADAPTER) else torch.lerp(first[name].to(tensor), tensor, share)
         for name, tensor in trained.items()
     }
 
 
-def draw(validation: Mapping[float, Accuracy], kept: float) -> Drawn:
+def draw(first: Weights, trained: Weights, kept: float, accuracy_of: Callable[[Weights], Accuracy]) -> Drawn:
+    """How far to go from the `first` weights, by the accuracy on validation classes of weights on the way."""
+    validation = {share: accuracy_of(between(first, trained, share)) for share in SHARES}
+    return Drawn(smallest_share(validation, kept), kept, validation)
+
+
+def smallest_share(validation: Mapping[float, Accuracy], kept: float) -> float:
     """The smallest share whose accuracy is above the start's by `kept` of the trained weights' gain, or by more.
 
     `validation`: of each of SHARES. Weights that gained nothing give share 0.
     """
     start, trained = validation[0.0].accuracy, validation[1.0].accuracy
     enough = min(max(start, trained), start + kept * max(0.0, trained - start))  # rounding may lift it above both
-    share = next(share for share in sorted(validation) if validation[share].accuracy >= enough)
-    return Drawn(share, kept, validation)
+    return next(share for share in sorted(validation) if validation[share].accuracy >= enough)

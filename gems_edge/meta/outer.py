@@ -14,7 +14,7 @@ from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.tally import MetaTask
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import FewShotModel, Weights
-from gems_edge.models.spec import ADAPTER
+from gems_edge.models.tensor_names import ADAPTER
 
 
 def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: Rule) -> MetaTask:

@@ -163,7 +163,8 @@ class Run:
 
     def trained(self) -> Weights:
         """The best weights as they were trained, before --keep-general drew them back."""
-        return _load(self.trained_path, "") if self.trained_path.exists() else self.weights()
+        hint = "train the run anew in another directory"
+        return _load(self.trained_path, hint) if self.trained_path.exists() else self.weights()
 
     def save_drawn(self, trained: Weights, drawn: Weights) -> None:
         """Weights that were drawn back, in the place of the trained ones, which are kept beside them."""

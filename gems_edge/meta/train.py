@@ -14,7 +14,7 @@ from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import evaluate
 from gems_edge.meta.features import episodes_of
-from gems_edge.meta.keep_general import SHARES, between, draw
+from gems_edge.meta.keep_general import between, draw
 from gems_edge.meta.logbook import Logbook
 from gems_edge.meta.meta_model import MetaModel, halves
 from gems_edge.meta.outer import learning_rate, make_optimizer, meta_gradient
@@ -28,7 +28,7 @@ from gems_edge.meta.tally import MetaTask, Tally, details
 from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.pretrained import RANDOM
-from gems_edge.models.spec import is_constant
+from gems_edge.models.tensor_names import is_constant
 from gems_edge.progress import Progress, Say, phase_of, silent
 
 
@@ -83,7 +83,7 @@ def train_from(
     trainer = Trainer(run, start, initial=initial, watch=watch, progress=progress)
     start.begin(run)  # last, so that a refusal above leaves nothing behind
     if start.config.init != RANDOM and start.processes.first and not run.initial_path.exists():
-        run.save_initial(trainer.whole_of(trainer.start))
+        run.save_initial(trainer.whole_of(trainer.first))
     with matrix_precision(start.config.precision):
         return trainer.train()
 
@@ -130,8 +130,8 @@ class Trainer:
         parts = halves(whole, model.spec.cut)
         self.tensors = episodes_of(parts, images, ("train", "val"), self.processes, phase_of(progress))
         self.below, self.model, self.rule = parts.below, parts.learned.model, parts.learned.rule
-        self.start = parts.learned.weights
-        self.weights = {name: w.clone().requires_grad_(not is_constant(name)) for name, w in self.start.items()}
+        self.first = parts.learned.weights
+        self.weights = {name: w.clone().requires_grad_(not is_constant(name)) for name, w in self.first.items()}
         self.threads = TaskThreads(self.model, len(self.processes.tasks(config.meta_batch)))
         self.selected = tuple(self.rule.subnet(self.rule.begin(self.weights)))
         self.optimizer = make_optimizer(self.weights, config)
@@ -251,19 +251,19 @@ class Trainer:
 
     def _draw_back(self) -> None:
         """Replace the run's weights, the best ones, by weights between these and the start (--keep-general)."""
-        trained = {name: torch.zeros_like(weight) for name, weight in self.start.items()}
+        trained = {name: torch.zeros_like(weight) for name, weight in self.first.items()}
         if self.processes.first:
             kept = self.run.trained()
             trained = {name: kept[name].to(tensor) for name, tensor in trained.items()}
         self.processes.sum_(trained.values())
-        validation = {}
-        for share in SHARES:
-            accuracies, _ = self._validation(between(self.start, trained, share))
-            validation[share] = mean_over_distributions(list(accuracies.values()))
-        drawn = draw(validation, self.config.keep_general)
+
+        def accuracy_of(weights: Weights) -> Accuracy:
+            return mean_over_distributions(list(self._validation(weights)[0].values()))
+
+        drawn = draw(self.first, trained, self.config.keep_general, accuracy_of)
         if self.processes.first:
-            self.run.save_drawn(self.whole_of(trained), self.whole_of(between(self.start, trained, drawn.share)))
-        chosen = validation[drawn.share]
+            self.run.save_drawn(self.whole_of(trained), self.whole_of(between(self.first, trained, drawn.share)))
+        chosen = drawn.validation[drawn.share]
         self.best |= {"accuracy": chosen.accuracy, "ci95": chosen.ci95, "share": drawn.share}
         self._log("general", **drawn.as_dict())
 

@@ -17,8 +17,7 @@ from gems_edge.models.code_places import line_in, line_of
 from gems_edge.models.convolution import Convolution
 from gems_edge.models.layer_set import ADVICE, Refusal
 from gems_edge.models.normalization import Normalization
-
-BODY = "backbone."
+from gems_edge.models.tensor_names import BODY
 
 
 def adopt(network: nn.Module, name: str) -> fx.GraphModule:

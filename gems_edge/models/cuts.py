@@ -1,15 +1,17 @@
 """Where an adopted network can be cut in two: places in its forward order where exactly one tensor is alive."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import fx
 
-from gems_edge.models.adopt import BODY
 from gems_edge.models.channel_groups import HEAD, Axis, length
-from gems_edge.models.layer_shapes import Maps, layer_of
+from gems_edge.models.layer_shapes import Maps, layer_of, readers
 from gems_edge.models.normalization import Normalization
+from gems_edge.models.tensor_names import BODY
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Cut:
     layers: int  # of the network's layers, how many lie below (NetworkShape.layers)
     channels: Axis  # of the tensor
     sides: tuple[int, ...]  # height and width of its maps; none: it is features
-    below: frozenset[str]  # paths of all layers and normalisations below
+    paths: frozenset[str]  # of all layers and normalisations below
     batch_statistics: tuple[str, ...]  # paths of the batch normalisations below
+    readers: frozenset[str]  # paths of the layers above that read the tensor, with nothing that learns in between
 
     def shape(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Of the tensor for one image: channels, height, width (or features), where the groups have these widths."""
@@ -32,7 +35,15 @@ class Cut:
 
     def is_below(self, name: str) -> bool:
         """Whether a model's tensor of this name is the trunk's."""
-        return name.startswith(BODY) and name.removeprefix(BODY).rpartition(".")[0] in self.below
+        return name.startswith(BODY) and name.removeprefix(BODY).rpartition(".")[0] in self.paths
+
+    def below(self, tensors: Mapping[str, T]) -> dict[str, T]:
+        """Of a model's tensors, or what goes by their names, the trunk's."""
+        return {name: tensor for name, tensor in tensors.items() if self.is_below(name)}
+
+    def above(self, tensors: Mapping[str, T]) -> dict[str, T]:
+        """The top's, and an update rule's."""
+        return {name: tensor for name, tensor in tensors.items() if not self.is_below(name)}
 
     def starts(self, path: str) -> bool:
         """Whether the layer or block `path` begins right above."""
@@ -75,8 +86,9 @@ def cuts_of(network: fx.GraphModule, maps: Maps, channels: Callable[[fx.Node], A
                 layers=sum(layer_of(network, node) is not None for node in below),
                 channels=channels(place.tensor),
                 sides=tuple(maps[place.tensor].shape[2:]),
-                below=frozenset(_modules(network, below)),
+                paths=frozenset(_modules(network, below)),
                 batch_statistics=tuple(_batch_norms(network, below)),
+                readers=frozenset(readers(network, list(network.graph.nodes)[place.position :])),
             )
         )
     return tuple(cuts)

@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from gems_edge.device.bundle import HEAD
-from gems_edge.models.adopt import BODY
 from gems_edge.models.head import logits_of, make_head
 from gems_edge.models.normalization import Normalization, NormPass, Statistics
-from gems_edge.models.spec import ADAPTER, TEMPERATURE, ModelSpec, Pixels, is_constant
+from gems_edge.models.spec import ModelSpec, Pixels
+from gems_edge.models.tensor_names import ADAPTER, BODY, TEMPERATURE, is_constant
 from gems_edge.models.ticket import Masks
 
 # Every tensor of a model by its name, as state_dict() names them. Meta-parameters of an update rule travel in the same
@@ -49,9 +49,9 @@ class FewShotModel(nn.Module):
         self.input_shape: tuple[int, ...] = (spec.channels, spec.image_size, spec.image_size)
         self.pixels = spec.pixels
 
-    def forward(self, images: Tensor, statistics: Statistics | None = None, shares: Tensor | None = None) -> Answer:
+    def forward(self, images: Tensor, statistics: Statistics | None = None) -> Answer:
         """As the function `forward`, with the model's own parameters."""
-        return forward(self, dict(self.named_parameters()), images, statistics, shares)
+        return forward(self, dict(self.named_parameters()), images, statistics)
 
     def masked(self, tensors: Weights) -> Weights:
         """`tensors` (weights or gradients by name; of a head perhaps fewer rows than trained), zero where removed."""
@@ -104,18 +104,12 @@ class FewShotModel(nn.Module):
         return tuple(f"{norm.name}.{kind}" for norm in norms for kind in ("mean", "var"))
 
 
-def forward(
-    model: FewShotModel,
-    weights: Weights,
-    images: Tensor,
-    statistics: Statistics | None = None,
-    shares: Tensor | None = None,
-) -> Answer:
+def forward(model: FewShotModel, weights: Weights, images: Tensor, statistics: Statistics | None = None) -> Answer:
     """images [N, C, H, W] in 0…1 → logits [N, classes], the batch's statistics (empty if given), features.
 
-    `model` with `weights` in place of its own: a pure function. `shares`: as of NormPass.
+    `model` with `weights` in place of its own: a pure function.
     """
-    features, seen = body(model, weights, images, statistics, shares)
+    features, seen = body(model, weights, images, statistics)
     return Answer(head(model, weights, features), seen, features)
 
 

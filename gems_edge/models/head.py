@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gems_edge.device.bundle import HEAD
-from gems_edge.models.spec import TEMPERATURE, ModelSpec
+from gems_edge.models.spec import ModelSpec
+from gems_edge.models.tensor_names import TEMPERATURE
 
 # What differences between classes are multiplied with before anything was learned.
 START_TEMPERATURE = 10.0

@@ -1,7 +1,7 @@
 """The layers of an adopted network, from what each node gives on the meta device."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from gems_edge.errors import UserError
-from gems_edge.models.adopt import BODY
 from gems_edge.models.convolution import Convolution
 from gems_edge.models.normalization import Normalization, NormPass
+from gems_edge.models.tensor_names import BODY
 
 # The largest image that is tried to see from which size on a network works.
 _LARGEST = 1024
@@ -148,14 +148,22 @@ def result_of(network: fx.GraphModule) -> fx.Node:
 
 def layer_shapes(network: fx.GraphModule, maps: Maps) -> Iterator[LayerShape]:
     """Of every layer in forward order, all widths full."""
-    normalized = _normalized(network)
-    trained: set[fx.Node] = set()  # what depends on some tensor of the network
+    normalized, of_images = _normalized(network), set(readers(network, network.graph.nodes))
     for node in network.graph.nodes:
         layer = layer_of(network, node)
         if layer is not None:
             path, module = layer
-            source = node.args[0]
-            yield _layer_shape(path, module, maps[source].shape, source not in trained, node in normalized)
+            yield _layer_shape(path, module, maps[node.args[0]].shape, path in of_images, node in normalized)
+
+
+def readers(network: fx.GraphModule, nodes: Iterable[fx.Node]) -> Iterator[str]:
+    """Of the layers among `nodes`, the upper part of a network in forward order, the paths of those whose inputs depend
+    on no tensor of that part: no gradient goes into them."""
+    trained: set[fx.Node] = set()
+    for node in nodes:
+        layer = layer_of(network, node)
+        if layer is not None and node.args[0] not in trained:
+            yield layer[0]
         if node.op == "call_module" or trained.intersection(node.all_input_nodes):
             trained.add(node)
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from gems_edge.errors import UserError
 from gems_edge.files import cache_directory, sha256_bytes, write_atomic
-from gems_edge.models.spec import Pixels, is_constant
+from gems_edge.models.spec import Pixels
+from gems_edge.models.tensor_names import BODY, is_constant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RANDOM, PRETRAINED = "random", "pretrained"
-_BODY = "backbone."
 _UNKNOWN = "unknown"
 # What a checkpoint keeps a network's tensors under, beside other things.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -208,13 +208,13 @@ def _read(path: Path, known: Known | None) -> Body:
 
 
 def _our_name(name: str, known: Known | None) -> str:
-    if name.startswith(_BODY):
+    if name.startswith(BODY):
         return name
     for pattern, ours in known.names if known else ():
         name, found = re.subn(pattern, ours, name)
         if found:
             break
-    return _BODY + name
+    return BODY + name
 
 
 def _of_safetensors(content: bytes, path: Path) -> "dict[str, Tensor]":
@@ -255,7 +255,7 @@ def fitting_body(body: Body, expected: "Mapping[str, Tensor]", backbone: str) ->
 
     UserError for tensors that are missing or of other shapes, and for more in the backbone than the model has.
     """
-    where, wanted = body.about.origin, {name: t for name, t in expected.items() if name.startswith(_BODY)}
+    where, wanted = body.about.origin, {name: t for name, t in expected.items() if name.startswith(BODY)}
     tops = {name.split(".")[1] for name in wanted}
     more = [n for n in body.tensors if n not in wanted and n.split(".")[1] in tops and not is_constant(n)]
     for name, tensor in wanted.items():
@@ -269,10 +269,10 @@ def fitting_body(body: Body, expected: "Mapping[str, Tensor]", backbone: str) ->
             found = "missing" if there is None else list(there.shape)
             raise UserError(
                 f"{where} holds the weights of another network than {backbone} with these widths and channels: "
-                f"{name.removeprefix(_BODY)} is {found}, not {list(tensor.shape)}"
+                f"{name.removeprefix(BODY)} is {found}, not {list(tensor.shape)}"
             )
     if more:
         raise UserError(
-            f"{where} holds the weights of another network than {backbone}: it has {more[0].removeprefix(_BODY)} too"
+            f"{where} holds the weights of another network than {backbone}: it has {more[0].removeprefix(BODY)} too"
         )
     return {name: body.tensors[name] for name in wanted}

@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from gems_edge.errors import UserError
-from gems_edge.models.adopt import BODY, adopt
+from gems_edge.models.adopt import adopt
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.channel_groups import HEAD, Axis, Segment, TensorAxes, length, network_axes, row_of
 from gems_edge.models.convolution import Convolution
@@ -26,6 +26,7 @@ from gems_edge.models.cuts import Cut, blocks_of, cuts_of
 from gems_edge.models.layer_shapes import LayerShape, Maps, layer_shapes, maps_of, result_of
 from gems_edge.models.network_file import NO_FILE, NetworkFile
 from gems_edge.models.normalization import GROUPS, Normalization
+from gems_edge.models.tensor_names import BODY
 
 
 @dataclass(frozen=True)

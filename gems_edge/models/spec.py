@@ -1,8 +1,9 @@
 """What a model is, as plain data: a compact model differs from a dense one in `widths` alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gems_edge.errors import UserError
 from gems_edge.models.backbones.registry import check_backbone
@@ -16,17 +17,8 @@ NORMALIZATIONS = ("transductive", "support", "group", "frozen")
 PER_IMAGE = ("group", "frozen")  # what an image gives does not depend on others
 HEADS = ("per-class", "shared", "prototype")
 METRICS = ("cosine", "euclidean")
-# Names of an update rule's meta-parameters, which travel with a model's weights, begin with this.
-ADAPTER = "adapter."
-# Of a prototype head, as its logarithm: a meta-weight that no inner step moves.
-TEMPERATURE = "head.temperature"
-# Statistics of the pretraining, which travel with a model's weights in mode "frozen": constants of both loops.
-_CONSTANTS = (".running_mean", ".running_var")
 
-
-def is_constant(name: str) -> bool:
-    """Whether a tensor of a model is one that no rule adapts and no optimiser moves."""
-    return name.endswith(_CONSTANTS)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -101,6 +93,11 @@ class ModelSpec:
                 f"--normalization {' or '.join(PER_IMAGE)}"
             )
         return cut
+
+    def learning(self, tensors: Mapping[str, T]) -> dict[str, T]:
+        """Of a model's tensors, or what goes by their names, those that a trunk does not hold still."""
+        cut = self.cut
+        return dict(tensors) if cut is None else cut.above(tensors)
 
     @property
     def macs_below(self) -> int:

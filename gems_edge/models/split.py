@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 from torch.func import functional_call
 
-from gems_edge.models.adopt import BODY
 from gems_edge.models.cuts import Cut
 from gems_edge.models.fewshot import FewShotModel, Weights, normalised
 from gems_edge.models.normalization import NormPass
 from gems_edge.models.spec import Pixels
+from gems_edge.models.tensor_names import BODY
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Trunk:
 
     def __call__(self, weights: Weights, images: Tensor) -> Tensor:
         """Images [N, C, H, W] in 0…1 → features [N, c, h, w] (below the head: [N, F]). `weights`: these or more."""
-        tensors = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if self.cut.is_below(name)}
+        tensors = {name.removeprefix(BODY): tensor for name, tensor in self.cut.below(weights).items()}
         features: Tensor = functional_call(self.network, tensors, (normalised(images, self.pixels), NormPass()))
         return features
 
@@ -42,11 +42,11 @@ class Split:
 
     def below(self, weights: Weights) -> Weights:
         """Those of the trunk."""
-        return {name: tensor for name, tensor in weights.items() if self.cut.is_below(name)}
+        return self.cut.below(weights)
 
     def above(self, weights: Weights) -> Weights:
         """Those of the top, and an update rule's."""
-        return {name: tensor for name, tensor in weights.items() if not self.cut.is_below(name)}
+        return self.cut.above(weights)
 
 
 def split(model: FewShotModel, cut: Cut) -> Split:

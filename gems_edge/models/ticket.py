@@ -13,7 +13,8 @@ import numpy as np
 
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
-from gems_edge.models.spec import ADAPTER, ModelSpec
+from gems_edge.models.spec import ModelSpec
+from gems_edge.models.tensor_names import ADAPTER
 
 # bool arrays by name, True where kept. Weight tickets: the shape of each weight, by its name in the model, in forward
 # order, head last. Channel tickets: [channels] of each 3×3 convolution, by "widths.N" in the order of ModelSpec.widths.

@@ -136,8 +136,7 @@ def remove_channels(model: FewShotModel, weights: Weights, kept: Sequence[np.nda
         sliced[name] = sliced[name].index_select(number, entries)
     features = kept_entries(spec.topology.features, kept)
     channels = features[:: spec.feature_size // spec.shape.feature_channels]
-    learning = {name: w for name, w in weights.items() if spec.cut is None or not spec.cut.is_below(name)}
-    return compact, sliced | without_channels(learning, torch.from_numpy(channels))
+    return compact, sliced | without_channels(spec.learning(weights), torch.from_numpy(channels))
 
 
 def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, step: int) -> tuple[int, ...]:

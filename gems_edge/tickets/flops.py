@@ -12,17 +12,20 @@ the gradient of its inputs and every derivative of those is one product of the s
 MACs. A book counts the images that go through such products. With a mask every product loses the same share: the masked
 weights in the forward pass and the inputs' gradient, the masked gradients in the weights' own. That is what sparse
 kernels would save; torch multiplies by the zeros all the same. Elementwise work (normalisation, ReLU, pooling, softmax,
-the update itself) and validation count nothing.
+the update itself) and validation count nothing, and neither does what lies below a cut (--learn-from): an image goes
+through it once, whatever the number of iterations.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gems_edge.errors import UserError
 from gems_edge.models.spec import NORMALIZATIONS, PER_IMAGE, ModelSpec
+from gems_edge.models.tensor_names import BODY
 
 BOOKS = ("paper", "full")
 
@@ -96,7 +99,9 @@ def book(name: str, spec: ModelSpec, work: TrainingWork, densities: Mapping[str,
     """
     layers, densities = _layers(spec, work.ways), densities or {}
     _check(name, spec, work, [layer.name for layer in layers], densities)
-    return Book(name, tuple(_flops(name, layer, work, densities.get(layer.name, 1.0)) for layer in layers))
+    images = partial(_paper_images if name == "paper" else _executed_images, work, spec.head == "prototype")
+    flops = (_flops(layer, images(layer), work, densities.get(layer.name, 1.0)) for layer in layers)
+    return Book(name, tuple(flops))
 
 
 def _check(
@@ -121,17 +126,24 @@ class _Layer:
     name: str
     macs: int  # of one image's forward pass
     head: bool = False
-    reads_images: bool = False  # its inputs are data: no gradient goes into them
+    reads_data: bool = False  # images, or features of what lies below a cut: no gradient goes into them
     normalized: bool = True  # some statistic of a normalisation depends on its output
+    below: bool = False  # a cut
 
 
 def _layers(spec: ModelSpec, ways: int) -> list[_Layer]:
+    cut = spec.cut
+    trunk, readers = (cut.layers, {f"{BODY}{path}" for path in cut.readers}) if cut else (0, set())
     layers = [
-        _Layer(f"{layer.name}.weight", layer.macs, reads_images=layer.reads_images, normalized=layer.normalized)
-        for layer in spec.shape.layers
-    ]
-    # A row per class, whether each is learned or all are copies of a shared one.
-    return [*layers, _Layer("head.weight", spec.feature_size * ways, head=True)]
+        _Layer(
+            f"{layer.name}.weight", layer.macs, reads_data=layer.reads_images or layer.name in readers,
+            normalized=layer.normalized, below=number < trunk,
+        )
+        for number, layer in enumerate(spec.shape.layers)
+    ]  # fmt: skip
+    # A row per class, whether each is learned, made of photos, or all are copies of a shared one.
+    whole = trunk == len(layers)
+    return [*layers, _Layer("head.weight", spec.feature_size * ways, head=True, reads_data=whole)]
 
 
 @dataclass(frozen=True)
@@ -144,11 +156,7 @@ class _Images:
     second_order: float = 0
 
 
-def _flops(name: str, layer: _Layer, work: TrainingWork, density: float) -> LayerFlops:
-    if name == "paper":
-        images = _Images(0 if layer.head else work.steps * work.ways * work.shots)
-    else:
-        images = _head_images(work) if layer.head else _convolution_images(layer, work)
+def _flops(layer: _Layer, images: _Images, work: TrainingWork, density: float) -> LayerFlops:
     scale = work.iterations * work.meta_batch * layer.macs * density
     return LayerFlops(
         layer.name,
@@ -159,44 +167,64 @@ def _flops(name: str, layer: _Layer, work: TrainingWork, density: float) -> Laye
     )
 
 
+def _paper_images(work: TrainingWork, prototypes: bool, layer: _Layer) -> _Images:
+    """Rows that are made of the support set take it through the backbone, even if no step follows."""
+    passes = max(work.steps, prototypes)
+    return _Images(0 if layer.head or layer.below else passes * work.ways * work.shots)
+
+
+def _executed_images(work: TrainingWork, prototypes: bool, layer: _Layer) -> _Images:
+    if layer.below:
+        return _Images(0)
+    if layer.head:
+        return _head_images(layer, work, prototypes)
+    if work.adapts_backbone and work.steps:
+        return _convolution_images(layer, work, prototypes)
+    return _constant_body_images(layer, work, prototypes)
+
+
 # In the functions below: the outer gradient goes back through every inner step once more, as far as it is second order.
 # Through the step's forward pass: a product for the weights and one for the inputs. Through the step's backward pass:
 # each of its products has two factors, and each factor's gradient is a product.
 
 
-def _convolution_images(layer: _Layer, work: TrainingWork) -> _Images:
+def _convolution_images(layer: _Layer, work: TrainingWork, prototypes: bool) -> _Images:
     inner, queries, statistics = _passes(work)
-    if not work.adapts_backbone:
-        return _constant_body_images(layer, work)
     forward = inner + queries + statistics
     # Every method meta-trains every weight, so the query loss goes back through all; an inner loss goes back through
-    # the backbone, too.
-    backward = inner + queries + statistics * layer.normalized
-    if layer.reads_images:
-        return _Images(forward, backward, 0, inner * 2)  # images need no gradient
-    return _Images(forward, backward, backward, inner * 6)
+    # the backbone, too, and through the first step's pass that of rows which were made of it, of any order.
+    rows = work.ways * work.shots * prototypes
+    backward = inner + queries + statistics * layer.normalized + rows
+    if layer.reads_data:
+        return _Images(forward, backward, 0, inner * 2 - rows)
+    return _Images(forward, backward, backward, inner * 6 - 2 * rows)
 
 
-def _constant_body_images(layer: _Layer, work: TrainingWork) -> _Images:
-    """Under ANIL the support set goes through the backbone once for all steps and statistics.
+def _constant_body_images(layer: _Layer, work: TrainingWork, prototypes: bool) -> _Images:
+    """Under ANIL, and without steps, the support set goes through the backbone once for all steps and statistics.
 
     The head's inner gradients hold its features: the outer gradient goes back through it once, in second order always,
-    in first order where a statistic that normalises the queries depends on the layer.
+    in first order where a statistic that normalises the queries depends on the layer, or rows were made of it.
     """
     support, queries, counted = work.ways * work.shots, work.ways * work.queries, _passes(work)[2] > 0
-    through = support * (counted and layer.normalized)
+    through = support * (prototypes or (counted and layer.normalized))
     backward, second = queries + through, support - through
-    if layer.reads_images:
+    if layer.reads_data:
         return _Images(support + queries, backward, 0, second)
     return _Images(support + queries, backward, backward, 2 * second)
 
 
-def _head_images(work: TrainingWork) -> _Images:
+def _head_images(layer: _Layer, work: TrainingWork, prototypes: bool) -> _Images:
+    """Rows that are means of features are a product of their own, with the labels."""
     inner, queries, _ = _passes(work)  # the statistics' pass needs no head
+    means = work.ways * work.shots * prototypes
+    if layer.reads_data:  # nothing learns below
+        weights = inner * work.adapts_head + queries
+        return _Images(inner + queries + means, weights, 0, inner * (1 + work.adapts_head))
     return _Images(
-        forward=inner + queries,
+        forward=inner + queries + means,
         into_weights=inner * work.adapts_head + queries,
-        into_inputs=inner * work.adapts_backbone + queries,
+        into_inputs=inner * work.adapts_backbone + queries + means,
         second_order=inner * (2 + 2 * work.adapts_head + 2 * work.adapts_backbone),
     )
 

@@ -61,8 +61,7 @@ class Search:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The maskable weights in forward order: of those that learn."""
         shapes = {name: tuple(tensor.shape) for name, tensor in seeded_weights(self.config).items()}
-        cut = self.spec.cut
-        return {name: shapes[name] for name in maskable(shapes) if cut is None or not cut.is_below(name)}
+        return self.spec.learning({name: shapes[name] for name in maskable(shapes)})
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from gems_edge.meta.processes import single_process, start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
 from gems_edge.meta.start import Start
+from gems_edge.models.fewshot import Weights
 from gems_edge.models.ticket import Masks, Ticket, load_ticket, save_ticket
 from gems_edge.tickets import criteria
 from gems_edge.tickets.analysis import check_alike
@@ -33,10 +34,15 @@ def ticket_of(path: Path) -> Ticket:
 
 
 def masks_of(path: Path, ratio: float, scope: str = "global") -> Masks:
-    """The masks of a ticket, or those that magnitude pruning cuts from a dense run's best weights."""
-    if not path.is_dir() or not Run(path).config().dense:
+    """The masks of a ticket, or those that magnitude pruning cuts from a dense run's best weights, of what learned."""
+    run = Run(path)
+    if not path.is_dir() or not run.config().dense:
         return ticket_of(path).masks
-    return criteria.largest(criteria.magnitudes(Run(path).model()[1]), ratio, scope)
+    return _largest(run, run.model()[1], ratio, scope)
+
+
+def _largest(run: Run, weights: Weights, ratio: float, scope: str) -> Masks:
+    return criteria.largest(criteria.magnitudes(run.config().model_spec().learning(weights)), ratio, scope)
 
 
 def several_masks(paths: Sequence[Path], ratio: float, scope: str = "global") -> list[Masks]:
@@ -54,7 +60,7 @@ def kept_masks(run: Run, ratio: float, scope: str = "global") -> list[tuple[int,
             f"{run.directory} kept the weights of {len(iterations)} iterations and this compares several; "
             "train it with --keep every:N"
         )
-    return [(at, criteria.largest(criteria.magnitudes(run.kept(at)), ratio, scope)) for at in iterations]
+    return [(at, _largest(run, run.kept(at), ratio, scope)) for at in iterations]
 
 
 def first_layer_masks(run: Run, ratio: float, scope: str = "global") -> list[tuple[int, np.ndarray]]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from small_settings import SMALL
 
 from gems_edge.meta.evaluation.accuracy import Accuracy
-from gems_edge.meta.keep_general import SHARES, between, draw
+from gems_edge.meta.keep_general import SHARES, between, smallest_share
 from gems_edge.meta.run import Run
 
 
@@ -29,21 +29,21 @@ def test_the_ends_are_the_weights_themselves():
 
 def test_the_smallest_share_that_keeps_the_gain():
     gained = validation(0.70, 0.80, 0.86, 0.89, 0.90)
-    assert draw(gained, 0.5).share == 0.25
-    assert draw(gained, 0.8).share == 0.5
-    assert draw(gained, 1.0).share == 1.0
-    assert draw(validation(0.3, 0.4, 0.5, 0.6, 0.9), 1.0).share == 1.0  # 0.3 + (0.9 − 0.3) > 0.9 in floats
-    assert draw(validation(0.70, 0.80, 0.92, 0.91, 0.90), 1.0).share == 0.5  # the middle is better than both ends
+    assert smallest_share(gained, 0.5) == 0.25
+    assert smallest_share(gained, 0.8) == 0.5
+    assert smallest_share(gained, 1.0) == 1.0
+    assert smallest_share(validation(0.3, 0.4, 0.5, 0.6, 0.9), 1.0) == 1.0  # 0.3 + (0.9 − 0.3) > 0.9 in floats
+    assert smallest_share(validation(0.70, 0.80, 0.92, 0.91, 0.90), 1.0) == 0.5  # the middle is better than both ends
 
 
 def test_what_gained_nothing_stays_as_it_was():
-    assert draw(validation(0.70, 0.72, 0.71, 0.69, 0.66), 0.85).share == 0.0
+    assert smallest_share(validation(0.70, 0.72, 0.71, 0.69, 0.66), 0.85) == 0.0
 
 
 @given(st.lists(st.floats(0, 1), min_size=5, max_size=5), st.floats(0, 1), st.floats(0, 1))
 def test_who_asks_for_more_gain_goes_no_shorter_way(accuracies, one, other):
     less, more = sorted((one, other))
-    assert draw(validation(*accuracies), less).share <= draw(validation(*accuracies), more).share
+    assert smallest_share(validation(*accuracies), less) <= smallest_share(validation(*accuracies), more)
 
 
 def test_a_run_is_drawn_back_and_keeps_what_was_trained(cli_here, tmp_path):

@@ -19,7 +19,8 @@ from gems_edge.meta.run import seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.fewshot import HEAD, FewShotModel, Weights, layers_of
-from gems_edge.models.spec import ADAPTER, METRICS, TEMPERATURE
+from gems_edge.models.spec import METRICS
+from gems_edge.models.tensor_names import ADAPTER, TEMPERATURE
 
 METHODS = [name for name, facts in RULES.items() if not facts.one_model_each]
 metrics = pytest.mark.parametrize("metric", METRICS)

@@ -17,7 +17,7 @@ from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import from_table, settings_of, to_table
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import HEAD, FewShotModel, Weights
-from gems_edge.models.spec import ADAPTER
+from gems_edge.models.tensor_names import ADAPTER
 
 rules = pytest.mark.parametrize("name", RULES)
 

@@ -12,7 +12,8 @@ from gems_edge.meta.outer import make_optimizer
 from gems_edge.meta.rules.maml import Descent
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel, body, forward, initial_weights, layers_of
-from gems_edge.models.spec import ModelSpec, Pixels, is_constant
+from gems_edge.models.spec import ModelSpec, Pixels
+from gems_edge.models.tensor_names import is_constant
 
 PIXELS = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -17,7 +17,8 @@ from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models import pretrained as subject
 from gems_edge.models.fewshot import FewShotModel, body
 from gems_edge.models.pretrained import KNOWN, NO_PRETRAINED, Known, fitting_body, read_pretrained
-from gems_edge.models.spec import ModelSpec, Pixels, full_widths, is_constant
+from gems_edge.models.spec import ModelSpec, Pixels, full_widths
+from gems_edge.models.tensor_names import is_constant
 
 SIZE = 64
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from random_networks import ACTIVATIONS, BLOCKS, build
 from torch import nn
@@ -17,7 +17,8 @@ from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.network_file import NetworkFile
 from gems_edge.models.normalization import Normalization, NormPass
-from gems_edge.models.spec import ModelSpec, full_widths, is_constant
+from gems_edge.models.spec import ModelSpec, full_widths
+from gems_edge.models.tensor_names import is_constant
 from gems_edge.tickets.channels import remove_channels
 
 SOURCE = (Path(__file__).parent / "random_networks.py").read_text()
@@ -37,7 +38,19 @@ def recipes(draw, norms=NORMS):
     )  # fmt: skip
     block = st.tuples(st.sampled_from(tuple(BLOCKS)), channels, norm, activation)
     stem = ("unit", 8, 3, 1, "one", draw(norm), 0, draw(st.sampled_from(("none", "two"))))
-    return [stem, *draw(st.lists(block | unit, max_size=3))], draw(st.sampled_from(("mean", "map")))
+    recipe = [stem, *draw(st.lists(block | unit, max_size=3))], draw(st.sampled_from(("mean", "map")))
+    assume(not vanishes(recipe))
+    return recipe
+
+
+def vanishes(recipe) -> bool:
+    """Whether strides and pools leave nothing of a small image."""
+    try:
+        with torch.device("meta"):
+            build(3, *recipe)(torch.empty(2, 3, SIZE, SIZE))
+    except RuntimeError:
+        return True
+    return False
 
 
 def random_values(module: nn.Module) -> nn.Module:

@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from gems_edge.data.shots import Shots
 from gems_edge.data.tensors import Episode
 from gems_edge.errors import UserError
+from gems_edge.meta.meta_model import MetaModel, halves
 from gems_edge.meta.outer import meta_loss
 from gems_edge.meta.rules.maml import Descent
-from gems_edge.meta.rules.registry import RULES
+from gems_edge.meta.rules.registry import RULES, rule_of
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import ModelSpec, full_widths
@@ -65,18 +66,20 @@ def test_the_papers_totals(backbone, method, shots, printed):
 
 
 def count(config):
-    """torch's own count of one episode: FLOPs of the forward passes, and of everything."""
+    """torch's own count of one episode: FLOPs of the forward passes, and of everything. Above a cut: on features."""
     torch.manual_seed(0)
-    model = FewShotModel(config.model_spec())
+    whole = FewShotModel(config.model_spec())
+    model = halves(MetaModel(whole, dict(whole.named_parameters()), rule_of(config)), whole.spec.cut).learned.model
     support, queries = (torch.arange(config.ways).repeat_interleave(n) for n in (config.shots.most, config.queries))
-    shape = (config.channels, config.image_size, config.image_size)
+    shape = model.input_shape
     episode = Episode(torch.rand(len(support), *shape), support, torch.rand(len(queries), *shape), queries)
     weights = dict(model.named_parameters())
     with FlopCounterMode(display=False) as counter:
         loss = meta_loss(model, weights, episode, config, Descent(config.method, config.inner_lr)).loss
         by_op = dict(counter.get_flop_counts()["Global"])  # the inner backward passes run under other names
         loss.backward()
-    return by_op[torch.ops.aten.convolution] + by_op[torch.ops.aten.addmm], counter.get_total_flops()
+    forward = (by_op.get(op, 0) for op in (torch.ops.aten.convolution, torch.ops.aten.addmm))
+    return sum(forward), counter.get_total_flops()
 
 
 @pytest.mark.parametrize("backbone", SMALL)
@@ -91,6 +94,44 @@ def test_the_full_book_is_what_torch_executes(backbone, method, head, normalizat
         forward, total = count(config)
         assert 2 * sum(layer.forward for layer in made.layers) == forward
         assert 2 * made.total == total
+
+
+@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("normalization", ["transductive", "support", "group"])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_rows_that_are_made_of_photos_take_a_pass(backbone, method, normalization, steps):
+    for first_order in (True, False):
+        config = replace(small(backbone, method, "prototype", normalization, first_order), steps=steps)
+        made = book("full", config.model_spec(), training_work(config))
+        assert 2 * made.total == count(config)[1]
+        paper = book("paper", config.model_spec(), training_work(config))
+        images = max(1, steps) * config.ways * config.shots.most
+        assert [layer.total for layer in paper.layers[:-1]] == [images * layer.macs for layer in shape_of(config)]
+
+
+def shape_of(config):
+    return config.model_spec().shape.layers
+
+
+@pytest.mark.parametrize("backbone, below", [("conv4", 2), ("resnet12", 4)])
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("head", ["per-class", "prototype"])
+def test_what_lies_below_a_cut_counts_nothing(backbone, below, method, head):
+    for first_order in (True, False):
+        config = replace(small(backbone, method, head, "group", first_order), learn_from=f"blocks.{below // 4 or 2}")
+        for kind in ("paper", "full"):
+            made = book(kind, config.model_spec(), training_work(config))
+            assert [layer.total == 0 for layer in made.layers[:-1]] == [n < below for n in range(len(made.layers) - 1)]
+        assert 2 * made.total == count(config)[1]
+
+
+@pytest.mark.parametrize("head", ["per-class", "shared"])
+def test_a_head_alone(head):
+    for first_order in (True, False):
+        config = replace(small("conv4", "anil", head, "group", first_order), learn_from="head")
+        made = book("full", config.model_spec(), training_work(config))
+        assert 2 * made.total == count(config)[1] and not any(layer.total for layer in made.layers[:-1])
 
 
 def test_a_work_is_iterations_times_episodes():

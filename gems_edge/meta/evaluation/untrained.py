@@ -15,7 +15,7 @@ from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
 from gems_edge.models.fewshot import FewShotModel
-from gems_edge.models.spec import TEMPERATURE
+from gems_edge.models.tensor_names import TEMPERATURE
 
 
 def untrained(run: Run, config: TrainConfig) -> MetaModel | None:

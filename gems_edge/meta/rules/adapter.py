@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gems_edge.models.fewshot import Weights, layers_of
-from gems_edge.models.spec import ADAPTER
+from gems_edge.models.tensor_names import ADAPTER
 
 # A fixed number, so that pruned networks keep their perceptron's hidden layer.
 HIDDEN = 64

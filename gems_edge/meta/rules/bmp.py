@@ -1,7 +1,7 @@
 """Binary Mask Perceptron (GEMS, WACV'23, section 3.1): which layers a task adapts at each step, and how fast."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,9 +42,6 @@ class BMP(Rule):
     head_lr: float = 0.0
     name = "bmp"
     adapter = "in the graph"
-
-    def scaled(self, factor: float) -> "BMP":
-        return replace(self, inner_lr=factor * self.inner_lr, head_lr=factor * self.head_lr)
 
     def initial(self, weights: Weights, feature_channels: int) -> Weights:
         layers = len(layers_of(weights))

@@ -1,6 +1,6 @@
 """MAML, ANIL and BOIL: gradient descent over the whole network or a part of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -24,9 +24,6 @@ class Descent(Rule):
     name: str
     inner_lr: float
     head_lr: float = 0.0
-
-    def scaled(self, factor: float) -> "Descent":
-        return replace(self, inner_lr=factor * self.inner_lr, head_lr=factor * self.head_lr)
 
     def adapted(self, weights: Weights) -> tuple[str, ...]:
         facts = RULES[self.name]

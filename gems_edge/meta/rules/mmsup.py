@@ -1,7 +1,7 @@
 """Multi-modal Meta Supermask (GEMS, WACV'23, section 3.2): which weights a task adapts."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ from gems_edge.meta.rules.adapter import Below, adapter_inputs, by_layer, initia
 from gems_edge.meta.rules.base import FrozenChoice, Move, Rule, State
 from gems_edge.meta.rules.frozen import Frozen
 from gems_edge.models.fewshot import Weights, layers_of, network_weights, rows_for
-from gems_edge.models.spec import ADAPTER
+from gems_edge.models.tensor_names import ADAPTER
 
 if TYPE_CHECKING:
     from gems_edge.meta.settings.run import TrainConfig
@@ -27,8 +27,8 @@ class MMSUP(Rule):
     k = sigmoid(g_φ(θ, ∇θ)) is chosen at a task's first step and kept (Algorithm 2, lines 5 and 6); the forward pass
     uses all weights. Convolution and linear weights are chosen; biases and normalisation belong to every subnet, and so
     do the rows of a prototype head, which are not in θ. Since all tasks rank the same θ, the subnets of a layer lie
-    inside each other. `keep`: a fixed share for each layer, or
-    one for all, in place of g_φ (the paper's Tables 3 and 4).
+    inside each other. `keep`: a fixed share for each layer, or one for all, in place of g_φ (the paper's Tables 3
+    and 4).
 
     The state holds the ranks of |θ|, which no step changes, and the shares: −1 until they are chosen.
     """
@@ -39,9 +39,6 @@ class MMSUP(Rule):
     head_lr: float = 0.0
     name = "mmsup"
     adapter = "in the graph"
-
-    def scaled(self, factor: float) -> "MMSUP":
-        return replace(self, inner_lr=factor * self.inner_lr, head_lr=factor * self.head_lr)
 
     @property
     def carried(self) -> tuple[str, ...]:

@@ -20,9 +20,6 @@ class OfTop(Rule):
         for name in ("name", "inner_lr", "head_lr", "adapter"):
             object.__setattr__(self, name, getattr(self.rule, name))
 
-    def above(self, weights: Weights) -> Weights:
-        return {name: tensor for name, tensor in weights.items() if not self.cut.is_below(name)}
-
     @property
     def carried(self) -> tuple[str, ...]:
         return self.rule.carried
@@ -38,26 +35,26 @@ class OfTop(Rule):
         return replace(self, rule=self.rule.scaled(factor))
 
     def initial(self, weights: Weights, feature_channels: int) -> Weights:
-        return self.rule.initial(self.above(weights), feature_channels)
+        return self.rule.initial(self.cut.above(weights), feature_channels)
 
     def adapted(self, weights: Weights) -> tuple[str, ...]:
-        return self.rule.adapted(self.above(weights))
+        return self.rule.adapted(self.cut.above(weights))
 
     def of_part(self, weights: Weights, part: Weights) -> Rule:
-        return self.rule.of_part(self.above(weights), part)
+        return self.rule.of_part(self.cut.above(weights), part)
 
     def begin(self, weights: Weights) -> State:
-        return self.rule.begin(self.above(weights))
+        return self.rule.begin(self.cut.above(weights))
 
     def update(self, weights: Weights, gradients: Weights, features: Tensor, state: State) -> Move:
-        move = self.rule.update(self.above(weights), gradients, features, state)
+        move = self.rule.update(self.cut.above(weights), gradients, features, state)
         return replace(move, weights=weights | move.weights)
 
     def decisions(self, weights: Weights) -> dict[str, int]:
-        return self.rule.decisions(self.above(weights))
+        return self.rule.decisions(self.cut.above(weights))
 
     def frozen(self, weights: Weights, choices: dict[str, Tensor]) -> FrozenChoice:
-        choice = self.rule.frozen(self.above(weights), choices)
+        choice = self.rule.frozen(self.cut.above(weights), choices)
         return replace(choice, rule=OfTop(choice.rule, self.cut))
 
     def subnet(self, state: State) -> Weights:
