@@ -39,7 +39,7 @@ _BOTH = {
     "--keep", is_flag=True, help="With --host: leave the environment there, so that the next time is quicker."
 )
 @click.option(
-    "--reconnect", "patience", type=click.FloatRange(min=0), metavar="SECONDS",
+    "--reconnect", "patience", type=click.IntRange(0, 86_400), metavar="SECONDS",
     help="With --host: how long a lost connection is tried again; 120 if left out.",
 )  # fmt: skip
 @json_option
@@ -95,11 +95,11 @@ def _measure_there(
     config: str | None,
     wheels: str | None,
     keep: bool,
-    patience: float | None,
+    patience: int | None,
 ) -> Document:
     from gems_edge.remote.bench import Target, bench_on
 
-    target = Target(host, config, wheels, keep, 120.0 if patience is None else patience)
+    target = Target(host, config, wheels, keep, 120 if patience is None else patience)
     return bench_on(bundle, target, threads, on_stage=say)
 
 

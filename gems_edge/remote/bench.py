@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from gems_edge.device.support import read_support
 from gems_edge.errors import UserError
 from gems_edge.predict.memory import predict_memory
 from gems_edge.remote import ssh
+from gems_edge.remote.answers import read_answers
 from gems_edge.remote.board import Board, check, check_disk, check_memory, look
 from gems_edge.remote.job import BoardJob, alive_seconds
-from gems_edge.remote.untrusted import not_understood
 from gems_edge.remote.wheels import build_own_wheel, gather, unpacked_bytes
 
 # How much the packages are is not known where the board must find them itself: what they took in 2026, and a reserve.
@@ -37,26 +37,17 @@ class Target:
     config: str | None = None  # a file for ssh's -F
     wheels: str | None = None  # a directory to install from
     keep: bool = False  # leave the environment there for the next time
-    patience: float = 120.0  # seconds that a lost connection may take to come back
+    patience: int = 120  # seconds that a lost connection may take to come back
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What is copied to the board: files in `directory`."""
+    """What is copied to the board, in one file: the bundle, the pictures and the wheels."""
 
-    directory: Path
+    payload: Path
     own_wheel: Path  # the wheel of gems-edge
     wheels: tuple[Path, ...]  # with those that it needs; none if the board has them or has to find them itself
-    environment: str  # the path on the board where the environment is, or will be, kept
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ("payload.zip", *(wheel.name for wheel in self.wheels or (self.own_wheel,)))
-
-    @property
-    def size(self) -> int:
-        """Bytes to copy."""
-        return sum((self.directory / name).stat().st_size for name in self.names)
+    environment: str  # the name under which the board keeps the environment, or will
 
 
 def bench_on(bundle: Bundle, target: Target, threads: int | None, on_stage: Callable[[str], None]) -> dict[str, Any]:
@@ -80,39 +71,19 @@ def bench_on(bundle: Bundle, target: Target, threads: int | None, on_stage: Call
         expected = _probabilities(bundle, directory, threads)
         delivery = _pack(bundle, board, target, directory, on_stage)
         with BoardJob(connection, board, target.patience, on_stage) as job:
-            on_stage(f"copying {delivery.size / 1e6:.1f} MB to {host}")
-            job.copy(directory, delivery.names)
+            size = delivery.payload.stat().st_size
+            on_stage(f"copying {size / 1e6:.1f} MB to {host}")
+            job.copy(delivery.payload)
             outcome = job.run(_plan(delivery, target.keep, threads))
-        copied = delivery.size
-    measured, answered = _results(outcome, expected, host)
+    measured, answered = read_answers(outcome, expected, host)
     remote = {
         "host": host,
         **answered,
-        "copied_bytes": copied,
+        "copied_bytes": size,
         "reconnections": job.reconnections,
-        "kept": delivery.environment if target.keep else None,
+        "kept": f"{board.base}/{delivery.environment}" if target.keep else None,
     }
     return measured | {"bundle": str(bundle.path), "remote": remote}
-
-
-def _results(outcome: dict[str, Any], expected: np.ndarray, host: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The board's own `bench --json`, and what "remote" holds of its answers.
-
-    Only the entries that are expected are taken, so that a board replaces nothing that this machine says. Raises
-    MachineError for results of another form.
-    """
-    try:
-        results, versions = outcome["results"], outcome["versions"]
-        answers = [{name: value for name, value in answer.items() if name != "image"} for answer in results["predict"]]
-        return dict(results["bench"]), {
-            **{name: versions[name] for name in ("python", "onnxruntime", "numpy")},
-            "adapt": results["adapt"],
-            "predict": answers,
-            "agreement": _agreement(expected, answers),
-            "seconds": {name: round(value, 2) for name, value in outcome["seconds"].items()},
-        }
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
-        raise not_understood(host) from None
 
 
 def _pack(bundle: Bundle, board: Board, target: Target, directory: Path, on_stage: Callable[[str], None]) -> Delivery:
@@ -121,14 +92,14 @@ def _pack(bundle: Bundle, board: Board, target: Target, directory: Path, on_stag
     environment = f"env-{board.tag}-{hashlib.sha256(own_wheel.read_bytes()).hexdigest()[:12]}"
     reused = target.keep and environment in board.kept
     wheels = () if reused else _gather(own_wheel, board, target, directory, on_stage)
-    _write_payload(bundle, directory)
-    delivery = Delivery(directory, own_wheel, wheels, f"{board.base}/{environment}")
+    payload = _write_payload(bundle, directory, wheels or (own_wheel,))
+    delivery = Delivery(payload, own_wheel, wheels, environment)
     if reused:
-        unpacked = 0.0
+        installed = 0.0
     else:
-        unpacked = unpacked_bytes(wheels) if wheels else _PACKAGES_BYTES
-    payload = (directory / "payload.zip").stat().st_size
-    check_disk(board, target.host, delivery.size + unpacked + 3 * payload + _RESERVE_BYTES)
+        installed = unpacked_bytes(wheels) if wheels else _PACKAGES_BYTES
+    copied = payload.stat().st_size + 2 * unpacked_bytes([payload])  # what is taught is as large as what came
+    check_disk(board, target.host, copied + installed + _RESERVE_BYTES)
     return delivery
 
 
@@ -156,9 +127,10 @@ def _gather(
 
 def _plan(delivery: Delivery, keep: bool, threads: int | None) -> dict[str, Any]:
     """What the keeper carries out (keeper.carry_out)."""
-    names = delivery.names
+    with open(delivery.payload, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "files": {name: hashlib.sha256((delivery.directory / name).read_bytes()).hexdigest() for name in names},
+        "payload": digest,
         "wheels": [wheel.name for wheel in delivery.wheels],
         "package": delivery.own_wheel.name,
         "keep": keep,
@@ -205,21 +177,15 @@ def _probabilities(bundle: Bundle, directory: Path, threads: int | None) -> np.n
     return learner.predict(learner.read_images(sorted((directory / "query").iterdir())))
 
 
-def _agreement(expected: np.ndarray, answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """How far the board's answers are from this machine's, both after their own adaptation."""
-    probabilities = np.array([list(answer["probabilities"].values()) for answer in answers])
-    return {
-        "largest_difference": float(np.abs(probabilities - expected).max()),
-        "same_labels": bool((probabilities.argmax(axis=1) == expected.argmax(axis=1)).all()),
-        "images": len(answers),
-    }
-
-
-def _write_payload(bundle: Bundle, directory: Path) -> None:
-    """The bundle and the pictures as one file, whose names no shell and no sftp has to quote."""
-    with zipfile.ZipFile(directory / "payload.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+def _write_payload(bundle: Bundle, directory: Path, wheels: Iterable[Path]) -> Path:
+    """The bundle, the pictures and the wheels as one file, whose names no shell has to quote."""
+    path = directory / "payload.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("manifest.json", *bundle.manifest["files"]):
             archive.write(bundle.path / name, f"bundle.gems/{name}")
         for folder in ("support", "query"):
             for file in sorted((directory / folder).rglob("*.png")):
                 archive.write(file, file.relative_to(directory))
+        for wheel in wheels:
+            archive.write(wheel, wheel.name, zipfile.ZIP_STORED)
+    return path

@@ -1,14 +1,16 @@
 """Runs on the board, alone, with the board's own Python: sets up an environment, runs the commands, removes everything.
 
-`begin DIRECTORY LEASE` makes the directory and a process that keeps it, and then attaches to it; `attach DIRECTORY N`
+`begin NAME LEASE` makes the job's directory and a process that keeps it, and then attaches to it; `attach NAME N`
 attaches again, after a lost connection, and repeats the events after the first N. Whoever is attached sends orders on
-stdin, one per line (`beat`, `start {plan}`, `stop`), and reads events on stdout. The keeper hangs on no connection: it
-ends after `stop`, or when nobody was heard for LEASE seconds, and then kills what it started and removes its directory.
+stdin, one per line (`beat`, `start {plan}`, `stop`), and reads events on stdout. `receive NAME SIZE` says how much of
+the payload is there and takes the rest from stdin. The keeper hangs on no connection: it ends after `stop`, or when
+nobody was heard for LEASE seconds, and then kills what it started and removes its directory.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,15 +24,18 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 EVENT_MARK = "gems-edge-event "
-ATTACHED = "gems-edge-attached"
+HAVE_MARK = "gems-edge-have "
+ALIVE = "gems-edge-alive"
+PAYLOAD = "payload.zip"
 PROBE = (
     "import json, platform, gems_edge.device.runtime as r, numpy, PIL, safetensors; "
     "print(json.dumps({'python': platform.python_version(), 'onnxruntime': r.VERSION, 'numpy': numpy.__version__}))"
 )
 _POLL = 0.3
+_ALIVE_SECONDS = 2.0
 # Runs a command, under a name for messages, and returns what it writes to stdout.
 Call = Callable[[list[str], str], str]
 
@@ -47,16 +52,20 @@ class Failed(Exception):
         self.code = code
 
 
-def begin(directory: Path, lease: float, source: bytes) -> None:
+def base() -> Path:
+    """Where jobs and kept environments are, as look.py finds it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(os.environ.get("GEMS_EDGE_CACHE") or os.path.join(cache, "gems-edge"), "bench")
+
+
+def begin(directory: Path, lease: float) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    sweep(directory.parent)
     directory.mkdir(mode=0o700)
     lock = open(directory / "lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    (directory / "keeper.py").write_bytes(source)
     (directory / "beat").touch()
-    emit(directory, {"directory": str(directory)})
+    emit(directory, {"ready": True})
     child = os.fork()
     if child == 0:
         try:
@@ -66,6 +75,20 @@ def begin(directory: Path, lease: float, source: bytes) -> None:
     attach(directory, 0)
     # The session stays: where it is a container of its own, the keeper would end with it.
     os.waitpid(child, 0)
+
+
+def receive(directory: Path, size: int) -> None:
+    """The rest of the payload from stdin. Written by place: an earlier, broken connection may still bring its part."""
+    payload = os.open(directory / PAYLOAD, os.O_WRONLY | os.O_CREAT, 0o600)
+    have = os.fstat(payload).st_size
+    print(HAVE_MARK + str(have), flush=True)
+    said, stdin = time.monotonic(), cast(io.BufferedReader, sys.stdin.buffer)
+    while have < size and (block := stdin.read1(1 << 16)):
+        have += os.pwrite(payload, block, have)
+        if time.monotonic() - said > _ALIVE_SECONDS / 2:
+            said = time.monotonic()
+            print(HAVE_MARK + str(have), flush=True)
+    print(HAVE_MARK + str(have), flush=True)
 
 
 def sweep(base: Path) -> None:
@@ -96,11 +119,13 @@ def attach(directory: Path, seen: int) -> None:
     threading.Thread(target=obey, daemon=True).start()
     try:
         with open(directory / "events") as events:
-            print(ATTACHED, flush=True)
             for _ in range(seen):
                 events.readline()
-            rest = ""
+            rest, said = "", 0.0
             while True:
+                if time.monotonic() - said > _ALIVE_SECONDS:
+                    said = time.monotonic()
+                    print(ALIVE, flush=True)
                 gone = not directory.exists()  # asked before reading, so that nothing written before is missed
                 while line := events.readline():
                     rest += line
@@ -150,6 +175,7 @@ def keep(directory: Path, lease: float) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
+    sweep(directory.parent)
     orders = Orders(directory, lease)
     try:
         while not (directory / "start").exists():
@@ -180,14 +206,14 @@ def keep(directory: Path, lease: float) -> None:
 
 def carry_out(directory: Path, plan: dict[str, Any], orders: Orders) -> dict[str, Any]:
     """The JSON of each of the plan's commands by name, and the probe's versions and the seconds of each stage."""
-    unpack(directory, plan["files"])
+    unpack(directory, plan["payload"])
     variables = environment(directory)
 
     def call(command: list[str], what: str) -> str:
         return run(directory, command, what, variables, orders)
 
     started = time.monotonic()
-    kept = Path(plan["environment"])
+    kept = directory.parent / plan["environment"]
     if plan["keep"] and kept.exists():
         os.utime(kept)
         python = str(kept / "bin" / "python")
@@ -209,15 +235,17 @@ def carry_out(directory: Path, plan: dict[str, Any], orders: Orders) -> dict[str
     return {"versions": versions, "results": results, "seconds": seconds}
 
 
-def unpack(directory: Path, files: dict[str, str]) -> None:
-    """Make use of what was copied; Failed unless every file has the SHA-256 that `files` names."""
-    for name, digest in files.items():
-        with contextlib.suppress(FileNotFoundError), open(directory / name, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == digest:
-                continue
-        raise Failed(f"{name} did not arrive whole; is there room on the board? Try again")
-    with zipfile.ZipFile(directory / "payload.zip") as archive:
+def unpack(directory: Path, digest: str) -> None:
+    """Make use of what was copied; Failed unless it has this SHA-256."""
+    payload = directory / PAYLOAD
+    with contextlib.suppress(FileNotFoundError), open(payload, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            payload.unlink()
+    if not payload.exists():
+        raise Failed("the files did not arrive whole; try again")
+    with zipfile.ZipFile(payload) as archive:
         archive.extractall(directory)
+    payload.unlink()
     (directory / "tmp").mkdir()
 
 
@@ -318,7 +346,4 @@ def failure(what: str, code: int, errors: list[str]) -> Failed:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "begin":
-        begin(Path(sys.argv[2]), float(sys.argv[3]), globals()["SOURCE"])  # this text, from whoever sends it
-    else:
-        attach(Path(sys.argv[2]), int(sys.argv[3]))
+    {"begin": begin, "attach": attach, "receive": receive}[sys.argv[1]](base() / sys.argv[2], int(sys.argv[3]))

@@ -40,7 +40,7 @@ for line in read("/proc/meminfo").splitlines():
 print(
     "gems-edge-board "
     + json.dumps({
-        "python": sys.executable,
+        "python": os.environ.get("GEMS_EDGE_PYTHON", ""),
         "version": list(sys.version_info[:3]),
         "implementation": platform.python_implementation(),
         "bits": 8 * struct.calcsize("P"),

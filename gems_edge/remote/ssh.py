@@ -1,40 +1,38 @@
-"""The system's ssh and sftp, as the user has set them up: configuration, keys, agent, known hosts.
+"""The system's ssh, as the user has set them up: configuration, keys, agent, known hosts.
 
 Nothing here asks for or handles a password, and host keys are checked as the user's configuration says.
 """
 
 import contextlib
+import math
 import os
+import selectors
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from gems_edge.errors import MachineError, UserError
-from gems_edge.remote.untrusted import printable_lines
+from gems_edge.remote.untrusted import MOST_SHOWN, printable_lines
 
 # What ssh exits with when it is ssh that failed and not the remote command.
 FAILED = 255
+# Bytes that one command on a board may say: some hundred times what it does say.
+MOST_BYTES = 4_000_000
+# Seconds for what a board answers at once, and that one at work may be silent: its keeper says every other second that
+# it lives.
+ANSWER, SILENCE = 20.0, 15.0
+_MOST_MESSAGE = 16_384
 
 
 @dataclass(frozen=True)
 class Connection:
-    """`host` as the user wrote it; `options` come before it in every call of ssh and sftp."""
+    """`host` as the user wrote it; `options` come before it in every call of ssh."""
 
     host: str
     options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RemoteCommand:
-    """A command that runs on the host."""
-
-    process: subprocess.Popen[bytes]
-    stdin: IO[bytes]
-    stdout: IO[bytes]
-    errors: IO[bytes]  # a file of what ssh and the command write to stderr
 
 
 class Disconnected(MachineError):
@@ -84,75 +82,105 @@ def end_connection(connection: Connection) -> None:
         )
 
 
-def run(connection: Connection, command: str, script: str, timeout: float = 120.0) -> str:
-    """What `command` writes to stdout, in printable lines, given `script` on stdin.
-
-    Raises UserError for a connection that cannot be made, MachineError for a command that fails or takes too long.
-    """
-    with tempfile.TemporaryFile() as errors:  # not a pipe: the shared connection's process may hold it open
-        try:
-            done = subprocess.run(
-                _ssh(connection, command), input=script.encode(), stdout=subprocess.PIPE, stderr=errors,
-                timeout=timeout, env=_environment(), process_group=0,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise Disconnected(f"{connection.host} did not answer within {timeout:.0f} s; is it busy?") from None
-        except FileNotFoundError:
-            raise _no_client("ssh") from None
-        message = text(errors)
-    if done.returncode == FAILED:
-        raise refused(connection.host, message)
-    if done.returncode:
-        raise MachineError(f"{connection.host}: {command.split()[0]} failed ({last_line(message)})")
-    return printable_lines(done.stdout)
-
-
-def start(connection: Connection, command: str) -> RemoteCommand:
-    """`command` on the host, with pipes to its stdin and from its stdout.
+class RemoteCommand:
+    """A command that runs on the host, as a process of ssh. What it says is bounded in size and in time.
 
     It is in a process group of its own: Ctrl-C reaches this program alone, which then ends the command in an orderly
     way.
     """
-    errors = tempfile.TemporaryFile()
-    process = subprocess.Popen(
-        _ssh(connection, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-        env=_environment(), process_group=0,
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
-    return RemoteCommand(process, process.stdin, process.stdout, errors)
 
-
-def transfer(connection: Connection, batch: Sequence[str], directory: Path) -> None:
-    """Run sftp's commands in `batch`, started in the local `directory`.
-
-    Raises Disconnected when the connection breaks or cannot be made, MachineError with sftp's own words for a command
-    that fails, unless it begins with "-".
-    """
-    command = ["sftp", "-q", *connection.options, "-b", "-", "--", connection.host]
-    with tempfile.TemporaryFile() as errors:
+    def __init__(self, connection: Connection, command: str, stdin: IO[bytes] | int = subprocess.PIPE):
+        self.host, self._errors = connection.host, b""
+        # No terminal and nothing forwarded, whatever the user's configuration says for logins.
+        words = ["ssh", "-T", "-x", "-a", *connection.options, "--", connection.host, command]
+        # Messages in the language that `refused` reads.
+        environment = os.environ | {"LC_ALL": "C"}
         try:
-            done = subprocess.run(
-                command, input="\n".join([*batch, ""]).encode(), stdout=subprocess.DEVNULL, stderr=errors,
-                cwd=directory, env=_environment(), process_group=0,
+            self._process = subprocess.Popen(
+                words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment,
+                process_group=0,
             )  # fmt: skip
         except FileNotFoundError:
-            raise _no_client("sftp") from None
-        message = text(errors)
-    if done.returncode == 0:
-        return
-    if "subsystem request failed" in message:
-        raise UserError(
-            f"{connection.host} has no sftp server; install one there: sudo apt install openssh-sftp-server"
-        )
-    if "message too long" in message:
-        raise UserError(
-            f"{connection.host}: its shell prints something on every login, which breaks sftp; "
-            "make ~/.bashrc there silent for shells that are not interactive"
-        )
-    # A connection that breaks while sftp writes to it ends it by SIGPIPE, without a word.
-    if done.returncode == FAILED or done.returncode < 0:
-        raise Disconnected(f"the connection to {connection.host} broke while copying ({last_line(message)})")
-    raise MachineError(f"copying to {connection.host} failed ({last_line(message)})")
+            raise UserError("ssh is not installed on this machine; install an OpenSSH client") from None
+        assert self._process.stdout is not None and self._process.stderr is not None
+        self._out, self._err = self._process.stdout, self._process.stderr
+
+    def send(self, content: bytes) -> None:
+        """Write to its stdin. A lost connection is no error here: whoever reads notices it."""
+        with contextlib.suppress(OSError, ValueError):
+            assert self._process.stdin is not None
+            view = memoryview(content)
+            while view:
+                view = view[self._process.stdin.write(view) :]
+
+    def close(self) -> None:
+        """Close its stdin."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+    def lines(self, silence: float = SILENCE, seconds: float = math.inf) -> Iterator[bytes]:
+        """The lines of its stdout until it is closed.
+
+        Raises MachineError if the command says more than MOST_BYTES, or nothing for `silence` seconds, or has not ended
+        after `seconds`.
+        """
+        until, count, rest = time.monotonic() + seconds, 0, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._out, selectors.EVENT_READ)
+            selector.register(self._err, selectors.EVENT_READ)
+            while self._out in selector.get_map():
+                left = min(silence, until - time.monotonic())
+                ready = selector.select(left) if left > 0 else []
+                if not ready:
+                    raise MachineError(f"{self.host} gave no answer for {min(silence, seconds):.0f} s; is it busy?")
+                for key, _ in ready:
+                    chunk = os.read(key.fd, 1 << 16)
+                    count += len(chunk)
+                    if count > MOST_BYTES:
+                        raise MachineError(f"{self.host} says more than gems-edge asks; is it the one that you mean?")
+                    if not chunk:
+                        selector.unregister(key.fileobj)
+                    elif key.fileobj is self._err:
+                        self._errors = (self._errors + chunk)[-_MOST_MESSAGE:]
+                    else:
+                        *whole, rest = (rest + chunk).split(b"\n")
+                        yield from whole
+        if rest:
+            yield rest
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code and what it wrote to stderr, in printable lines; killed if it does not end soon by itself."""
+        self.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        os.set_blocking(self._err.fileno(), False)  # the shared connection's process may hold it open
+        with contextlib.suppress(BlockingIOError):
+            self._errors += os.read(self._err.fileno(), _MOST_MESSAGE)
+        return self._process.wait(), printable_lines(self._errors)
+
+
+def run(connection: Connection, command: str, script: str) -> list[str]:
+    """What `command` writes to stdout, in printable lines, given `script` on stdin.
+
+    Raises UserError for a connection that cannot be made, MachineError for a command that fails, says too much or takes
+    longer than ANSWER seconds.
+    """
+    with tempfile.TemporaryFile() as file:  # not a pipe: what does not read it must not hold this program up
+        file.write(script.encode())
+        file.seek(0)
+        remote = RemoteCommand(connection, command, file)
+        try:
+            lines = [printable_lines(line) for line in remote.lines(seconds=ANSWER)]
+        finally:
+            code, message = remote.end()
+    if code == FAILED:
+        raise refused(connection.host, message)
+    if code:
+        raise MachineError(f"{connection.host}: {command.split()[0]} failed ({last_line(message)})")
+    return lines
 
 
 def refused(host: str, message: str) -> UserError | Disconnected:
@@ -180,27 +208,7 @@ def refused(host: str, message: str) -> UserError | Disconnected:
     return Disconnected(f"no connection to {host} ({last_line(message)})")
 
 
-def _ssh(connection: Connection, command: str) -> list[str]:
-    # No terminal and nothing forwarded, whatever the user's configuration says for logins.
-    return ["ssh", "-T", "-x", "-a", *connection.options, "--", connection.host, command]
-
-
-def _environment() -> dict[str, str]:
-    """With ssh's messages in the language that `refused` reads."""
-    return os.environ | {"LC_ALL": "C"}
-
-
-def _no_client(program: str) -> UserError:
-    return UserError(f"{program} is not installed on this machine; install an OpenSSH client")
-
-
-def text(errors: IO[bytes]) -> str:
-    """What ssh, sftp or the command wrote to stderr, in printable lines."""
-    errors.seek(0)
-    return printable_lines(errors.read())
-
-
 def last_line(message: str) -> str:
     """The last line that is not empty."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1][:MOST_SHOWN] if lines else "it said nothing"
