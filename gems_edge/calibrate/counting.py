@@ -1,12 +1,12 @@
 """What a probe's graph costs: the work of every op as onnxruntime fuses it, counted as graphs/cost.py counts it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gems_edge.calibrate.graph import Graph, Node
 from gems_edge.graphs.amounts import bytes_moved
 from gems_edge.graphs.ops import leaves_blocks, row_of
-from gems_edge.predict.work import Call, Tensor, Work, add_up, work_of
+from gems_edge.predict.work import Call, Tensor, Work, add_up, of_run, work_of
 
 
 def graph_work(graph: Graph) -> Work:
@@ -20,13 +20,19 @@ def graph_work(graph: Graph) -> Work:
         if node.body is not None:
             works.append(_scan_work(node.body, trips=graph.sizes[node.output].shape[0]))
         elif not node.fused:
-            works.append(_op_work(node, inputs, graph, channel_blocks))
+            works.append(_op_work(_reading(node, read_as), inputs, graph, channel_blocks))
         elif node.kind == "Transpose":
             read_as[node.output] = inputs[0]
         constant_weight = not graph.constants.keys().isdisjoint(inputs[1:2])
         if leaves_blocks(node.kind, constant_weight, channel_blocks) or node.fused and channel_blocks:
             in_blocks.add(node.output)
-    return add_up(works)
+    return of_run(works)
+
+
+def _reading(node: Node, read_as: Mapping[str, str]) -> Node:
+    """A product with what graphs/passes/turned_matrices.py tells of the matrices that it reads as they lie."""
+    turned = {flag: 1 for flag, name in zip(("transA", "transB"), node.inputs) if name in read_as}
+    return replace(node, attributes={**node.attributes, **turned}) if turned else node
 
 
 def _scan_work(body: Graph, trips: int) -> Work:

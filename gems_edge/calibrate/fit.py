@@ -28,13 +28,22 @@ MIDDLE = dict.fromkeys(TERMS, 0.2) | dict.fromkeys(
     ),
     0.5,
 )  # fmt: skip
-MIDDLE |= {"ops": 2000.0, "views": 1000.0, "setups": 2000.0, "rows": 20.0, "byte_windows": 5.0}
+MIDDLE |= {
+    "ops": 2000.0,
+    "views": 1000.0,
+    "setups": 2000.0,
+    "rows": 20.0,
+    "byte_windows": 5.0,
+    "matrices": 300.0,
+    "spans": 15.0,
+    "late_ops": 1000.0,
+}
 SPREAD = 2.0
 # A probe's time is trusted to this share.
 NOISE = 0.05
 # A probe is timed so many times, with all the others between, so that no passing load spoils its every time.
 ROUNDS = 5
-SECONDS = 0.06  # per probe, number of threads and round
+SECONDS = 0.04  # per probe, number of threads and round
 LEAST_SPREAD = 0.1
 
 

@@ -126,10 +126,19 @@ class Builder:
         conv = self.op("Conv", [x, weight], shape, group=groups, pads=[kernel // 2] * 4, strides=[stride] * 2)
         return self.op("Relu", [conv], shape, fused=True) if relu else conv
 
-    def transposed(self, x: str, outputs: int) -> str:
-        images, channels, height, width = self.sizes[x].shape
-        weight = self.weight(channels, outputs, 3, 3)
-        return self.op("ConvTranspose", [x, weight], (images, outputs, height, width), pads=[1] * 4, strides=[1, 1])
+    def transposed(self, x: str, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> str:
+        """The gradient at its input of a convolution with a fed weight, of an odd kernel, whose result x is."""
+        images, channels, *sides = self.sizes[x].shape
+        weight = self.feed(f"f{len(self.sizes)}", (channels, outputs // groups, kernel, kernel))
+        return self.op(
+            "ConvTranspose",
+            [x, weight],
+            (images, outputs, *(side * stride for side in sides)),
+            group=groups,
+            pads=[kernel // 2] * 4,
+            strides=[stride] * 2,
+            output_padding=[stride - 1] * 2,
+        )
 
     def pool(self, x: str) -> str:
         images, channels, height, width = self.sizes[x].shape
@@ -160,6 +169,39 @@ class Builder:
         factor = self.feed(f"f{len(self.sizes)}", (self.sizes[x].shape[1], 1, 1))
         return self.op(kind, [x, factor], self.sizes[x].shape)
 
+    def centred(self, x: str) -> str:
+        """Minus a number for every map."""
+        means = self.feed(f"m{len(self.sizes)}", (*self.sizes[x].shape[:2], 1, 1))
+        return self.op("Sub", [x, means], self.sizes[x].shape)
+
+    def normalized(self, x: str, mean: str | None = None) -> str:
+        """By numbers of each channel."""
+        channels = self.sizes[x].shape[1]
+        weight, bias = (self.feed(f"n{len(self.sizes)}", (channels,)) for _ in range(2))
+        mean = mean or self.feed(f"n{len(self.sizes)}", (channels,))
+        variance = self.constant(np.ones(channels, "<f4"))
+        return self.op("BatchNormalization", [x, weight, bias, mean, variance], self.sizes[x].shape)
+
+    def clipped(self, x: str) -> str:
+        """As ReLU6 does."""
+        return self.op("Clip", [x, *(self.constant(np.array(end, "<f4")) for end in (0, 6))], self.sizes[x].shape)
+
+    def gathered(self, x: str) -> str:
+        """The patches of 3×3 of [N, P, C], pixels as rows, as if these were one long line: [N, 9, P, C]."""
+        images, pixels, channels = self.sizes[x].shape
+        places = np.add.outer(np.arange(9) - 4, np.arange(pixels)) % pixels
+        return self.op("Gather", [x, self.constant(places.astype("<i8"))], (images, 9, pixels, channels), axis=1)
+
+    def split(self, x: str) -> str:
+        """Its channels as one part."""
+        shape = self.sizes[x].shape
+        return self.op("Split", [x, self.integers(shape[1])], shape, axis=1)
+
+    def expanded(self, x: str, images: int) -> str:
+        """Of one image as many alike."""
+        shape = (images, *self.sizes[x].shape[1:])
+        return self.op("Expand", [x, self.integers(*shape)], shape)
+
     def padded(self, x: str, by: int = 1) -> str:
         images, channels, height, width = self.sizes[x].shape
         pads = self.integers(0, 0, by, by, 0, 0, by, by)
@@ -183,17 +225,27 @@ class Builder:
     def flat(self, x: str) -> str:
         """[N, C, H·W]."""
         images, channels, *sides = self.sizes[x].shape
-        shape = (images, channels, math.prod(sides))
-        return self.op("Reshape", [x, self.integers(0, *shape[1:])], shape)
+        return self.reshaped(x, (images, channels, math.prod(sides)))
 
-    def product(self, x: str, y: str) -> str:
-        """[N, A, D] · [N, B, D]ᵀ: onnxruntime reads the second one as it lies."""
-        (images, first, depth), (_, second, _) = self.sizes[x].shape, self.sizes[y].shape
-        turned = self.op("Transpose", [y], (images, depth, second), fused=True, perm=[0, 2, 1])
-        return self.op("MatMul", [x, turned], (images, first, second))
+    def reshaped(self, x: str, shape: tuple[int, ...]) -> str:
+        return self.op("Reshape", [x, self.integers(*shape)], shape)
 
-    def is_equal(self, x: str, y: str) -> str:
-        return self.op("Equal", [x, y], self.sizes[x].shape, item_bytes=1)
+    def permuted(self, x: str, order: tuple[int, ...], *, fused: bool = False) -> str:
+        """`fused`: of a product, which reads it as it lies."""
+        sides = self.sizes[x].shape
+        return self.op("Transpose", [x], [sides[axis] for axis in order], fused=fused, perm=order)
+
+    def product(self, x: str, y: str, turned: tuple[bool, bool] = (False, True)) -> str:
+        """[N, A, D] · [N, D, B]. Those that are `turned`, [N, D, A] and [N, B, D], onnxruntime reads as they lie."""
+        left, right = (
+            self.permuted(name, (0, 2, 1), fused=True) if lies else name for name, lies in zip((x, y), turned)
+        )
+        (images, first, _), second = self.sizes[left].shape, self.sizes[right].shape[2]
+        return self.op("MatMul", [left, right], (images, first, second))
+
+    def holds(self, kind: str, x: str, y: str) -> str:
+        """A condition of two tensors, by element."""
+        return self.op(kind, [x, y], self.sizes[x].shape, item_bytes=1)
 
     def where(self, mask: str, x: str) -> str:
         """`x` or 0."""
@@ -222,8 +274,8 @@ class Builder:
         """The gradient of a 2×2 pool at its input x, as export/pools.py writes it."""
         windows = [side // 2 for side in self.sizes[x].shape[2:]]
         priorities = self.constant(np.tile(np.array([[4, 3], [2, 1]], np.uint8), windows)[None, None])
-        candidates = self.where(self.is_equal(x, self.doubled(self.pool(x))), priorities)
-        first = self.is_equal(candidates, self.doubled(self.pool(candidates)))
+        candidates = self.where(self.holds("Equal", x, self.doubled(self.pool(x))), priorities)
+        first = self.holds("Equal", candidates, self.doubled(self.pool(candidates)))
         return self.where(first, self.doubled(gradient))
 
     def each_image(self, x: str, build: Callable[["Builder", str], str]) -> str:

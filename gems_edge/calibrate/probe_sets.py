@@ -4,6 +4,7 @@ steps that tell how far off the fitted rates are."""
 from collections.abc import Callable
 
 from gems_edge.calibrate.graph import Builder, Graph
+from gems_edge.calibrate.steps import gradient_step, mobile_step
 
 Build = Callable[[Builder, str], str]  # adds ops to a graph under construction: its input → its result
 
@@ -81,29 +82,89 @@ def gradient_probes() -> list[Graph]:
     """The ops of gradient steps: on the maps of one image, which a cache holds, and on those of many, which stream."""
     maps = ((1, 32, 42, 42), (5, 48, 10, 10), (25, 24, 28, 28), (5, 32, 84, 84))
     columns = ((1, 32, 42, 42), (5, 48, 10, 10), (1, 3, 84, 84), (25, 24, 14, 14))
-    fed = (
-        ((1, 3, 84, 84), 32), ((1, 32, 42, 42), 32), ((5, 48, 21, 21), 48), ((25, 64, 10, 10), 64),
-        ((25, 24, 28, 28), 16), ((1, 128, 10, 10), 128), ((5, 64, 5, 5), 64),
-    )  # fmt: skip
-    products = (
-        (5, 288, 32, 1764), (25, 432, 48, 100), (25, 576, 64, 25), (1, 432, 48, 441), (5, 27, 32, 7056),
-        (25, 9, 16, 784),
-    )  # fmt: skip
     return [
         *(each for shape in maps for each in _map_probes(*shape)),
         *(_sized("columns", shape, lambda b, x: b.columns(x)) for shape in columns),
-        *(_fed_convolution(shape, outputs) for shape, outputs in fed),
-        _sized("fed 1x1", (5, 48, 21, 21), lambda b, x: b.conv(x, 64, fed=True, relu=False)),
-        *(_product(*sizes) for sizes in products),
-        *(_transposed(channels) for channels in (32, 64)),
+        *fed_probes(),
+        *product_probes(),
+        *broadcasting_probes(),
         *(_sized("sum of images", (images, 432, 48), lambda b, x: b.sums(x, (0,))) for images in (1, 25)),
-        _sized("turn a weight", (3, 3, 32, 32), lambda b, x: b.op("Transpose", [x], (32, 32, 3, 3), perm=[3, 2, 0, 1])),
+        _sized("turn a weight", (3, 3, 32, 32), lambda b, x: b.permuted(x, (3, 2, 0, 1))),
         _sized("flip a weight", (32, 32, 3, 3), lambda b, x: b.flipped(x)),
+        *(_sized("patches", shape, lambda b, x: b.gathered(x)) for shape in ((1, 441, 48), (5, 36, 144))),
+        _sized("split", (5, 48, 21, 21), lambda b, x: b.split(x)),
+        _sized("expand", (1, 48, 21, 21), lambda b, x: b.expanded(x, 5)),
+        _sized("local normalisation", (1, 32, 21, 21), lambda b, x: b.op("LRN", [x], (1, 32, 21, 21), size=5)),
         _sized("small ops", (48,), lambda b, x: small_ops(b, x, 40)),
         _sized("views", (48,), renamed),
         # The same few ops over and over find all they need in the caches; a gradient step's hundreds do not.
         *(gradient_step(*sizes, each=False) for sizes in ((1, 4, 1), (2, 8, 2), (4, 8, 5))),
+        *(
+            mobile_step(*sizes)
+            for sizes in (
+                (1, 4, 1, (1,)),
+                (2, 12, 2, (2,)),
+                (4, 12, 5, (1,)),
+                (2, 12, 5, (1,) * 15),
+                (4, 12, 5, (1,) * 8),
+                (4, 24, 5, (1, 1, 2, 1)),
+                (8, 6, 25, (1,) * 5),
+            )
+        ),
         _sized("small ops of each", (25, 48), lambda b, x: b.each_image(x, lambda body, y: small_ops(body, y, 10))),
+    ]
+
+
+def fed_probes() -> list[Graph]:
+    """Convolutions of fed weights and their gradients: dense, strided, by groups, of single channels."""
+    dense = (
+        ((1, 3, 84, 84), 32), ((1, 32, 42, 42), 32), ((5, 48, 21, 21), 48), ((25, 64, 10, 10), 64),
+        ((25, 24, 28, 28), 16), ((1, 128, 10, 10), 128), ((5, 64, 5, 5), 64),
+    )  # fmt: skip
+    points = (((5, 48, 21, 21), 64), ((5, 8, 48, 48), 48), ((25, 112, 3, 3), 336))
+    strided = (((5, 3, 96, 96), 16, 3), ((5, 64, 24, 24), 128, 1), ((5, 64, 24, 24), 64, 3))
+    single = (
+        ((5, 16, 48, 48), 3, 1), ((25, 96, 12, 12), 3, 1), ((5, 120, 6, 6), 5, 1), ((5, 48, 48, 48), 3, 2),
+        ((5, 72, 24, 24), 5, 2), ((5, 96, 12, 12), 3, 2),
+    )  # fmt: skip
+    transposed = (
+        ((5, 32, 21, 21), 32, 3, 1, 1), ((5, 64, 21, 21), 64, 3, 1, 1), ((5, 64, 12, 12), 32, 3, 2, 1),
+        ((5, 128, 12, 12), 64, 1, 2, 1), ((5, 64, 24, 24), 64, 3, 1, 4), ((5, 64, 12, 12), 64, 3, 2, 16),
+        ((5, 48, 24, 24), 48, 3, 2, 48), ((25, 96, 6, 6), 96, 3, 2, 96), ((5, 72, 12, 12), 72, 5, 2, 72),
+        ((1, 32, 24, 24), 32, 3, 1, 32),
+    )  # fmt: skip
+    return [
+        *(_fed(shape, outputs, 3) for shape, outputs in dense),
+        *(_fed(shape, outputs, 1) for shape, outputs in points),
+        *(_fed(shape, outputs, kernel, 2) for shape, outputs, kernel in strided),
+        _fed((5, 64, 24, 24), 64, 3, groups=4),
+        *(_fed(shape, shape[1], kernel, stride, shape[1]) for shape, kernel, stride in single),
+        *(_transposed(*form) for form in transposed),
+    ]
+
+
+def product_probes() -> list[Graph]:
+    """Products of two computed tensors (count, rows, depth, columns; which one lies turned): large, and many small."""
+    forms = (
+        (5, 288, 1764, 32, "second"), (25, 432, 100, 48, "second"), (25, 576, 25, 64, "second"),
+        (1, 432, 441, 48, "second"), (5, 27, 7056, 32, "second"), (25, 9, 784, 16, "second"),
+        (25, 336, 9, 56, "second"), (144, 5, 36, 36, ""), (336, 25, 9, 9, ""), (48, 96, 120, 24, "first"),
+        (96, 12, 275, 12, "first"), (144, 36, 25, 36, "first"), (1, 512, 225, 112, ""),
+    )  # fmt: skip
+    return [_product(*form) for form in forms]
+
+
+def broadcasting_probes() -> list[Graph]:
+    """Numbers of channels and of images with small maps and large ones."""
+    shapes = ((5, 336, 3, 3), (25, 144, 6, 6), (5, 16, 48, 48))
+    return [
+        probe
+        for shape in shapes
+        for probe in (
+            _sized("scale", shape, lambda b, x: b.scaled(x)),
+            _sized("normalise", shape, lambda b, x: b.normalized(x)),
+            _sized("centre", shape, lambda b, x: b.centred(x)),
+        )
     ]
 
 
@@ -119,24 +180,33 @@ def _map_probes(images: int, channels: int, height: int, width: int) -> list[Gra
         _sized("scale", shape, lambda b, x: b.scaled(x)),
         _sized("mean of each", shape, lambda b, x: b.sums(x, (2, 3), "ReduceMean")),
         _sized("sum of all", shape, lambda b, x: b.sums(x, (0, 2, 3))),
-        _sized("select", shape, lambda b, x: b.where(b.is_equal(x, b.same("Abs", x)), x)),
+        _sized("select", shape, lambda b, x: b.where(b.holds("Equal", x, b.same("Abs", x)), x)),
         _sized("double", half, lambda b, x: b.doubled(x)),
         _sized("pad", shape, lambda b, x: b.padded(x)),
         _sized("undo a pool", shape, lambda b, x: b.unpooled(b.feed("g", half), x)),
     ]
 
 
-def _fed_convolution(shape: tuple[int, ...], outputs: int) -> Graph:
-    return _sized("fed 3x3", shape, lambda b, x: b.conv(x, outputs, 3, fed=True, relu=False))
+def _fed(shape: tuple[int, ...], outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> Graph:
+    name = _form("fed", outputs, kernel, stride, groups)
+    return _sized(name, shape, lambda b, x: b.conv(x, outputs, kernel, stride, groups=groups, fed=True, relu=False))
 
 
-def _product(images: int, first: int, second: int, depth: int) -> Graph:
-    other = (images, second, depth)
-    return _sized("product", (images, first, depth), lambda b, x: b.product(x, b.feed("y", other)))
+def _transposed(shape: tuple[int, ...], outputs: int, kernel: int, stride: int, groups: int) -> Graph:
+    name = _form("transposed", outputs, kernel, stride, groups)
+    return _sized(name, shape, lambda b, x: b.transposed(x, outputs, kernel, stride, groups))
 
 
-def _transposed(channels: int) -> Graph:
-    return _sized("transposed 3x3", (5, channels, 21, 21), lambda b, x: b.transposed(x, channels))
+def _form(what: str, outputs: int, kernel: int, stride: int, groups: int) -> str:
+    return f"{what} {kernel}x{kernel}/{stride} to {outputs} in {groups} of"
+
+
+def _product(count: int, rows: int, depth: int, columns: int, turned: str) -> Graph:
+    left = (count, depth, rows) if turned == "first" else (count, rows, depth)
+    right = (count, columns, depth) if turned == "second" else (count, depth, columns)
+    name = f"product by {columns}, {turned or 'none'} turned, of"
+    lies = (turned == "first", turned == "second")
+    return _sized(name, left, lambda b, x: b.product(x, b.feed("y", right), lies))
 
 
 def small_ops(builder: Builder, x: str, count: int) -> str:
@@ -161,6 +231,10 @@ def whole_networks() -> list[Graph]:
         _separable(),
         _residual(),
         *(gradient_step(*sizes, each) for sizes in ((16, 28, 5), (48, 48, 5)) for each in (False, True)),
+        *(
+            mobile_step(*sizes)
+            for sizes in ((8, 48, 5, (2, 1, 1, 2, 1, 1)), (8, 24, 5, (1,)), (16, 12, 25, (1, 1, 2, 1, 1, 1)))
+        ),
     ]
 
 
@@ -188,29 +262,3 @@ def _residual() -> Graph:
         y = builder.conv(builder.conv(x, outputs, 3), outputs, 3, relu=False)
         x = builder.pool(builder.same("Relu", builder.same("Add", y, skip)))
     return builder.graph(builder.linear(x, 10))
-
-
-def gradient_step(width: int, side: int, images: int, each: bool) -> Graph:
-    """Forward and back through two normalised and pooled convolutions, as adapt.onnx goes; `each`: image by image."""
-    name = f"gradient step {width} filters {side} px x{images}" + (", image by image" if each else "")
-    builder = Builder(name, (images, 3, side, side))
-
-    def step(b: Builder, x: str) -> str:
-        inputs, normal = [x], []
-        for _ in range(2):
-            maps = b.conv(inputs[-1], width, 3, fed=True, relu=False)
-            means = b.sums(maps, (2, 3), "ReduceMean")
-            shape = (*b.sizes[means].shape, 1, 1)
-            means = b.op("Reshape", [means, b.integers(*shape)], shape)
-            normal.append(b.op("Sub", [maps, means], b.sizes[maps].shape))
-            inputs.append(b.pool(b.scaled(b.scaled(normal[-1]), "Add")))
-        gradient, products = inputs[-1], []
-        for layer in (1, 0):
-            back = b.unpooled(gradient, normal[layer])
-            back = b.same("Sub", b.scaled(back), b.same("Mul", b.scaled(normal[layer]), back))
-            if layer:
-                gradient = b.conv(back, width, 3, fed=True, relu=False)
-            products.append(b.product(b.flat(b.columns(inputs[layer])), b.flat(back)))
-        return b.op("Concat", products, (b.sizes[x].shape[0], 9 * (3 + width), width), axis=1)
-
-    return builder.graph(builder.each_image("x", step) if each else step(builder, "x"))

@@ -13,7 +13,7 @@ from gems_edge.graphs.liveness import Op, Request
 from gems_edge.graphs.passes.optimised import optimise
 from gems_edge.graphs.shapes import fix_dims, sized
 from gems_edge.graphs.unknown import unknown_ops, with_stand_ins
-from gems_edge.predict.work import add_up
+from gems_edge.predict.work import of_run
 
 GraphCost = dict[str, Any]
 
@@ -49,7 +49,7 @@ def describe(
         "bytes": sum(op.bytes for op in run.ops),
         "peak_bytes": run.peak_bytes(),
         "constant_bytes": _constant_bytes(model, run),
-        "work": add_up([op.work for op in run.ops]),
+        "work": of_run([op.work for op in run.ops]),
         **({"unknown": unknown} if unknown else {}),
         "ops": _by_kind(run.ops),
     }

@@ -14,7 +14,7 @@ from gems_edge.graphs.passes.integers import TWINS, float_operands
 from gems_edge.graphs.scans import states_of, trips_of
 from gems_edge.graphs.values import attributes, body_of, captured_by, inputs_of, name_of, outputs_of, size_of
 from gems_edge.graphs.workspace import workspace_bytes
-from gems_edge.predict.work import Call, Tensor, Work, add_up, work_of
+from gems_edge.predict.work import Call, Tensor, Work, add_up, of_run, work_of
 
 
 class Executed(NamedTuple):
@@ -139,7 +139,9 @@ def _scan(node: ir.Node, body: ir.Graph, channel_blocks: bool) -> Op:
         bytes=trips * sum(part.bytes for part in parts),
         # A state is read from one copy and written to another.
         workspace=min(2, trips - 1) * sum(size_of(state).bytes for state in states_of(node)),
-        work={term: trips * amount for term, amount in add_up([{"ops": 1}, *(part.work for part in parts)]).items()},
+        work={
+            term: trips * amount for term, amount in add_up([{"ops": 1}, of_run([part.work for part in parts])]).items()
+        },
         parts=parts,
         trips=trips,
         trip=tuple((f"{result}/{name}", size) for name, size in trip),

@@ -55,9 +55,10 @@ class Row:
 
 
 _VIEW = Row(work.elementwise, moves=Moves.NOTHING, view=True)
-_ELEMENTWISE = Row(work.elementwise, apart=batch_axes.elementwise)
-_ACTIVATION = replace(_ELEMENTWISE, in_place=True)
+_ELEMENTWISE = Row(work.broadcasting, apart=batch_axes.elementwise)
+_ACTIVATION = Row(work.elementwise, apart=batch_axes.elementwise, in_place=True)
 _FIRST_ALONE = Row(work.elementwise, apart=batch_axes.first_alone)
+_NORMALIZATION = replace(_FIRST_ALONE, cost=work.normalization)
 _REDUCTION = Row(work.reduction, apart=batch_axes.reduction)
 _POOL = Row(work.pool, apart=batch_axes.first_alone, pool=True, keeps_blocks=True)
 _UNSPLIT = Row(work.elementwise)  # nothing is known of its images
@@ -147,9 +148,9 @@ ROWS: dict[str, Row] = {
     "DequantizeLinear": _FIRST_ALONE,
     "DynamicQuantizeLinear": _UNSPLIT,
     # Normalisation
-    "BatchNormalization": replace(_FIRST_ALONE, folds=True),
-    "InstanceNormalization": _FIRST_ALONE,
-    "GroupNormalization": _FIRST_ALONE,
+    "BatchNormalization": replace(_NORMALIZATION, folds=True),
+    "InstanceNormalization": _NORMALIZATION,
+    "GroupNormalization": _NORMALIZATION,
     "LayerNormalization": Row(work.elementwise, apart=batch_axes.along_axis(-1)),
     "LRN": Row(work.local_normalization, apart=batch_axes.first_alone),
     # Sums and the like

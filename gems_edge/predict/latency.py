@@ -22,27 +22,30 @@ PRECISIONS = ("fp32", "fp16", "int8")
 # What gradient steps do beside the published networks, on boards that were not measured: as multiples of what a
 # published term's unit takes, or in cycles where the kernel goes element by element or calls something for each: (base,
 # lowest, typical, highest). From what `devices calibrate` finds on x86 (Sapphire Rapids, onnxruntime 1.31.1; its own
-# ratio behind each), lowered where x86's vectors or its caches are what makes the base so fast; nobody has measured
-# them on Arm.
+# ratio behind each), lowered where x86's vectors or its caches are what makes the base so fast (late_ops, matrices,
+# spans and transposed: AMD EPYC, onnxruntime 1.32.0); nobody has measured them on Arm.
 CYCLES = "cycles"
 DERIVED = {
     "fed": ("conv1x1", 0.9, 1.4, 2.4),  # 1.7 to 2.3: x86 has kernels for packed weights that Arm does not have
     "columns": ("elementwise", 1.0, 2.0, 4.5),  # 3.9 to 6
     "matmul": ("conv1x1", 0.7, 1.1, 1.7),  # 1.0 to 1.2
     "matmul_maps": ("elementwise", 0.5, 1.5, 3.0),  # 1.2 to 3
-    "transposed": ("conv1x1", 0.9, 1.6, 2.6),  # 1.6 to 2.5
+    "transposed": ("conv1x1", 0.9, 1.3, 2.2),  # 1.2
     "selected": ("elementwise", 1.0, 2.0, 4.0),  # 2.5 to 3.5
     "resized": ("elementwise", 1.0, 2.0, 4.0),  # 2 to 3
     "windows": ("elementwise", 0.7, 1.5, 4.0),  # 1.6 to 4
     "far": ("elementwise", 0.1, 0.4, 1.5),  # 0.5 to 1.5; small boards' published rates have most of it in them
+    "late_ops": (CYCLES, 1500.0, 4500.0, 12000.0),  # 3000 to 5300: their maps have left the caches, too
+    "matrices": (CYCLES, 250.0, 700.0, 1800.0),  # 480 to 500
     "rows": (CYCLES, 13.0, 35.0, 80.0),  # 13 to 21
+    "spans": (CYCLES, 15.0, 35.0, 80.0),  # 28 to 30
     "sums": (CYCLES, 8.0, 20.0, 50.0),  # 8 to 12
     "byte_windows": (CYCLES, 15.0, 35.0, 70.0),  # 16 to 19
     "views": (CYCLES, 600.0, 3000.0, 9000.0),  # 600 to 1900
     "setups": (CYCLES, 3000.0, 9000.0, 25000.0),  # 4600 to 6100
 }
 # What other runtimes' published rows have in their other terms.
-ONLY_ONNXRUNTIME = frozenset({"far", "rows", "setups", "sums", "views", "windows"})
+ONLY_ONNXRUNTIME = frozenset({"far", "late_ops", "rows", "setups", "spans", "sums", "views", "windows"})
 # How times in cycles shrink with threads: as those of published elementwise ops do.
 SCALING = 0.6
 # Every op that the model does not know may take as long as the graph's mean op, times this at most.

@@ -20,27 +20,35 @@ MEASURED_TERMS = (
     "gemm_weights", "elementwise", "ops",
 )  # fmt: skip
 # Terms of gradient steps, which nobody has published times of, as onnxruntime's kernels spend them.
-# - fed, matmul, transposed: MACs of convolutions whose weights are not constant, of products of two computed tensors,
-#   and of transposed convolutions; columns: elements that the first lay out for a matrix product; matmul_maps: elements
-#   that the second read and write
+# - fed, matmul, transposed: MACs of convolutions whose weights are not constant, of products of two computed tensors
+#   (as PACKED_COLUMNS says), and of transposed convolutions; columns: elements that convolutions lay out one by one for
+#   a matrix product, or put back from one, and those of a first matrix that lies turned; matmul_maps: elements that
+#   products of two computed tensors read and write; matrices: how many they multiply, each by a call of its own
 # - rows: stretches of memory that Slice, Pad, Gather, Transpose, Concat and grouped convolutions copy one by one;
+#   spans: stretches of the result that elementwise ops of unlike shapes, and normalisations, go through one by one;
 #   selected: elements of Where; resized: elements that Resize writes; sums: results of reductions; windows,
 #   byte_windows: elements in the windows of pools, of floats that no convolution left in channel blocks and of bytes
 # - views: ops that only rename; setups: ops that work out shapes and places anew at every run before they begin
 # - far: elements that ops other than convolutions and products move beyond FAR_BYTES
+# - late_ops: ops of a graph beyond the first CLOSE_OPS
 DERIVED_TERMS = (
-    "fed", "columns", "matmul", "matmul_maps", "transposed", "rows", "selected", "resized", "sums", "windows",
-    "byte_windows", "views", "setups", "far",
+    "fed", "columns", "matmul", "matmul_maps", "matrices", "transposed", "rows", "spans", "selected", "resized", "sums",
+    "windows", "byte_windows", "views", "setups", "far", "late_ops",
 )  # fmt: skip
 TERMS = MEASURED_TERMS + DERIVED_TERMS
 
 # An op that moves more than this does not find its maps in a core's cache.
 FAR_BYTES = 1 << 20
+# What the ops of a run need beside their maps, a core's caches hold until the next run if there are no more than these:
+# on x86, 64 ops of fifteen kinds take 0.3 µs each beside their maps, a thousand 1.4.
+CLOSE_OPS = 100
 # A Slice with all of these goes in steps other than 1: every element for itself.
 SLICE_INPUTS = ("data", "starts", "ends", "axes", "steps")
 # A Transpose that exchanges a matrix's axes goes in blocks: so many elements take as long as one stretch (0.6 to 1.5 ns
 # each on x86 for matrices of 1,000 to 2 million elements, onnxruntime 1.31.1).
 MATRIX_STRETCH = 6
+# A product takes its second matrix in strips of so many columns, of which it multiplies every one to its end.
+PACKED_COLUMNS = 16
 # onnxruntime's Where makes two tensors on its way: it moves so many times what it reads and writes.
 WHERE_MOVES = 26 / 9
 # A power and a window per element: what GoogLeNet's and CaffeNet's rows ask for, beside an addition's.
@@ -146,24 +154,31 @@ def convolution(call: Call) -> Work:
 
 
 def _fed_convolution(call: Call) -> Work:
-    """Of a weight that is not constant: onnxruntime lays out columns and multiplies, group by group.
-
-    Of few channels the product is nothing beside the rows of the map that are copied for each place of the kernel
-    (x86, one thread: 4.3 to 7.7 ns a row for depthwise 3×3 and 5×5 of 3 to 24 pixels, `rows` taking 5 to 8).
-    """
+    """Of a weight that is not constant: onnxruntime lays out columns and multiplies, group by group."""
     weight, groups = call.weight, call.attributes.get("group", 1)
     work: Work = {"setups": 1, "fed": call.macs}
     if math.prod(weight.shape[2:]) == 1:
         return work
     columns = call.macs * groups / weight.shape[0]
-    if groups == 1:
-        return work | {"columns": columns}
+    return work | ({"columns": columns} if groups == 1 else _by_rows(call, columns, call.output.shape[-1]))
+
+
+def _by_rows(call: Call, columns: float, width: int) -> Work:
+    """Of columns that a grouped convolution lays out, or puts back where they belong, row after row of a map.
+
+    Of few channels its product is nothing beside them (x86, one thread: 4.2 ns a row, and for each element of it
+    another 0.1, or 0.3 where the convolution strides, for depthwise 3×3 and 5×5 of 6 to 84 pixels).
+    """
     strided = set(call.attributes.get("strides", ())) - {1}
-    return work | {"rows": columns / call.output.shape[-1], "columns": columns if strided else 0}
+    return {"rows": columns / width, "columns" if strided else "elementwise": columns}
 
 
 def transposed_convolution(call: Call) -> Work:
-    return {"transposed": call.macs, "conv_maps": call.maps}
+    """A product gives columns, which are then added up to the map."""
+    weight, groups = call.weight, call.attributes.get("group", 1)
+    columns = call.macs * groups / weight.shape[0]
+    work: Work = {"setups": 1, "transposed": call.macs}
+    return work | ({"columns": columns} if groups == 1 else _by_rows(call, columns, call.first.shape[-1]))
 
 
 def linear(call: Call) -> Work:
@@ -173,14 +188,34 @@ def linear(call: Call) -> Work:
 
 
 def product(call: Call) -> Work:
+    """The columns of the result are multiplied in whole strips, and a first matrix that lies turned is turned first."""
     if call.weight.constant and len(call.weight.shape) == 2:
         return linear(call)
-    return {"setups": 1, "matmul": call.macs, "matmul_maps": call.maps}
+    *many, _, columns = (1, 1, *call.output.shape)
+    matrices = math.prod(many) if len(call.weight.shape) > 2 else 1  # rows of all images by one matrix are one product
+    turned = call.first.elements if call.attributes.get("transA", 0) else 0
+    work: Work = {"setups": 1, "matmul": call.macs / columns * _whole_strips(columns), "matmul_maps": call.maps}
+    return work | {"matrices": matrices, "columns": turned}
+
+
+def _whole_strips(columns: int) -> int:
+    return -(-columns // PACKED_COLUMNS) * PACKED_COLUMNS
 
 
 def elementwise(call: Call) -> Work:
     """Elements are of 4 bytes, but for ops that take as long for any."""
     return _far(call) | {"elementwise": call.bytes_moved / 4}
+
+
+def broadcasting(call: Call) -> Work:
+    """Of an elementwise op that may read tensors of unlike shapes."""
+    shapes = {tensor.shape for tensor in (*call.read, call.output)}
+    return elementwise(call) | {"spans": _spans(call) if len(shapes) > 1 else 0}
+
+
+def normalization(call: Call) -> Work:
+    """Of maps [N, C, …] by numbers of each channel."""
+    return elementwise(call) | {"spans": math.prod(call.output.shape[:2])}
 
 
 def selection(call: Call) -> Work:
@@ -254,6 +289,19 @@ def _far(call: Call, times: float = 1) -> Work:
     return {"far": max(0.0, call.bytes_moved * times - FAR_BYTES) / 4}
 
 
+def _spans(call: Call) -> float:
+    """Stretches of the result for each of which every input is either one number or as long a stretch."""
+    shape = call.output.shape
+    smaller = [(1,) * (len(shape) - len(tensor.shape)) + tensor.shape for tensor in call.read]
+    stretch, kinds = 1, None
+    for axis in reversed([axis for axis, side in enumerate(shape) if side > 1]):
+        at_axis = [sides[axis] == 1 for sides in smaller]
+        if kinds not in (None, at_axis):
+            break
+        kinds, stretch = at_axis, stretch * shape[axis]
+    return call.output.elements / stretch
+
+
 def _shared(shape: Sequence[int], other: Sequence[int]) -> int:
     """Elements that are contiguous both in a tensor and in what Slice cuts out of it or Pad makes around it."""
     stretch = 1
@@ -279,6 +327,12 @@ def _turns_matrices(order: Sequence[int]) -> bool:
     first = next((at for at, axis in enumerate(order) if at != axis), len(order))
     rest = [axis - first for axis in order[first:]]
     return bool(rest) and all((axis - rest[0]) % len(rest) == at for at, axis in enumerate(rest))
+
+
+def of_run(ops: Sequence[Work]) -> Work:
+    """Of a run of ops, each with its own work."""
+    moving = sum("ops" in op for op in ops)
+    return add_up([*ops, {"late_ops": max(0, moving - CLOSE_OPS)}])
 
 
 def add_up(parts: Sequence[Mapping[str, float]]) -> Work:

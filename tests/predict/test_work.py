@@ -10,8 +10,9 @@ from published_networks import COUNTED, NETWORKS, build
 from gems_edge.calibrate.counting import graph_work
 from gems_edge.calibrate.graph import Builder
 from gems_edge.calibrate.onnx_bytes import model_bytes
+from gems_edge.calibrate.probe_sets import small_ops
 from gems_edge.graphs.cost import describe
-from gems_edge.predict.work import add_up
+from gems_edge.predict.work import CLOSE_OPS, add_up
 
 PIXELS = {"SqueezeNet-1.1": 227, "CaffeNet(AlexNet)": 227, "BlazeFace": 128, "YOLO11n": 640, "YOLO11s": 640}
 
@@ -55,20 +56,57 @@ def test_ops_of_gradient_steps_have_terms_of_their_own():
     graph = helper.make_graph(nodes, "g", inputs, outputs)
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     found = describe(model, {})["work"]
-    assert found["fed"] == 2 * 4 * 64 * 36 and found["matmul"] == 4 * 6 * 5 and found["sums"] == 1
+    assert found["fed"] == 2 * 4 * 64 * 36 and found["matmul"] == 4 * 6 * 16 and found["sums"] == 1  # a strip of 16
+    assert found["matrices"] == 1
     assert found["columns"] == 2 * 4 * 9 * 64 and found["matmul_maps"] == 24 + 30 + 20
     assert found["elementwise"] == 2 * 4 * 64 + 1 and "conv3x3" not in found
 
 
-def test_a_fed_depthwise_convolution_copies_rows():
-    """For each place of the kernel and each map its rows; a dense one lays out columns."""
+def test_grouped_convolutions_copy_rows():
+    """For each place of the kernel and each map its rows; a dense one, and one that strides, lay out columns."""
     depthwise = counted((5, 64, 12, 12), lambda b, x="x": b.conv(x, 64, 3, groups=64, fed=True, relu=False))
     assert depthwise["rows"] == 5 * 64 * 9 * 12 and "columns" not in depthwise
-    assert depthwise["fed"] == 5 * 64 * 9 * 144
+    assert depthwise["fed"] == depthwise["elementwise"] == 5 * 64 * 9 * 144
     strided = counted((5, 64, 12, 12), lambda b, x="x": b.conv(x, 64, 3, 2, groups=64, fed=True, relu=False))
     assert strided["rows"] == 5 * 64 * 9 * 6 and strided["columns"] == 5 * 64 * 9 * 36
     dense = counted((5, 64, 12, 12), lambda b, x="x": b.conv(x, 32, 3, fed=True, relu=False))
     assert dense["columns"] == 5 * 64 * 9 * 144 and "rows" not in dense
+
+
+def test_transposed_convolutions_put_columns_back():
+    dense = counted((5, 64, 6, 6), lambda b, x="x": b.transposed(x, 32, 3, 2))
+    assert dense["transposed"] == 5 * 64 * 32 * 9 * 36 and dense["columns"] == 5 * 32 * 9 * 36 and "rows" not in dense
+    depthwise = counted((5, 64, 6, 6), lambda b, x="x": b.transposed(x, 64, 3, 2, 64))
+    assert depthwise["transposed"] == depthwise["columns"] == 5 * 64 * 9 * 36 and depthwise["rows"] == 5 * 64 * 9 * 6
+    groups = counted((5, 64, 6, 6), lambda b, x="x": b.transposed(x, 32, 3, 1, 4))
+    assert groups["transposed"] == 5 * 64 * 8 * 9 * 36 and groups["rows"] == 5 * 32 * 9 * 6
+
+
+def test_products_count_their_matrices_and_whole_strips():
+    many = counted((144, 5, 36), lambda b: b.product("x", b.feed("y", (144, 36, 36)), (False, False)))
+    assert many["matrices"] == 144 and many["matmul"] == 144 * 5 * 36 * 48 and "columns" not in many
+    turned = counted((48, 120, 96), lambda b: b.product("x", b.feed("y", (48, 120, 24)), (True, False)))
+    assert turned["columns"] == 48 * 120 * 96 and turned["matmul"] == 48 * 96 * 120 * 32
+
+
+def test_what_is_spread_over_maps_goes_span_by_span():
+    shape = (5, 8, 6, 6)
+
+    def spans(*other):
+        return counted(shape, lambda b: b.op("Mul", ["x", b.feed("y", other)], shape)).get("spans", 0)
+
+    assert spans(8, 1, 1) == spans(5, 8, 1, 1) == 40  # a number for each map
+    assert spans(5, 1, 1, 1) == 5 and spans(1) == 1
+    assert spans(6, 6) == 40 and spans(8, 6, 6) == 5  # as often as it comes again
+    assert spans(*shape) == 0
+    assert counted(shape, lambda b: b.normalized("x"))["spans"] == 40
+
+
+def test_ops_beyond_a_hundred_find_the_caches_full():
+    def late(count):
+        return counted((4,), lambda b: small_ops(b, "x", count)).get("late_ops", 0)
+
+    assert late(CLOSE_OPS) == 0 and late(CLOSE_OPS + 7) == 7
 
 
 def counted(shape, build):
@@ -113,7 +151,7 @@ def test_a_product_reads_a_turned_matrix_as_it_lies():
     builder = Builder("product", (2, 6, 4))
     graph = builder.graph(builder.product("x", builder.feed("y", (2, 5, 4))))
     cost = describe(onnx.load_from_string(model_bytes(graph)), {})
-    assert [op["kind"] for op in cost["ops"]] == ["MatMul"] and cost["work"]["matmul"] == 2 * 6 * 5 * 4
+    assert [op["kind"] for op in cost["ops"]] == ["MatMul"] and cost["work"]["matmul"] == 2 * 6 * 16 * 4
 
 
 def test_every_trip_of_a_scan_counts():
