@@ -1,7 +1,7 @@
 """The most accurate bundle within a budget: predicted time and memory on boards, before anything is trained or run.
 
 What is searched: the share of weights to remove, what widths are multiples of, how the adaptation graph trades memory
-for time, and how many gradient steps are taken.
+for time, and how many gradient steps are taken at most.
 """
 
 import itertools
@@ -20,6 +20,7 @@ from gems_edge.export.manifest import costs
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.recovery import remaining_ratio
 from gems_edge.export.source import MetaModel, Source
+from gems_edge.export.steps import step_counts, without_steps
 from gems_edge.meta.meta_model import Halves, halves
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.spec import ModelSpec
@@ -28,6 +29,7 @@ from gems_edge.predict.memory import predict_memory
 from gems_edge.predict.prediction import Prediction
 from gems_edge.predict.profiles import DeviceProfile
 from gems_edge.tickets.channels import Pruned, check_ratio, prune
+from gems_edge.wording import count_text
 
 RATIOS = tuple(step / 20 for step in range(20))  # 0, 0.05 … 0.95
 ROUNDINGS = (16, 8)
@@ -102,8 +104,7 @@ def search(source: Source, budget: Budget, say: Callable[[str], None]) -> Fittin
     say(f"search: ratio {nearest.ratio:g} fits")
     fitting: list[Candidate] = []
     binds: list[str] = []
-    most = source.config.steps
-    for steps in range(most, min(most, 1) - 1, -1):
+    for steps in reversed(step_counts(source)):
         best = networks.largest(steps)
         if best is None:
             continue
@@ -129,6 +130,7 @@ class _Network:
 
     source: Source
     pruned: Pruned
+    takes_steps: bool
 
     @cached_property
     def model(self) -> FewShotModel:
@@ -145,6 +147,7 @@ class _Network:
     @cached_property
     def _halves(self) -> Halves:
         learned = MetaModel(self.model, self.pruned.weights, self.source.trained.rule)
+        learned = learned if self.takes_steps else without_steps(learned, self.source.config)
         return halves(learned, highest_cut(learned))
 
     @cached_property
@@ -168,8 +171,8 @@ class _Networks:
     source: Source
     budget: Budget
     say: Callable[[str], None]  # hears of every network that is looked at
-    built: dict[tuple[float, int], _Network] = field(default_factory=dict)
-    known: dict[tuple[float, int, str], dict[str, dict[str, Prediction]]] = field(default_factory=dict)
+    built: dict[tuple[float, int, bool], _Network] = field(default_factory=dict)
+    known: dict[tuple[float, int, bool, str], dict[str, dict[str, Prediction]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         dense, trained = self.source.dense.spec, self.source.trained.model.spec
@@ -200,8 +203,9 @@ class _Networks:
         return min(fitting, key=lambda c: max(p["adapt"].value for p in c.predicted.values()), default=None)
 
     def smallest(self) -> Candidate:
-        """The candidate that comes nearest to the budget among those of the fewest weights and one step."""
-        smallest = [c for round_to in self.budget.roundings for c in self.candidates(self.ratios[-1], round_to, 1)]
+        """The candidate that comes nearest to the budget among those of the fewest weights and steps."""
+        ratio, steps = self.ratios[-1], step_counts(self.source)[0]
+        smallest = [c for round_to in self.budget.roundings for c in self.candidates(ratio, round_to, steps)]
         return min(smallest, key=lambda candidate: candidate.excess(self.budget))
 
     def candidates(self, ratio: float, round_to: int, steps: int) -> Iterable[Candidate]:
@@ -209,14 +213,16 @@ class _Networks:
         for memory in self.budget.memories:
             predicted = {
                 board: predictions | {"adapt": adaptation(predictions, steps)}
-                for board, predictions in self._predicted(ratio, round_to, memory).items()
+                for board, predictions in self._predicted(ratio, round_to, steps > 0, memory).items()
             }
             yield Candidate(ratio, round_to, memory, steps, predicted)
 
-    def _predicted(self, ratio: float, round_to: int, memory: str) -> dict[str, dict[str, Prediction]]:
-        key = (ratio, round_to, memory)
+    def _predicted(
+        self, ratio: float, round_to: int, takes_steps: bool, memory: str
+    ) -> dict[str, dict[str, Prediction]]:
+        key = (ratio, round_to, takes_steps, memory)
         if key not in self.known:
-            costs = self._network(ratio, round_to).costs(memory)
+            costs = self._network(ratio, round_to, takes_steps).costs(memory)
             self.known[key] = {
                 board.id: predictions(
                     costs, board, self.budget.threads, self.source.config.ways, self.source.config.shots.most
@@ -225,16 +231,17 @@ class _Networks:
             }
         return self.known[key]
 
-    def _network(self, ratio: float, round_to: int) -> _Network:
-        key = (ratio, round_to)
+    def _network(self, ratio: float, round_to: int, takes_steps: bool) -> _Network:
+        key = (ratio, round_to, takes_steps)
         if key not in self.built:
             trained = self.source.trained
             left = remaining_ratio(self.source.dense.spec, trained.model.spec, ratio)
             pruned = prune(trained.model, trained.weights, left, round_to)
-            alike = [network for network in self.built.values() if network.pruned.spec == pruned.spec]
+            others = (network for network in self.built.values() if network.takes_steps == takes_steps)
+            alike = [network for network in others if network.pruned.spec == pruned.spec]
             if not alike and ratio != self.ratios[-1]:
                 self.say(f"search: ratio {ratio:g}, widths {', '.join(map(str, pruned.spec.widths))}")
-            self.built[key] = alike[0] if alike else _Network(self.source, pruned)
+            self.built[key] = alike[0] if alike else _Network(self.source, pruned, takes_steps)
         return self.built[key]
 
 
@@ -288,8 +295,8 @@ def _nothing_fits(nearest: Candidate, budget: Budget) -> str:
         least[limit.option] = max(least.get(limit.option, 0), budget.counted(prediction))
     enough = ", ".join(f"{option} {_up(value)}" for option, value in least.items())
     return (
-        f"nothing fits: the smallest network (ratio {nearest.ratio:g}, {nearest.steps} step, --memory {nearest.memory})"
-        f" breaks {over}; give {enough}, or another board"
+        f"nothing fits: the smallest network (ratio {nearest.ratio:g}, {count_text(nearest.steps, 'step')}, --memory "
+        f"{nearest.memory}) breaks {over}; give {enough}, or another board"
     )
 
 

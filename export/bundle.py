@@ -15,8 +15,8 @@ from gems_edge.device.bundle import (
     FORMAT,
     PLAIN_VERSION,
     PROTOTYPE_VERSION,
-    SPLIT_VERSION,
     TRUNK_FILE,
+    TRUNK_VERSION,
 )
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.errors import UserError
@@ -72,8 +72,8 @@ def _version(manifest: Mapping[str, Any]) -> int:
     """The least version that tells a board all it needs to know."""
     if manifest["head"] == "prototype":
         return PROTOTYPE_VERSION
-    if manifest.get("trunk"):
-        return SPLIT_VERSION
+    if manifest.get("trunk") or manifest["normalization"] == "frozen":
+        return TRUNK_VERSION
     return CARRYING_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx
 
-from gems_edge.device.bundle import FEATURES, TRUNK_FILE
-from gems_edge.export.graphs import IMAGES, adapt_graph, trunk_graph
+from gems_edge.device.bundle import FEATURES, IMAGES
+from gems_edge.export.graphs import adapt_graph, trunk_graph
 from gems_edge.meta.meta_model import Halves, MetaModel
 from gems_edge.models.cuts import Cut
 from gems_edge.models.spec import PER_IMAGE
@@ -31,7 +31,7 @@ def trunk_entry(halves: Halves) -> dict[str, Any] | None:
     """The manifest's "trunk"."""
     if halves.parts is None:
         return None
-    return {"file": TRUNK_FILE, "cut": halves.parts.cut.name, "features": list(halves.parts.top.input_shape)}
+    return {"cut": halves.parts.cut.name, "features": list(halves.parts.top.input_shape)}
 
 
 def highest_cut(learned: MetaModel) -> Cut | None:

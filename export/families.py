@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gems_edge.data.mixture import mixture_sampler
+from gems_edge.device.bundle import steps_for
 from gems_edge.errors import UserError
 from gems_edge.export.budget import Budget, Candidate, adaptation, predictions, search, spread
 from gems_edge.export.bundle import check_target
@@ -14,6 +15,7 @@ from gems_edge.export.recovery import recover, remaining_ratio
 from gems_edge.export.source import ExportOptions, Reports, Source, open_source
 from gems_edge.predict.profiles import DeviceProfile
 from gems_edge.tickets.channels import prune
+from gems_edge.wording import count_text
 
 
 def export_within(
@@ -38,7 +40,7 @@ def export_within(
             "predicted": {
                 board: {
                     "predict": values["predict"].as_dict(),
-                    "adapt": {"steps": chosen.steps, **values["adapt"].as_dict()},
+                    "adapt": {"most_steps": chosen.steps, **values["adapt"].as_dict()},
                     "memory": values["memory"].as_dict(),
                 }
                 for board, values in chosen.predicted.items()
@@ -68,9 +70,10 @@ def front_points(
     """What a family's front is drawn from: of each bundle its accuracy, and what it is predicted to take on boards."""
     points = []
     for manifest in manifests:
+        rule, shots = manifest["rule"], manifest["shots"]
+        steps = steps_for(rule.get("steps_by_shots", ()), shots, rule["steps"])
         predicted = {
-            board.id: predictions(manifest["cost"], board, threads, manifest["ways"], manifest["shots"])
-            for board in boards
+            board.id: predictions(manifest["cost"], board, threads, manifest["ways"], shots) for board in boards
         }
         points.append(
             {
@@ -82,7 +85,7 @@ def front_points(
                 "boards": {
                     board: {
                         "predict": values["predict"].as_dict(),
-                        "adapt": adaptation(values, manifest["rule"]["steps"]).as_dict(),
+                        "adapt": adaptation(values, steps).as_dict(),
                         "memory": values["memory"].as_dict(),
                     }
                     for board, values in predicted.items()
@@ -113,20 +116,19 @@ def _most_accurate(
         if left:
             pruned = prune(trained.model, trained.weights, left, chosen.round_to)
             learned = recover(shortened, pruned, chosen, reports)
-        label = f"validate ratio {chosen.ratio:g}, {chosen.steps} steps"
-        with reports.evaluation(label, options.episodes) as progress:
+        way = f"ratio {chosen.ratio:g}, {count_text(candidate.steps, 'step')}"
+        with reports.evaluation(f"validate {way}", options.episodes) as progress:
             modes = accuracies(learned, shortened, samplers, options.episodes, progress)
         tested = modes[config.normalization]
         ends = [entry["accuracy"] for entry in tested.get("by_shots", [tested])]
         results.append(sum(ends) / len(ends))
-        reports.say(f"ratio {chosen.ratio:g}, {chosen.steps} steps: {100 * results[-1]:.1f} % on validation")
+        reports.say(f"{way}: {100 * results[-1]:.1f} % on validation")
     return candidates[results.index(max(results))]
 
 
 def _applied(candidate: Candidate, source: Source, options: ExportOptions) -> tuple[ExportOptions, Source]:
-    chosen = replace(
-        options, ratio=candidate.ratio, round_to=candidate.round_to, memory=candidate.memory, steps=candidate.steps
-    )
+    """With no more steps than the candidate's: unless --steps says how many, fewer may still be chosen."""
+    chosen = replace(options, ratio=candidate.ratio, round_to=candidate.round_to, memory=candidate.memory)
     return chosen, replace(source, config=replace(source.config, steps=candidate.steps))
 
 
@@ -134,5 +136,5 @@ def _about(chosen: Candidate, binds: Sequence[str]) -> str:
     limits = f"bound by {'; '.join(binds)}" if binds else "nothing binds: the whole network fits"
     return (
         f"within the budget: ratio {chosen.ratio:g}, widths in multiples of {chosen.round_to}, "
-        f"--memory {chosen.memory}, {chosen.steps} steps; {limits}"
+        f"--memory {chosen.memory}, at most {count_text(chosen.steps, 'step')}; {limits}"
     )

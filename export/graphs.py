@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from gems_edge.device.bundle import FEATURES, FIRST, HEAD
+from gems_edge.device.bundle import FEATURES, FIRST, HEAD, IMAGES
 from gems_edge.export.builder import GraphBuilder, Value
 from gems_edge.export.lowering import lower
 from gems_edge.export.passes.lean import lean
@@ -24,7 +24,7 @@ from gems_edge.models.head import prototypes
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.split import Split
 
-IMAGES, CLASSES = "images", "classes"
+CLASSES = "classes"
 RULE, MASK = "rule.", "mask."
 _PRIMES = tuple(n for n in range(11, 1000) if all(n % d for d in range(2, 32) if d < n))
 

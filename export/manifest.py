@@ -9,7 +9,8 @@ import onnx
 
 from gems_edge import __version__
 from gems_edge.data.mixture import Mixture
-from gems_edge.export.graphs import IMAGES, carried_names
+from gems_edge.device.bundle import IMAGES
+from gems_edge.export.graphs import carried_names
 from gems_edge.export.source import MetaModel
 from gems_edge.export.steps import StepPlan
 from gems_edge.graphs.cost import adapt_peak, describe

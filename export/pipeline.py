@@ -23,7 +23,15 @@ from gems_edge.export.quantise import EPISODES, Quantised, quantise, quantise_tr
 from gems_edge.export.recovery import recover, remaining_ratio
 from gems_edge.export.source import ExportOptions, MetaModel, Read, Reports, Source, open_source, read_by
 from gems_edge.export.specialise import Specialised, specialise
-from gems_edge.export.steps import CHOOSING_EPISODES, FACTORS, StepPlan, choose_steps, shares_of, step_counts
+from gems_edge.export.steps import (
+    CHOOSING_EPISODES,
+    FACTORS,
+    StepPlan,
+    choose_steps,
+    shares_of,
+    step_counts,
+    without_steps,
+)
 from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
@@ -32,8 +40,7 @@ from gems_edge.meta.evaluation.untrained import untrained
 from gems_edge.meta.inner import Support, support_of
 from gems_edge.meta.meta_model import Halves, halves
 from gems_edge.meta.precision import matrix_precision
-from gems_edge.meta.rules.still import Still
-from gems_edge.models.fewshot import FewShotModel, body, initial_weights, network_weights
+from gems_edge.models.fewshot import FewShotModel, body, initial_weights
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
 from gems_edge.progress import Count, Phase, counted_from, no_display
@@ -207,8 +214,7 @@ def _planned(source: Source, exported: Specialised, plan: StepPlan) -> tuple[Sou
         config = replace(config, inner_lr=plan.factor * config.inner_lr, head_lr=plan.factor * config.head_lr)
         learned = replace(learned, rule=learned.rule.scaled(plan.factor))
     if not plan.most:
-        still = Still(config.method, config.inner_lr)
-        learned = replace(learned, weights=network_weights(learned.weights), rule=still)
+        learned = without_steps(learned, config)
     return replace(source, config=config), replace(exported, learned=learned)
 
 

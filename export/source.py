@@ -13,8 +13,9 @@ from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture, mixtur
 from gems_edge.data.shots import Shots
 from gems_edge.data.specs import distribution_name, own_specs
 from gems_edge.data.tensors import Episodes, EpisodeTensors, episode_tensors
+from gems_edge.device.bundle import IMAGES
 from gems_edge.errors import UserError
-from gems_edge.export.graphs import CLASSES, IMAGES
+from gems_edge.export.graphs import CLASSES
 from gems_edge.meta.features import episodes_of
 from gems_edge.meta.meta_model import MetaModel as MetaModel
 from gems_edge.meta.meta_model import halves
@@ -41,7 +42,7 @@ class ExportOptions:
     tasks: int = 100  # validation tasks that decide what is frozen
     int8: bool = False  # write predict.int8.onnx too
     memory: str = "balanced"  # how much adapt.onnx may take: passes.stream.MEMORY
-    steps: int | None = None  # gradient steps on the board; None: the run's own number
+    steps: int | None = None  # gradient steps on the board; None: chosen on validation episodes
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,15 @@ from typing import Any
 
 from gems_edge.data.mixture import MixtureSampler
 from gems_edge.device.bundle import steps_for
+from gems_edge.device.manifest import least_steps
 from gems_edge.export.source import MetaModel, Read, Source, read_by
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import AllShares, evaluate
 from gems_edge.meta.precision import matrix_precision
+from gems_edge.meta.rules.still import Still
+from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.task_threads import TaskThreads
+from gems_edge.models.fewshot import network_weights
 from gems_edge.progress import Count, Phase, counted_from, no_display
 
 # Rates that are tried, as multiples of the trained one, and the gain in accuracy from which on one is taken.
@@ -77,7 +81,12 @@ def _rows(table: dict[int, Accuracy]) -> list[dict[str, Any]]:
 
 def step_counts(source: Source) -> range:
     """What a board may take."""
-    return range(0 if source.config.head == "prototype" else 1, source.config.steps + 1)
+    return range(least_steps(source.config.head), source.config.steps + 1)
+
+
+def without_steps(learned: MetaModel, config: TrainConfig) -> MetaModel:
+    """What a board runs that takes no step: no rule moves anything, and a rule's own weights are left out."""
+    return replace(learned, weights=network_weights(learned.weights), rule=Still(config.method, config.inner_lr))
 
 
 def step_accuracies(

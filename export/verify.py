@@ -72,7 +72,7 @@ def verify_bundle(
     """
     learner, tensors = Learner.load(directory), episode_tensors(images)
     counts = [max(steps, LEAST_STEPS)] if learner.bundle.takes_steps else []
-    counts += [0] if learner.bundle.makes_rows else []
+    counts += [0] if learner.bundle.makes_prototypes else []
     followed: list[list[Sample]] = []
     for indices in episodes:
         episode = tensors.episode(indices)

@@ -4,12 +4,16 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gems_edge.errors import UserError
+
+_JSON_MOST_BYTES = 64 << 20
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 def write_atomic(path: Path | str, content: bytes | str | Iterable[bytes | memoryview]) -> None:
@@ -50,14 +54,46 @@ def sync_directory(directory: Path | str) -> None:
         os.close(descriptor)
 
 
-def read_json(path: Path | str, what: str) -> Any:
-    """The JSON document at `path`; UserError naming `what` if it is missing or not JSON."""
+def read_plain(path: Path | str, most: int) -> bytes:
+    """The bytes of a file that others wrote: of a link, a FIFO, a device or a directory nothing is read or waited for.
+
+    Raises UserError for these, and for more than `most` bytes; OSError if it is not there or cannot be read.
+    """
+    _check_plain(path, os.lstat(path).st_mode)  # before it is opened: opening a device may do something
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        _check_plain(path, os.fstat(descriptor).st_mode)
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"{path} is larger than the {most:,} bytes that it may have; copy it again")
+    return content
+
+
+def _check_plain(path: Path | str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is not a plain file, but {_KINDS.get(stat.S_IFMT(mode), 'a device')}; copy it again")
+
+
+def parse_json(content: bytes, what: str) -> Any:
+    """The JSON document in `content`; UserError naming `what` if it is none, nested too deep, or has a number that JSON
+    has not (NaN, Infinity)."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(content, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise UserError(f"{what} is not valid JSON ({reason})") from None
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def read_json(path: Path | str, what: str) -> Any:
+    """The JSON document at `path`; UserError naming `what` if it is missing, no plain file or not JSON."""
+    try:
+        return parse_json(read_plain(path, _JSON_MOST_BYTES), f"{what}: {path}")
     except FileNotFoundError:
         raise UserError(f"{what}: {path} does not exist") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{what}: {path} is not valid JSON ({error})") from None
 
 
 def readable_text(path: Path | str) -> str:

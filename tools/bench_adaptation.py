@@ -218,7 +218,7 @@ def measure_predict(rows: list[Row], options: SimpleNamespace) -> dict[str, Any]
         torch.set_num_threads(threads)
         calls = {}
         for ratio, (row, learner) in learners.items():
-            weights = learner.bundle.weights | dict(learner.taught.tensors)
+            weights = learner.bundle.all_tensors() | dict(learner.taught.tensors)
             session = predict_session(learner.bundle, dict(learner.taught.tensors), threads)
             image = row.images_of(0)[:1]
             feeds = {"images": image.numpy(), **{name: weights[name] for name in HEAD}}

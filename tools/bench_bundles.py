@@ -17,28 +17,18 @@ import click
 import numpy as np
 from alternating import alternate, times_faster
 
-from gems_edge.device.bundle import HEAD
-from gems_edge.device.learner import Learner
-from gems_edge.device.measure import fresh_memory
-from gems_edge.device.sessions import adapt_session, predict_session
+from gems_edge.device.bundle import read_bundle
+from gems_edge.device.measure import adapt_call, fresh_memory, predict_call
 
 
 def calls(path: Path, threads: int):
-    """(predict, adapt step) of a bundle as functions without arguments, on fixed random images."""
-    learner = Learner.load(path, threads)
-    bundle = learner.bundle
-    random = np.random.default_rng(0)
-    shape = (bundle.channels, bundle.image_size, bundle.image_size)
-    start = bundle.start_weights(bundle.ways)
-    images = random.random((bundle.ways * bundle.shots, *shape), dtype=np.float32)
-    predict = predict_session(bundle, None, threads)
-    query = {"images": images[:1], **{name: start[name] for name in HEAD}}
-    adapt = adapt_session(bundle, threads)
-    targets = np.repeat(np.eye(bundle.ways, dtype=np.float32), bundle.shots, axis=0)
-    feeds = {"images": images, "targets": targets, **start, **bundle.start_carried()}
-    for result in (*predict.run(["logits"], query), *adapt.run(bundle.step_outputs, feeds)):
-        assert np.isfinite(result).all()
-    return (lambda: predict.run(["logits"], query)), (lambda: adapt.run(bundle.step_outputs, feeds))
+    """(predict, adapt step) of a bundle as functions without arguments, on fixed random images (above a trunk, on
+    random features)."""
+    bundle = read_bundle(path)
+    both = predict_call(bundle, threads), adapt_call(bundle, threads)
+    for call in both:
+        assert all(np.isfinite(result).all() for result in call())
+    return both
 
 
 def timings(subjects: list, index: int, seconds: float, rounds: int) -> list[dict]:
@@ -57,7 +47,7 @@ def timings(subjects: list, index: int, seconds: float, rounds: int) -> list[dic
 
 def memory(paths: tuple[Path, ...], threads: int, processes: int) -> list[dict]:
     peaks: list[list[float]] = [[] for _ in paths]
-    bundles = [Learner.load(path).bundle for path in paths]
+    bundles = [read_bundle(path) for path in paths]
     for _ in range(processes):
         for place, bundle in enumerate(bundles):
             images = bundle.ways * bundle.shots

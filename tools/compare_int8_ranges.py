@@ -37,7 +37,7 @@ def episodes_of(learner: Learner, data: str, split: str, count: int) -> Iterator
         support, queries = (images.images[part.reshape(-1)] for part in (drawn.support, drawn.query))
         learner.adapt(support, drawn.labels.tolist())
         labels = np.repeat(np.arange(about["ways"]), about["queries"])
-        yield bundle.weights | learner._now.weights, to_input(support), queries, labels
+        yield bundle.all_tensors() | learner._now.weights, to_input(support), queries, labels
 
 
 def fixed_ranges(learner: Learner, predict: onnx.ModelProto, data: str) -> dict[str, Ranges]:

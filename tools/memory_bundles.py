@@ -9,10 +9,10 @@ from networks import read_name
 from safetensors.numpy import save
 
 from gems_edge.data.shots import Shots
-from gems_edge.device.bundle import FILES, TRUNK_FILE
+from gems_edge.device.bundle import FILES, IMAGES, TRUNK_FILE
 from gems_edge.export.bundle import write_bundle
 from gems_edge.export.cut import board_step, board_trunk, highest_cut, trunk_entry
-from gems_edge.export.graphs import CLASSES, IMAGES, RULE, predict_graph
+from gems_edge.export.graphs import CLASSES, RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.source import MetaModel

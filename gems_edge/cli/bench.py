@@ -133,9 +133,8 @@ def _compare(measured: Document, predicted: Document) -> Document:
     """For each figure that is both measured and predicted: both, how far off, and whether the interval holds it."""
     compared = {}
     for what, (*sections, name) in _BOTH.items():
-        if (
-            sections[0] not in predicted
-        ):  # no trunk; or a board without onnxruntime, for which memory alone is predicted
+        # No trunk; or a board without onnxruntime, for which memory alone is predicted.
+        if sections[0] not in predicted:
             continue
         measurement, prediction = _section(measured, sections), _section(predicted, sections)
         low, high = prediction["interval"][name]

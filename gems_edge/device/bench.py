@@ -61,25 +61,22 @@ def measure_bundle(bundle: Bundle, threads: int | None, on_stage: Callable[[str]
 def _times(bundle: Bundle, threads: int | None, here: str, on_stage: Callable[[str], None]) -> dict[str, Any]:
     """Predictions, the trunk where there is one, and gradient steps. `here`: the machine, as sources name it."""
     on_stage("predictions")
-    predict = summarise(time_calls(predict_call(bundle, threads)))
-    int8 = {} if bundle.quantisation is None else {"int8": _int8(bundle, threads, here)}
-    trunk = {}
+    times = {"predict": _one_image(predict_call(bundle, threads), here)}
+    if bundle.quantisation is not None:
+        times["int8"] = _int8(bundle, threads, here)
     if bundle.trunk is not None:
         on_stage("the trunk")
-        sample = summarise(time_calls(trunk_call(bundle, threads)))
-        trunk = {"trunk": {"images": 1, **sample.as_dict("ms", _timed(sample, here))}}
+        times["trunk"] = _one_image(trunk_call(bundle, threads), here)
     on_stage("gradient steps")
     adapt = summarise(time_calls(adapt_call(bundle, threads), warm_up=3, runs=100, seconds=10.0))
-    return {
-        "predict": {"images": 1, **predict.as_dict("ms", _timed(predict, here))},
-        **int8,
-        **trunk,
-        "adapt": {
-            "images": bundle.ways * bundle.shots,
-            "classes": bundle.ways,
-            **adapt.as_dict("ms", _timed(adapt, here)),
-        },
-    }
+    images, classes = bundle.ways * bundle.shots, bundle.ways
+    return times | {"adapt": {"images": images, "classes": classes, **adapt.as_dict("ms", _timed(adapt, here))}}
+
+
+def _one_image(call: Callable[[], Any], here: str) -> dict[str, Any]:
+    """What a call on one image takes."""
+    sample = summarise(time_calls(call))
+    return {"images": 1, **sample.as_dict("ms", _timed(sample, here))}
 
 
 def _timed(sample: Sample, here: str) -> str:
@@ -89,17 +86,12 @@ def _timed(sample: Sample, here: str) -> str:
 def _int8(bundle: Bundle, threads: int | None, here: str) -> dict[str, Any]:
     """Time of the quantised graph, and how many times as fast it is as the float32 one, the two alternating."""
     fp32, int8 = (predict_call(bundle, threads, precision) for precision in ("fp32", "int8"))
-    predict = summarise(time_calls(int8))
+    times = {"predict": _one_image(int8, here)}
     ratio = summarise(times_faster(fp32, int8), _MEDIAN)
-    trunk = {}
     if bundle.trunk is not None:
-        sample = summarise(time_calls(trunk_call(bundle, threads, "int8")))
-        trunk = {"trunk": {"images": 1, **sample.as_dict("ms", _timed(sample, here))}}
-    return {
-        "predict": {"images": 1, **predict.as_dict("ms", _timed(predict, here))},
-        **trunk,
-        "times_faster": ratio.as_dict("×", f"{ratio.runs} rounds of fp32 and int8 in turn; {here}", digits=2),
-    }
+        times["trunk"] = _one_image(trunk_call(bundle, threads, "int8"), here)
+    source = f"{ratio.runs} rounds of fp32 and int8 in turn; {here}"
+    return times | {"times_faster": ratio.as_dict("×", source, digits=2)}
 
 
 def _sizes(bundle: Bundle) -> dict[str, Any]:

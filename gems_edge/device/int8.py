@@ -59,6 +59,11 @@ class Quantisation:
     layers: tuple[Layer, ...]
     tensors: tuple[str, ...]
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The bundle's tensors that the graph is made of, each once."""
+        return tuple(dict.fromkeys((*self.tensors, *(name for layer in self.layers for name in layer.tensors))))
+
 
 def layer_tensors(layer: Layer, weights: Mapping[str, np.ndarray], input_scale: float | None) -> dict[str, np.ndarray]:
     """The graph's initialisers for `layer`: WEIGHT.folded and WEIGHT.bias in float32 where it stays so, otherwise

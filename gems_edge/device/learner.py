@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from gems_edge.device.batching import images_per_call
-from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, TRUNK_FILE, Bundle, read_bundle
+from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, Bundle, read_bundle
+from gems_edge.device.manifest import Trunk
 from gems_edge.device.runtime import Session, check_threads
 from gems_edge.device.sessions import Arrays, adapt_session, check_precision, predict_session, trunk_session
 from gems_edge.device.state import State, as_delta, load_state, restored, save_state
@@ -20,7 +21,8 @@ from gems_edge.errors import UserError
 from gems_edge.images import decode_image, to_input
 
 OnStep = Callable[[int, float, float], None]  # called after each step with its number, loss and seconds
-Watch = Callable[[Arrays], None]  # called with the outputs of each run of adapt.onnx
+Watch = Callable[[Arrays], None]  # called with the outputs of each run of adapt.onnx, by name: a step's, and where no
+# step is taken those of the one run
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class _Taught:
     """
 
     classes: tuple[Hashable, ...]
-    weights: Arrays | None  # the head, and what teaching changed; None: the bundle's start
+    weights: Arrays  # the head, and what teaching changed
     state: State | None  # None: the bundle's start
     session: Session | None = None
     lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
@@ -78,7 +80,8 @@ class Learner:
         self.precision = check_precision(bundle, precision)
         self.threads = check_threads(threads)
         self._teaching = threading.RLock()  # on_step may teach, too
-        self._now = _Taught(tuple(f"class {number}" for number in range(1, bundle.ways + 1)), None, None)
+        names = tuple(f"class {number}" for number in range(1, bundle.ways + 1))
+        self._now = _Taught(names, bundle.start_head(bundle.ways), None)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self.bundle, self.threads, self.precision, self._now
@@ -125,7 +128,7 @@ class Learner:
 
         Classes are numbered by first appearance. Earlier teaching is replaced, and kept if this raises. `steps`:
         gradient steps, None for what the bundle takes for so many images; a prototype head knows its classes after 0.
-        `on_step(step, loss, seconds)` is called after each, and `watch` with what each run of the graph gave, by name.
+        `on_step(step, loss, seconds)` is called after each, and `watch` as Watch says.
         Raises UserError for images or labels that do not fit, fewer than two classes, more than a per-class head has
         rows, steps that the bundle cannot take, and a loss that is no longer finite; MachineError if memory runs out.
         """
@@ -133,7 +136,7 @@ class Learner:
         pixels = self._checked(images)
         classes, index = _number(labels, len(pixels))
         steps = self.bundle.steps_for(len(pixels) / len(classes)) if steps is None else self.bundle.check_steps(steps)
-        self.bundle.start_head(len(classes))  # refuses more classes than it has rows for
+        self.bundle.check_classes(len(classes))
         targets = np.eye(len(classes), dtype=np.float32)[index]
         with self._teaching:
             self._now = copy.copy(self._now)  # without its session: a board has no memory for two graphs at once
@@ -150,28 +153,36 @@ class Learner:
         if self.bundle.trunk is None:
             return _network_input(pixels), None
         started = time.perf_counter()
-        return self.features(pixels), time.perf_counter() - started
+        return self._features(self.bundle.trunk, pixels), time.perf_counter() - started
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What the trunk makes of images: float32 [N, c, h, w] (of the whole body [N, F]), each image by itself.
 
         Raises UserError for images that do not fit, and for a bundle without a trunk.
         """
-        trunk, pixels = self.bundle.trunk, self._checked(images)
-        if trunk is None:
+        pixels = self._checked(images)
+        if self.bundle.trunk is None:
             raise UserError(f"{self.bundle.path} has no trunk: each of its steps runs the whole network")
+        return self._features(self.bundle.trunk, pixels)
+
+    def _features(self, trunk: Trunk, pixels: np.ndarray) -> np.ndarray:
         session = trunk_session(self.bundle, self.threads, self.precision)
-        features = np.empty((len(pixels), *trunk.features), np.float32)
         batch = images_per_call(trunk.peak_bytes)
+        features: np.ndarray | None = None
         for start in range(0, len(pixels), batch):
             some = _network_input(pixels[start : start + batch])
             [result] = session.run([FEATURES], {IMAGES: some})
             if result.shape != (len(some), *trunk.features):
                 raise UserError(
-                    f"{self.bundle.path / TRUNK_FILE} gives features of shape {list(result.shape[1:])}, not "
-                    f"{list(trunk.features)} as its manifest says; export the bundle again"
+                    f"{session.what} gives features of shape {list(result.shape[1:])}, not {list(trunk.features)} as "
+                    "the manifest says; export the bundle again"
                 )
+            if not np.isfinite(result).all():
+                raise UserError(f"{session.what} gives features that are not finite; give other images")
+            if features is None:  # of a shape that the graph has proved, not of one that a manifest claims
+                features = np.empty((len(pixels), *trunk.features), np.float32)
             features[start : start + batch] = result
+        assert features is not None  # there is an image
         return features
 
     def _learn(
@@ -179,22 +190,25 @@ class Learner:
     ) -> tuple[Arrays, list[float], list[float]]:
         """Take `steps` steps from the start: the tensors of a state, and each step's loss (before it) and seconds."""
         bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
-        weights = bundle.start_weights(feeds["targets"].shape[1])
+        weights = bundle.start_weights(feeds["targets"].shape[1], bundle.carried)
+        carried = {name: weights.pop(name) for name in bundle.carried}
         fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
-        carried = bundle.start_carried()
 
-        def run(outputs: Sequence[str], step: int) -> Arrays:
-            told = bundle.first_step(step <= 1) | carried | {name: weights[name] for name in fed}
-            return _run(session, outputs, feeds | told, step)
+        def run(outputs: Sequence[str], step: int, first: bool = False) -> Arrays:
+            """`step`: the number of steps after which what it gives counts."""
+            feed = bundle.first_feed(first) | carried | {name: weights[name] for name in fed}
+            return _run(session, outputs, feeds | feed, step)
 
         losses, seconds = [], []
         for step in range(1, steps + 1):
             before = time.perf_counter()
-            named = run(bundle.step_outputs, step)
-            weights |= _rows(named) if step == 1 else {}
+            named = run(bundle.step_outputs, step, step == 1)
+            weights |= _rows(session.what, named, weights) if step == 1 else {}
             for name in bundle.adapted:  # copied, so that what the graph gave is free for its next run
-                np.copyto(weights[name], named[f"updated.{name}"])
-            carried = {name: named[f"next.{name}"].copy() for name in bundle.carried}
+                np.copyto(weights[name], _fitting(session.what, f"updated.{name}", named, weights[name]))
+            carried = {
+                name: _fitting(session.what, f"next.{name}", named, value).copy() for name, value in carried.items()
+            }
             weights |= {name: named[name].copy() for name in bundle.statistics}
             losses.append(float(named["loss"]))
             seconds.append(time.perf_counter() - before)
@@ -204,12 +218,12 @@ class Learner:
             if on_step:
                 on_step(step, losses[-1], seconds[-1])
         if not steps:
-            named = run(bundle.start_outputs, 0)
-            weights |= _rows(named) | {name: named[name] for name in bundle.statistics}
+            named = run(bundle.start_outputs, 0, True)
+            weights |= _rows(session.what, named, weights) | {name: named[name] for name in bundle.statistics}
             if watch:
                 watch(named)
         elif bundle.statistics and set(bundle.adapted) - set(HEAD):  # under the weights as they now are
-            weights |= run(bundle.statistics, steps + 1)
+            weights |= run(bundle.statistics, steps)
         return {name: weights[name] for name in (*bundle.learned, *bundle.statistics)}, losses, seconds
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -224,8 +238,7 @@ class Learner:
         with now.lock:
             if now.session is None:
                 now.session = predict_session(self.bundle, now.weights, self.threads, self.precision)
-        head = self.bundle.start_head(self.bundle.ways) if now.weights is None else now.weights
-        head = {name: head[name] for name in HEAD}
+        head = {name: now.weights[name] for name in HEAD}
         batch = self.batch_size()
         logits = [
             now.session.run(["logits"], {IMAGES: _network_input(pixels[i : i + batch]), **head})[0]
@@ -264,9 +277,8 @@ class Learner:
 
     def _start(self, classes: int) -> Arrays:
         """The start values of what a state holds."""
-        bundle = self.bundle
-        start = bundle.start_weights(classes) | (bundle.tensors(bundle.statistics) if bundle.statistics else {})
-        return {name: start[name] for name in (*bundle.learned, *bundle.statistics)}
+        start = self.bundle.start_weights(classes, self.bundle.statistics)
+        return {name: start[name] for name in (*self.bundle.learned, *self.bundle.statistics)}
 
     def _teach(self, state: State) -> None:
         weights = self.bundle.start_head(len(state.classes)) | dict(state.tensors)
@@ -309,17 +321,29 @@ def _network_input(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 
 
-def _rows(outputs: Arrays) -> Arrays:
+def _rows(what: str, outputs: Arrays, weights: Arrays) -> Arrays:
     """The rows that a prototype head made of the support set."""
-    return {name: outputs[f"start.{name}"].copy() for name in HEAD if f"start.{name}" in outputs}
+    names = [name for name in HEAD if f"start.{name}" in outputs]
+    return {name: _fitting(what, f"start.{name}", outputs, weights[name]).copy() for name in names}
+
+
+def _fitting(what: str, output: str, outputs: Arrays, like: np.ndarray) -> np.ndarray:
+    """That output of the graph `what`. UserError unless it has the shape and type of `like`, whose place it takes."""
+    value = outputs[output]
+    if (value.shape, value.dtype) != (like.shape, like.dtype):
+        raise UserError(
+            f"{what} gives {output} as {value.dtype} {list(value.shape)}, not {like.dtype} {list(like.shape)}; export "
+            "the bundle again"
+        )
+    return value
 
 
 def _run(session: Session, outputs: Sequence[str], feeds: Arrays, step: int) -> Arrays:
-    """The outputs by name; UserError if the step left the finite numbers."""
+    """The outputs by name; UserError if the numbers at `step` are not finite."""
     values = dict(zip(outputs, session.run(outputs, feeds)))
     if not all(np.isfinite(value).all() for value in values.values()):
-        loss = float(values.get("loss", np.nan))
-        raise UserError(f"adaptation diverged at step {step} (loss {loss:g}); use fewer steps or other images")
+        loss = f" (loss {float(values['loss']):g})" if "loss" in values else ""
+        raise UserError(f"adaptation diverged at step {step}{loss}; use fewer steps or other images")
     return values
 
 

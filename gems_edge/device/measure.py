@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gems_edge.device.bundle import FEATURES, IMAGES, Bundle, Trunk
+from gems_edge.device.bundle import FEATURES, IMAGES, Bundle
+from gems_edge.device.manifest import Trunk
 from gems_edge.device.sessions import adapt_session, predict_session, trunk_session
 from gems_edge.errors import MachineError, UserError
 
@@ -85,21 +86,21 @@ def times_faster(
 
 def predict_call(bundle: Bundle, threads: int | None, precision: str = "fp32") -> Callable[[], list[np.ndarray]]:
     """The untaught predict graph on one image, weights packed as initialisers, as a function without arguments."""
-    session = predict_session(bundle, None, threads, precision)
-    feeds = {IMAGES: random_input(bundle, 1), **bundle.start_head(bundle.ways)}
+    head = bundle.start_head(bundle.ways)
+    session = predict_session(bundle, head, threads, precision)
+    feeds = {IMAGES: random_input(bundle, 1), **head}
     return lambda: session.run(["logits"], feeds)
 
 
 def adapt_call(bundle: Bundle, threads: int | None) -> Callable[[], list[np.ndarray]]:
     """One gradient step on ways × shots images, as a function without arguments: on random features where there is a
     trunk."""
-    weights = bundle.start_weights(bundle.ways)
+    weights = bundle.start_weights(bundle.ways, bundle.carried)
     session = adapt_session(bundle, threads)
     images = bundle.ways * bundle.shots
     targets = np.eye(bundle.ways, dtype=np.float32)[np.arange(images) % bundle.ways]
     inputs = random_input(bundle, images) if bundle.trunk is None else _random_features(bundle.trunk, images)
-    feeds = {bundle.step_input: inputs, "targets": targets, **weights, **bundle.start_carried()}
-    feeds |= bundle.first_step(True)
+    feeds = {bundle.step_input: inputs, "targets": targets, **weights, **bundle.first_feed(True)}
     return lambda: session.run(bundle.step_outputs, feeds)
 
 

@@ -76,7 +76,7 @@ class Session:
     """A loaded graph: named arrays in, named arrays out."""
 
     def __init__(self, model: bytes, what: str, *, threads: int | None = None, channel_blocks: bool = True):
-        """Load `model` on the CPU with `threads` threads (None: one per core).
+        """Load `model`, which messages name `what`, on the CPU with `threads` threads (None: one per core).
 
         `channel_blocks`: maps may be laid out in blocks of channels (on x86), which convolutions with constant weights
         like. For a graph whose weights are fed it brings copies to and fro around the pools, and no time (`gems-edge
@@ -97,7 +97,7 @@ class Session:
             options.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._what = what
+        self.what = what
         try:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
@@ -120,7 +120,7 @@ class Session:
         if missing or surplus:
             reason = f"lacks {missing[0]!r}" if missing else f"asks for the unknown input {surplus[0]!r}"
             raise UserError(
-                f"{self._what} is not the graph that its manifest describes: it {reason}; export the bundle again"
+                f"{self.what} is not the graph that its manifest describes: it {reason}; export the bundle again"
             )
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -140,9 +140,9 @@ class Session:
     def _explain(self, error: Exception, failed: str) -> Exception:
         message = " ".join(str(error).split())
         if isinstance(error, MemoryError) or "bad_alloc" in message or "Failed to allocate" in message:
-            return MachineError(f"out of memory in {self._what}; give fewer or smaller images, or close other programs")
+            return MachineError(f"out of memory in {self.what}; give fewer or smaller images, or close other programs")
         return UserError(
-            f"{self._what} {failed} by onnxruntime {VERSION} ({message[:160]}); export or copy the bundle again"
+            f"{self.what} {failed} by onnxruntime {VERSION} ({message[:160]}); export or copy the bundle again"
         )
 
 

@@ -13,10 +13,9 @@ Arrays = dict[str, np.ndarray]  # by name
 
 
 def trunk_session(bundle: Bundle, threads: int | None, precision: str = "fp32") -> Session:
-    """The trunk of a bundle that has one, loaded; in int8 if it was exported so."""
-    quantised = precision == "int8" and TRUNK_INT8_FILE in bundle.manifest["files"]
-    file = TRUNK_INT8_FILE if quantised else TRUNK_FILE
-    what, model = str(bundle.path / file), bundle.model(file)
+    """The trunk of a bundle that has one, loaded."""
+    file = TRUNK_INT8_FILE if precision == "int8" else TRUNK_FILE
+    what, model = str(bundle.path / file), bundle.content(file)
     initializers(model, what)  # refuses what is no ONNX and what reads other files
     session = Session(model, what, threads=threads)
     session.require([IMAGES], [FEATURES])
@@ -26,24 +25,25 @@ def trunk_session(bundle: Bundle, threads: int | None, precision: str = "fp32") 
 def adapt_session(bundle: Bundle, threads: int | None) -> Session:
     """The adaptation graph, loaded and checked against the manifest."""
     what = str(bundle.path / "adapt.onnx")
-    model = bundle.model("adapt.onnx")
+    model = bundle.content("adapt.onnx")
     initializers(model, what)  # refuses what is no ONNX and what reads other files
     session = Session(model, what, threads=threads, channel_blocks=False)
-    told = bundle.first_step(True)
-    session.require([bundle.step_input, "targets", *bundle.adapted, *HEAD, *bundle.carried, *told], bundle.step_outputs)
+    inputs = (bundle.step_input, "targets", *bundle.adapted, *HEAD, *bundle.carried, *bundle.first_feed(True))
+    session.require(inputs, bundle.step_outputs)
     return session
 
 
-def predict_session(bundle: Bundle, weights: Arrays | None, threads: int | None, precision: str = "fp32") -> Session:
-    """The predict graph with `weights` (adapted backbone, statistics; None: nothing was taught) in place of the start
-    values; the head is fed."""
-    changed = {name: value for name, value in (weights or {}).items() if name not in HEAD}
+def predict_session(bundle: Bundle, weights: Arrays, threads: int | None, precision: str = "fp32") -> Session:
+    """The predict graph with what teaching changed in `weights` (adapted backbone, statistics) in place of the start
+    values; the head is fed, and what `weights` holds of it counts for nothing here."""
+    changed = {name: value for name, value in weights.items() if name not in HEAD}
     if precision == "int8":
-        what = str(bundle.path / INT8_FILE)
-        model = refreshed(bundle.model(INT8_FILE), _quantisation(bundle), bundle.weights | changed, what)
+        what, quantisation = str(bundle.path / INT8_FILE), _quantisation(bundle)
+        start = bundle.tensors(name for name in quantisation.needed if name not in changed)
+        model = refreshed(bundle.content(INT8_FILE), quantisation, start | changed, what)
     else:
         what = str(bundle.path / "predict.onnx")
-        model = with_values(bundle.model("predict.onnx"), changed, what)
+        model = with_values(bundle.content("predict.onnx"), changed, what)
     session = Session(model, what, threads=threads)
     session.require([IMAGES, *HEAD], ["logits"])
     return session

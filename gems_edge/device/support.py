@@ -44,7 +44,7 @@ def read_support(directory: Path | str, bundle: Bundle) -> SupportSet:
     listed = [(folder.name, _files(folder)) for folder in folders]
     if len(listed) < 2:
         raise UserError(f"{directory} holds one class ({listed[0][0]}); give a folder for each of at least two classes")
-    bundle.start_head(len(listed))  # before minutes of decoding: refuses more classes than the head has rows
+    bundle.check_classes(len(listed))  # before minutes of decoding
     files = [(name, file) for name, images in listed for file in images]
     pixels = np.stack(
         [decode_image(file, bundle.image_size, bundle.channels, invert=bundle.inverted) for _, file in files]

@@ -1,43 +1,42 @@
 """What the manifest tells a board of a bundle's memory beside the graphs' own cost. Needs onnx (workstation only)."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import onnx
 
 from gems_edge.device.batching import images_per_call
 from gems_edge.graphs.arena import Arena
-from gems_edge.graphs.cost import describe, run_requests
+from gems_edge.graphs.cost import RunRequests, describe, run_requests
 
 # Gradient steps after which the arena grows no more (ResNet-12 at 84×84 reaches its last size in the fourth).
 STEPS = 5
+# And the calls of a trunk before them.
+CALLS = 2
 # Support sets of so many times the planned images are simulated too: what pieces are left over changes by leaps.
 TIMES = (1, 2, 3, 5, 7, 10, 16)
 
 
-# And those of a trunk, which runs call by call before them.
-CALLS = 2
+def arena_bytes(model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS) -> int:
+    """How large onnxruntime's arena gets over `runs` runs of `model`."""
+    return _arena_bytes([(run_requests(model, dims), runs)])
 
 
-def arena_bytes(
-    model: onnx.ModelProto, dims: dict[str, int], runs: int = STEPS, trunk: onnx.ModelProto | None = None
-) -> int:
-    """How large onnxruntime's arena gets over `runs` runs of `model`, and over those of a `trunk` before them.
-
-    All sessions of a process share the arena, which gives nothing back to the system.
-    """
+def _arena_bytes(served: Iterable[tuple[RunRequests, int]]) -> int:
+    """Over so many runs of each graph, one graph after the other: all sessions of a process share the arena, which
+    gives nothing back to the system."""
     arena = Arena()
-    if trunk is not None:
-        _serve(arena, trunk, dims | {"images": min(dims["images"], max(_calls(trunk, dims)))}, CALLS)
-    _serve(arena, model, dims, runs)
+    for run, runs in served:
+        _serve(arena, run, runs)
     return arena.total
 
 
-def _serve(arena: Arena, model: onnx.ModelProto, dims: dict[str, int], runs: int) -> None:
+def _serve(arena: Arena, run: RunRequests, runs: int) -> None:
     """The requests of `runs` runs, one after the other. Outputs are the arena's memory (onnxruntime hands them out as
     they are); whoever asked for them copies what is kept before the next run."""
-    requests, given = run_requests(model, dims)
+    requests, given = run
     outputs = dict.fromkeys(given)
     for _ in range(runs):
         arena.serve((name, size) for name, size in requests if size is not None or name not in outputs)
@@ -57,23 +56,31 @@ def memory_cost(
     images, classes = dims["images"], dims["classes"]
     [image] = (value for value in predict.graph.input if value.name == "images")
     supports = sorted({classes, *(times * images for times in TIMES)})
-    entries = {
-        "image_bytes": _bytes_each(image),
-        "predict": _table(predict, dims, _calls(predict, dims)),
-        "adapt": _table(adapt, dims, supports, trunk),
+    entries = {"image_bytes": _bytes_each(image), "predict": _table(predict, dims, _calls(predict, dims))}
+    if trunk is None:
+        return entries | {"adapt": _table(adapt, dims, supports)}
+    calls = _calls(trunk, dims)
+    # Cached: most support sets go through the trunk in calls of the same size.
+    requests = functools.cache(lambda images: run_requests(trunk, dims | {"images": images}))
+
+    def before(images: int) -> list[tuple[RunRequests, int]]:
+        return [(requests(min(images, calls[-1])), CALLS)]
+
+    return entries | {
+        "adapt": _table(adapt, dims, supports, before),
+        "feature_bytes": _bytes_each(trunk.graph.output[0]),
+        "trunk": _table(trunk, dims, calls),
     }
-    if trunk is not None:
-        entries |= {
-            "feature_bytes": _bytes_each(trunk.graph.output[0]),
-            "trunk": _table(trunk, dims, _calls(trunk, dims)),
-        }
-    return entries
 
 
 def _table(
-    model: onnx.ModelProto, dims: dict[str, int], counts: Sequence[int], trunk: onnx.ModelProto | None = None
+    model: onnx.ModelProto,
+    dims: dict[str, int],
+    counts: Sequence[int],
+    before: Callable[[int], list[tuple[RunRequests, int]]] = lambda images: [],
 ) -> dict[str, Any]:
-    sizes = [arena_bytes(model, dims | {"images": count}, trunk=trunk) for count in counts]
+    """`before`: what ran in the process when a support set of so many images comes to `model`, and how often."""
+    sizes = [_arena_bytes([*before(count), (run_requests(model, dims | {"images": count}), STEPS)]) for count in counts]
     return {"nodes": _nodes(model.graph), "images": list(counts), "arena_bytes": sizes}
 
 

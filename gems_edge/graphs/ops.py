@@ -222,7 +222,7 @@ def row_of(kind: str) -> Row:
 
 
 def row_or_unknown(kind: str) -> Row:
-    """The row of an op of a user's graph."""
+    """The row of an op, of a user's graph perhaps; UNKNOWN where there is none."""
     return ROWS.get(kind, UNKNOWN)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
+from gems_edge.device.manifest import HEADS, NORMALIZATIONS
 from gems_edge.errors import UserError
 from gems_edge.models.backbones.registry import check_backbone
 from gems_edge.models.network_file import NO_FILE, NetworkFile
@@ -13,9 +14,7 @@ if TYPE_CHECKING:
     from gems_edge.models.cuts import Cut
     from gems_edge.models.shapes import NetworkShape, Topology
 
-NORMALIZATIONS = ("transductive", "support", "group", "frozen")
 PER_IMAGE = ("group", "frozen")  # what an image gives does not depend on others
-HEADS = ("per-class", "shared", "prototype")
 METRICS = ("cosine", "euclidean")
 
 T = TypeVar("T")

@@ -25,10 +25,11 @@ LOADED = 1.0
 # What a step takes of the moved weights beside the arena, which holds what they become.
 STEPPING = 1.2
 # Images are pixels (a byte) before they are the network's input (four), a call's at a time for predictions and trunks.
-PIXELS, IMAGES = 0.25, 1.25
+# Of a network without a trunk both are there at once.
+PIXELS, PIXELS_AND_INPUT = 0.25, 1.25
 
-# The interval. Where measured, nothing was farther off than ERROR: 6 % for the number of images that a bundle was
-# planned for, 15 % between the numbers that the arena was simulated for. PROCESS_MB is other on boards and with other
+# The interval: a share of the value, ERROR for the number of images that a bundle was planned for and ERROR_BETWEEN for
+# numbers between those that the arena was simulated for, and what PROCESS_MB may be off on boards and with other
 # versions: the wheels for aarch64 have 15 % less code of onnxruntime and 13 % more of numpy's BLAS than those for
 # x86-64, 41 MB are pages of such files, of which a system maps more or fewer at once, and some systems for the Pi 5
 # have pages of 16 KB.
@@ -36,8 +37,8 @@ ERROR, ERROR_BETWEEN = 0.08, 0.16
 PROCESS_LESS_MB, PROCESS_MORE_MB = 11.0, 14.0
 SOURCE = (
     "a process measured on x86-64 ({process:g} MB with python, numpy, onnxruntime and pillow), the weights, the "
-    "graph's nodes, and onnxruntime's arena simulated over its operations; on x86-64 within {error:.0%} of what was "
-    "measured; not calibrated on the board"
+    "graph's nodes, and onnxruntime's arena simulated over its operations; interval: {error:.0%}, and what processes "
+    "of other systems differ by; not calibrated on the board"
 )
 
 
@@ -89,7 +90,7 @@ def _adapting(cost: Mapping[str, Any], images: int) -> float:
     steps = max(LOADING["adapt"] * constants, LOADED * constants + STEPPING * moved + arena)
     steps += NODE_BYTES * int(memory["adapt"]["nodes"])
     if "trunk" not in cost:
-        return steps + IMAGES * float(memory["image_bytes"]) * images
+        return steps + PIXELS_AND_INPUT * float(memory["image_bytes"]) * images
     kept = PIXELS * float(memory["image_bytes"]) + float(memory["feature_bytes"])
     return max(steps, _call(cost, "trunk", images)) + kept * images
 

@@ -19,7 +19,9 @@ class Prediction:
 
     def plus(self, other: "Prediction") -> "Prediction":
         """One after the other: ends add up, since what is wrong of a board is wrong in both."""
-        return replace(self, value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
+        source = "; ".join(dict.fromkeys((self.source, other.source)))
+        low, high = self.low + other.low, self.high + other.high
+        return Prediction(self.value + other.value, low, high, self.unit, source)
 
     def as_dict(self, name: str = "value", digits: int = 3, *, with_unit: bool = True) -> dict[str, Any]:
         """For JSON: {name: value, "interval": [low, high], "unit", "tag": "predicted", "source"}.

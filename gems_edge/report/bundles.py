@@ -62,7 +62,7 @@ def _facts(manifest: Mapping[str, Any]) -> Table:
     rows = [
         ("backbone", f"{backbone['name']}, widths {', '.join(map(str, backbone['widths']))}"),
         *_pretrained_facts(manifest.get("pretrained") or {}),
-        ("adapts with", f"{rule['name']}, {rule['steps']} steps, rate {rule['inner_lr']:g}"),
+        ("adapts with", _rule_text(rule)),
         ("normalisation mode", manifest["normalization"]),
         *_choice_facts(manifest),
         *_split_facts(manifest),
@@ -73,6 +73,15 @@ def _facts(manifest: Mapping[str, Any]) -> Table:
     rows += [(name, f"{file['bytes']:,} bytes") for name, file in files.items() if "bytes" in file]
     rows += [(f"made: {key}", str(value)) for key, value in provenance.items()]
     return Table(("fact", "value"), tuple(rows))
+
+
+def _rule_text(rule: Mapping[str, Any]) -> str:
+    if not rule["steps"]:
+        return "class means of the photos, without a gradient step"
+    steps = count_text(rule["steps"], "step")
+    if by_shots := rule.get("steps_by_shots"):
+        steps = ", ".join(f"{count_text(each, 'step')} for {count_text(n, 'photo')} a class" for n, each in by_shots)
+    return f"{rule['name']}, {steps}, rate {rule['inner_lr']:g}"
 
 
 def _pretrained_facts(pretrained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from gems_edge.device.manifest import NORMALIZATIONS
 from gems_edge.errors import UserError
-from gems_edge.models.spec import NORMALIZATIONS, PER_IMAGE, ModelSpec
+from gems_edge.models.spec import PER_IMAGE, ModelSpec
 from gems_edge.models.tensor_names import BODY
 
 BOOKS = ("paper", "full")

@@ -91,7 +91,7 @@ def write_bundle(
     if split:
         files["trunk.onnx"] = trunk_model(start).SerializeToString()
         manifest["format_version"] = 3
-        manifest["trunk"] = {"file": "trunk.onnx", "cut": "head", "features": [FEATURES, SIZE // PATCH, SIZE // PATCH]}
+        manifest["trunk"] = {"cut": "head", "features": [FEATURES, SIZE // PATCH, SIZE // PATCH]}
         manifest["cost"] |= {"trunk": manifest["cost"]["predict"], "memory": MEMORY | SPLIT_MEMORY}
     write_files(path, files, manifest)
     return path

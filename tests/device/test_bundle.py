@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import handmade as hm
 import numpy as np
@@ -28,8 +29,8 @@ def refused(path, match):
 def test_reads_what_was_written(path):
     bundle = read_bundle(path)
     assert (bundle.ways, bundle.head, bundle.image_size, bundle.channels, bundle.steps) == (3, "shared", 16, 1, 5)
-    assert set(bundle.weights) >= {*bundle.adapted, *bundle.statistics}
-    assert bundle.carried == (hm.CARRIED,) and bundle.start_carried() == {hm.CARRIED: np.float32([hm.RATE])}
+    assert set(bundle.all_tensors()) >= {*bundle.adapted, *bundle.statistics}
+    assert bundle.carried == (hm.CARRIED,) and bundle.tensors(bundle.carried) == {hm.CARRIED: np.float32([hm.RATE])}
     assert bundle_bytes(bundle).keys() == {"manifest.json", *FILES}
 
 
@@ -68,7 +69,7 @@ def test_altered_truncated_and_missing_files(path, file):
     content = (path / file).read_bytes()
     for altered in (content[:-1], content + b"\0", bytes([content[0] ^ 1]) + content[1:], b""):
         (path / file).write_bytes(altered)
-        refused(path, f"{file} was altered")
+        refused(path, f"{file} (was altered|is larger than)")
     (path / file).unlink()
     refused(path, f"{file} is missing")
     hm.edit_manifest(path, lambda m: m["files"].pop(file))
@@ -179,3 +180,69 @@ def test_graph_whose_weights_have_another_shape(path):
 def test_weights_that_do_not_fit(path):
     hm.replace_file(path, "weights.safetensors", b"garbage")
     refused(path, "cannot be read as safetensors")
+
+
+def test_any_kind_of_file_but_a_plain_one(path, tmp_path):
+    """Nothing is read of it, so nothing hangs, and nothing endless is read."""
+    for file in ("manifest.json", *FILES):
+        content = (path / file).read_bytes()
+        for put in (os.mkfifo, os.mkdir, lambda where: os.symlink("/dev/zero", where)):
+            (path / file).unlink(missing_ok=True)
+            put(path / file)
+            refused(path, f"{file} is not a plain file, but a (FIFO|directory|link)")
+            (path / file).rmdir() if (path / file).is_dir() else (path / file).unlink()
+            (path / file).write_bytes(content)
+    read_bundle(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, '{"format": NaN}', '{"ways": -Infinity}', "1" * 10_000]
+)
+def test_json_that_is_none_to_others(path, text):
+    (path / "manifest.json").write_text(text)
+    refused(path, "is not valid JSON")
+
+
+def test_a_huge_manifest_is_not_read(path):
+    (path / "manifest.json").write_bytes(b" " * (5 << 20))
+    refused(path, "larger than the")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m: m.update(shots=3, least_shots=4), "'least_shots' must be a whole number from 1 to 3"),
+        (lambda m: m["rule"].update(steps=0), "'rule.steps' must be a whole number from 1"),
+        (lambda m: m["rule"].update(steps_by_shots=[[1, 0]]), "steps from 1 to rule.steps"),
+        (lambda m: m["rule"].update(steps_by_shots=[[1, 6]]), "steps from 1 to rule.steps"),
+        (lambda m: m["rule"].update(steps_by_shots=[[10**400, 1]]), "steps from 1 to rule.steps"),
+        (
+            lambda m: m["cost"]["predict"].update(macs=10**400),
+            "'cost.predict.macs' must be a number that is not negative",
+        ),
+        (lambda m: m["cost"]["predict"]["work"].update(ops=1e30), "'cost.predict.work' must be"),
+        (lambda m: m["files"]["adapt.onnx"].update(bytes=-1), "'files/adapt.onnx/bytes' must be"),
+        (lambda m: m["files"].update({"adapt.onnx": 7}), "'files/adapt.onnx/sha256' must be"),
+        (lambda m: m["image"].update(channels=2), "'image.channels' must be 1 or 3"),
+    ],
+)
+def test_numbers_out_of_range_are_named(path, change, message):
+    hm.edit_manifest(path, change)
+    refused(path, message)
+
+
+def test_a_prototype_head_may_take_no_step(path):
+    hm.edit_manifest(path, lambda m: m.update(head="prototype", rule={"steps": 5, "steps_by_shots": [[1, 0], [5, 5]]}))
+    assert read_bundle(path).steps_by_shots == ((1, 0), (5, 5))
+
+
+def test_a_file_that_was_changed_after_it_was_checked_is_not_used(path):
+    learner = Learner.load(path)
+    for file in FILES:
+        content = (path / file).read_bytes()
+        (path / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(UserError, match=f"{file} was altered"):
+            learner.adapt(*hm.pictures(2, 1))
+            learner.predict(hm.pictures(2, 1)[0])
+        (path / file).write_bytes(content)
+    learner.adapt(*hm.pictures(2, 1))

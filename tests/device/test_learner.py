@@ -34,7 +34,7 @@ def taught(path, classes, shots=2, **options):
 def test_adaptation_and_probabilities_equal_the_reference(tmp_path, head, method, classes):
     ways = 7 if head == "per-class" else 3  # of a per-class head the first rows are taken
     learner, adaptation, images, _ = taught(tmp_path / "h.gems", classes, head=head, method=method, ways=ways)
-    start = learner.bundle.weights | learner.bundle.start_weights(classes)
+    start = learner.bundle.all_tensors() | learner.bundle.start_weights(classes)
     expected, losses = hm.reference(start, images, np.repeat(np.arange(classes), 2), 5, learner.bundle.adapted)
     np.testing.assert_allclose(adaptation.losses, losses, atol=1e-5)
     for name, value in learner.taught.tensors.items():
@@ -46,7 +46,7 @@ def test_adaptation_and_probabilities_equal_the_reference(tmp_path, head, method
 @pytest.mark.parametrize("method", hm.PARTS)
 def test_a_carried_tensor_goes_from_step_to_step(tmp_path, method):
     learner, first, images, labels = taught(tmp_path / "h.gems", 3, head="per-class", method=method, decay=0.25)
-    start = learner.bundle.weights | learner.bundle.start_weights(3)
+    start = learner.bundle.all_tensors() | learner.bundle.start_weights(3)
     expected, losses = hm.reference(start, images, np.repeat(np.arange(3), 2), 5, learner.bundle.adapted, decay=0.25)
     np.testing.assert_allclose(first.losses, losses, atol=1e-5)
     assert learner.taught.tensors.keys() == {*hm.PARTS[method], hm.MEAN, hm.VAR}
@@ -501,3 +501,38 @@ def test_many_threads_ask_while_one_teaches(rivals):
     finally:
         sys.setswitchinterval(interval)
     assert found and found <= {("older", 2), ("newer", 4), ("older", None), ("newer", None)}
+
+
+def with_output(path, name, change):
+    """The bundle with `change(nodes, name of the result)` behind an output of its adapt.onnx."""
+    model = onnx.load_from_string((path / "adapt.onnx").read_bytes())
+    node = next(node for node in model.graph.node if name in node.output)
+    node.output[0] = "before"
+    model.graph.node.append(change("before", name))
+    [output] = (output for output in model.graph.output if output.name == name)
+    output.type.tensor_type.ClearField("shape")
+    hm.replace_file(path, "adapt.onnx", model.SerializeToString())
+
+
+@pytest.mark.parametrize("output, shape", [("head.bias", "[]"), ("head.weight", "[8]"), (hm.CONV, "[1, 4, 4]")])
+def test_an_update_of_another_shape_is_not_spread_over_the_weight(tmp_path, output, shape):
+    path = hm.write_bundle(tmp_path / "h.gems")
+    with_output(
+        path,
+        f"updated.{output}",
+        lambda before, after: onnx.helper.make_node("ReduceMax", [before, "axis0"], [after], keepdims=0),
+    )
+    with pytest.raises(UserError, match=r"adapt.onnx gives updated\.") as caught:
+        Learner.load(path).adapt(*hm.pictures(3, 2))
+    assert f"float32 {shape}, not float32 [" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_statistics_that_are_not_finite_after_the_last_step_are_named_by_it(tmp_path):
+    """The first run gives finite ones; the one after the last step, under weights that moved far, does not."""
+    path = hm.write_bundle(tmp_path / "h.gems", steps=1, head="per-class")
+    model = onnx.load_from_string((path / "adapt.onnx").read_bytes())
+    [rate] = (tensor for tensor in model.graph.initializer if tensor.name == "rate")
+    rate.CopyFrom(onnx.numpy_helper.from_array(np.array(1e25, np.float32), "rate"))
+    hm.replace_file(path, "adapt.onnx", model.SerializeToString())
+    with pytest.raises(UserError, match=r"diverged at step 1; use fewer steps"):
+        Learner.load(path).adapt(*hm.pictures(3, 2))

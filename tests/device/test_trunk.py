@@ -135,3 +135,27 @@ def test_calls_to_measure(tmp_path):
     assert len(adapt_call(bundle, 1)()) == len(bundle.step_outputs)
     [memory] = fresh_memory(bundle.path, "adapt", 3, 1, repeats=1)
     assert memory["peak_mb"] > memory["baseline_mb"]
+
+
+def test_features_that_are_not_finite_are_the_trunks(tmp_path):
+    path = hm.write_bundle(tmp_path / "s.gems", **ANIL, split=True)
+    model = onnx.load_from_string((path / "trunk.onnx").read_bytes())
+    [weight] = model.graph.initializer
+    weight.raw_data = np.full(hm.FEATURES * hm.PATCH**2, np.inf, np.float32).tobytes()
+    hm.replace_file(path, "trunk.onnx", model.SerializeToString())
+    with pytest.raises(UserError, match="trunk.onnx gives features that are not finite; give other images"):
+        Learner.load(path).adapt(*hm.pictures(3, 1))
+
+
+def test_claimed_features_take_no_memory(tmp_path):
+    path = hm.write_bundle(tmp_path / "s.gems", **ANIL, split=True)
+    hm.edit_manifest(path, lambda m: m["trunk"].update(features=[100_000, 100_000, 100_000]))
+    with pytest.raises(UserError, match="trunk.onnx gives features of shape"):
+        Learner.load(path).adapt(*hm.pictures(3, 1))
+
+
+def test_a_quantised_bundle_needs_its_quantised_trunk(tmp_path):
+    path = hm.write_bundle(tmp_path / "s.gems", **ANIL, split=True)
+    hm.replace_file(path, "predict.int8.onnx", (path / "predict.onnx").read_bytes())
+    with pytest.raises(UserError, match="does not list trunk.int8.onnx; export it again"):
+        read_bundle(path)

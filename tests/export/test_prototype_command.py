@@ -1,6 +1,7 @@
 """A bundle with a prototype head through the real command line: train, export, adapt, predict, evaluate."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,13 @@ from small_settings import SMALL
 
 from gems_edge.device import Learner
 from gems_edge.errors import UserError
+from gems_edge.export.budget import Budget, Limit, adaptation, predictions, search
+from gems_edge.export.families import front_points
+from gems_edge.export.source import ExportOptions, Reports, open_source
+from gems_edge.predict.profiles import load_profile
+from gems_edge.report.bundles import _rule_text
 
+BOARD = "rpi-zero-2w"
 HEAD = ("--head", "prototype", "--normalization", "group", "--inner-lr", "0.02")
 
 
@@ -120,3 +127,69 @@ def test_steps_by_the_number_of_photos(made, tmp_path):
     assert learner.adapt(images[:3], labels[:3]).steps == 0
     assert learner.adapt(np.concatenate([images] * 2), labels * 2).steps == 2
     assert learner.adapt(images[:3], labels[:3], 1).steps == 1
+
+
+def silent(_):
+    pass
+
+
+@pytest.fixture
+def within(made, environment, monkeypatch):
+    """search(steps of --steps, limits) → candidates, of one network."""
+    monkeypatch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
+
+    def found(steps, **most):
+        source = open_source(made / "run", ExportOptions(0.0, 0, 16, 2, 1, "cpu", steps=steps), Reports(silent))
+        limits = tuple(Limit(what, f"--max-{what}", value) for what, value in most.items())
+        budget = Budget((load_profile(BOARD),), limits, ratios=(0.0,), roundings=(16,), memories=("balanced",))
+        return search(source, budget, silent).candidates
+
+    return found
+
+
+def test_a_budget_prices_what_is_exported(made, within):
+    """With --steps 0 no gradient, and the whole body once for each photo."""
+    for bundle, steps in (("still", 0), ("steps", 2)):
+        manifest = json.loads((made / f"{bundle}.gems" / "manifest.json").read_text())
+        costs = predictions(manifest["cost"], load_profile(BOARD), None, manifest["ways"], manifest["shots"])
+        most = within(steps, predict=1e6)[0]
+        assert most.steps == steps
+        assert most.predicted[BOARD] == costs | {"adapt": adaptation(costs, steps)}
+    assert "trunk" in within(0, predict=1e6)[0].predicted[BOARD]
+
+
+def test_a_budget_may_leave_no_step(within):
+    none = within(0, predict=1e6)[0].predicted[BOARD]["adapt"]
+    [left] = within(None, adapt=none.high)
+    assert left.steps == 0 and left.predicted[BOARD]["adapt"] == none
+
+
+def test_within_a_budget_steps_are_chosen(made, cli_here, tmp_path):
+    run = shutil.copytree(made / "run", tmp_path / "run")
+    limits = ("--device", BOARD, "--max-latency-ms", "1000", "--ratio", "0", "--memory", "balanced")
+    done = cli_here("export", run, *limits, "--episodes", "4", "-o", tmp_path / "b.gems", "--json")
+    manifest = json.loads((tmp_path / "b.gems" / "manifest.json").read_text())
+    assert manifest["rule"]["steps_by_shots"] and manifest["rule"]["steps"] <= 2
+    assert json.loads(done.stdout)["budget"]["predicted"][BOARD]["adapt"]["most_steps"] == 2
+    assert "at most 2 steps" in done.stderr
+
+
+def test_a_front_counts_the_steps_of_its_shots(made):
+    manifest = json.loads((made / "steps.gems" / "manifest.json").read_text())
+    boards = (load_profile(BOARD),)
+    values = {
+        steps: front_points([manifest | {"rule": manifest["rule"] | by_shots}], boards, 1)[0]["boards"][BOARD]["adapt"]
+        for steps, by_shots in ((2, {}), (1, {"steps_by_shots": [[manifest["shots"], 1], [50, 2]]}))
+    }
+    assert values[1]["value"] < values[2]["value"]
+
+
+def test_a_page_says_by_which_steps_it_adapts():
+    rule = {"name": "maml", "steps": 2, "inner_lr": 0.05}
+    assert _rule_text(rule) == "maml, 2 steps, rate 0.05"
+    by_shots = rule | {"steps_by_shots": [[1, 1], [5, 2]]}
+    assert _rule_text(by_shots) == "maml, 1 step for 1 photo a class, 2 steps for 5 photos a class, rate 0.05"
+    assert (
+        _rule_text(rule | {"steps": 0, "steps_by_shots": [[1, 0]]})
+        == "class means of the photos, without a gradient step"
+    )

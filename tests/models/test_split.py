@@ -10,13 +10,14 @@ from test_random_networks import QUICK, random_values, recipes, spec_of
 from test_zoo import SOURCE
 from torch.utils.flop_counter import FlopCounterMode
 
+from gems_edge.device.manifest import NORMALIZATIONS
 from gems_edge.errors import UserError
 from gems_edge.models.backbones.registry import BACKBONES
 from gems_edge.models.cuts import blocks_of
 from gems_edge.models.fewshot import FewShotModel, forward
 from gems_edge.models.network_file import NetworkFile
 from gems_edge.models.shapes import topology
-from gems_edge.models.spec import NORMALIZATIONS, PER_IMAGE, ModelSpec, full_widths
+from gems_edge.models.spec import PER_IMAGE, ModelSpec, full_widths
 from gems_edge.models.split import split
 
 SIZE = 48

@@ -3,12 +3,12 @@
 import torch
 
 from gems_edge.data.tensors import Episode
+from gems_edge.device.manifest import NORMALIZATIONS
 from gems_edge.meta.rules.registry import RULES, rule_of
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.backbones.registry import BACKBONES, make_backbone
 from gems_edge.models.fewshot import FewShotModel
 from gems_edge.models.shapes import topology
-from gems_edge.models.spec import NORMALIZATIONS
 
 # Not in the registry: tests/export/mixed_network.py.
 MIXED = "mixed"

@@ -23,3 +23,9 @@ def test_a_prediction_is_told_in_one_way():
     assert time.as_figure("p50") == {"p50": 1.2346, "interval": {"p50": [0.5, 2.0]}, "unit": "ms"} | told
     assert (time.value_text(), time.interval_text(".0f")) == ("1.235 ms", "0 … 2")
     assert time.times(2) == Prediction(2.46912, 1.0, 4.0, "ms", "by hand")
+
+
+def test_one_after_the_other_adds_ends_and_names_both_sources():
+    first, second = Prediction(1.0, 0.5, 2.0, "ms", "by hand"), Prediction(3.0, 2.5, 4.0, "ms", "by foot")
+    assert first.plus(second) == Prediction(4.0, 3.0, 6.0, "ms", "by hand; by foot")
+    assert first.plus(first).source == "by hand"

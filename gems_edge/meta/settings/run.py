@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gems_edge.data.shots import Shots
+from gems_edge.device.manifest import HEADS, NORMALIZATIONS
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
 from gems_edge.meta.rules.registry import RULES, SHARES, Facts
@@ -15,7 +16,7 @@ from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.backbones.registry import BACKBONES, check_backbone
 from gems_edge.models.network_file import COPY, FORM, NO_FILE, NetworkFile, stored_network_file
 from gems_edge.models.pretrained import NO_PRETRAINED, RANDOM, Pretrained, check_init
-from gems_edge.models.spec import HEADS, METRICS, NORMALIZATIONS, ModelSpec
+from gems_edge.models.spec import METRICS, ModelSpec
 
 COMPUTE = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "tf32", "bf16")
