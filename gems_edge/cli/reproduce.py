@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gems_edge.reproduce.protocol import S
 
 # Keys of each paper's protocol.PRESETS, repeated so that --help need not import it.
-PRESETS = ("small", "paper", "tiny")
+TICKETS_PRESETS = ("small", "paper", "tiny")
+GEMS_PRESETS = ("small", "paper", "pretrained", "tiny")
 
 
 @click.group()
@@ -40,10 +41,10 @@ class Request:
     as_json: bool
 
 
-def _request_options(function: Callable[..., None]) -> Callable[..., None]:
+def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     options = (
         click.option(
-            "--preset", type=click.Choice(PRESETS), default="small", show_default=True, help="How much of it."
+            "--preset", type=click.Choice(presets), default="small", show_default=True, help="How much of it."
         ),
         click.option("-o", "--output", type=PATH, help="Directory.  [default: see the examples]"),
         click.option(
@@ -63,16 +64,20 @@ def _request_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--report-only", is_flag=True, help="Train nothing; write what is done so far."),
         json_option,
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
 @command.command()
 @click.option("--table", "numbers", type=int, multiple=True, help="Table 2 (cost, Conv-4) or 3 (cost, ResNet-12).")
 @click.option("--figure", "figures", type=int, multiple=True, help="Figure 1 to 15; more than once for several.")
 @click.option("--ratio", "ratios", type=float, multiple=True, help="Share of weights removed.  [default: the preset's]")
-@_request_options
+@_request_options(TICKETS_PRESETS)
 def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[float], **options: Any) -> None:
     """Meta winning tickets (Gao et al., KDD 2022): accuracy and cost of MWT, PMT and their baselines.
 
@@ -109,7 +114,7 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
 @click.option(
     "--data-root", type=PATH, help="Where the preset's sets are: DIR/NAME.npz or folder DIR/NAME."
 )  # fmt: skip
-@_request_options
+@_request_options(GEMS_PRESETS)
 def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None:
     """GEMS (Pimpalkhute et al., WACV 2023): one model for several distributions, by BMP and MMSUP beside MAML.
 
@@ -117,11 +122,13 @@ def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None
     layers and in one, 5 inner steps. Every training is a directory below DIR/cells (DIR is reproduce-gems-PRESET
     without -o); tables share them, and the same command goes on where it was stopped. Leaves DIR/report.html and
     DIR/results.json. Sets that are not given are left out. With the preset tiny the first two sets are trained, and
-    NAME is yours to choose.
+    NAME is yours to choose. The preset pretrained asks the same of EfficientNet-Lite0 (tables 1 and 2), beside class
+    means alone and the untrained network.
 
     \b
     Examples:
       gems-edge reproduce gems --preset small --data-root sets
+      gems-edge reproduce gems --preset pretrained --data-root sets --jobs 1
       gems-edge reproduce gems --table 5 --data grocery=packed:grocery.npz --seeds 1
       gems-edge reproduce gems --preset tiny --data photos=folder:photos
       gems-edge reproduce gems --preset paper --data-root fine-grained --ray auto
@@ -131,14 +138,18 @@ def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None
     from gems_edge.reproduce.page import Study
 
     request = Request(**options)
-    _check_methods(request.methods, plan.METHODS)
+    preset = protocol.PRESETS[request.preset]
+    _check_methods(request.methods, preset.rows)
     data = _data(request.data, lambda word: protocol.in_root(word, data_root))
-    preset = protocol.with_data(protocol.PRESETS[request.preset], data, data_root)
+    preset = protocol.with_data(preset, data, data_root)
     preset = replace(preset, seeds=request.seeds or preset.seeds)
     parts = plan.parts(preset, numbers, request.methods)
     cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
     study = Study(preset, request.output or Path(f"reproduce-gems-{request.preset}"), parts, cells, {})
+    if preset.pretrained and not request.report_only:  # before cells are written that would all fail
+        from gems_edge.models.pretrained import KNOWN
 
+        KNOWN[preset.config.backbone].find()
     _run(f"GEMS, preset {preset.name}", study, reproduce, preset.data.values(), request)
 
 

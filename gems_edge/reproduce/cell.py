@@ -68,21 +68,41 @@ def test_ticket(task: Mapping[str, Any], run: Run) -> dict[str, Any]:
 def test_on_sets(task: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """What `evaluate` says of the images in task["test"] (distribution → image set), by the reproduction's names.
 
-    accuracy: set → mode → {accuracy, ci95, episodes}; choices: set → what the update rule decided, a row a step and a
-    column a layer; overlap: "a|b" → per layer the share that two distributions' subnets have in common.
+    accuracy and untrained (the bar, where there is one): set → mode → {accuracy, ci95, episodes}; by_shots, where it is
+    tested with several numbers of support images a class: number → these two; choices: set → what the update rule
+    decided, a row a step and a column a layer; overlap: "a|b" → per layer the share that two distributions' subnets
+    have in common.
     """
     config, data = run.config(), tuple(task["test"].values())
     protocol = EvaluationProtocol(data, episodes=task["episodes"], seed=task["seed"], modes=(config.normalization,))
     document = evaluate_run(run.directory, protocol, config.compute)
     names = {distribution_name(spec): name for name, spec in task["test"].items()}
-    entries = {names[name]: entry for name, entry in document["distributions"].items()}
+    entries = _named(document, names)
     overlaps = document.get("overlap", {}).items()
+    by_shots = {str(each["shots"]): _accuracies(_named(each, names)) for each in document.get("by_shots", ())}
     return {
-        "accuracy": {name: _by_mode(entry["table"]) for name, entry in entries.items()},
+        **_accuracies(entries),
+        **({"by_shots": by_shots} if by_shots else {}),
         "choices": {name: entry["choices"] for name, entry in entries.items() if entry.get("choices")},
         "layers": document.get("layers", []),
         "overlap": {"|".join(names[name] for name in pair.split("|")): shares for pair, shares in overlaps},
     }
+
+
+def _named(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Set → its entry in the document of `evaluate`, by the reproduction's names."""
+    return {names[name]: entry for name, entry in document["distributions"].items()}
+
+
+def _accuracies(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """accuracy and untrained of `test_on_sets`."""
+    accuracy = {name: _by_mode(entry["table"]) for name, entry in entries.items()}
+    bars = {
+        name: {mode: entry["untrained"] | {"episodes": own["episodes"]} for mode, own in accuracy[name].items()}
+        for name, entry in entries.items()
+        if "untrained" in entry
+    }
+    return {"accuracy": accuracy, **({"untrained": bars} if bars else {})}
 
 
 def _by_mode(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

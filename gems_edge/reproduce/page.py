@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from gems_edge.device.host import host_facts
 from gems_edge.meta.settings.run import TrainConfig, read_config
+from gems_edge.models.pretrained import RANDOM
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Section, Table
 from gems_edge.reproduce.claims import Claim
 from gems_edge.reproduce.grid import Cell
@@ -70,6 +71,7 @@ class PaperPage:
     source: str  # authors, title, place and year
     rules: Sequence[str]  # how a verdict comes about
     at: str  # heading of what tells a claim's findings apart
+    title: str = "The paper's claims"
 
 
 def reproduction(
@@ -77,12 +79,12 @@ def reproduction(
     how: Sequence[Block], row_document: Callable[[Row[S]], Mapping[str, Any]],
 ) -> Reproduction:  # fmt: skip
     """`shown`: the paper's tables and figures; `printed`: those of them for a terminal; `how`: what was trained how."""
-    sections = [_summary(study, claims), *_claims_sections(claims, paper.at), *shown]
+    sections = [_summary(study, paper, claims), *_claims_sections(claims, paper), *shown]
     if claims:
         sections.append(_quotes_section(claims, paper))
     sections.append(Section("How it was done", tuple(how)))
     lines = [(claim.setup, claim.text, claim.explained) for claim in claims]
-    brief = [Section("The paper's claims", [Table(("setup", "claim", "here"), lines)])] if claims else []
+    brief = [Section(paper.title, [Table(("setup", "claim", "here"), lines)])] if claims else []
     return Reproduction(tuple(sections), (*printed, *brief), _document(study, claims, row_document))
 
 
@@ -105,7 +107,7 @@ def _document(
     }  # fmt: skip
 
 
-def _summary(study: Study[P, S], claims: Sequence[Claim]) -> Section:
+def _summary(study: Study[P, S], paper: PaperPage, claims: Sequence[Claim]) -> Section:
     preset, counts = study.preset, Counter(claim.verdict for claim in claims)
     rest = ", ".join(f"{counts[word]} {word}" for word in (OPEN, MISSING) if counts[word])
     planned, missing = len(study.cells), len(study.missing)
@@ -114,7 +116,7 @@ def _summary(study: Study[P, S], claims: Sequence[Claim]) -> Section:
         KeyFigure("cells done", f"{planned - missing} of {planned}", "trainings, each tested on new episodes"),
         KeyFigure("trainings", str(preset.seeds), "of each entry, from other seeds"),
         KeyFigure("test episodes", str(preset.episodes), "a training, the same for all"),
-        KeyFigure("claims of the paper", f"{counts[HOLDS]} hold, {counts[FAILS]} do not", rest),
+        KeyFigure(paper.title, f"{counts[HOLDS]} hold, {counts[FAILS]} do not", rest),
     )
     blocks: list[Block] = [KeyFigures(figures), Note(preset.about)]
     if missing:
@@ -126,16 +128,16 @@ def _summary(study: Study[P, S], claims: Sequence[Claim]) -> Section:
 # --- Claims ---
 
 
-def _claims_sections(claims: Sequence[Claim], at: str) -> list[Section]:
+def _claims_sections(claims: Sequence[Claim], paper: PaperPage) -> list[Section]:
     """A section per setup, a line per finding."""
-    header = ("claim", at, "here", "there", "verdict")
+    header = ("claim", paper.at, "here", "there", "verdict")
     caption = "Accuracies in the mode that was trained in. When a claim holds: see the end of this page."
     rows: dict[str, list[tuple[str, ...]]] = {}
     for claim in claims:
         first, *others = [(f.label, f.text, f.verdict) for f in claim.findings] or [("", NONE, "")]
         rows.setdefault(claim.setup, []).append((claim.text, *first, claim.explained))
         rows[claim.setup] += [("", *line, "") for line in others]
-    return [Section(f"The paper's claims: {setup}", [Table(header, own, caption)]) for setup, own in rows.items()]
+    return [Section(f"{paper.title}: {setup}", [Table(header, own, caption)]) for setup, own in rows.items()]
 
 
 def _quotes_section(claims: Sequence[Claim], paper: PaperPage) -> Section:
@@ -156,8 +158,14 @@ def recipe(config: TrainConfig) -> dict[str, str]:
     """The settings that the page shows of every training."""
     episode = f"{config.ways}-way {config.shots}-shot"
     channels = f"{config.channels} channel{'s' * (config.channels > 1)}"
+    if config.train_ways:
+        episode += f", trained on {config.train_ways}-way"
+    start = {} if config.init == RANDOM else {"starts from": config.init}
+    split = {"learns from": config.learn_from} if config.splits else {}
     return {
         "network": f"{config.backbone}, widths {config.widths_text}, head {config.head}",
+        **start,
+        **split,
         "images": f"{config.image_size} px, {channels}" if config.image_size else "the data's own size",
         "episodes": f"{episode}, {config.queries} queries a class, {config.meta_batch} an iteration",
         "inner loop": f"{config.steps} steps of SGD, {config.inner_lr:g}",
@@ -168,7 +176,9 @@ def recipe(config: TrainConfig) -> dict[str, str]:
 
 
 def settings_table(ours: Mapping[str, str], theirs: Mapping[str, str], paper: str, caption: str = "") -> Table:
-    """Our settings beside those under the heading `paper`."""
+    """Our settings beside those under the heading `paper`, where there are any."""
+    if not theirs:
+        return Table(("setting", "here"), tuple(ours.items()), caption)
     rows = [(name, own, theirs.get(name, "")) for name, own in ours.items()]
     return Table(("setting", "here", paper), rows, caption)
 

@@ -36,7 +36,7 @@ def pooled(trainings: Sequence[Entry]) -> Pooled:
     mean = float(counts @ means / total)
     squares = (counts - 1) @ variances + counts @ (means - mean) ** 2
     half = 1.96 * math.sqrt(squares / (total - 1) / total)
-    return Pooled(mean, half, int(total), float(means.min()), float(means.max()))
+    return Pooled(mean, half, round(total), float(means.min()), float(means.max()))
 
 
 @dataclass(frozen=True)

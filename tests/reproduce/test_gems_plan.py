@@ -7,9 +7,10 @@ from gems_made_up import FOUR, PRESET, TWO, cells_of
 
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.base import from_table
+from gems_edge.meta.settings.pretrained import default_config
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.reproduce.gems import paper, plan
-from gems_edge.reproduce.gems.protocol import PAPER, SMALL, TINY, in_root, with_data
+from gems_edge.reproduce.gems.protocol import METHODS, ON_PRETRAINED, PAPER, SMALL, TINY, in_root, with_data
 from gems_edge.reproduce.grid import Cell
 
 
@@ -22,7 +23,7 @@ def test_multi_maml_is_made_of_single_trainings_that_mixtures_share():
     assert not any("multi" in name for name in found)
     single = [name for name in found if "+" not in name and name.endswith("s1")]
     assert single == [f"{name}/maml-s1" for name in FOUR.sets]  # grocery and omniglot serve both mixtures
-    assert len(found) == 3 * (4 + 2 * (len(plan.METHODS) - 1))
+    assert len(found) == 3 * (4 + 2 * (len(METHODS) - 1))
     config = from_table(TrainConfig, found["grocery/maml-s2"]["config"], "test")
     assert (config.data[0].rpartition("/")[2], config.method, config.seed) == ("grocery.npz", "maml", 2)
 
@@ -97,7 +98,7 @@ def test_a_directory_of_sets(tmp_path):
 
 
 def test_methods_and_tables_that_are_not_there():
-    with pytest.raises(UserError, match="tables 1 to 5"):
+    with pytest.raises(UserError, match="the preset small has tables 1 to 5"):
         plan.parts(PRESET, (6,))
     with pytest.raises(UserError, match="--method anil: table 3 has none of these"):
         plan.parts(PRESET, (3,), ("anil",))
@@ -117,3 +118,28 @@ def test_the_papers_mixtures_are_its_tables():
     assert paper.training_on(TWO.sets).mixture == ("cub200", "vgg102")  # as many, other sets
     assert paper.training_on(("a",)) is None
     assert tuple(paper.SPARSITY) == PAPER.sparsities and tuple(paper.STEPS["bmp"]) == PAPER.steps
+
+
+# --- The preset on a pretrained network ---
+
+
+def test_pretrained_cells_are_what_train_does_by_itself():
+    preset = with_data(ON_PRETRAINED, {name: f"packed:{name}.npz" for name in ON_PRETRAINED.distributions})
+    trials = [trial for trials in plan.parts(preset).values() for trial in trials]
+    configs = {cell.name: from_table(TrainConfig, cell.task["config"], "test") for cell in plan.cells(preset, trials)}
+    mixture = "grocery+gtsrb+caltech101"
+    assert list(configs)[:5] == [f"{mixture}/{method}-s1" for method in ("prototypes", "maml", "anil", "bmp", "mmsup")]
+    assert len(configs) == 15 and preset.unseen(preset.mixtures[0]) == ("tinyimagenet32",)
+    settings = "init", "learn_from", "normalization", "head", "image_size", "lr", "meta_batch", "keep_general"
+    for name, config in configs.items():
+        said = {"init": "pretrained", "backbone": "efficientnet-lite0", "data": config.data, "method": config.method}
+        own = default_config(said)
+        assert [getattr(config, each) for each in settings] == [getattr(own, each) for each in settings], name
+        assert config.steps == (0 if "prototypes" in name else 1) and config.first_order
+    assert configs[f"{mixture}/prototypes-s2"].method == "maml" and preset.shots == (1, 5)
+    with pytest.raises(UserError, match="--table 4: the preset pretrained has tables 1 to 2"):
+        plan.parts(preset, (4,))
+    with pytest.raises(UserError, match="--method boil: table 1, 2 has none of these"):
+        plan.parts(preset, (), ("boil",))
+    with pytest.raises(UserError, match=r"add --data gtsrb=packed:FILE\.npz --data caltech101="):
+        with_data(ON_PRETRAINED, {"grocery": "packed:a.npz"})

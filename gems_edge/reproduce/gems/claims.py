@@ -15,8 +15,8 @@ from gems_edge.reproduce.claims import (
     rules,
 )  # fmt: skip
 from gems_edge.reproduce.gems.paper import QUOTES
-from gems_edge.reproduce.gems.plan import MULTI, GemsRow, GemsRows, steps_of
-from gems_edge.reproduce.gems.protocol import GemsPreset
+from gems_edge.reproduce.gems.plan import GemsRow, GemsRows, steps_of
+from gems_edge.reproduce.gems.protocol import MULTI, GemsPreset
 from gems_edge.reproduce.protocol import Setup
 from gems_edge.reproduce.results import difference
 from gems_edge.reproduce.verdicts import ABOVE_ZERO, FAILS, HOLDS, MISSING, OPEN, above, below

@@ -6,19 +6,17 @@ from typing import Any
 
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.base import to_table
-from gems_edge.reproduce.gems.protocol import GemsPreset
+from gems_edge.reproduce.gems.protocol import MULTI, PROTOTYPES, GemsPreset
 from gems_edge.reproduce.grid import Cell
 from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.pooling import Entry
 from gems_edge.reproduce.protocol import TEST_SEED, Setup, Trial
 from gems_edge.reproduce.results import Row, Rows
 
-MULTI = "multi-maml"
-# The rows of Tables 1 and 2; ANIL, BOIL and BMP with a rate for each layer are ours.
-METHODS = ("maml", MULTI, "bmp", "mmsup", "anil", "boil", "bmp-rates")
 # Settings of what is a variant of a method; those of the config's adapter begin with "adapter.", in trials too.
-VARIANTS: Mapping[str, Mapping[str, Any]] = {"bmp-rates": {"method": "bmp", "adapter.rate": "layer"}}
-TABLES = (1, 2, 3, 4, 5)
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "bmp-rates": {"method": "bmp", "adapter.rate": "layer"}, PROTOTYPES: {"method": "maml", "steps": 0},
+}  # fmt: skip
 DEFAULT_TABLES = (1, 2)
 # Layers of Conv-4, for Table 4: four blocks and the head.
 LAYERS = 5
@@ -38,18 +36,20 @@ def trainings(preset: GemsPreset, trial: GemsTrial) -> list[GemsTrial]:
 def parts(preset: GemsPreset, numbers: Sequence[int] = (), methods: Sequence[str] = ()) -> dict[str, list[GemsTrial]]:
     """ "table 1", … → its trials; Tables 1 and 2 if none is asked for. `methods` cuts them down to those.
 
-    UserError for a table that the paper does not have, one that these data cannot give, and methods that no table has.
+    UserError for a table that the preset does not have, one that these data cannot give, and methods that no table has.
     """
     for number in numbers:
-        if number not in TABLES:
-            raise UserError(f"--table {number}: the paper has tables 1 to 5")
+        if number not in preset.tables:
+            known = f"{preset.tables[0]} to {preset.tables[-1]}"
+            raise UserError(f"--table {number}: the preset {preset.name} has tables {known}")
     wanted = {number: table(preset, number) for number in sorted(set(numbers)) or DEFAULT_TABLES}
     if 2 in numbers and not wanted[2]:
         raise UserError("--table 2 tests on distributions that were not trained; give one more set of images")
     if methods:
         wanted = {n: [trial for trial in trials if trial.method in methods] for n, trials in wanted.items()}
         if not any(wanted.values()):
-            raise UserError(f"--method {', '.join(methods)}: table {', '.join(map(str, numbers))} has none of these")
+            tables = ", ".join(map(str, sorted(set(numbers)) or DEFAULT_TABLES))
+            raise UserError(f"--method {', '.join(methods)}: table {tables} has none of these")
     return {f"table {number}": trials for number, trials in wanted.items() if trials}
 
 
@@ -61,7 +61,7 @@ def table(preset: GemsPreset, number: int) -> list[GemsTrial]:
 def _of_table(preset: GemsPreset, number: int, seed: int) -> list[GemsTrial]:
     if number in (1, 2):
         setups = [setup for setup in preset.setups if number == 1 or preset.unseen(setup.sets)]
-        return [Trial(setup, method, seed) for setup in setups for method in METHODS]
+        return [Trial(setup, method, seed) for setup in setups for method in preset.rows]
     if number == 5:  # the paper's reference is MAML with the most steps
         trials = [_with_steps(preset, "maml", max(preset.steps), seed)]
         return trials + [_with_steps(preset, m, steps, seed) for m in ("bmp", "mmsup") for steps in preset.steps]

@@ -1,4 +1,5 @@
-"""What `reproduce gems` trains: the paper's mixtures (`paper`), ones for two CPU cores (`small`), a trial (`tiny`).
+"""What `reproduce gems` trains: the paper's mixtures (`paper`), ones for two CPU cores (`small`), the same questions on
+a pretrained network (`pretrained`), a trial (`tiny`).
 
 Every number that a training depends on stands here. The paper's supplement with its settings is not available; what it
 leaves open is our decision.
@@ -12,8 +13,16 @@ from typing import Any
 from gems_edge.data.shots import ONE_SHOT
 from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
+from gems_edge.meta.settings.pretrained import default_config
 from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.models.pretrained import PRETRAINED, RANDOM
 from gems_edge.reproduce.protocol import Preset, Setup
+
+MULTI = "multi-maml"
+PROTOTYPES = "prototypes"  # class means alone: no method moves anything in a task
+# The rows of Tables 1 and 2; ANIL, BOIL and BMP with a rate for each layer are ours.
+METHODS = ("maml", MULTI, "bmp", "mmsup", "anil", "boil", "bmp-rates")
+TABLES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +34,25 @@ class GemsPreset(Preset):
     depth_sparsity: float = 0.9  # Table 4: of the one sparse layer
     steps: tuple[int, ...] = (1, 2, 3, 4, 5)  # Table 5
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # → settings that differ from `config`
+    rows: tuple[str, ...] = METHODS  # of Tables 1 and 2
+    tables: tuple[int, ...] = TABLES  # that it can give
     any_data: bool = False  # the user's sets may have any names
 
     @property
     def distributions(self) -> tuple[str, ...]:
         """All that are trained or tested, each once."""
         return tuple(dict.fromkeys(name for names in (*self.mixtures, self.held_out) for name in names))
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether trainings start from a pretrained network: the paper has no such figures, and without any training
+        there is an accuracy to beat."""
+        return self.config.init != RANDOM
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """Support images a class that every training is tested with."""
+        return tuple(end.most for end in self.config.shots.ends)
 
     def setup(self, sets: tuple[str, ...]) -> Setup:
         """The training on `sets` together."""
@@ -76,6 +98,22 @@ PAPER = GemsPreset(
     held_out=(), seeds=3, episodes=600, methods={"boil": {"inner_lr": 0.5, "steps": 1}}, data={},
 )  # fmt: skip
 
+_TOGETHER = ("grocery", "gtsrb", "caltech101")
+
+# What `train --init pretrained --method METHOD` takes by itself, but for what two CPU cores have no time for.
+_PRETRAINED = replace(
+    default_config({"init": PRETRAINED, "backbone": "efficientnet-lite0", "data": _TOGETHER, "method": "maml"}),
+    iterations=120, validate_every=60, validation_episodes=30, checkpoint_every=60,
+)  # fmt: skip
+
+ON_PRETRAINED = GemsPreset(
+    name="pretrained", config=_PRETRAINED,
+    about="EfficientNet-Lite0 from ImageNet's weights, 128×128 images, 120 iterations of its upper layers: hours on "
+    "two CPU cores.",
+    mixtures=(_TOGETHER,), held_out=("tinyimagenet32",), seeds=3, episodes=200, data={},
+    rows=(PROTOTYPES, "maml", "anil", "bmp", "mmsup"), tables=(1, 2),
+)  # fmt: skip
+
 # Little of everything, on whatever sets there are: to see that it runs.
 _TINY = replace(
     _SMALL, channels=1, widths=(8,), iterations=12, meta_batch=2, queries=3, validate_every=12, validation_episodes=4,
@@ -88,7 +126,7 @@ TINY = GemsPreset(
     any_data=True,
 )  # fmt: skip
 
-PRESETS = {preset.name: preset for preset in (SMALL, PAPER, TINY)}
+PRESETS = {preset.name: preset for preset in (SMALL, PAPER, ON_PRETRAINED, TINY)}
 
 
 def with_data(preset: GemsPreset, given: Mapping[str, str], root: Path | None = None) -> GemsPreset:

@@ -6,73 +6,104 @@ from gems_edge.report import choice_plots as plots
 from gems_edge.report.page import Block, Note, Picture, Section, Table, number_table
 from gems_edge.reproduce import tables
 from gems_edge.reproduce.gems import paper
-from gems_edge.reproduce.gems.plan import LAYERS, MULTI, GemsRow, GemsRows, steps_of
-from gems_edge.reproduce.gems.protocol import GemsPreset
+from gems_edge.reproduce.gems.bar import UNTRAINED, at_shots, bar_row
+from gems_edge.reproduce.gems.plan import LAYERS, GemsRow, GemsRows, steps_of
+from gems_edge.reproduce.gems.protocol import MULTI, PROTOTYPES, GemsPreset
 from gems_edge.reproduce.protocol import Setup
 from gems_edge.reproduce.verdicts import NONE
 from gems_edge.wording import percent_text
 
 NAMES = {
-    "maml": "MAML", MULTI: "Multi-MAML", "bmp": "BMP", "mmsup": "MMSUP", "anil": "ANIL", "boil": "BOIL",
-    "bmp-rates": "BMP, rate per layer",
+    UNTRAINED: "untrained", PROTOTYPES: "prototypes alone", "maml": "MAML", MULTI: "Multi-MAML", "bmp": "BMP",
+    "mmsup": "MMSUP", "anil": "ANIL", "boil": "BOIL", "bmp-rates": "BMP, rate per layer",
 }  # fmt: skip
-NOTES = (
-    f"{tables.ACCURACY_NOTE} The mean counts every distribution alike.",
-    "Seconds of training, validations included, tests not; means over the seeds. Multi-MAML's are the sum over its "
-    "trainings. " + tables.WALL_NOTE,
-)
+ACCURACIES = f"{tables.ACCURACY_NOTE} The mean counts every distribution alike."
+SECONDS = "Seconds of training, validations included, tests not; means over the seeds."
+NOTES = (ACCURACIES, f"{SECONDS} Multi-MAML's are the sum over its trainings. {tables.WALL_NOTE}")
 UNSEEN_NOTE = "Multi-MAML on a distribution that it has no model of: the mean of each model's accuracy by itself."
+PRETRAINED_NOTES = (
+    ACCURACIES,
+    f"{SECONDS} What lies below the layers that learn is computed once for all trainings, and its seconds are not "
+    f"among these. {tables.WALL_NOTE}",
+    f"{NAMES[UNTRAINED]}: the same network with the weights that every training starts from; classes are means of "
+    f"features, nothing is trained. {NAMES[PROTOTYPES]}: trained, and classes are means of features, without a step.",
+)
 
 
 # --- Tables 1 and 2 ---
 
 
-def accuracy_section(number: int, rows: GemsRows, setup: Setup, sets: Sequence[str]) -> Section:
-    """Table 1 or 2 for one setup. `sets`: what is tested, the distributions it trains on (1) or unseen ones (2)."""
-    rows = rows.of(setup)
-    blocks: list[Block] = [accuracy_table(number, rows, setup, sets)]
+def accuracy_section(number: int, preset: GemsPreset, rows: GemsRows, setup: Setup, shots: int) -> Section:
+    """Table 1 (on the distributions that `setup` trains on) or 2 (on unseen ones), tested at one number of shots."""
+    rows, sets = rows.of(setup), setup.sets if number == 1 else preset.unseen(setup.sets)
+    blocks: list[Block] = [accuracy_table(number, preset, rows, setup, sets, shots)]
     if number == 1:
-        blocks.append(time_table(rows, setup))
-    notes = NOTES if number == 1 else (*NOTES, UNSEEN_NOTE)
-    blocks += [*map(Note, notes), *tables.printed_notes(number, paper.NOTES)]
+        blocks.append(time_table(preset, rows, setup))
+    if preset.pretrained:
+        blocks += map(Note, PRETRAINED_NOTES)
+    else:
+        notes = NOTES if number == 1 else (*NOTES, UNSEEN_NOTE)
+        blocks += [*map(Note, notes), *tables.printed_notes(number, paper.NOTES)]
     kind = "same distribution" if number == 1 else "cross-domain"
-    return Section(f"Table {number}, {kind}: trained on {setup.label}", tuple(blocks))
+    tested = f", {shots}-shot" if len(preset.shots) > 1 else ""
+    return Section(f"Table {number}, {kind}{tested}: trained on {setup.label}", tuple(blocks))
 
 
-def accuracy_table(number: int, rows: GemsRows, setup: Setup, sets: Sequence[str]) -> Table:
-    """A line for the mean over `sets` of each row, and one for each of them."""
-    modes, maml, trained = tables.modes_of(rows), rows.find(setup, "maml"), paper.training_on(setup.sets)
-    header = ["method", "tested on", *tables.accuracy_header(modes, "MAML"), "CPU s", "trainings", "paper, %"]
+def accuracy_table(
+    number: int, preset: GemsPreset, rows: GemsRows, setup: Setup, sets: Sequence[str], shots: int
+) -> Table:
+    """A line for the mean over `sets` of each row, and one for each of them. Rows of a pretrained network stand below
+    the bar and against it, others against MAML and beside the paper's figures."""
+    if preset.pretrained:
+        rows = GemsRows([bar_row(rows, setup), *rows])
+    rows = at_shots(rows, shots)
+    reference = rows.find(setup, UNTRAINED if preset.pretrained else "maml")
+    modes, trained = tables.modes_of(rows), paper.training_on(setup.sets)
+    against = NAMES[UNTRAINED if preset.pretrained else "maml"]
+    header = ["method", "tested on", *tables.accuracy_header(modes, against), "CPU s", "trainings"]
     places = [tuple(sets), *((name,) for name in sets)] if len(sets) > 1 else [tuple(sets)]
     body = []
     for row in rows:
-        theirs = _printed(number, row, trained, places)
+        theirs = [] if preset.pretrained else _printed(number, row, trained, places)
         for line, tested in enumerate(places):
             body.append((
                 "" if line else NAMES[row.method], "mean" if len(tested) > 1 else tested[0],
-                *tables.accuracy_cells(row, modes, maml or row, tested),
-                *(("", "") if line else (tables.mean_text(row.cost("train.cpu_seconds")), tables.trainings(row))),
-                theirs[line],
+                *tables.accuracy_cells(row, modes, reference or row, tested), *(("", "") if line else _trained(row)),
+                *theirs[line : line + 1],
             ))  # fmt: skip
-    caption = f"Trained in mode {modes[0]}, which is the headline. {_source(number, trained, setup)}"
-    return number_table(header, body, caption, words=2)
+    caption = f"Trained in mode {modes[0]}, which is the headline."
+    if preset.pretrained:
+        return number_table(header, body, caption, words=2)
+    return number_table([*header, "paper, %"], body, f"{caption} {_source(number, trained, setup)}", words=2)
 
 
-def time_table(rows: GemsRows, setup: Setup) -> Table:
+def _trained(row: GemsRow) -> tuple[str, str]:
+    """Seconds and trainings; the bar has none."""
+    if row.method == UNTRAINED:
+        return NONE, NONE
+    return tables.mean_text(row.cost("train.cpu_seconds")), tables.trainings(row)
+
+
+def time_table(preset: GemsPreset, rows: GemsRows, setup: Setup) -> Table:
+    """What training took, and where there are published times, the paper's."""
     maml, multi, trained = rows.find(setup, "maml"), rows.find(setup, MULTI), paper.training_on(setup.sets)
-    printed = trained.time if trained else {}
-    body = []
-    for row in rows:
-        theirs, seconds = printed.get(row.method), [row.cost(f"train.{name}") for name in ("cpu_seconds", "seconds")]
-        body.append((
-            NAMES[row.method], *map(tables.mean_text, seconds), tables.times(maml, row, "train.cpu_seconds"),
-            tables.times(multi, row, "train.cpu_seconds"), f"{theirs:.2f}" if theirs else NONE,
-            f"{printed[MULTI] / theirs:.2f}×" if theirs else NONE,
-        ))  # fmt: skip
-    ratio = "× less than Multi-MAML"
-    header = ("method", "CPU s", "wall s", "× less than MAML", ratio, "paper, time", f"paper, {ratio}")
+    printed, ratio = trained.time if trained else {}, "× less than Multi-MAML"
+    columns: dict[str, Callable[[GemsRow], str]] = {
+        "CPU s": lambda row: tables.mean_text(row.cost("train.cpu_seconds")),
+        "wall s": lambda row: tables.mean_text(row.cost("train.seconds")),
+        "× less than MAML": lambda row: tables.times(maml, row, "train.cpu_seconds"),
+    }
+    if not preset.pretrained:
+        columns |= {
+            ratio: lambda row: tables.times(multi, row, "train.cpu_seconds"),
+            "paper, time": lambda row: f"{printed[row.method]:.2f}" if row.method in printed else NONE,
+            f"paper, {ratio}": lambda row: (
+                f"{printed[MULTI] / printed[row.method]:.2f}×" if row.method in printed else NONE
+            ),
+        }
+    body = [(NAMES[row.method], *(text(row) for text in columns.values())) for row in rows]
     caption = f"×: that many times less CPU time (below 1: more); {tables.TIMES_CAPTION}"
-    return number_table(header, body, caption)
+    return number_table(("method", *columns), body, caption)
 
 
 def _printed(number: int, row: GemsRow, trained: paper.Trained | None, places: Sequence[Sequence[str]]) -> list[str]:
