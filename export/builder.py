@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gems_edge import __version__
+from gems_edge.device.operators import OPERATORS
 from gems_edge.graphs.ops import row_of
 
 # onnx ≥ 1.23 writes newer versions by default, which onnxruntime refuses.
@@ -68,8 +69,10 @@ class GraphBuilder:
         return self._constants[key]
 
     def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> tuple[str, ...]:
-        """Names of the results. ValueError for an op of which graphs/ops.py knows nothing."""
+        """Names of the results. ValueError for an op of which graphs/ops.py knows nothing, or that no board loads."""
         row_of(kind)
+        if kind not in OPERATORS:
+            raise ValueError(f"boards do not load the ONNX op {kind}; name it in gems_edge/device/operators.py")
         key = (kind, tuple(inputs), outputs, repr(sorted(attributes.items())))
         if key not in self._written:
             base = f"{kind.lower()}.{len(self._nodes)}"

@@ -72,7 +72,8 @@ def _version(manifest: Mapping[str, Any]) -> int:
     """The least version that tells a board all it needs to know."""
     if manifest["head"] == "prototype":
         return PROTOTYPE_VERSION
-    if manifest.get("trunk") or manifest["normalization"] == "frozen":
+    # int8.layers say since then whether a normalisation is frozen.
+    if manifest.get("trunk") or manifest["normalization"] == "frozen" or "int8" in manifest:
         return TRUNK_VERSION
     return CARRYING_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
 

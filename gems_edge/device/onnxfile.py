@@ -1,35 +1,84 @@
-"""Finds, reads and replaces a model's initialisers without the onnx package, which boards do not have.
+"""Checks a model's bytes; finds, reads and replaces its initialisers; without the onnx package, which boards have not.
 
-onnxruntime's own `SessionOptions.add_initializer` cannot do the second: graph optimisation folds the values in the
-file first and then drops the given ones without a word (seen with 1.31.1), so predictions would silently be those of
-the untaught weights; `add_external_initializers` refuses initialisers that lie in the file. Values written into the
-file's bytes are folded and packed like any others.
+onnxruntime's own `SessionOptions.add_initializer` cannot do the last: graph optimisation folds the values in the file
+first and then drops the given ones without a word (seen with 1.31.1), so predictions would silently be those of the
+untaught weights; `add_external_initializers` refuses initialisers that lie in the file. Values written into the file's
+bytes are folded and packed like any others.
 
-Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide. protobuf drops the bits of a number that its
-type has no room for, so what onnxruntime reads would not be what was checked here: such numbers are refused.
+What is checked must be what onnxruntime reads, and nothing else may reach it. So the fields and operators that an
+export writes are listed, and all others are refused: tensors in other files, functions, sparse tensors, training
+graphs. So are bytes that protobuf reads in a way of its own: numbers with bits that their type has no room for (which
+it drops), in more bytes than they need, fields of another wire type (which it takes for unknown), and a single field
+that stands twice (of two messages it makes one).
+
+Field numbers: onnx/onnx.proto; wire format: protobuf's encoding guide.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from gems_edge.device.operators import OPERATORS
 from gems_edge.errors import UserError
 
 # TensorProto.DataType of what a board writes, as numpy types in the file's byte order.
 _TYPES = {1: "<f4", 2: "|u1", 3: "|i1", 6: "<i4"}
-# Which fields of which message hold messages that can hold tensors.
-_CHILDREN = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-}
 _DEEPEST = 32
+_VARINT, _LENGTH, _FIXED32 = 0, 2, 5
+
+
+@dataclass(frozen=True)
+class _Field:
+    wires: tuple[int, ...]  # a repeated number may stand packed
+    child: str = ""  # the message that it holds
+    repeated: bool = False
+
+
+_NUMBER, _TEXT = _Field((_VARINT,)), _Field((_LENGTH,))
+_NUMBERS, _TEXTS = _Field((_VARINT, _LENGTH), repeated=True), _Field((_LENGTH,), repeated=True)
+_FLOATS = _Field((_FIXED32, _LENGTH), repeated=True)
+_ENTRIES = _Field((_LENGTH,), "entry", repeated=True)
+
+
+def _one(child: str) -> _Field:
+    return _Field((_LENGTH,), child)
+
+
+def _many(child: str) -> _Field:
+    return _Field((_LENGTH,), child, repeated=True)
+
+
+# Message → the numbers of the fields that an export writes. Tensors are read by _tensor.
+_MESSAGES: dict[str, dict[int, _Field]] = {
+    "model": {
+        1: _NUMBER, 2: _TEXT, 3: _TEXT, 4: _TEXT, 5: _NUMBER, 6: _TEXT, 7: _one("graph"), 8: _many("opset"),
+        14: _ENTRIES,
+    },
+    "opset": {1: _TEXT, 2: _NUMBER},
+    "entry": {1: _TEXT, 2: _TEXT},
+    "graph": {
+        1: _many("node"), 2: _TEXT, 5: _many("tensor"), 10: _TEXT, 11: _many("value"), 12: _many("value"),
+        13: _many("value"), 16: _ENTRIES,
+    },
+    "node": {
+        1: _TEXTS, 2: _TEXTS, 3: _TEXT, 4: _TEXT, 5: _many("attribute"), 6: _TEXT, 7: _TEXT, 9: _ENTRIES,
+    },
+    "attribute": {
+        1: _TEXT, 2: _Field((_FIXED32,)), 3: _NUMBER, 4: _TEXT, 6: _one("graph"), 7: _FLOATS, 8: _NUMBERS, 9: _TEXTS,
+        13: _TEXT, 20: _NUMBER,
+    },
+    "tensor": {
+        1: _NUMBERS, 2: _NUMBER, 4: _Field((_LENGTH,)), 5: _NUMBERS, 7: _NUMBERS, 8: _TEXT, 9: _TEXT, 12: _TEXT,
+        13: _ENTRIES, 14: _NUMBER, 16: _ENTRIES,
+    },
+    "value": {1: _TEXT, 2: _one("type"), 3: _TEXT, 4: _ENTRIES},
+    "type": {1: _one("tensor type"), 6: _TEXT},
+    "tensor type": {1: _NUMBER, 2: _one("shape")},
+    "shape": {1: _many("dim")},
+    "dim": {1: _NUMBER, 2: _TEXT, 3: _TEXT},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,22 +93,26 @@ class Initializer:
 
 
 def initializers(model: bytes, what: str) -> dict[str, Initializer]:
-    """The main graph's initialisers by name.
+    """The main graph's initialisers by name, of a model in which everything is as an export writes it.
 
-    Raises UserError, naming `what`, for bytes that are no ONNX model and for tensors kept in other files.
+    Raises UserError, naming `what`, for bytes that are no such model.
     """
-    tensors: dict[str, Initializer] = {}
+    walk = _Walk(model)
     try:
         if model[4:8] == b"ORTM":  # onnxruntime looks for this mark before it tries protobuf
             raise ValueError("it is in onnxruntime's own format")
-        _walk(model, 0, len(model), "model", tensors, 0)
+        walk.message(0, len(model), "model", 0)
     except (IndexError, ValueError) as error:
         raise UserError(f"{what} is damaged or not an ONNX model ({error}); export or copy the bundle again") from None
     except _ExternalData as error:
         raise UserError(
             f"{what} keeps tensor {error} in another file, which is not read; export it again with its weights inside"
         ) from None
-    return tensors
+    except _ForeignOperator as error:
+        raise UserError(
+            f"{what} holds the operator {str(error)!r}, which no export writes; export the bundle again"
+        ) from None
+    return walk.tensors
 
 
 def values_of(model: bytes, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
@@ -104,51 +157,90 @@ class _ExternalData(Exception):
     pass
 
 
-def _walk(data: bytes, start: int, end: int, kind: str, tensors: dict[str, Initializer], depth: int) -> None:
-    if depth > _DEEPEST:
-        raise ValueError("nested too deep")
-    if kind == "tensor":
-        name, initializer = _tensor(data, start, end)
-        if depth == 2:  # model → graph → tensor
-            tensors[name] = initializer
-        return
-    children = _CHILDREN[kind]
-    for number, wire, low, high in _fields(data, start, end):
-        if wire == 2 and number in children:
-            _walk(data, low, high, children[number], tensors, depth + 1)
+class _ForeignOperator(Exception):
+    pass
+
+
+@dataclass
+class _Walk:
+    """What is found on the way through a model."""
+
+    data: bytes
+    tensors: dict[str, Initializer] = field(default_factory=dict)
+
+    def message(self, start: int, end: int, kind: str, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise ValueError("nested too deep")
+        operator, domain = "", ""
+        for number, _, low, high in _known(self.data, start, end, kind):
+            child = _MESSAGES[kind][number].child
+            if child == "tensor":
+                self.tensor(low, high, depth)
+            elif child:
+                self.message(low, high, child, depth + 1)
+            elif kind == "node" and number == 4:
+                operator = self.data[low:high].decode()
+            elif kind == "node" and number == 7:
+                domain = self.data[low:high].decode()
+        if kind == "node" and (operator not in OPERATORS or domain not in ("", "ai.onnx")):
+            raise _ForeignOperator(f"{domain}.{operator}" if domain else operator)
+
+    def tensor(self, start: int, end: int, depth: int) -> None:
+        name, initializer = _tensor(self.data, start, end)
+        if depth == 1:  # of the main graph
+            if name in self.tensors:
+                raise ValueError(f"two tensors are named {name}")
+            self.tensors[name] = initializer
 
 
 def _tensor(data: bytes, start: int, end: int) -> tuple[str, Initializer]:
     name, kind, offset, length, external = "", 0, -1, -1, False
     shape: list[int] = []
-    for number, wire, low, high in _fields(data, start, end):
-        if number == 1 and wire == 0:
-            shape.append(low)
-        elif number == 1 and wire == 2:
-            while low < high:
-                size, low = _varint(data, low)
-                shape.append(size)
-            if low > high:
-                raise ValueError("it ends too early")
-        elif number == 2 and wire == 0:
+    for number, wire, low, high in _known(data, start, end, "tensor"):
+        if number == 1:
+            shape += [low] if wire == _VARINT else _packed(data, low, high)
+        elif number == 2:
             kind = _enum(low)
-        elif number == 8 and wire == 2:
+        elif number == 8:
             name = data[low:high].decode()
-        elif number in (4, 9) and wire == 2:  # packed float_data and raw_data are the same little-endian bytes
+        elif number in (4, 9):  # packed float_data and raw_data are the same little-endian bytes
             if offset >= 0:
                 raise ValueError("a tensor holds values twice")
             offset, length = low, high - low
-        elif number == 13 or (number == 14 and wire == 0 and _enum(low) != 0):
+        elif number == 13 or (number == 14 and _enum(low) != 0):
             external = True
     if external:
         raise _ExternalData(name or "without a name")
     return name, Initializer(tuple(shape), _TYPES.get(kind, ""), offset, length)
 
 
+def _packed(data: bytes, low: int, high: int) -> list[int]:
+    numbers = []
+    while low < high:
+        number, low = _varint(data, low)
+        numbers.append(number)
+    if low > high:
+        raise ValueError("it ends too early")
+    return numbers
+
+
 def _enum(value: int) -> int:
     if value >= 1 << 31:
         raise ValueError("a number is too large")
     return value
+
+
+def _known(data: bytes, start: int, end: int, kind: str) -> Iterator[tuple[int, int, int, int]]:
+    """As _fields, of a message of this kind. ValueError for a field that no export writes there."""
+    seen: set[int] = set()
+    for number, wire, low, high in _fields(data, start, end):
+        known = _MESSAGES[kind].get(number)
+        if known is None or wire not in known.wires:
+            raise ValueError(f"field {number} of a {kind} is none that an export writes")
+        if number in seen and not known.repeated:
+            raise ValueError(f"field {number} of a {kind} stands twice")
+        seen.add(number)
+        yield number, wire, low, high
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -158,13 +250,13 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
         if not 8 <= key < 1 << 32:
             raise ValueError("a field has no valid number")
         wire = key & 7
-        if wire == 0:
+        if wire == _VARINT:
             low, position = _varint(data, position)
             high = low
         else:
-            if wire == 2:
+            if wire == _LENGTH:
                 size, position = _varint(data, position)
-            elif wire in (1, 5):
+            elif wire in (1, _FIXED32):
                 size = 8 if wire == 1 else 4
             else:
                 raise ValueError(f"unknown wire type {wire}")
@@ -181,6 +273,8 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80 and value < 1 << 64:
+        if byte < 0x80:
+            if value >= 1 << 64 or (shift and not byte):
+                break
             return value, position
     raise ValueError("a number is too long")

@@ -1,5 +1,8 @@
 """Concrete shape of every tensor of an ONNX graph for given numbers of images and classes."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -86,9 +89,14 @@ def _size_body(scan: ir.Node) -> None:
 def _observe(model: onnx.ModelProto, values: list[ir.Value]) -> None:
     """Shapes and types of these tensors from one run. UserError for a model that onnxruntime cannot run, and for one
     that keeps tensors in other files: onnxruntime would read whatever it names."""
-    from gems_edge.device.onnxfile import initializers
     from gems_edge.device.runtime import Session
 
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise UserError(
+                f"the graph whose cost is asked keeps tensor {tensor.name or 'without a name'} in another file, which "
+                "is not read; export it again with its weights inside"
+            )
     names = [name_of(value) for value in values]
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
@@ -97,7 +105,17 @@ def _observe(model: onnx.ModelProto, values: list[ir.Value]) -> None:
     for value in model.graph.input:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         feeds[value.name] = np.zeros([dim.dim_value for dim in value.type.tensor_type.shape.dim], dtype)
-    content, what = observed.SerializeToString(), "the graph whose cost is asked"
-    initializers(content, what)
-    for value, tensor in zip(values, Session(content, what).run(names, feeds)):
+    session = Session(observed.SerializeToString(), "the graph whose cost is asked")
+    for value, tensor in zip(values, session.run(names, feeds)):
         value.shape, value.dtype = ir.Shape(tensor.shape), ir.DataType.from_numpy(tensor.dtype)
+
+
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """All tensors of a message of protobuf, wherever they stand in it."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in (value,) if hasattr(value, "ListFields") else value:
+                yield from _tensors(inner)

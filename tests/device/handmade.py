@@ -119,9 +119,9 @@ def replace_file(path: Path, name: str, content: bytes) -> None:
 def predict_model(weights: dict, statistics: tuple[str, ...]) -> onnx.ModelProto:
     channels = weights[CONV].shape[1]
     nodes = [make_node("Conv", ["images", CONV], ["y"], strides=[PATCH, PATCH])]
-    constants = {}
+    constants = {"flat": np.array([0, -1])}
     if statistics:
-        constants = {"epsilon": np.float32(EPSILON), "one": np.float32(1), "map": np.array([1, FEATURES, 1, 1])}
+        constants |= {"epsilon": np.float32(EPSILON), "one": np.float32(1), "map": np.array([1, FEATURES, 1, 1])}
         nodes += [
             make_node("Add", [VAR, "epsilon"], ["v"]),
             make_node("Sqrt", ["v"], ["sd"]),
@@ -136,8 +136,8 @@ def predict_model(weights: dict, statistics: tuple[str, ...]) -> onnx.ModelProto
     nodes += [
         make_node("Relu", ["z" if statistics else "y"], ["r"]),
         make_node("GlobalAveragePool", ["r"], ["p"]),
-        make_node("Flatten", ["p"], ["f"]),
-        make_node("Gemm", ["f", *HEAD], ["logits"], transB=1),
+        make_node("Reshape", ["p", "flat"], ["f"]),
+        *linear("f"),
     ]
     inputs = [
         _value("images", ["images", channels, SIZE, SIZE]),
@@ -146,6 +146,15 @@ def predict_model(weights: dict, statistics: tuple[str, ...]) -> onnx.ModelProto
     ]
     initial = {name: weights[name] for name in (CONV, *HEAD, *statistics)} | constants
     return _model("predict", nodes, inputs, [_value("logits", ["images", "classes"])], initial)
+
+
+def linear(features: str) -> list[onnx.NodeProto]:
+    """The head, from features to "logits"."""
+    return [
+        make_node("Transpose", [HEAD[0]], ["columns"], perm=[1, 0]),
+        make_node("MatMul", [features, "columns"], ["products"]),
+        make_node("Add", ["products", HEAD[1]], ["logits"]),
+    ]
 
 
 def trunk_model(weights: dict) -> onnx.ModelProto:
@@ -205,7 +214,7 @@ def adapt_model(
     if split:
         nodes = [n("ReduceMean", [fed, "places"], ["f"], keepdims=0)]
     nodes += [
-        n("Gemm", ["f", *HEAD], ["logits"], transB=1),
+        *linear("f"),
         n("LogSoftmax", ["logits"], ["log"], axis=1),
         n("Mul", ["targets", "log"], ["tl"]),
         n("ReduceSum", ["tl", "axis1"], ["per"], keepdims=0),

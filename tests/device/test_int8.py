@@ -40,15 +40,15 @@ def int8_model(weights) -> onnx.ModelProto:
     ]
     nodes += [
         n("GlobalAveragePool", ["relu.d"], ["p"]),
-        n("Flatten", ["p"], ["f"]),
-        n("Gemm", ["f", *hm.HEAD], ["logits"], transB=1),
+        n("Reshape", ["p", "flat"], ["f"]),
+        *hm.linear("f"),
     ]
     channels = weights[hm.CONV].shape[1]
     shapes = {"images": ["images", channels, hm.SIZE, hm.SIZE], hm.HEAD[0]: ["classes", hm.FEATURES]}
     shapes |= {hm.HEAD[1]: ["classes"]}
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["images", "classes"])
-    stored |= {name: weights[name] for name in hm.HEAD}
+    stored |= {name: weights[name] for name in hm.HEAD} | {"flat": np.array([0, -1])}
     tensors = [onnx.numpy_helper.from_array(value, name) for name, value in stored.items()]
     graph = helper.make_graph(nodes, "predict", inputs, [output], tensors)
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])

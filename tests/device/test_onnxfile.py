@@ -7,8 +7,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from gems_edge.device.onnxfile import initializers, with_values
+from gems_edge.device.operators import OPERATORS
 from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
+from gems_edge.graphs.ops import ROWS
 
 
 def weights(seed=0):
@@ -93,19 +95,27 @@ def _external(name):
     return tensor
 
 
-def test_external_data_is_found_wherever_it_hides():
-    inner = helper.make_graph([helper.make_node("Constant", [], ["c"], value=_external("deep"))], "inner", [], [])
-    hiding = [
-        helper.make_node("Constant", [], ["c"], value=_external("here")),
-        helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner),
-    ]
-    for node in hiding:
-        with pytest.raises(UserError, match="in another file"):
-            initializers(helper.make_model(helper.make_graph([node], "g", [], [])).SerializeToString(), "m")
-    function = helper.make_function("d", "f", [], ["c"], [hiding[0]], [])
-    model = helper.make_model(helper.make_graph([], "g", [], []), functions=[function])
-    with pytest.raises(UserError, match="in another file"):
-        initializers(model.SerializeToString(), "m")
+def test_external_data_is_found_wherever_it_may_stand():
+    inner = helper.make_graph([helper.make_node("Identity", ["deep"], ["y"])], "inner", [], [], [_external("deep")])
+    scan = helper.make_node("Scan", ["x"], ["y"], body=inner, num_scan_inputs=1)
+    for graph in (helper.make_graph([], "g", [], [], [_external("here")]), helper.make_graph([scan], "g", [], [])):
+        with pytest.raises(UserError, match="keeps tensor (here|deep) in another file"):
+            initializers(helper.make_model(graph).SerializeToString(), "m")
+
+
+FOREIGN = [("If", ""), ("Loop", ""), ("RandomNormal", ""), ("Conv", "com.microsoft"), ("", "")]
+
+
+@pytest.mark.parametrize("kind, domain", FOREIGN)
+def test_operators_that_no_export_writes(kind, domain):
+    inner = helper.make_graph([helper.make_node(kind, ["x"], ["y"], domain=domain)], "inner", [], [])
+    scan = helper.make_node("Scan", ["x"], ["y"], body=inner, num_scan_inputs=1)
+    for graph in (inner, helper.make_graph([scan], "g", [], [])):
+        refused(helper.make_model(graph).SerializeToString(), "m.onnx holds the operator .*, which no export writes")
+
+
+def test_every_operator_of_a_bundle_has_its_row():
+    assert OPERATORS < ROWS.keys()
 
 
 def _varint(value):
@@ -123,6 +133,7 @@ def _field(number, wire, value, wide=False):
 # Paths of messages from the model to a tensor, by field numbers.
 _GRAPH, _FUNCTION = (7,), (25,)
 _ATTRIBUTES = (_GRAPH + (1, 5), _FUNCTION + (7, 5), _FUNCTION + (11,))
+ELSEWHERE_OR_NO_EXPORT = "tensor secret in another file|is none that an export writes"
 _PATHS = [
     *(graph + rest for graph in (_GRAPH, (20, 1), (20, 2)) for rest in ((5,), (15, 1), (15, 2))),
     *(attribute + rest for attribute in _ATTRIBUTES for rest in ((5,), (10,), (6, 5), (11, 5), (22, 1), (23, 2))),
@@ -147,7 +158,7 @@ def refused(content, match):
 @pytest.mark.parametrize("path", _PATHS)
 def test_tags_that_the_runtime_cuts_hide_nothing(path):
     """protobuf reads tag 2^32 + t as t."""
-    refused(_inside(path, _NAMED + _ELSEWHERE), "tensor secret in another file")
+    refused(_inside(path, _NAMED + _ELSEWHERE), ELSEWHERE_OR_NO_EXPORT)
     for depth in range(len(path)):
         refused(_inside(path, _NAMED + _ELSEWHERE, wide=depth), "is damaged or not an ONNX model")
     refused(_inside(path, _NAMED + _field(13, 2, b"", wide=True)), "is damaged or not an ONNX model")
@@ -167,7 +178,7 @@ def test_every_path_of_onnx_to_a_tensor_is_walked():
     found = set(below(onnx.ModelProto.DESCRIPTOR, (onnx.ModelProto.DESCRIPTOR,)))
     assert len(found) > 20
     for path in found:
-        refused(_inside(path, _NAMED + _ELSEWHERE), "tensor secret in another file")
+        refused(_inside(path, _NAMED + _ELSEWHERE), ELSEWHERE_OR_NO_EXPORT)
 
 
 @pytest.mark.parametrize("location", [1 + (1 << 32), 1 + (1 << 63), 1 + (1 << 64), 1 + (1 << 69), (1 << 32) - 1])
@@ -194,25 +205,30 @@ def test_what_protobuf_has_not(content):
     refused(_inside((7, 5), _NAMED + content + _field(8, 2, b"secret")), "is damaged or not an ONNX model")
 
 
-def test_merged_messages_and_repeated_scalars_hide_nothing():
-    """Of a message field that occurs twice protobuf makes one message; of a scalar the last one counts."""
+def test_a_single_field_stands_once():
+    """Of two messages protobuf makes one, and of two scalars the last counts."""
     here, there = _NAMED + _field(9, 2, bytes(4)), _NAMED + _ELSEWHERE
-    for path in ((7, 5), (7, 1, 5, 5)):
-        for first, second in ((here, there), (there, here)):
-            refused(_inside(path, first) + _inside(path, second), "in another file")
-            refused(_inside(path[:-1], _inside(path[-1:], first) + _inside(path[-1:], second)), "in another file")
-    for first, second in ((0, 1), (1, 0)):
-        refused(_inside((7, 5), _NAMED + _field(14, 0, first) + _field(14, 0, second)), "in another file")
+    for first, second in ((here, there), (there, here), (here, here)):
+        refused(_inside((7,), _inside((5,), first)) + _inside((7,), _inside((5,), second)), "stands twice|another file")
+    for number, value in ((2, 1), (8, b"a"), (9, bytes(4)), (12, b"")):
+        tensor = _field(number, 0 if number == 2 else 2, value)
+        refused(_inside((7, 5), tensor + tensor), f"field {number} of a tensor stands twice")
+    refused(_inside((7, 1), _field(4, 2, b"Add") + _field(4, 2, b"Loop")), "field 4 of a node stands twice")
+    refused(_inside((7, 5), here) + _inside((7,), _field(2, 2, b"g")), "field 7 of a model stands twice")
+    graph = _inside((5,), here)
+    refused(_inside((7,), graph + graph), "two tensors are named secret")
 
 
-def test_fields_of_another_wire_type_are_unknown_ones():
-    """To protobuf a name, a type or values of a wire type that is not theirs are fields it does not know."""
-    tensor = numpy_helper.from_array(np.arange(3, dtype=np.float32), "a").SerializeToString()
-    tensor += _field(8, 0, 7) + _field(2, 2, bytes(3)) + _field(9, 0, 5) + _field(14, 2, b"")
-    model = onnx.load_from_string(_inside((7, 5), tensor))
-    assert model.graph.initializer[0].name == "a" and model.graph.initializer[0].data_type == TensorProto.FLOAT
-    [(name, found)] = initializers(_inside((7, 5), tensor), "m").items()
-    assert (name, found.shape, found.kind, found.length) == ("a", (3,), "<f4", 12)
+@pytest.mark.parametrize("content", [_field(8, 0, 7), _field(2, 2, bytes(3)), _field(9, 0, 5), _field(14, 2, b"")])
+def test_fields_of_another_wire_type(content):
+    """To protobuf they are fields it does not know, which say nothing; no export writes them."""
+    refused(_inside((7, 5), content), "is none that an export writes")
+
+
+@pytest.mark.parametrize("value", [b"\x81\x00", b"\x80\x80\x00", b"\x81" + b"\x80" * 8 + b"\x00"])
+def test_numbers_in_more_bytes_than_they_need(value):
+    refused(_inside((7, 5), _varint(2 << 3) + value), "a number is too long")
+    refused(b"\xba\x00" + _varint(0), "a number is too long")  # the tag of the graph
 
 
 def test_onnxruntimes_own_format_is_no_onnx():
