@@ -106,5 +106,12 @@ def test_what_a_page_names_is_there(page):
     assert set(re.findall(r"\bmake (demo|test|quick|lint)\b", text)) <= set(make)
 
 
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem)
+def test_lines_of_prose_are_120_columns(page):
+    """Tables, code and pictures may be wider."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "!["))] == []
+
+
 def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 150
