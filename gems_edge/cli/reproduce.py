@@ -114,8 +114,12 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
 @click.option(
     "--data-root", type=PATH, help="Where the preset's sets are: DIR/NAME.npz or folder DIR/NAME."
 )  # fmt: skip
+@click.option("--iterations", type=click.IntRange(1), help="Meta-iterations of each training.  [default: the preset's]")
+@click.option("--episodes", type=click.IntRange(2), help="Test episodes of each set.  [default: the preset's]")
 @_request_options(GEMS_PRESETS)
-def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None:
+def gems(
+    numbers: Sequence[int], data_root: Path | None, iterations: int | None, episodes: int | None, **options: Any
+) -> None:
     """GEMS (Pimpalkhute et al., WACV 2023): one model for several distributions, by BMP and MMSUP beside MAML.
 
     Tables: 1 accuracy and time on the trained distributions, 2 on unseen ones, 3 and 4 MMSUP of fixed sparsity, in all
@@ -142,7 +146,7 @@ def gems(numbers: Sequence[int], data_root: Path | None, **options: Any) -> None
     _check_methods(request.methods, preset.rows)
     data = _data(request.data, lambda word: protocol.in_root(word, data_root))
     preset = protocol.with_data(preset, data, data_root)
-    preset = replace(preset, seeds=request.seeds or preset.seeds)
+    preset = protocol.cut(preset, request.seeds, iterations, episodes)
     parts = plan.parts(preset, numbers, request.methods)
     cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
     study = Study(preset, request.output or Path(f"reproduce-gems-{request.preset}"), parts, cells, {})

@@ -10,7 +10,7 @@ from gems_edge.meta.settings.base import from_table
 from gems_edge.meta.settings.pretrained import default_config
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.reproduce.gems import paper, plan
-from gems_edge.reproduce.gems.protocol import METHODS, ON_PRETRAINED, PAPER, SMALL, TINY, in_root, with_data
+from gems_edge.reproduce.gems.protocol import METHODS, ON_PRETRAINED, PAPER, SMALL, TINY, cut, in_root, with_data
 from gems_edge.reproduce.grid import Cell
 
 
@@ -85,6 +85,14 @@ def test_any_sets_are_good_for_tiny():
             with_data(TINY, {name: "packed:x.npz"})
     with pytest.raises(UserError, match=r"needs two sets of images or more: add --data NAME="):
         with_data(TINY, {})
+
+
+def test_a_preset_is_cut_to_the_time_there_is():
+    assert cut(PRESET, None, None, None) == PRESET
+    short = cut(PRESET, 2, 30, 50)
+    (cell, *_) = plan.cells(short, plan.table(short, 1))
+    assert (short.seeds, cell.task["config"]["iterations"], cell.task["episodes"]) == (2, 30, 50)
+    assert cut(PRESET, None, 30, None) == replace(PRESET, config=replace(PRESET.config, iterations=30))
 
 
 def test_a_directory_of_sets(tmp_path):

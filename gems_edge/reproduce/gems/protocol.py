@@ -108,8 +108,8 @@ _PRETRAINED = replace(
 
 ON_PRETRAINED = GemsPreset(
     name="pretrained", config=_PRETRAINED,
-    about="EfficientNet-Lite0 from ImageNet's weights, 128×128 images, 120 iterations of its upper layers: hours on "
-    "two CPU cores.",
+    about="EfficientNet-Lite0 from ImageNet's weights, 128×128 images, only its upper layers learn: hours on two CPU "
+    "cores.",
     mixtures=(_TOGETHER,), held_out=("tinyimagenet32",), seeds=3, episodes=200, data={},
     rows=(PROTOTYPES, "maml", "anil", "bmp", "mmsup"), tables=(1, 2),
 )  # fmt: skip
@@ -151,6 +151,12 @@ def with_data(preset: GemsPreset, given: Mapping[str, str], root: Path | None = 
     held_out = tuple(name for name in preset.distributions if name in data and name not in trained)
     preset = replace(preset, mixtures=mixtures, held_out=held_out)
     return replace(preset, data=_checked({name: data[name] for name in preset.distributions}))
+
+
+def cut(preset: GemsPreset, seeds: int | None, iterations: int | None, episodes: int | None) -> GemsPreset:
+    """`preset` with as many seeds, iterations and test episodes as were asked for."""
+    config = replace(preset.config, iterations=iterations or preset.config.iterations)
+    return replace(preset, config=config, seeds=seeds or preset.seeds, episodes=episodes or preset.episodes)
 
 
 def _checked(data: dict[str, str]) -> dict[str, str]:
