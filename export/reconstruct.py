@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from gems_edge.models.adopt import BODY
 from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.convolution import Convolution
 from gems_edge.models.fewshot import FewShotModel, Weights, normalised
 from gems_edge.models.normalization import Normalization, NormPass
+from gems_edge.models.tensor_names import BODY
 from gems_edge.tickets.channels import Pruned
 
 # Images whose maps are fitted; they stay in memory, of the dense network and of the pruned one.
@@ -32,7 +32,7 @@ _BATCH = 16
 
 @torch.no_grad()
 def reconstruct(model: FewShotModel, weights: Weights, pruned: Pruned, images: Tensor) -> Pruned:
-    """`pruned` (of `model` with `weights`, in mode "frozen") with fitted filters, and shifts in running means or biases.
+    """`pruned` (of `model` with `weights`, in mode "frozen") with fitted filters, and running means or biases.
 
     images [N, C, H, W] in 0…1. Convolutions in several groups that are not depthwise stay as they were sliced.
     """
@@ -56,7 +56,7 @@ class _Walk(fx.Interpreter):
     """A network with tensors of its own, run node by node on images."""
 
     def __init__(self, model: FewShotModel, weights: Weights, images: Tensor):
-        super().__init__(copy.deepcopy(model.backbone).to(images.device))
+        super().__init__(copy.deepcopy(model.backbone).to(images))
         for name, tensor in self.tensors().items():
             tensor.copy_(weights[name])
         self.args_iter = iter((normalised(images, model.pixels), NormPass()))
@@ -110,7 +110,7 @@ def _fit(
         return
     patches, targets = (each.double() for each in _drawn(conv, x, wanted, draw))
     # [1, R, D] and [1, R, O], or of every channel by itself [C, R, taps] and [C, R, 1].
-    patches = patches.unflatten(1, (conv.groups, -1)).movedim(1, 0)
+    patches = torch.unflatten(patches, 1, (conv.groups, -1)).movedim(1, 0)
     targets = targets.T[..., None] if depthwise else targets[None]
     shift, way = shifted
     centred = float(shift is not None)
@@ -133,7 +133,7 @@ def _drawn(conv: Convolution, x: Tensor, wanted: Tensor, draw: torch.Generator) 
     places = wanted[0, 0].numel()
     each = min(places, -(-PLACES // len(x)))
     patches, targets = [], []
-    for some, there in zip(x.split(_BATCH), wanted.flatten(2).split(_BATCH)):
+    for some, there in zip(torch.split(x, _BATCH), torch.split(wanted.flatten(2), _BATCH)):
         chosen = torch.randperm(places, generator=draw)[:each].to(x.device)
         unfolded = F.unfold(some, conv.weight.shape[2:], padding=conv.form.padding, stride=conv.form.stride)
         patches.append(unfolded[:, :, chosen].mT.flatten(0, 1))

@@ -37,7 +37,8 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
 @click.option(
     "--recover-iterations",
     type=click.IntRange(0),
-    help="Meta-training of the compact network.  [default: a quarter of the run's]",
+    help="Meta-training of the compact network; of a pretrained one, iterations that teach it the dense one's "
+    "features.  [default: a quarter of the run's; pretrained: 240]",
 )
 @click.option(
     "--round-to",

@@ -42,6 +42,11 @@ class Mixture:
         """Pixels on a side, and channels."""
         return self.sets[0].images.shape[1], self.sets[0].images.shape[3]
 
+    def numbers(self, split: str) -> np.ndarray:
+        """Those of all images of the split's classes, int64 [n]."""
+        inside = [np.isin(each.label, each.of_split(split)) for each in self.sets]
+        return np.flatnonzero(np.concatenate(inside))
+
     def alone(self, number: int) -> "Mixture":
         return Mixture((self.names[number],), (self.sets[number],))
 

@@ -144,9 +144,12 @@ def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, 
 
     A local search from uniform widths, whose moves change one or two layers by one step. What counts first is how far
     the kept share of weights lies outside ±1 point of the wanted one; then the mean over layers of the kept importance,
-    less the kept share of MACs: of two networks with as many weights, a board wants the one that is done sooner.
+    less the kept share of MACs: of two networks with as many weights, a board wants the one that is done sooner. Of a
+    pretrained body (mode "frozen") importance alone counts: MACs lie in its narrow lower layers, and what these see a
+    user's photos cannot teach again (docs/pretrained.md has what both cost).
     """
     keep, full, topology = 1 - ratio, np.array(spec.widths), spec.topology
+    counted = float(spec.normalization != "frozen")
     uniform = _uniform_share(spec, keep)
     curves = np.zeros((len(full), full.max() + 1))  # kept importance of each layer by width
     for curve, importance in zip(curves, importances):
@@ -161,7 +164,7 @@ def search_widths(spec: ModelSpec, importances: Sequence[Tensor], ratio: float, 
         importance = curves[np.arange(len(full)), widths].mean(1)
         outside = np.maximum(0.0, np.abs(share - keep) - TOLERANCE / 2)
         macs = (amounts.macs + amounts.features * spec.ways) / spec.macs
-        return list(zip(outside.tolist(), (macs - importance).tolist()))
+        return list(zip(outside.tolist(), (counted * macs - importance).tolist()))
 
     best, moves = np.array(start), _moves(len(full), step)
     least = costs(best[None])[0]
