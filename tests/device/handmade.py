@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from PIL import Image
 
+from gems_edge.device import Learner
 from gems_edge.files import sha256_bytes
 
 SIZE, PATCH, FEATURES, RATE, EPSILON = 16, 4, 8, 0.5, 1e-5
@@ -341,3 +342,9 @@ def write_pictures(directory: Path, images: np.ndarray, labels: list[str]) -> Pa
         (directory / label).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.squeeze()).save(directory / label / f"{number:03}.png")
     return directory
+
+
+def taught(path, classes, shots=2, **options):
+    learner = Learner.load(write_bundle(path, **options), threads=1)
+    images, labels = pictures(classes, shots, channels=options.get("channels", 1))
+    return learner, learner.adapt(images, labels), images, labels
