@@ -76,7 +76,7 @@ def test_images_that_cannot_be_used(photos, bundle):
     for content in (b"", b"text", whole[: len(whole) // 2]):
         bad.write_bytes(content)
         refused(photos, bundle, "bad.png")
-    Image.new("1", (10_000, 10_000)).save(bad)
+    Image.new("1", (15_000, 15_000)).save(bad)
     refused(photos, bundle, "bad.png is too large")
 
 
