@@ -104,10 +104,10 @@ class Unrounded(Episodes):
     def device(self) -> torch.device:
         return self.images.device
 
-    def taken(self, numbers: np.ndarray, dtype: torch.dtype) -> Tensor:
+    def taken(self, numbers: np.ndarray, dtype: torch.dtype, random: np.random.Generator | None = None) -> Tensor:
         assert self.halves.parts is not None
         with torch.no_grad():
-            return self.halves.parts.trunk(self.halves.below, self.images.taken(numbers, dtype))
+            return self.halves.parts.trunk(self.halves.below, self.images.taken(numbers, dtype, random))
 
 
 class Ours:

@@ -10,6 +10,7 @@ from gems_edge.cli import values
 from gems_edge.cli.common import Command
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import UserError
+from gems_edge.meta.augment import NONE
 from gems_edge.meta.rules.registry import owners_of
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import option_name, settings_of
@@ -80,6 +81,8 @@ def given_config(base: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     random_now = options.get("init", base.init) == RANDOM != base.init
     if random_now or options.get("backbone", base.backbone) != base.backbone:
         options.setdefault("learn_from", "")  # a trunk of random weights would stay random
+    if options.get("augment") == NONE:
+        options.setdefault("views", TrainConfig.views)
     config = replace(base, **options, ticket=replace(base.ticket, **ticket), adapter=replace(base.adapter, **adapter))
     if config.dense and ticket.keys() - {"method"}:
         odd = next(item for item in settings_of(TicketConfig) if item.name in ticket and item.name != "method")

@@ -1,5 +1,6 @@
 """A whole image set as one uint8 tensor on the training device, and episodes cut out of it by index."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,24 +29,32 @@ class Episodes:
         """Where episodes are."""
         raise NotImplementedError
 
-    def taken(self, numbers: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        """The images with these numbers, int64 [n], in float32 or float64."""
+    def taken(self, numbers: np.ndarray, dtype: torch.dtype, random: np.random.Generator | None = None) -> torch.Tensor:
+        """The images with these numbers, int64 [n], in float32 or float64; augmented where `random` numbers are given
+        for it, and these images are to be."""
         raise NotImplementedError
 
-    def episode(self, indices: EpisodeIndices, dtype: torch.dtype = torch.float32) -> Episode:
-        """The images and labels of one task; the same values as images.to_input in float32."""
+    def episode(
+        self,
+        indices: EpisodeIndices,
+        dtype: torch.dtype = torch.float32,
+        random: np.random.Generator | None = None,
+    ) -> Episode:
+        """The images and labels of one task; the same values as images.to_input in float32. `random`: as of taken."""
         ways, queries = indices.query.shape
         of_query = np.repeat(np.arange(ways), queries)
-        support_images, support_labels = self._part(indices.support, indices.labels, indices.turns, dtype)
-        query_images, query_labels = self._part(indices.query.reshape(-1), of_query, indices.turns, dtype)
+        # In float32 first: bfloat16 cannot hold every whole number up to 255.
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        support, query = (
+            self.taken(numbers, wide, random).to(dtype) for numbers in (indices.support, indices.query.reshape(-1))
+        )
+        support_images, support_labels = self._part(support, indices.labels, indices.turns)
+        query_images, query_labels = self._part(query, of_query, indices.turns)
         return Episode(support_images, support_labels, query_images, query_labels)
 
     def _part(
-        self, indices: np.ndarray, labels: np.ndarray, turns: np.ndarray | None, dtype: torch.dtype
+        self, images: torch.Tensor, labels: np.ndarray, turns: np.ndarray | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        # In float32 first: bfloat16 cannot hold every whole number up to 255.
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        images = self.taken(indices, wide).to(dtype)
         if turns is not None:
             by_class = torch.split(images, np.bincount(labels, minlength=len(turns)).tolist())
             images = torch.cat([part.rot90(turn, (2, 3)) for part, turn in zip(by_class, turns.tolist())])
@@ -57,13 +66,15 @@ class EpisodeTensors(Episodes):
     """Of an episode only the indices are copied from host to device."""
 
     images: torch.Tensor  # uint8 [N, C, H, W]
+    augment: Callable[[torch.Tensor, np.random.Generator], torch.Tensor] | None = None  # images [n, C, H, W] in 0…1
 
     @property
     def device(self) -> torch.device:
         return self.images.device
 
-    def taken(self, numbers: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        return self.images[torch.from_numpy(numbers).to(self.device)].to(dtype) * (1 / 255)
+    def taken(self, numbers: np.ndarray, dtype: torch.dtype, random: np.random.Generator | None = None) -> torch.Tensor:
+        images = self.images[torch.from_numpy(numbers).to(self.device)].to(dtype) * (1 / 255)
+        return images if random is None or self.augment is None else self.augment(images, random)
 
 
 def fast_layout(images: torch.Tensor) -> torch.Tensor:

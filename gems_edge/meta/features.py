@@ -7,9 +7,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from gems_edge.data.mixture import Mixture
 from gems_edge.data.tensors import Episodes, episode_tensors, fast_layout
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import cache_directory, write_atomic
+from gems_edge.meta.augment import Augmentation, of_view
 from gems_edge.meta.meta_model import Halves
 from gems_edge.meta.precision import matrix_precision
 from gems_edge.meta.processes import Processes
@@ -48,17 +49,24 @@ class EpisodeFeatures(Episodes):
     part: np.ndarray  # int64 [N]: of each image, −1: it has none
     row: np.ndarray  # int64 [N]
     where: torch.device
+    views: Mapping[int, tuple[np.ndarray, ...]] = field(default_factory=dict)  # of an augmented part, beside the images
 
     @property
     def device(self) -> torch.device:
         return self.where
 
-    def taken(self, numbers: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    def taken(self, numbers: np.ndarray, dtype: torch.dtype, random: np.random.Generator | None = None) -> torch.Tensor:
         """Features [n, c, h, w] (or [n, F]). All are of one set and split, as an episode's images are."""
         (part,) = set(self.part[numbers].tolist())
         assert part >= 0, "features of these images were not asked for"
-        rows = torch.from_numpy(self.parts[part][self.row[numbers]]).to(self.where).to(dtype)
-        return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+        found, rows = self.parts[part], self.row[numbers]
+        if random is None or part not in self.views:
+            taken = found[rows]
+        else:
+            views = (found, *self.views[part])
+            taken = np.stack([views[view][row] for view, row in zip(random.integers(len(views), size=len(rows)), rows)])
+        features = torch.from_numpy(taken).to(self.where).to(dtype)
+        return features.permute(0, 3, 1, 2) if features.ndim == 4 else features
 
 
 def episodes_of(
@@ -68,40 +76,68 @@ def episodes_of(
     processes: Processes,
     phase: Phase = no_display,
     sets: Collection[int] | None = None,
+    augmentation: Augmentation | None = None,
 ) -> Episodes:
     """What `halves.learned` reads: the images themselves or, where there is a trunk, features of those in `splits`.
 
-    `sets`: the numbers of those in the mixture that episodes will be drawn from; None: all.
+    `sets`: the numbers of those in the mixture that episodes will be drawn from; None: all. `augmentation`: of the
+    split "train", for episodes that are given random numbers.
     Features are computed once for a trunk and an image set, and found again by what they depend on. Raises UserError
     for features that half precision cannot hold, MachineError for more than memory and disk have room for.
     """
     if halves.parts is None:
-        return episode_tensors(images, processes.device)
+        return replace(episode_tensors(images, processes.device), augment=augmentation)
     trunk = _FeatureFiles(halves, processes.device, phase)
     part, row = np.full(len(images.images), -1), np.zeros(len(images.images), int)
     parts: list[np.ndarray] = []
+    views: dict[int, tuple[np.ndarray, ...]] = {}
     start = 0
     for number, each in enumerate(images.sets):
         for split in splits if sets is None or number in sets else ():
             numbers = np.flatnonzero(np.isin(each.label, each.of_split(split)))
             part[start + numbers], row[start + numbers] = len(parts), np.arange(len(numbers))
             chosen = _Chosen(each.images, numbers)
+            if augmentation is not None and split == "train":
+                further = [replace(chosen, view=n, augmentation=augmentation) for n in range(1, augmentation.views)]
+                views[len(parts)] = tuple(processes.first_of_node(partial(trunk.features, each)) for each in further)
             parts.append(processes.first_of_node(partial(trunk.features, chosen)))
         start += len(each.images)
-    return EpisodeFeatures(tuple(parts), part, row, processes.device)
+    return EpisodeFeatures(tuple(parts), part, row, processes.device, views)
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some images of a set."""
+    """Some images of a set, or a view of them."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
     numbers: np.ndarray  # int64 [M]
+    view: int = 0  # 0: the images themselves
+    augmentation: Augmentation | None = None  # of another view
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def batches(self) -> Iterator[np.ndarray]:
+    @property
+    def label(self) -> str:
+        return f"features of view {self.view + 1}" if self.view else "features"
+
+    def key(self, of_trunk: "hashlib._Hash") -> str:
+        """Of the file that has a trunk's features of these images."""
+        key = of_trunk.copy()
+        if self.augmentation is not None:
+            key.update(f"view {self.view} {self.augmentation.text}".encode())
+        for pixels in self._pixels():
+            key.update(np.ascontiguousarray(pixels).data)
+        return key.hexdigest()
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        """float32 [n, C, H, W] in 0…1."""
+        random = of_view(self.view)
+        for pixels in self._pixels():
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32) * (1 / 255)
+            yield images if self.augmentation is None else self.augmentation(images, random)
+
+    def _pixels(self) -> Iterator[np.ndarray]:
         for start in range(0, len(self), BATCH):
             yield self.images[self.numbers[start : start + BATCH]]
 
@@ -122,10 +158,7 @@ class _FeatureFiles:
     def features(self, chosen: _Chosen) -> np.ndarray:
         """float16 [M, h, w, c] (or [M, F]), in memory or mapped."""
         shape = (len(chosen), *self.shape)
-        key = self.key.copy()
-        for batch in chosen.batches():
-            key.update(np.ascontiguousarray(batch).data)
-        path = self.directory / f"{key.hexdigest()}.npy"
+        path = self.directory / f"{chosen.key(self.key)}.npy"
         found = _mapped(path, shape)
         if found is None:
             return self._computed(chosen, shape, path)
@@ -147,7 +180,7 @@ class _FeatureFiles:
             raise MachineError(
                 f"the features of {len(chosen)} images take {size / 1e9:.1f} GB, more than memory and the disk of "
                 f"{self.directory} have room for; free some, set GEMS_EDGE_CACHE to another disk, or use a smaller "
-                "--image-size or a higher --learn-from"
+                f"--image-size{', fewer --views' if chosen.view else ''} or a higher --learn-from"
             )
         write_atomic(path, itertools.chain([_header(shape)], (batch.tobytes() for batch in self._batches(chosen))))
         found = _mapped(path, shape)
@@ -156,18 +189,17 @@ class _FeatureFiles:
 
     def _batches(self, chosen: _Chosen) -> Iterator[np.ndarray]:
         done = 0
-        with self.phase("features", len(chosen)) as count:
-            for pixels in chosen.batches():
-                yield self._batch(pixels)
-                done += len(pixels)
+        with self.phase(chosen.label, len(chosen)) as count:
+            for images in chosen.batches():
+                yield self._batch(images)
+                done += len(images)
                 if count:
                     count(done)
 
-    def _batch(self, pixels: np.ndarray) -> np.ndarray:
-        """Features of uint8 [n, H, W, C]: float16 [n, h, w, c] (or [n, F]), in float32 until then."""
+    def _batch(self, images: torch.Tensor) -> np.ndarray:
+        """Features of images: float16 [n, h, w, c] (or [n, F]), in float32 until then."""
         with torch.no_grad(), matrix_precision("fp32"):
-            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device, torch.float32) * (1 / 255)
-            features = self.trunk(self.weights, fast_layout(images))
+            features = self.trunk(self.weights, fast_layout(images.to(self.device)))
         if features.ndim == 4:
             features = features.permute(0, 2, 3, 1)
         half: np.ndarray = features.half().contiguous().cpu().numpy()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gems_edge.data.mixture import mixture_sampler
 from gems_edge.errors import MachineError
+from gems_edge.meta.augment import augmentation_of, of_task
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
 from gems_edge.meta.evaluation.episodes import evaluate
@@ -128,7 +129,9 @@ class Trainer:
         whole = MetaModel(model, weights, rule_of(config))
         self.names = tuple(weights)
         parts = halves(whole, model.spec.cut)
-        self.tensors = episodes_of(parts, images, ("train", "val"), self.processes, phase_of(progress))
+        self.tensors = episodes_of(
+            parts, images, ("train", "val"), self.processes, phase_of(progress), augmentation=augmentation_of(config)
+        )
         self.below, self.model, self.rule = parts.below, parts.learned.model, parts.learned.rule
         self.first = parts.learned.weights
         self.weights = {name: w.clone().requires_grad_(not is_constant(name)) for name, w in self.first.items()}
@@ -185,7 +188,10 @@ class Trainer:
         config = self.config
         tasks = self.processes.tasks(config.meta_batch)
         drawn = [self.sampler.draw(self.iteration, task, config.meta_batch) for task in tasks]
-        episodes = (self.tensors.episode(indices) for _, indices in drawn)
+        episodes = (
+            self.tensors.episode(indices, random=of_task(config.seed, self.iteration, task))
+            for task, (_, indices) in zip(tasks, drawn)
+        )
 
         def seen(number: int, task: MetaTask) -> None:
             tally.add(drawn[number][0], task)

@@ -10,26 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_split import CONFIG, ONE, mixture, parted
 
-from gems_edge.data.imageset import ImageSet
-from gems_edge.data.mixture import Mixture, mixture_sampler
+from gems_edge.data.mixture import mixture_sampler
 from gems_edge.data.tensors import episode_tensors
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta import features
 from gems_edge.meta.features import EpisodeFeatures, episodes_of
-from gems_edge.meta.meta_model import MetaModel, halves
-from gems_edge.meta.processes import alone
-from gems_edge.meta.rules.registry import rule_of
-from gems_edge.meta.run import seeded_weights
-from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.models.fewshot import FewShotModel
-from gems_edge.models.spec import full_widths
 from gems_edge.models.split import Trunk
-
-ONE = alone(torch.device("cpu"))
-CONFIG = TrainConfig(
-    backbone="mobilenet-v2", widths=(), image_size=32, channels=3, normalization="group", learn_from="features.7"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -37,25 +25,6 @@ def cache(tmp_path, monkeypatch) -> Path:
     """A cache of this test's own; its directory of features."""
     monkeypatch.setenv("GEMS_EDGE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "features"
-
-
-def mixture(seed: int = 0) -> Mixture:
-    random, split = np.random.default_rng(seed), np.array(["train", "train", "val", "val", "test", "test"])
-    sets = [
-        ImageSet(
-            name, random.integers(0, 255, (6 * size, 32, 32, 3), np.uint8), np.arange(6 * size) % 6, tuple("abcdef"),
-            split, None, False, "",
-        )
-        for name, size in (("one", 7), ("two", 8))
-    ]  # fmt: skip
-    return Mixture(("one", "two"), tuple(sets))
-
-
-def parted(config: TrainConfig = CONFIG, **changes: torch.Tensor):
-    config = replace(config, widths=tuple(w // 4 for w in full_widths((), config.backbone)))
-    model, weights = FewShotModel(config.model_spec()), seeded_weights(config)
-    learned = MetaModel(model, {n: w.detach() for n, w in weights.items()} | changes, rule_of(config))
-    return halves(learned, model.spec.cut)
 
 
 def computed(parts, images, splits=("train",), **options) -> tuple[EpisodeFeatures, int]:

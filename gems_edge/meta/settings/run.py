@@ -8,6 +8,7 @@ from gems_edge.data.shots import Shots
 from gems_edge.device.manifest import HEADS, NORMALIZATIONS
 from gems_edge.errors import UserError
 from gems_edge.files import write_atomic
+from gems_edge.meta.augment import AUGMENTATIONS, NONE
 from gems_edge.meta.rules.registry import RULES, SHARES, Facts
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import check_settings, from_table, setting, to_table
@@ -77,6 +78,18 @@ class TrainConfig:
     rotate_classes: bool = setting(
         False, "Turn each training class by a random multiple of 90° (usual for Omniglot: 4 times the classes)."
     )
+    augment: str = setting(
+        NONE,
+        "Change training images, for training alone. light: crops of 80 % and more, slight changes of colour; strong: "
+        "crops of half and more, more colour, mirrored images (not for characters and signs).",
+        AUGMENTATIONS,
+    )
+    views: int = setting(
+        4,
+        "--augment with --learn-from: so many views of each training image are kept as features, the first of which is "
+        "the image itself.",
+        least=1,
+    )
     steps: int = setting(5, "Inner steps; 0 with --head prototype alone: class means as they are.", least=0)
     inner_lr: float = setting(0.05, "Inner learning rate.", least=0)
     head_lr: float = setting(0.0, "Inner learning rate of the head's rows; 0 takes --inner-lr.", least=0)
@@ -128,6 +141,12 @@ class TrainConfig:
             raise UserError(
                 f"--learn-from {self.learn_from} with --rotate-classes: features of turned images are not kept; leave "
                 "one of the two out"
+            )
+        if self.augment == NONE and self.views != TrainConfig.views:
+            raise UserError(f"--views {self.views} belongs to --augment light or strong; add one, or leave it out")
+        if self.augment != NONE and self.splits and self.views == 1:
+            raise UserError(
+                f"--augment {self.augment} with --views 1: the one view is the image itself; take 2 or more views"
             )
         if not self.dense and not self.rule.takes_tickets:
             raise UserError(f"--ticket with {self.method}: find a ticket of each distribution's own maml run instead")
