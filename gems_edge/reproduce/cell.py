@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gems_edge.data.specs import distribution_name
 from gems_edge.files import read_json
 from gems_edge.meta.evaluation.document import EvaluationProtocol
 from gems_edge.meta.evaluation.run import evaluate_run
+from gems_edge.meta.overlap import subnet_overlap
 from gems_edge.meta.processes import start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.base import from_table
@@ -39,6 +39,7 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
     run, processes = Run(directory / RUN), start_processes(config.compute)
     config, images = processes.first_of_node(lambda: resolve(config))
     best = train_run(Start(config, images, processes), run, progress if processes.first else None)
+    del images  # before those of the test come
     processes.wait()
     processes.leave()
     if not processes.first:
@@ -73,25 +74,32 @@ def test_on_sets(task: Mapping[str, Any], run: Run) -> dict[str, Any]:
     decided, a row a step and a column a layer; overlap: "a|b" → per layer the share that two distributions' subnets
     have in common.
     """
-    config, data = run.config(), tuple(task["test"].values())
-    protocol = EvaluationProtocol(data, episodes=task["episodes"], seed=task["seed"], modes=(config.normalization,))
-    document = evaluate_run(run.directory, protocol, config.compute)
-    names = {distribution_name(spec): name for name, spec in task["test"].items()}
-    entries = _named(document, names)
-    overlaps = document.get("overlap", {}).items()
-    by_shots = {str(each["shots"]): _accuracies(_named(each, names)) for each in document.get("by_shots", ())}
+    config = run.config()
+    documents = {}
+    for name, spec in task["test"].items():  # one by one: the images of several would be in memory twice
+        modes, episodes = (config.normalization,), task["episodes"]
+        protocol = EvaluationProtocol((spec,), episodes=episodes, seed=task["seed"], modes=modes)
+        documents[name] = evaluate_run(run.directory, protocol, config.compute)
+    entries = {name: _only_set(document) for name, document in documents.items()}
+    by_shots: dict[str, dict[str, Any]] = {}
+    for name, document in documents.items():
+        for tested in document.get("by_shots", ()):
+            by_shots.setdefault(str(tested["shots"]), {})[name] = _only_set(tested)
+    choices = {name: entry["choices"] for name, entry in entries.items() if entry.get("choices")}
+    kept = {name: choice["keep"][0] for name, choice in choices.items() if "keep" in choice}
     return {
         **_accuracies(entries),
-        **({"by_shots": by_shots} if by_shots else {}),
-        "choices": {name: entry["choices"] for name, entry in entries.items() if entry.get("choices")},
-        "layers": document.get("layers", []),
-        "overlap": {"|".join(names[name] for name in pair.split("|")): shares for pair, shares in overlaps},
+        **({"by_shots": {shots: _accuracies(each) for shots, each in by_shots.items()}} if by_shots else {}),
+        "choices": choices,
+        "layers": next(iter(documents.values())).get("layers", []),
+        "overlap": subnet_overlap(kept),
     }
 
 
-def _named(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Set → its entry in the document of `evaluate`, by the reproduction's names."""
-    return {names[name]: entry for name, entry in document["distributions"].items()}
+def _only_set(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of the one image set in a document of `evaluate`."""
+    (entry,) = document["distributions"].values()
+    return dict(entry)
 
 
 def _accuracies(entries: Mapping[str, Any]) -> dict[str, Any]:
