@@ -13,10 +13,13 @@ from gems_edge.device.bundle import (
     CARRYING_VERSION,
     FILES,
     FORMAT,
+    MANIFEST_FILE,
+    MANIFEST_SUM_FILE,
     PLAIN_VERSION,
     PROTOTYPE_VERSION,
     TRUNK_FILE,
     TRUNK_VERSION,
+    manifest_sum,
 )
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.errors import UserError
@@ -36,10 +39,10 @@ def check_target(path: Path) -> None:
 def _is_bundle(path: Path) -> bool:
     """Whether everything in `path` was written by an export."""
     try:
-        manifest = read_json(path / "manifest.json", "")
+        manifest = read_json(path / MANIFEST_FILE, "")
     except (UserError, OSError):
         return False
-    known = {"manifest.json", *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE}
+    known = {MANIFEST_FILE, MANIFEST_SUM_FILE, *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE}
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT and {p.name for p in path.iterdir()} <= known
 
 
@@ -72,14 +75,15 @@ def _version(manifest: Mapping[str, Any]) -> int:
     """The least version that tells a board all it needs to know."""
     if manifest["head"] == "prototype":
         return PROTOTYPE_VERSION
-    # int8.layers say since then whether a normalisation is frozen.
-    if manifest.get("trunk") or manifest["normalization"] == "frozen" or "int8" in manifest:
+    if manifest.get("trunk") or manifest["normalization"] == "frozen":
         return TRUNK_VERSION
     return CARRYING_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
 
 
 def _write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
-    write_atomic(directory / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    content = (json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    write_atomic(directory / MANIFEST_FILE, content)
+    write_atomic(directory / MANIFEST_SUM_FILE, manifest_sum(content))
 
 
 def _replace(staging: Path, path: Path) -> None:

@@ -3,11 +3,13 @@
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 import click
 
 from gems_edge import __version__
+from gems_edge.cli.common import say
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import cache_directory
 
@@ -77,7 +79,9 @@ def run_reporting(program: Callable[[], None]) -> None:
     # Whoever imports matplotlib would otherwise write its font list elsewhere below $HOME.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
-        program()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say("warning: " + " ".join(str(message).split()))
+            program()
         return
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)

@@ -46,23 +46,12 @@ def command(
     if state is None:
         say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")
     else:
-        _load_state(learner, state)
+        learner.load_state(state)
     answers = _answers(learner, files)
     if as_json:
         emit(answers)
     else:
         click.echo(table(map(_line, answers), ("image", "class", "probability", "next")))
-
-
-def _load_state(learner: "Learner", state: str) -> None:
-    """Load it, and say what it warns of."""
-    import warnings
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        learner.load_state(state)
-    for warning in caught:
-        say(f"warning: {warning.message}")
 
 
 def _answers(learner: "Learner", files: Sequence[Path]) -> list[Document]:

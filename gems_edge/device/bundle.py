@@ -1,6 +1,7 @@
 """Reading a bundle: every byte is checked against the manifest before anything of it runs."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ FORMAT = "gems-edge-bundle"
 PLAIN_VERSION, CARRYING_VERSION, TRUNK_VERSION, PROTOTYPE_VERSION = 1, 2, 3, 4
 FORMAT_VERSION = PROTOTYPE_VERSION
 MANIFEST_FILE = "manifest.json"
+# The hash by which states know the bundle, as a line that `sha256sum --check` reads. Older bundles have none.
+MANIFEST_SUM_FILE = "manifest.sha256"
 WEIGHTS_FILE = "weights.safetensors"
 FILES = ("predict.onnx", "adapt.onnx", WEIGHTS_FILE)
 TRUNK_FILE = "trunk.onnx"
@@ -160,12 +163,13 @@ class Bundle:
 def read_bundle(path: Path | str) -> Bundle:
     """Read and check the bundle at `path`.
 
-    Raises UserError for anything that is missing, altered, of another format or version, or outside the bundle.
+    Raises UserError for anything that is missing, altered, of another format or version, or outside the bundle. Warns
+    (UserWarning) of a manifest that has no checksum of its own.
     """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a bundle (a directory NAME.gems written by gems-edge export)")
-    content = _manifest_content(path)
+    content, has_sum = _manifest_content(path)
     manifest = parse_json(content, f"{path} is not a readable bundle: {MANIFEST_FILE}")
     fields = Fields(path, manifest)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -204,14 +208,36 @@ def read_bundle(path: Path | str) -> Bundle:
         trunk=trunk_of(fields),
     )
     _check_tensors(bundle, fields, stored)
+    if not has_sum:
+        warnings.warn(
+            f"{path} has no {MANIFEST_SUM_FILE}: it is older, or was not copied whole, and damage to its manifest may "
+            "go unnoticed; export or copy it again",
+            stacklevel=2,
+        )
     return bundle
 
 
-def _manifest_content(path: Path) -> bytes:
+def manifest_sum(manifest: bytes) -> bytes:
+    """What manifest.sha256 holds."""
+    return f"{sha256_bytes(manifest)}  {MANIFEST_FILE}\n".encode()
+
+
+def _manifest_content(path: Path) -> tuple[bytes, bool]:
+    """The manifest's bytes, and whether a checksum says that it is whole."""
     try:
-        return read_plain(path / MANIFEST_FILE, _MANIFEST_MOST_BYTES)
+        content = read_plain(path / MANIFEST_FILE, _MANIFEST_MOST_BYTES)
     except FileNotFoundError:
         raise UserError(f"{path} is not a readable bundle: {path / MANIFEST_FILE} does not exist") from None
+    expected = manifest_sum(content)
+    try:
+        if read_plain(path / MANIFEST_SUM_FILE, len(expected)) != expected:
+            raise UserError(
+                f"{path / MANIFEST_FILE} was altered: its SHA-256 is not that of {MANIFEST_SUM_FILE}; copy or export "
+                "the bundle again"
+            )
+    except FileNotFoundError:
+        return content, False
+    return content, True
 
 
 def _checked_files(path: Path, fields: Fields) -> dict[str, np.ndarray]:
@@ -294,7 +320,12 @@ def steps_for(by_shots: Iterable[Sequence[int]], shots: float, otherwise: int) -
     return nearest[1]
 
 
+def bundle_files(bundle: Bundle) -> tuple[str, ...]:
+    """The names of all its files."""
+    sums = (MANIFEST_SUM_FILE,) if (bundle.path / MANIFEST_SUM_FILE).exists() else ()
+    return (MANIFEST_FILE, *sums, *bundle.manifest["files"])
+
+
 def bundle_bytes(bundle: Bundle) -> dict[str, int]:
-    """The size of every file of the bundle, the manifest included."""
-    files = [MANIFEST_FILE, *bundle.manifest["files"]]
-    return {file: (bundle.path / file).stat().st_size for file in files}
+    """The size of every file of the bundle."""
+    return {file: (bundle.path / file).stat().st_size for file in bundle_files(bundle)}

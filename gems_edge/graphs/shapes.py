@@ -106,8 +106,8 @@ def _observe(model: onnx.ModelProto, values: list[ir.Value]) -> None:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         feeds[value.name] = np.zeros([dim.dim_value for dim in value.type.tensor_type.shape.dim], dtype)
     session = Session(observed.SerializeToString(), "the graph whose cost is asked")
-    for value, tensor in zip(values, session.run(names, feeds)):
-        value.shape, value.dtype = ir.Shape(tensor.shape), ir.DataType.from_numpy(tensor.dtype)
+    for value, array in zip(values, session.run(names, feeds)):
+        value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:

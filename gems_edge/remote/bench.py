@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from gems_edge.device import Learner
-from gems_edge.device.bundle import Bundle
+from gems_edge.device.bundle import Bundle, bundle_files
 from gems_edge.device.support import read_support
 from gems_edge.errors import UserError
 from gems_edge.predict.memory import predict_memory
@@ -181,7 +181,7 @@ def _write_payload(bundle: Bundle, directory: Path, wheels: Iterable[Path]) -> P
     """The bundle, the pictures and the wheels as one file, whose names no shell has to quote."""
     path = directory / "payload.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("manifest.json", *bundle.manifest["files"]):
+        for name in bundle_files(bundle):
             archive.write(bundle.path / name, f"bundle.gems/{name}")
         for folder in ("support", "query"):
             for file in sorted((directory / folder).rglob("*.png")):

@@ -103,13 +103,19 @@ def write_files(path: Path, files: dict[str, bytes], manifest: dict) -> None:
     for name, content in files.items():
         (path / name).write_bytes(content)
     listed = manifest.get("files", {}) | {n: {"bytes": len(c), "sha256": sha256_bytes(c)} for n, c in files.items()}
-    (path / "manifest.json").write_text(json.dumps(manifest | {"files": listed}))
+    write_manifest(path, json.dumps(manifest | {"files": listed}))
+
+
+def write_manifest(path: Path, text: str) -> None:
+    """`text` as the manifest, with the checksum of that."""
+    (path / "manifest.json").write_text(text)
+    (path / "manifest.sha256").write_text(f"{sha256_bytes(text.encode())}  manifest.json\n")
 
 
 def edit_manifest(path: Path, change) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     change(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(path, json.dumps(manifest))
 
 
 def replace_file(path: Path, name: str, content: bytes) -> None:

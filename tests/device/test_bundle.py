@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import subprocess
 
 import handmade as hm
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from gems_edge.device import Learner
-from gems_edge.device.bundle import FILES, bundle_bytes, read_bundle
+from gems_edge.device.bundle import FILES, bundle_bytes, manifest_sum, read_bundle
 from gems_edge.errors import UserError
 
 
@@ -31,7 +32,7 @@ def test_reads_what_was_written(path):
     assert (bundle.ways, bundle.head, bundle.image_size, bundle.channels, bundle.steps) == (3, "shared", 16, 1, 5)
     assert set(bundle.all_tensors()) >= {*bundle.adapted, *bundle.statistics}
     assert bundle.carried == (hm.CARRIED,) and bundle.tensors(bundle.carried) == {hm.CARRIED: np.float32([hm.RATE])}
-    assert bundle_bytes(bundle).keys() == {"manifest.json", *FILES}
+    assert bundle_bytes(bundle).keys() == {"manifest.json", "manifest.sha256", *FILES}
 
 
 def test_carried_tensors_may_be_left_out(tmp_path):
@@ -48,12 +49,13 @@ def test_no_bundle(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{}", '{"format": "other"}'])
 def test_foreign_manifest(path, text):
-    (path / "manifest.json").write_text(text)
+    hm.write_manifest(path, text)
     refused(path, "not valid JSON|not a gems-edge bundle")
 
 
 def test_binary_manifest(path):
-    (path / "manifest.json").write_bytes(bytes(range(256)))
+    (path / "manifest.json").write_bytes(content := bytes(range(256)))
+    (path / "manifest.sha256").write_bytes(manifest_sum(content))
     refused(path, "not valid JSON")
 
 
@@ -97,7 +99,7 @@ def test_any_wrong_manifest_entry_is_a_user_error(path):
             for key in place[:-1]:
                 inner = inner[key]
             inner[place[-1]] = wrong
-            (path / "manifest.json").write_text(json.dumps(changed))
+            hm.write_manifest(path, json.dumps(changed))
             try:
                 learner = Learner.load(path)
             except UserError as error:
@@ -184,7 +186,7 @@ def test_weights_that_do_not_fit(path):
 
 def test_any_kind_of_file_but_a_plain_one(path, tmp_path):
     """Nothing is read of it, so nothing hangs, and nothing endless is read."""
-    for file in ("manifest.json", *FILES):
+    for file in ("manifest.json", "manifest.sha256", *FILES):
         content = (path / file).read_bytes()
         for put in (os.mkfifo, os.mkdir, lambda where: os.symlink("/dev/zero", where)):
             (path / file).unlink(missing_ok=True)
@@ -199,7 +201,7 @@ def test_any_kind_of_file_but_a_plain_one(path, tmp_path):
     "text", ["[" * 100_000, '{"a":' * 100_000, '{"format": NaN}', '{"ways": -Infinity}', "1" * 10_000]
 )
 def test_json_that_is_none_to_others(path, text):
-    (path / "manifest.json").write_text(text)
+    hm.write_manifest(path, text)
     refused(path, "is not valid JSON")
 
 
@@ -246,3 +248,29 @@ def test_a_file_that_was_changed_after_it_was_checked_is_not_used(path):
             learner.predict(hm.pictures(2, 1)[0])
         (path / file).write_bytes(content)
     learner.adapt(*hm.pictures(2, 1))
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "manifest.sha256"])
+def test_every_bit_of_the_manifest_counts(path, file):
+    content = bytearray((path / file).read_bytes())
+    for position in range(len(content)):
+        for bit in range(8):
+            content[position] ^= 1 << bit
+            (path / file).write_bytes(content)
+            with pytest.raises(UserError, match="manifest.json was altered"):
+                read_bundle(path)
+            content[position] ^= 1 << bit
+    (path / file).write_bytes(content)
+    read_bundle(path)
+
+
+def test_a_manifest_without_a_checksum_is_read_and_that_is_said(path):
+    (path / "manifest.sha256").unlink()
+    with pytest.warns(UserWarning, match="has no manifest.sha256: it is older, or was not copied whole"):
+        assert bundle_bytes(read_bundle(path)).keys() == {"manifest.json", *FILES}
+
+
+def test_others_can_check_the_manifest(path):
+    command = ["sha256sum", "--check", "--strict", "manifest.sha256"]
+    done = subprocess.run(command, cwd=path, capture_output=True, text=True)
+    assert done.stdout == "manifest.json: OK\n"

@@ -41,7 +41,13 @@ def test_manifest_and_json(cli_here, own_small_run, tmp_path):
     assert {*keys.split(), "normalization", "bytes"} <= document.keys()
     assert document["ratio"] == 0 and document["params_before"] == document["params_after"]
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert sorted(os.listdir(bundle)) == ["adapt.onnx", "manifest.json", "predict.onnx", "weights.safetensors"]
+    assert sorted(os.listdir(bundle)) == [
+        "adapt.onnx",
+        "manifest.json",
+        "manifest.sha256",
+        "predict.onnx",
+        "weights.safetensors",
+    ]
     check = manifest["verification"]
     assert check["episodes"] == 5 and check["steps"] == 3 and check["decision"] is None
     for kind in ("update", "forward", "answer"):

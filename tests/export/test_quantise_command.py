@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import handmade as hm
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,9 +107,7 @@ def test_a_quantised_bundle_may_be_replaced(bundle, tmp_path):
 def test_what_is_refused(cli_here, bundle, tmp_path):
     plain = tmp_path / "plain.gems"
     shutil.copytree(bundle, plain)
-    manifest = json.loads((plain / "manifest.json").read_text())
-    del manifest["int8"], manifest["files"]["predict.int8.onnx"]
-    (plain / "manifest.json").write_text(json.dumps(manifest))
+    hm.edit_manifest(plain, lambda manifest: (manifest.pop("int8"), manifest["files"].pop("predict.int8.onnx")))
     refused = cli_here("predict", plain, "--precision", "int8", tmp_path / "x.png", code=2)
     assert "has no quantised graph" in refused.stderr
     run = tmp_path / "group"

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from gems_edge.device.bundle import manifest_sum
+
 GRAPH = {
     "dims": {"images": 1, "classes": 5},
     "macs": 1_950_000,
@@ -72,7 +74,9 @@ def write_bundle(path: Path, **changes) -> Path:
     for file, content in contents.items():
         (path / file).write_bytes(content)
         document["files"][file] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (path / "manifest.json").write_text(json.dumps(document))
+    content = json.dumps(document).encode()
+    (path / "manifest.json").write_bytes(content)
+    (path / "manifest.sha256").write_bytes(manifest_sum(content))
     return path
 
 
