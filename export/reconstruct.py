@@ -22,8 +22,9 @@ from gems_edge.tickets.channels import Pruned
 
 # Images whose maps are fitted; they stay in memory, of the dense network and of the pruned one.
 IMAGES = 256
-# Places of maps, drawn at random, that a layer is fitted on.
-PLACES = 40_000
+# Places of maps, drawn at random, that a layer is fitted on; fewer where patches are large, which then hold so many
+# values (in float64 a third of a GB).
+PLACES, VALUES = 40_000, 40_000_000
 # How much filters are held where pruning left them, as a share of their inputs' mean variance.
 RIDGE = 0.05
 # Images whose patches are written out at a time.
@@ -131,7 +132,8 @@ def _fit(
 def _drawn(conv: Convolution, x: Tensor, wanted: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Patches of x [R, I · taps] and what is wanted there [R, O], at random places of every image."""
     places = wanted[0, 0].numel()
-    each = min(places, -(-PLACES // len(x)))
+    size = x.shape[1] * conv.weight[0, 0].numel()
+    each = min(places, -(-min(PLACES, VALUES // size) // len(x)))
     patches, targets = [], []
     for some, there in zip(torch.split(x, _BATCH), torch.split(wanted.flatten(2), _BATCH)):
         chosen = torch.randperm(places, generator=draw)[:each].to(x.device)
