@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo lint test quick clean
+.PHONY: install demo lint test quick audit lock clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,17 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known vulnerabilities in what requirements/ locks; see SECURITY.md.
+audit: install
+	$(BIN)/python tools/audit.py
+
+# The newest versions that pyproject.toml allows, with their hashes: what a board installs, and a workstation.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --upgrade pyproject.toml
+lock: install
+	$(LOCK) -o requirements/board.txt
+	$(LOCK) --extra train --extra test --extra lint -o requirements/workstation.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo photo-demo
