@@ -1,16 +1,19 @@
 """Writing files so that a crash or a power cut leaves the old content or the new one, never a mixture."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gems_edge.errors import UserError
+from gems_edge.errors import MachineError, UserError
 
 _JSON_MOST_BYTES = 64 << 20
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
@@ -46,12 +49,45 @@ def write_atomic(path: Path | str, content: bytes | str | Iterable[bytes | memor
 
 
 def sync_directory(directory: Path | str) -> None:
-    """Make a rename inside `directory` durable."""
+    """Make a rename inside `directory` durable, where its file system can."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a file system that syncs no directories
+            raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(directory: Path, patience: float = 10.0) -> Iterator[None]:
+    """Meanwhile whoever else locks `directory`, in this process or another, waits, and after `patience` seconds raises
+    MachineError.
+
+    Where the file system has no locks, nobody waits. A lock ends with its process.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + patience
+    try:
+        while not _locks(descriptor):
+            if time.monotonic() > deadline:
+                raise MachineError(f"{directory} is being written by another process; try again when that has ended")
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int) -> bool:
+    """Whether it is this one's now, or nobody can have it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def read_plain(path: Path | str, most: int) -> bytes:

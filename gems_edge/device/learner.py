@@ -71,8 +71,9 @@ class Learner:
 
     Threads may share a learner. `predict` answers with the last adaptation that was complete when it was called, and
     calls of `adapt` run one after another. While one thread adapts and another predicts, both graphs are in memory.
-    `copy.copy` makes a learner that keeps what was taught so far, its `classes` with its answers, when this one is
-    taught anew.
+    A learner may be pickled, for a process that is spawned; in one that is forked after a graph was loaded it raises
+    UserError. `copy.copy` makes a learner that keeps what was taught so far, its `classes` with its answers, when this
+    one is taught anew.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, precision: str = "fp32"):

@@ -72,6 +72,11 @@ _SATURATES = platform.machine() in ("x86_64", "AMD64") and "vnni" not in readabl
 TRANSPOSE_OPTIMIZERS = frozenset({"TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider"})
 
 
+# Where the first graph was loaded. A process that is forked later has onnxruntime's memory and locks as they were at
+# that moment, and none of its threads: calls wait for these for ever.
+_process: int | None = None
+
+
 class Session:
     """A loaded graph: named arrays in, named arrays out."""
 
@@ -98,6 +103,9 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         self.what = what
+        global _process
+        _process = _process or os.getpid()
+        self._refuse_fork()
         try:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
@@ -127,8 +135,10 @@ class Session:
         """The named `outputs`. Every node runs whatever is asked for: onnxruntime 1.31.1 ignores
         `only_execute_path_to_fetches` (387 kernels of an adaptation step with it and without).
 
-        Raises UserError for feeds that do not fit, MachineError when memory runs out.
+        Raises UserError for feeds that do not fit and in a process that was forked meanwhile, MachineError when memory
+        runs out.
         """
+        self._refuse_fork()
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4
         try:
@@ -136,6 +146,13 @@ class Session:
             return tensors
         except Exception as error:
             raise self._explain(error, "cannot be run") from None
+
+    def _refuse_fork(self) -> None:
+        if _process != os.getpid():
+            raise UserError(
+                f"{self.what} cannot be used in a process that was forked after onnxruntime had loaded a graph: its "
+                "threads are not there; fork before the first photo, or start processes by spawn"
+            )
 
     def _explain(self, error: Exception, failed: str) -> Exception:
         message = " ".join(str(error).split())

@@ -2,6 +2,7 @@
 
 A state is a directory with `a.safetensors` and `b.safetensors`. A save goes to the slot that does not hold the newest
 valid generation, through a temporary file and a rename, so a power cut at any instant leaves the old state or the new.
+Saves of several processes come one after the other: each is a generation of its own.
 
 Of a tensor that differs from the bundle's start in few places a slot holds only the change: NAME.changed (uint8,
 numpy.packbits in C order: the places whose bits differ) and NAME.values (float32, the values there). The metadata
@@ -12,6 +13,8 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
+import stat
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
@@ -22,13 +25,14 @@ import safetensors
 import safetensors.numpy
 
 from gems_edge.errors import MachineError, UserError
-from gems_edge.files import sync_directory, write_atomic
+from gems_edge.files import locked, read_plain, sync_directory, write_atomic
 
 FORMAT = "gems-edge-state"
 FORMAT_VERSION = 2
 SLOTS = ("a.safetensors", "b.safetensors")
 # What a delta takes in the header of the file: one more name, type, shape and place, and the name in `delta`.
 _ENTRY_BYTES = 192
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,9 @@ def check_destination(path: Path | str, bundle_hash: str) -> None:
     """Raises UserError unless a state of this bundle may be written to `path`."""
     path = Path(path)
     if path.is_dir():
+        for slot in SLOTS:
+            if os.path.lexists(path / slot) and not stat.S_ISREG(os.lstat(path / slot).st_mode):
+                raise UserError(f"{path / slot} is not a plain file, as a state's must be; choose a new name")
         slots, damaged = _read_slots(path)
         if any(state.bundle != bundle_hash for state in slots.values()):
             raise UserError(_foreign(path) + "; it is left as it was")
@@ -141,26 +148,21 @@ def check_destination(path: Path | str, bundle_hash: str) -> None:
 def save_state(path: Path | str, state: State) -> State:
     """Write `state` as the next generation into the slot that is not the newest; returns it with its generation.
 
-    Raises UserError as check_destination; MachineError if the write fails (disk full), with the state there intact.
+    Raises UserError as check_destination; MachineError if the write fails (disk full), and if another process is at it
+    for long, with the state there intact.
     """
     path = Path(path)
     check_destination(path, state.bundle)
     for name in state.classes:
         if not isinstance(name, str | int | float):
             raise UserError(f"class names in a state must be text or numbers, not {name!r}")
-    slots = _read_slots(path)[0] if path.is_dir() else {}
-    newest = max(slots, key=lambda slot: slots[slot].generation, default=None)
-    slot = SLOTS[1] if newest == SLOTS[0] else SLOTS[0]
-    state = replace(state, generation=slots[newest].generation + 1 if newest else 1)
-    content = _encode(state)
     created = not path.is_dir()
     try:
         if created:
-            path.mkdir()
+            path.mkdir(exist_ok=True)  # another process may be as far
             sync_directory(path.parent)
-        for left_over in path.glob(f".{slot}.*.tmp"):  # of a save that a power cut ended
-            left_over.unlink()
-        write_atomic(path / slot, content)
+        with locked(path):
+            return _save(path, state)
     except OSError as error:
         if created:
             with contextlib.suppress(OSError):
@@ -171,6 +173,19 @@ def save_state(path: Path | str, state: State) -> State:
         raise MachineError(
             f"{path} could not be written ({error.strerror or error}); {kept}; free some space or choose another place"
         ) from None
+
+
+def _save(path: Path, state: State) -> State:
+    """As save_state, into a directory that no other process writes meanwhile."""
+    check_destination(path, state.bundle)
+    slots = _read_slots(path)[0]
+    newest = max(slots, key=lambda slot: slots[slot].generation, default=None)
+    slot = SLOTS[1] if newest == SLOTS[0] else SLOTS[0]
+    state = replace(state, generation=slots[newest].generation + 1 if newest else 1)
+    content = _encode(state)
+    for left_over in path.glob(f".{slot}.*.tmp"):  # of a save that a power cut ended
+        left_over.unlink()
+    write_atomic(path / slot, content)
     return state
 
 
@@ -189,8 +204,11 @@ def _read_slots(path: Path) -> tuple[dict[str, State], dict[str, str]]:
     damaged: dict[str, str] = {}
     for slot in SLOTS:
         try:
-            content = (path / slot).read_bytes()
+            content = read_plain(path / slot, _MOST_BYTES)
         except FileNotFoundError:
+            continue
+        except UserError as error:
+            damaged[slot] = str(error).removeprefix(f"{path / slot} ").partition(";")[0]
             continue
         except PermissionError:
             raise

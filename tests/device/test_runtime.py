@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import handmade as hm
 import pytest
@@ -28,3 +29,37 @@ def test_out_of_memory_is_the_machines_fault(tmp_path):
     command = [sys.executable, "-c", OUT_OF_MEMORY, str(hm.write_bundle(tmp_path / "h.gems"))]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.startswith("MachineError out of memory in") and "fewer" in done.stdout, done
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_forked_process_is_told(tmp_path, threads):
+    """A process of its own forks, before its first graph and after it: only the first child may use one."""
+    path = hm.write_bundle(tmp_path / "h.gems")
+    code = f"""
+import os, sys
+import handmade as hm
+from gems_edge.device import Learner
+learner, pictures = Learner.load({str(path)!r}, threads={threads}), hm.pictures(3, 2)
+def use():
+    for call in (lambda: learner.adapt(*pictures), lambda: learner.predict(pictures[0])):
+        try:
+            call()
+            print("works", flush=True)
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
+def in_child():
+    child = os.fork()
+    if not child:
+        use()
+        os._exit(0)
+    os.waitpid(child, 0)
+in_child()
+use()
+in_child()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent
+    )
+    lines = done.stdout.splitlines()
+    assert lines[:4] == ["works"] * 4 and len(lines) == 6, done
+    assert all("UserError" in line and "forked after onnxruntime had loaded a graph" in line for line in lines[4:])

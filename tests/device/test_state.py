@@ -25,6 +25,7 @@ from gems_edge.device.state import (
     state_bytes,
 )
 from gems_edge.errors import MachineError, UserError
+from gems_edge.files import locked
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 tensors = st.dictionaries(
@@ -260,3 +261,67 @@ def test_equal_generations_are_settled(tmp_path):
     (path / SLOTS[1]).write_bytes((path / SLOTS[0]).read_bytes())
     assert save_state(path, replace(make(2), generation=50)).generation == 2
     assert number_of(load_state(path, BUNDLE)) == 2
+
+
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo, lambda slot: os.symlink("/dev/zero", slot)])
+def test_slots_that_are_no_plain_files(tmp_path, put):
+    """Nothing is waited for, and teaching is refused before its first step rather than lost behind its last."""
+    path = tmp_path / "s.state"
+    save_state(path, make(1))
+    put(path / SLOTS[1])
+    with pytest.warns(UserWarning, match="b.safetensors is damaged .is not a plain file, but a (directory|FIFO|link)"):
+        assert number_of(load_state(path, BUNDLE)) == 1
+    for call in (lambda: check_destination(path, BUNDLE), lambda: save_state(path, make(2))):
+        with pytest.raises(UserError, match="b.safetensors is not a plain file, as a state's must be"):
+            call()
+
+
+def test_writers_of_one_state_come_one_after_the_other(tmp_path):
+    path, writers, each = tmp_path / "s.state", 6, 8
+
+    def work(writer):
+        for number in range(each):
+            save_state(path, make(10 * writer + number))
+
+    children = []
+    for writer in range(1, writers + 1):
+        if not (child := os.fork()):
+            try:
+                work(writer)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    while children:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if any(path.exists() and (path / slot).exists() for slot in SLOTS):
+                assert load_state(path, BUNDLE).generation >= 1
+        done, status = os.waitpid(-1, os.WNOHANG)
+        if done:
+            assert status == 0
+            children.remove(done)
+    assert load_state(path, BUNDLE).generation == writers * each
+    assert sorted(entry.name for entry in path.iterdir()) == sorted(SLOTS)
+
+
+def test_a_writer_that_does_not_end_is_told(tmp_path):
+    path = tmp_path / "s.state"
+    save_state(path, make(1))
+    with locked(path), pytest.raises(MachineError, match="is being written by another process; try again"):
+        with locked(path, patience=0.05):
+            pass
+    assert save_state(path, make(2)).generation == 2
+
+
+def test_a_file_system_that_syncs_no_directories(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert save_state(tmp_path / "s.state", make(1)).generation == 1
+    assert number_of(load_state(tmp_path / "s.state", BUNDLE)) == 1
