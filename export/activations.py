@@ -1,5 +1,6 @@
 """Activations and their derivatives. At a kink they are torch's: a pixel on it counts to the same side."""
 
+import numpy as np
 from onnx import TensorProto
 from torch import fx
 
@@ -9,6 +10,8 @@ from gems_edge.export.translation import Translation
 FLOAT = TensorProto.FLOAT
 # Hardsigmoid: x / 6 + 1/2 between −3 and 3; and hardswish: x times that.
 SLOPE, KNEE = 1 / 6, 3.0
+# What is nearer to 0 than its reciprocal may count as 0; what is as large may be multiplied by it.
+STEEP = 1e15
 
 
 def masked(b: GraphBuilder, x: str, condition: str) -> str:
@@ -16,17 +19,19 @@ def masked(b: GraphBuilder, x: str, condition: str) -> str:
     return b.op("Mul", x, b.op("Cast", condition, to=FLOAT))
 
 
-def _where(low: Translation, node: fx.Node, gradient: fx.Node, condition: str) -> Value:
-    """The gradient where the condition, of the node's full shape, holds. It may be the same for all of a map (behind a
-    mean), and is not written out for each pixel then."""
-    mask = low.builder.op("Cast", condition, to=FLOAT)
+def _product(low: Translation, node: fx.Node, gradient: fx.Node, mask: str) -> Value:
+    """The gradient times a mask of the node's full shape. It may be the same for all of a map (behind a mean), and is
+    not written out for each pixel then."""
     return Value(low.builder.op("Mul", low.tensor(gradient).name, mask), low.shape(node))
 
 
 def relu_backward(low: Translation, node: fx.Node, gradient: fx.Node, output: fx.Node, threshold: float) -> Value:
-    """d ReLU: the gradient where the output is above the threshold (0)."""
-    b = low.builder
-    return _where(low, node, gradient, b.op("Greater", low.full(output), b.constant(float(threshold))))
+    """d ReLU: the gradient where the output is above the threshold, which is 0.
+
+    A HardSigmoid so steep is 0 there and 1 above, in two thirds of what a comparison and its Cast take.
+    """
+    above = low.builder.op("HardSigmoid", low.full(output), alpha=STEEP, beta=-STEEP * threshold)
+    return _product(low, node, gradient, above)
 
 
 def hardtanh(low: Translation, node: fx.Node, x: fx.Node, least: float = -1.0, most: float = 1.0) -> Value:
@@ -38,10 +43,13 @@ def hardtanh(low: Translation, node: fx.Node, x: fx.Node, least: float = -1.0, m
 def hardtanh_backward(
     low: Translation, node: fx.Node, gradient: fx.Node, x: fx.Node, least: float, most: float
 ) -> Value:
-    b = low.builder
-    above = b.op("Greater", low.full(x), b.constant(float(least)))
-    below = b.op("Less", low.full(x), b.constant(float(most)))
-    return _where(low, node, gradient, b.op("And", above, below))
+    """The gradient where x lies between the ends: where a Clip to the next numbers inside leaves it as it is. A Clip
+    takes less than a second comparison and what joins both."""
+    b, ends = low.builder, np.array([least, most], np.float32)
+    inner = np.nextafter(ends, ends[::-1])
+    inner = np.where(ends == 0, np.sign(ends[::-1]) / np.float32(STEEP), inner)  # no denormal numbers, which are slow
+    inside = b.op("Equal", low.full(x), b.op("Clip", low.full(x), *(b.constant(float(end)) for end in inner)))
+    return _product(low, node, gradient, b.op("Cast", inside, to=FLOAT))
 
 
 def sigmoid_backward(low: Translation, node: fx.Node, gradient: fx.Node, output: fx.Node) -> Value:

@@ -39,7 +39,7 @@ class Memory:
 # MobileNetV2 x 0.35, 25 images of 96 pixels, "low": 64 MB of activations without, 47 with, in 1.15 times the time.
 # Were depthwise convolutions not counted either, it would be 44 MB in another 1.2 times the time.
 CHEAP = 24
-MEMORY = {"fast": Memory(1 << 23, 0), "balanced": Memory(1 << 21, 0, CHEAP), "low": Memory(1 << 19, 1, CHEAP, most=2)}
+MEMORY = {"fast": Memory(1 << 22, 0), "balanced": Memory(1 << 21, 0, CHEAP), "low": Memory(1 << 19, 1, CHEAP, most=2)}
 
 
 def stream(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> onnx.ModelProto:

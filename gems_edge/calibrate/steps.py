@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from gems_edge.calibrate.graph import Builder, Graph
 
 EXPANSION = 6  # of a mobile network's blocks
@@ -99,10 +97,7 @@ def _normalized(b: Builder, maps: str) -> str:
 
 def _before_activation(b: Builder, gradient: str, maps: str, clipped: str) -> str:
     """The gradient at `maps`, which are normalised and clipped."""
-    zero, six = (b.constant(np.array(end, "<f4")) for end in (0, 6))
-    inside = b.op(
-        "And", [b.holds("Greater", clipped, zero), b.holds("Less", clipped, six)], b.sizes[clipped].shape, item_bytes=1
-    )
+    inside = b.holds("Equal", clipped, b.clipped(clipped))
     gradient = b.same("Mul", gradient, b.op("Cast", [inside], b.sizes[clipped].shape, to=1))
     affine = b.normalized(maps, b.sums(b.same("Mul", gradient, maps), (0, 2, 3)))
     shift = b.op("Mul", [affine, b.feed(f"s{len(b.sizes)}", (1, 1, 1, 1))], b.sizes[maps].shape)
