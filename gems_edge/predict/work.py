@@ -329,7 +329,7 @@ def _turns_matrices(order: Sequence[int]) -> bool:
     return bool(rest) and all((axis - rest[0]) % len(rest) == at for at, axis in enumerate(rest))
 
 
-def of_run(ops: Sequence[Work]) -> Work:
+def of_run(ops: Sequence[Mapping[str, float]]) -> Work:
     """Of a run of ops, each with its own work."""
     moving = sum("ops" in op for op in ops)
     return add_up([*ops, {"late_ops": max(0, moving - CLOSE_OPS)}])
