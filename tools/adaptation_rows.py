@@ -39,6 +39,7 @@ _SOURCES = (
     "tickets/channels.py",
     "device/runtime.py",
     "device/learner.py",
+    "device/steps.py",
 )
 
 

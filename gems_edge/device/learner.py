@@ -3,7 +3,7 @@
 import copy
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +13,14 @@ import numpy as np
 
 from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, Bundle, read_bundle
+from gems_edge.device.inputs import checked_images, network_input, numbered
 from gems_edge.device.manifest import Trunk
 from gems_edge.device.runtime import Session, check_threads
-from gems_edge.device.sessions import Arrays, adapt_session, check_precision, predict_session, trunk_session
+from gems_edge.device.sessions import Arrays, check_precision, predict_session, trunk_session
 from gems_edge.device.state import State, as_delta, load_state, restored, save_state
+from gems_edge.device.steps import OnStep, Watch, take_steps
 from gems_edge.errors import UserError
-from gems_edge.images import decode_image, to_input
-
-OnStep = Callable[[int, float, float], None]  # called after each step with its number, loss and seconds
-Watch = Callable[[Arrays], None]  # called with the outputs of each run of adapt.onnx, by name: a step's, and where no
-# step is taken those of the one run
+from gems_edge.images import decode_image
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,8 @@ class Learner:
         rows, steps that the bundle cannot take, and a loss that is no longer finite; MachineError if memory runs out.
         """
         started = time.perf_counter()
-        pixels = self._checked(images)
-        classes, index = _number(labels, len(pixels))
+        pixels = checked_images(self.bundle, images)
+        classes, index = numbered(labels, len(pixels))
         steps = self.bundle.steps_for(len(pixels) / len(classes)) if steps is None else self.bundle.check_steps(steps)
         self.bundle.check_classes(len(classes))
         targets = np.eye(len(classes), dtype=np.float32)[index]
@@ -143,7 +141,7 @@ class Learner:
             self._now = copy.copy(self._now)  # without its session: a board has no memory for two graphs at once
             inputs, trunk_seconds = self._step_inputs(pixels)
             feeds = {self.bundle.step_input: inputs, "targets": targets}
-            tensors, losses, seconds = self._learn(feeds, steps, on_step, watch)
+            tensors, losses, seconds = take_steps(self.bundle, feeds, steps, self.threads, on_step, watch)
             self._teach(State(self.bundle.hash, classes, steps, len(pixels), tensors))
         total = time.perf_counter() - started
         return Adaptation(classes, len(pixels), tuple(losses), tuple(seconds), total, trunk_seconds)
@@ -152,7 +150,7 @@ class Learner:
         """What every step is fed of the support images, and the seconds that the trunk took, where there is one: its
         features are computed once, and its session is gone before that of the steps is loaded."""
         if self.bundle.trunk is None:
-            return _network_input(pixels), None
+            return network_input(pixels), None
         started = time.perf_counter()
         return self._features(self.bundle.trunk, pixels), time.perf_counter() - started
 
@@ -161,7 +159,7 @@ class Learner:
 
         Raises UserError for images that do not fit, and for a bundle without a trunk.
         """
-        pixels = self._checked(images)
+        pixels = checked_images(self.bundle, images)
         if self.bundle.trunk is None:
             raise UserError(f"{self.bundle.path} has no trunk: each of its steps runs the whole network")
         return self._features(self.bundle.trunk, pixels)
@@ -171,7 +169,7 @@ class Learner:
         batch = images_per_call(trunk.peak_bytes)
         features: np.ndarray | None = None
         for start in range(0, len(pixels), batch):
-            some = _network_input(pixels[start : start + batch])
+            some = network_input(pixels[start : start + batch])
             [result] = session.run([FEATURES], {IMAGES: some})
             if result.shape != (len(some), *trunk.features):
                 raise UserError(
@@ -186,47 +184,6 @@ class Learner:
         assert features is not None  # there is an image
         return features
 
-    def _learn(
-        self, feeds: Arrays, steps: int, on_step: OnStep | None, watch: Watch | None
-    ) -> tuple[Arrays, list[float], list[float]]:
-        """Take `steps` steps from the start: the tensors of a state, and each step's loss (before it) and seconds."""
-        bundle, session = self.bundle, adapt_session(self.bundle, self.threads)
-        weights = bundle.start_weights(feeds["targets"].shape[1], bundle.carried)
-        carried = {name: weights.pop(name) for name in bundle.carried}
-        fed = (*bundle.adapted, *(name for name in HEAD if name not in bundle.adapted))
-
-        def run(outputs: Sequence[str], step: int, first: bool = False) -> Arrays:
-            """`step`: the number of steps after which what it gives counts."""
-            feed = bundle.first_feed(first) | carried | {name: weights[name] for name in fed}
-            return _run(session, outputs, feeds | feed, step)
-
-        losses, seconds = [], []
-        for step in range(1, steps + 1):
-            before = time.perf_counter()
-            named = run(bundle.step_outputs, step, step == 1)
-            weights |= _rows(session.what, named, weights) if step == 1 else {}
-            for name in bundle.adapted:  # copied, so that what the graph gave is free for its next run
-                np.copyto(weights[name], _fitting(session.what, f"updated.{name}", named, weights[name]))
-            carried = {
-                name: _fitting(session.what, f"next.{name}", named, value).copy() for name, value in carried.items()
-            }
-            weights |= {name: named[name].copy() for name in bundle.statistics}
-            losses.append(float(named["loss"]))
-            seconds.append(time.perf_counter() - before)
-            if watch:
-                watch(named)
-            del named
-            if on_step:
-                on_step(step, losses[-1], seconds[-1])
-        if not steps:
-            named = run(bundle.start_outputs, 0, True)
-            weights |= _rows(session.what, named, weights) | {name: named[name] for name in bundle.statistics}
-            if watch:
-                watch(named)
-        elif bundle.statistics and set(bundle.adapted) - set(HEAD):  # under the weights as they now are
-            weights |= run(bundle.statistics, steps)
-        return {name: weights[name] for name in (*bundle.learned, *bundle.statistics)}, losses, seconds
-
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, float32 [N, classes], columns as `classes`.
 
@@ -235,14 +192,14 @@ class Learner:
         do not fit.
         """
         now = self._now  # once: another thread may teach meanwhile
-        pixels = self._checked(images)
+        pixels = checked_images(self.bundle, images)
         with now.lock:
             if now.session is None:
                 now.session = predict_session(self.bundle, now.weights, self.threads, self.precision)
         head = {name: now.weights[name] for name in HEAD}
         batch = self.batch_size()
         logits = [
-            now.session.run(["logits"], {IMAGES: _network_input(pixels[i : i + batch]), **head})[0]
+            now.session.run(["logits"], {IMAGES: network_input(pixels[i : i + batch]), **head})[0]
             for i in range(0, len(pixels), batch)
         ]
         return _softmax(np.concatenate(logits))
@@ -285,85 +242,6 @@ class Learner:
         weights = self.bundle.start_head(len(state.classes)) | dict(state.tensors)
         with self._teaching:
             self._now = _Taught(state.classes, weights, state)
-
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        """The images as an array [N, S, S, C], uint8 or floating point in 0…1."""
-        size, channels = self.bundle.image_size, self.bundle.channels
-        try:
-            images = np.asarray(images)
-        except ValueError:
-            raise UserError("images differ in shape; make them one array, e.g. with Learner.read_images") from None
-        shape = list(images.shape)
-        if images.ndim == 3 and channels == 1:
-            images = images[..., None]
-        if images.ndim != 4 or images.shape[1:] != (size, size, channels):
-            grey = f" or [N, {size}, {size}]" if channels == 1 else ""
-            raise UserError(
-                f"images have shape {shape} and must be [N, {size}, {size}, {channels}]{grey}; "
-                "Learner.read_images makes them from files"
-            )
-        if not len(images):
-            raise UserError("no images were given; give at least one")
-        if images.dtype == np.uint8:
-            return images
-        if images.dtype.kind != "f":
-            raise UserError(
-                f"images are {images.dtype} and must be uint8, or floating point in 0…1; convert them with astype"
-            )
-        if not (images.min() >= 0 and images.max() <= 1):  # false for NaN too
-            raise UserError("floating-point images must lie in 0…1; divide by 255, or give uint8")
-        return images
-
-
-def _network_input(pixels: np.ndarray) -> np.ndarray:
-    """Images [N, S, S, C] as graphs are fed them: float32 [N, C, S, S] in 0…1."""
-    if pixels.dtype == np.uint8:
-        return to_input(pixels)
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
-
-
-def _rows(what: str, outputs: Arrays, weights: Arrays) -> Arrays:
-    """The rows that a prototype head made of the support set."""
-    names = [name for name in HEAD if f"start.{name}" in outputs]
-    return {name: _fitting(what, f"start.{name}", outputs, weights[name]).copy() for name in names}
-
-
-def _fitting(what: str, output: str, outputs: Arrays, like: np.ndarray) -> np.ndarray:
-    """That output of the graph `what`. UserError unless it has the shape and type of `like`, whose place it takes."""
-    value = outputs[output]
-    if (value.shape, value.dtype) != (like.shape, like.dtype):
-        raise UserError(
-            f"{what} gives {output} as {value.dtype} {list(value.shape)}, not {like.dtype} {list(like.shape)}; export "
-            "the bundle again"
-        )
-    return value
-
-
-def _run(session: Session, outputs: Sequence[str], feeds: Arrays, step: int) -> Arrays:
-    """The outputs by name; UserError if the numbers at `step` are not finite."""
-    values = dict(zip(outputs, session.run(outputs, feeds)))
-    if not all(np.isfinite(value).all() for value in values.values()):
-        loss = f" (loss {float(values['loss']):g})" if "loss" in values else ""
-        raise UserError(f"adaptation diverged at step {step}{loss}; use fewer steps or other images")
-    return values
-
-
-def _number(labels: Sequence[Hashable], images: int) -> tuple[tuple[Hashable, ...], np.ndarray]:
-    """The classes in order of first appearance, and for each image the index of its class."""
-    if isinstance(labels, str):
-        raise UserError("labels must be a list with one class name per image, not one text")
-    labels = list(labels)
-    if len(labels) != images:
-        raise UserError(f"{images} images came with {len(labels)} labels; give one label per image")
-    labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
-    classes: dict[Hashable, int] = {}
-    try:
-        index = [classes.setdefault(label, len(classes)) for label in labels]
-    except TypeError as error:
-        raise UserError(f"class names must be text, numbers or other hashable values ({error})") from None
-    if any(name != name or name is None or name == "" for name in classes):
-        raise UserError("a class name is empty or not a number; name every class")
-    return tuple(classes), np.array(index)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

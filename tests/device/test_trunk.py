@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from gems_edge.device import Learner
-from gems_edge.device import learner as module
+from gems_edge.device import Learner, steps
+from gems_edge.device import learner as learning
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.measure import adapt_call, fresh_memory, trunk_call
 from gems_edge.errors import UserError
@@ -49,7 +49,7 @@ def test_no_two_graphs_are_in_memory_at_once(tmp_path, monkeypatch):
 
         return loading
 
-    for name in ("trunk_session", "adapt_session", "predict_session"):
+    for module, name in ((learning, "trunk_session"), (steps, "adapt_session"), (learning, "predict_session")):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     images, labels = hm.pictures(3, 1)
     learner.predict(images)
@@ -61,7 +61,7 @@ def test_no_two_graphs_are_in_memory_at_once(tmp_path, monkeypatch):
 def test_the_trunk_sees_as_many_images_at_a_time_as_predict(tmp_path, monkeypatch):
     path = hm.write_bundle(tmp_path / "s.gems", **ANIL, split=True)
     hm.edit_manifest(path, lambda m: m["cost"]["trunk"].update(peak_bytes=1 << 18))
-    seen, run = [], module.trunk_session
+    seen, run = [], learning.trunk_session
 
     def watched(*arguments):
         session = run(*arguments)
@@ -69,7 +69,7 @@ def test_the_trunk_sees_as_many_images_at_a_time_as_predict(tmp_path, monkeypatc
         session.run = lambda outputs, feeds: seen.append(len(feeds["images"])) or own(outputs, feeds)
         return session
 
-    monkeypatch.setattr(module, "trunk_session", watched)
+    monkeypatch.setattr(learning, "trunk_session", watched)
     Learner.load(path).adapt(*hm.pictures(3, 3))
     assert seen == [4, 4, 1]
 

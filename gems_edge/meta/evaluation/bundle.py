@@ -12,7 +12,8 @@ from gems_edge.data.imageset import ImageSet
 from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture
 from gems_edge.data.shots import Shots
 from gems_edge.data.specs import Specs, split_specs
-from gems_edge.device.learner import Learner, Watch
+from gems_edge.device.learner import Learner
+from gems_edge.device.steps import Watch
 from gems_edge.errors import UserError
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy
 from gems_edge.meta.evaluation.document import EvaluationProtocol, bar_entry, document, with_other_shots
