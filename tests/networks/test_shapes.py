@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.fewshot import FewShotModel, body
 from gems_edge.models.shapes import topology
-from gems_edge.models.spec import ModelSpec, is_constant
+from gems_edge.models.spec import ModelSpec
+from gems_edge.models.tensor_names import is_constant
 from gems_edge.tickets.channels import TOLERANCE, prune, remove_channels
 
 pytestmark = pytest.mark.parametrize("network", NETWORKS)
