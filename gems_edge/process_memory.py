@@ -1,7 +1,9 @@
 """What this process and this machine hold of memory, where the system says so (Linux); no torch, no onnxruntime."""
 
 import re
-from pathlib import Path
+
+from gems_edge.control_groups import memory_left
+from gems_edge.files import readable_text
 
 
 def peak_rss_mb() -> float | None:
@@ -26,22 +28,18 @@ def file_rss_mb() -> float | None:
 def available_mb() -> float | None:
     """What the system could give to this process without swapping, in MB; None where it does not say.
 
-    In a container no more than its limit leaves (version 2 of control groups).
+    In a container no more than the limits of its control groups leave.
     """
-    machine = _entry_mb("/proc/meminfo", "MemAvailable")
-    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    if machine is None or not limit.isdigit() or not used.isdigit():  # the limit may be "max"
-        return machine
-    return min(machine, max(0, int(limit) - int(used)) / 1e6)
+    rooms = (_entry_mb("/proc/meminfo", "MemAvailable"), limit_mb())
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def limit_mb() -> float | None:
+    """What the limits of this process's control groups leave it, in MB; None where there is no limit."""
+    left = memory_left()
+    return None if left is None else left / 1e6
 
 
 def _entry_mb(file: str, name: str) -> float | None:
-    match = re.search(rf"^{name}:\s+(\d+) kB", _text(file), re.MULTILINE)
+    match = re.search(rf"^{name}:\s+(\d+) kB", readable_text(file), re.MULTILINE)
     return int(match[1]) * 1024 / 1e6 if match else None
-
-
-def _text(file: str) -> str:
-    try:
-        return Path(file).read_text(errors="replace")
-    except OSError:
-        return ""

@@ -1,21 +1,14 @@
-"""What a process may still take: the machine's memory, or what a container's limit leaves of it."""
+"""What a process may still take: the machine's memory, or what its control groups leave of it."""
 
 import pytest
 
 from gems_edge import process_memory
 
 
-@pytest.mark.parametrize(
-    "limit, used, expected",
-    [("3000000000", "1000000000", 2000.0), ("max", "1000000000", 8000.0), ("1000", "2000", 0.0), ("", "", 8000.0)],
-)
-def test_a_containers_limit_counts(limit, used, expected, monkeypatch):
-    files = {
-        "/proc/meminfo": "MemTotal: 9999999 kB\nMemAvailable:    7812500 kB\n",
-        "/sys/fs/cgroup/memory.max": f"{limit}\n",
-        "/sys/fs/cgroup/memory.current": f"{used}\n",
-    }
-    monkeypatch.setattr(process_memory, "_text", files.__getitem__)
+@pytest.mark.parametrize("left, expected", [(None, 8000.0), (3_000_000_000, 3000.0), (0, 0.0), (1 << 40, 8000.0)])
+def test_the_groups_limit_counts(left, expected, monkeypatch):
+    monkeypatch.setattr(process_memory, "readable_text", lambda file: "MemAvailable:    7812500 kB\n")
+    monkeypatch.setattr(process_memory, "memory_left", lambda: left)
     assert process_memory.available_mb() == pytest.approx(expected)
 
 

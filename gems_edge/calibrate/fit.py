@@ -16,7 +16,8 @@ from gems_edge.calibrate.counting import graph_work
 from gems_edge.calibrate.graph import Graph
 from gems_edge.calibrate.onnx_bytes import model_bytes
 from gems_edge.calibrate.probe_sets import one_op_probes, whole_networks
-from gems_edge.device.host import available_cores, memory_mib
+from gems_edge.control_groups import available_cores
+from gems_edge.device.host import memory_mib
 from gems_edge.predict.work import TERMS, Work
 
 # Medians of the rates' log-normal priors, ns per unit on a core of some GFLOP/s. The priors (standard deviation SPREAD)

@@ -7,7 +7,8 @@ from datetime import date
 from pathlib import Path
 
 from gems_edge.calibrate.fit import Calibration
-from gems_edge.device.host import ARM_CORES, available_cores, memory_mib
+from gems_edge.control_groups import available_cores
+from gems_edge.device.host import ARM_CORES, memory_mib
 from gems_edge.files import readable_text
 from gems_edge.predict.profiles import Fact
 

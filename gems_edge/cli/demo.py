@@ -14,6 +14,7 @@ import click
 
 from gems_edge.cli.common import PATH, emit, json_option, say
 from gems_edge.clock import clock
+from gems_edge.control_groups import available_cores
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.settings.run import read_config
@@ -132,7 +133,7 @@ def _run(*arguments: object, many: bool = False) -> Any:
     `many`: on a machine without a GPU a process per core; on small networks that beats threads.
     """
     words = [str(argument) for argument in arguments]
-    processes = max(count for count in (1, 2, 4) if count <= len(os.sched_getaffinity(0)))
+    processes = max(count for count in (1, 2, 4) if count <= available_cores())
     if many and processes > 1 and not Path("/dev/nvidia0").exists():
         torchrun = ["--standalone", "--nproc-per-node", str(processes), "-m"]
         say(f"$ torchrun {' '.join(torchrun)} gems_edge " + " ".join(words))

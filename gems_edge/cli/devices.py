@@ -180,7 +180,7 @@ def _check_destination(path: Path, device: str | None) -> None:
 def _warn_of_load() -> None:
     import os
 
-    from gems_edge.device.host import available_cores
+    from gems_edge.control_groups import available_cores
 
     load = os.getloadavg()[0]
     if load > 0.5 * available_cores():

@@ -1,12 +1,12 @@
 """folder:PATH: PATH/CLASS/image, or PATH/train|val|test/CLASS/image where the split is given."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from gems_edge.control_groups import available_cores
 from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, split_classes
 from gems_edge.data.published import split_of_folder
 from gems_edge.errors import UserError
@@ -83,7 +83,7 @@ def decode_files(paths: Sequence[Path | str], size: int, channels: int) -> tuple
         images[index] = decode_image(content, size, channels, name=str(path))
         return sha256_bytes(content)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         return images, list(pool.map(decode, enumerate(paths)))
 
 

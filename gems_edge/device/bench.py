@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from gems_edge.control_groups import available_cores
 from gems_edge.device.bundle import Bundle, bundle_bytes
 from gems_edge.device.core_clock import core_clocks_mhz
-from gems_edge.device.host import available_cores, conditions, host_facts, spoiled
+from gems_edge.device.host import conditions, host_facts, spoiled
 from gems_edge.device.measure import (
     Sample,
     adapt_call,

@@ -1,6 +1,5 @@
 """This machine and its condition: what is recorded beside every figure, and what makes figures unreliable."""
 
-import os
 import platform
 import re
 import shutil
@@ -12,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from gems_edge.control_groups import available_cores
 from gems_edge.files import readable_text
+from gems_edge.process_memory import available_mb
 
 # The part numbers of Arm's cores (MIDR_EL1 in their technical reference manuals).
 ARM_CORES = {
@@ -51,22 +52,17 @@ def conditions() -> dict[str, Any]:
     """What changes while a board works. `clock_mhz` is the kernel's word, `firmware_clock_mhz` a Raspberry Pi's own."""
     temperature = readable_text("/sys/class/thermal/thermal_zone0/temp").strip()
     clock = readable_text(_CPUFREQ + "scaling_cur_freq").strip()
-    firmware = _vcgencmd("measure_clock", "arm")
+    firmware, available = _vcgencmd("measure_clock", "arm"), available_mb()
     facts = {
         "governor": readable_text(_CPUFREQ + "scaling_governor").strip(),
         "clock_mhz": round(int(clock) / 1e3) if clock.isdigit() else None,
         "firmware_clock_mhz": round(int(firmware) / 1e6) if firmware and firmware.isdigit() else None,
         "temperature_c": int(temperature) / 1e3 if temperature.lstrip("-").isdigit() else None,
         "throttled": _vcgencmd("get_throttled"),
-        "memory_available_mb": _memory_mb("MemAvailable"),
+        "memory_available_mb": None if available is None else round(available),
         "disk_free_mb": round(shutil.disk_usage(tempfile.gettempdir()).free / 1e6),
     }
     return {name: fact for name, fact in facts.items() if fact not in ("", None)}
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_mib(entry: str) -> int:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gems_edge.control_groups import available_cores
 from gems_edge.errors import UserError
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ def start_processes(compute: str) -> Processes:
             f"more processes than GPUs: there are {torch.cuda.device_count()}; start as many with --nproc-per-node"
         )
     device = torch.device("cuda", local) if use_cuda else torch.device("cpu")
+    _keep_quota()
     if use_cuda:
         torch.cuda.set_device(device)
         # The same kernels on every run, so that a resumed run repeats itself as far as the GPU's libraries do.
@@ -84,6 +86,12 @@ def start_processes(compute: str) -> Processes:
         else:
             dist.init_process_group("gloo")
     return Processes(dist.get_rank() if count > 1 else 0, local, count, device)
+
+
+def _keep_quota() -> None:
+    """No more threads than the cores that this process may use; who sets OMP_NUM_THREADS knows better."""
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
 
 
 def single_process(command: str) -> None:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from gems_edge.clock import clock
+from gems_edge.control_groups import available_cores
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import read_json, write_atomic
 from gems_edge.reproduce.job import (
@@ -148,7 +149,7 @@ class LocalExecutor:
         gpus = _visible_gpus()
         if gpus and processes > len(gpus):
             raise UserError(f"{processes} processes a cell, but there are {len(gpus)} GPUs here; lower the processes")
-        capacity = len(gpus) if gpus else len(os.sched_getaffinity(0))
+        capacity = len(gpus) if gpus else available_cores()
         self._jobs = jobs or max(1, capacity // processes)
         if gpus:
             shares = [[gpus[(job * processes + n) % len(gpus)] for n in range(processes)] for job in range(self._jobs)]

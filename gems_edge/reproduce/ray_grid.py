@@ -7,6 +7,7 @@ import socket
 import warnings
 from typing import Any
 
+from gems_edge.control_groups import available_cores
 from gems_edge.errors import UserError
 from gems_edge.reproduce.job import CellJob, Outcome, one_thread, own_sigterm, run_cell
 
@@ -60,7 +61,7 @@ class RayExecutor:
     def _connect(self, address: str) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
-            cores = max(len(os.sched_getaffinity(0)), (self._jobs or 1) * self._processes)
+            cores = max(available_cores(), (self._jobs or 1) * self._processes)
             self._ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
             return
         missing = f"no Ray cluster answers at {address}"

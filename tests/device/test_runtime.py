@@ -33,10 +33,11 @@ def test_out_of_memory_is_the_machines_fault(tmp_path):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_forked_process_is_told(tmp_path, threads):
-    """A process of its own forks, before its first graph and after it: only the first child may use one."""
+    """A process of its own forks, before its first graph and after it: only the first child may use one. The other may
+    forget what it was given, and end."""
     path = hm.write_bundle(tmp_path / "h.gems")
     code = f"""
-import os, sys
+import os, signal, sys, time
 import handmade as hm
 from gems_edge.device import Learner
 learner, pictures = Learner.load({str(path)!r}, threads={threads}), hm.pictures(3, 2)
@@ -47,19 +48,26 @@ def use():
             print("works", flush=True)
         except Exception as error:
             print(type(error).__name__, error, flush=True)
-def in_child():
+def in_child(end):
     child = os.fork()
     if not child:
+        signal.alarm(60)
         use()
-        os._exit(0)
-    os.waitpid(child, 0)
-in_child()
+        end()
+    print("ended with", os.waitpid(child, 0)[1], flush=True)
+def forget():
+    global learner
+    del learner
+    sys.exit(0)
+in_child(lambda: os._exit(0))
 use()
-in_child()
+time.sleep(0.2)  # until its threads sleep
+in_child(forget)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent
     )
     lines = done.stdout.splitlines()
-    assert lines[:4] == ["works"] * 4 and len(lines) == 6, done
-    assert all("UserError" in line and "forked after onnxruntime had loaded a graph" in line for line in lines[4:])
+    assert lines[:5] == ["works", "works", "ended with 0", "works", "works"] and len(lines) == 8, done
+    assert all("UserError" in line and "forked after onnxruntime had loaded a graph" in line for line in lines[5:7])
+    assert lines[7] == "ended with 0"
