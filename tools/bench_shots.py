@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import click
 import numpy as np
+import torch
 
 from gems_edge.cli.common import table
 from gems_edge.cli.values import IMAGE_SETS
@@ -23,12 +24,14 @@ from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler
 from gems_edge.data.mixture import Mixture, load_mixture, mixture_sampler
 from gems_edge.data.shots import ONE_SHOT, Shots
 from gems_edge.data.specs import Specs, own_specs, split_specs
-from gems_edge.data.tensors import episode_tensors
 from gems_edge.device.learner import Learner
 from gems_edge.files import write_atomic
 from gems_edge.meta.evaluation.accuracy import mean_accuracy
 from gems_edge.meta.evaluation.bundle import answer_episode
 from gems_edge.meta.evaluation.episodes import evaluate
+from gems_edge.meta.features import episodes_of
+from gems_edge.meta.meta_model import MetaModel, halves
+from gems_edge.meta.processes import alone
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.run import Run
 from gems_edge.meta.task_threads import TaskThreads
@@ -47,6 +50,10 @@ class FirstPhotos:
     @property
     def ways(self) -> int:
         return self.whole.ways
+
+    @property
+    def rotate(self) -> bool:
+        return self.whole.rotate
 
     def draw(self, iteration: int, task: int) -> EpisodeIndices:
         drawn = self.whole.draw(iteration, task)
@@ -68,24 +75,27 @@ class Opened(NamedTuple):
     tested: Tested
 
 
-def of_run(directory: Path, data: Specs | None, steps: int | None, episodes: int) -> Opened:
+def of_run(directory: Path, data: Specs | None, split: str, steps: int | None, episodes: int) -> Opened:
+    """Above its cut, where it has one, on features."""
     run = Run(directory)
     config, (model, weights) = run.config(), run.model()
     specs = own_specs(data, config.data) if data else config.data
     images = load_mixture(specs, image_size=config.image_size, channels=config.channels)
-    tensors, threads, rule = episode_tensors(images), TaskThreads(model, episodes), rule_of(config)
+    parts = halves(MetaModel(model, weights, rule_of(config)), model.spec.cut)
+    read, top = episodes_of(parts, images, (split,), alone(torch.device("cpu"))), parts.learned
+    threads = TaskThreads(top.model, episodes)
     key = config.normalization, config.steps if steps is None else steps
 
     def tested(sampler: FirstPhotos) -> Sequence[float]:
         shares = evaluate(
-            threads, weights, tensors, sampler, rule, steps=[key[1]], modes=[key[0]], tasks=range(episodes)
+            threads, top.weights, read, sampler, top.rule, steps=[key[1]], modes=[key[0]], tasks=range(episodes)
         )
         return shares[key]
 
     return Opened(images, config.ways, tested)
 
 
-def of_bundle(directory: Path, data: Specs | None, steps: int | None, episodes: int) -> Opened:
+def of_bundle(directory: Path, data: Specs | None, split: str, steps: int | None, episodes: int) -> Opened:
     learner = Learner.load(directory)
     bundle = learner.bundle
     specs = data or split_specs(bundle.manifest["provenance"]["data"])
@@ -140,7 +150,7 @@ def in_words(row: dict) -> tuple[str, ...]:
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(subject, data, shots, steps, split, episodes, queries, seed, output):
     of_subject = of_bundle if (subject / "manifest.json").exists() else of_run
-    opened = of_subject(subject, data, steps, episodes)
+    opened = of_subject(subject, data, split, steps, episodes)
     rows = rows_of(opened, [Shots.parse_given(each) for each in shots], split, queries, seed)
     print(table(map(in_words, rows), ("data", "photos", "accuracy %", "gain", "")))
     if output:

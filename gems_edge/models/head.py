@@ -68,13 +68,35 @@ def prototypes(spec: ModelSpec, weights: dict[str, Tensor], features: Tensor, ta
     `features` [N, feature_size] and one-hot `targets` [N, classes] of the support set, at least one image of each
     class. cosine: means of features of length 1, brought to length 1, biases 0. euclidean: means c and temperature τ
     as 2τc and −τ|c|², so that logits are −τ times the squared distance, but for what is alike for all classes.
+
+    A mean of more photos is nearer to every query of its class, and of the others, too. What it is nearer on average is
+    taken back, so that classes of unequal numbers of photos attract alike; equal numbers change nothing.
     """
     counts = targets.sum(0)
     if spec.metric == "cosine":
-        rows = _unit(targets.T @ _unit(features) / counts[:, None])
-        return dict(zip(HEAD, (rows, 0 * counts)))
+        means = targets.T @ _unit(features) / counts[:, None]
+        return dict(zip(HEAD, (_unit(means) * _lengths(means, counts)[:, None], 0 * counts)))
     temperature, means = weights[TEMPERATURE].exp(), targets.T @ features / counts[:, None]
-    return dict(zip(HEAD, (2 * temperature * means, -temperature * (means * means).sum(1))))
+    apart = features - targets @ means
+    variance = (apart * apart).sum() / _at_least_one((counts - 1).sum())
+    return dict(zip(HEAD, (2 * temperature * means, temperature * (variance / counts - (means * means).sum(1)))))
+
+
+def _lengths(means: Tensor, counts: Tensor) -> Tensor:
+    """How long the means of so many vectors of length 1 are on average, as multiples of their own average [classes].
+
+    A mean of n has the squared length ρ + (1 − ρ) / n on average, with ρ the cosine of two photos of a class: here of
+    all pairs within a class.
+    """
+    pairs = (counts * (means * means).sum(1) - 1).sum() / _at_least_one((counts - 1).sum())
+    cosine = F.relu(pairs)
+    squares = cosine - (cosine - 1) / counts
+    lengths = squares * torch.rsqrt(squares)
+    return lengths / lengths.mean()
+
+
+def _at_least_one(number: Tensor) -> Tensor:
+    return F.relu(number - 1) + 1
 
 
 def _unit(vectors: Tensor) -> Tensor:

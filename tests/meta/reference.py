@@ -97,9 +97,11 @@ class Network:
             of_class = [features[sy == number] for number in range(classes)]
             if self.metric == "cosine":
                 rows = [F.normalize(F.normalize(each).mean(0), dim=0) for each in of_class]
-                return w | {"head.weight": torch.stack(rows), "head.bias": tau * torch.zeros(classes).to(tau)}
+                rows = torch.stack(rows) * mean_lengths([F.normalize(each) for each in of_class])
+                return w | {"head.weight": rows, "head.bias": tau * torch.zeros(classes).to(tau)}
             means = [each.mean(0) for each in of_class]
-            biases = torch.stack([-tau * mean.norm() ** 2 for mean in means])
+            errors = squared_errors(of_class)
+            biases = torch.stack([tau * (error - mean.norm() ** 2) for error, mean in zip(errors, means)])
             return w | {"head.weight": 2 * tau * torch.stack(means), "head.bias": biases}
         if meta["head.weight"].shape[0] == 1:
             w["head.weight"] = torch.cat([meta["head.weight"]] * classes)
@@ -117,6 +119,22 @@ class Network:
                 layers.append([])
             layers[-1] += [f"{BODY}{path}.{name}" for name, _ in layer.named_parameters(recurse=False)]
         return [*layers, ["head.weight", "head.bias"]]
+
+
+def squared_errors(of_class):
+    """Expected squared error of each class's mean, from the variance within all classes."""
+    freedom = sum(len(each) - 1 for each in of_class)
+    variance = sum(each.var(0, correction=0).sum() * len(each) for each in of_class) / max(freedom, 1)
+    return [variance / len(each) for each in of_class]
+
+
+def mean_lengths(of_class):
+    """Expected length of each class's mean of unit vectors [classes, 1], as multiples of their average; from the
+    cosines of all pairs within a class, a pair of two of n counting 1 / n."""
+    pairs = [(each @ each.T).triu(1).sum() * 2 / len(each) for each in of_class]
+    cosine = (sum(pairs) / max(sum(len(each) - 1 for each in of_class), 1)).clamp(min=0)
+    lengths = torch.stack([(cosine + (1 - cosine) / len(each)).sqrt() for each in of_class])
+    return (lengths / lengths.mean())[:, None]
 
 
 def independent(w):

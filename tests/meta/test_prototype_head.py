@@ -1,11 +1,14 @@
 """The head "prototype": its meta-gradients against the plain loops of the references, and what it promises."""
 
+import statistics
 from dataclasses import replace
 
 import gems_reference
 import pytest
 import reference
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_meta_gradient import QUERIES, SHOTS, WAYS, WIDTHS, episode
 
 from gems_edge.data.shots import Shots
@@ -19,6 +22,7 @@ from gems_edge.meta.run import seeded_weights
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.models.backbones.registry import make_backbone
 from gems_edge.models.fewshot import HEAD, FewShotModel, Weights, layers_of
+from gems_edge.models.head import logits_of, prototypes
 from gems_edge.models.spec import METRICS
 from gems_edge.models.tensor_names import ADAPTER, TEMPERATURE
 
@@ -88,28 +92,89 @@ def test_meta_gradient_equals_plain_loop(method, metric, first_order):
                 assert (own - expected[name]).abs().max() <= 1e-9 * scale, name
 
 
+def similarity(metric, queries, features, labels):
+    """Of queries with plain class means [queries, classes]."""
+    if metric == "cosine":
+        features = torch.nn.functional.normalize(features)
+    means = torch.stack([features[labels == label].mean(0) for label in range(int(labels.max()) + 1)])
+    if metric == "cosine":
+        return torch.nn.functional.cosine_similarity(queries[:, None], means[None], dim=2)
+    return -(torch.cdist(queries, means) ** 2)
+
+
 @metrics
 @methods
 def test_without_steps_answers_are_distances_to_class_means(method, metric):
     config = settings(method, metric, steps=0, normalization="group")
     model, weights = start(config)
-    task = uneven(episode(3, 22, seed=2), 2, 1, 2)
+    task = episode(3, 22, seed=2)
     result = meta_loss(model, weights, task, config, rule_of(config))
     network = reference.Network(make_backbone("conv4", 3), weights, config.normalization, metric)
-    features, statistics = network.features(weights, task.support_images)
-    queries = network.features(weights, task.query_images, statistics)[0]
-    means = torch.stack([features[task.support_labels == label].mean(0) for label in range(WAYS)])
-    if metric == "cosine":
-        unit = features / features.norm(dim=1, keepdim=True)
-        means = torch.stack([unit[task.support_labels == label].mean(0) for label in range(WAYS)])
-        near = torch.nn.functional.cosine_similarity(queries[:, None], means[None], dim=2)
-    else:
-        near = -(torch.cdist(queries, means) ** 2)
+    features, seen = network.features(weights, task.support_images)
+    queries = network.features(weights, task.query_images, seen)[0]
+    near = similarity(metric, queries, features, task.support_labels)
     expected = torch.nn.functional.cross_entropy(weights[TEMPERATURE].exp() * near, task.query_labels)
     assert result.loss.item() == pytest.approx(expected.item(), rel=1e-9)
     assert not result.trajectory.steps
     found, wanted = (torch.autograd.grad(loss, weights[TEMPERATURE])[0] for loss in (result.loss, expected))
     assert found.item() == pytest.approx(wanted.item(), rel=1e-9)
+
+
+@metrics
+def test_rows_of_unequal_numbers_equal_plain_loop(metric):
+    config = settings("maml", metric, steps=0, normalization="group")
+    model, weights = start(config)
+    task = uneven(episode(3, 22, seed=2), 2, 1, 2)
+    loss = meta_loss(model, weights, task, config, rule_of(config)).loss
+    body = {name: tensor for name, tensor in weights.items() if not name.startswith("head.bias")}
+    found = torch.autograd.grad(loss, list(body.values()), allow_unused=True)
+    expected_loss, expected = reference.meta_gradient(
+        make_backbone("conv4", 3), {n: w.detach() for n, w in weights.items()}, "group", "maml", 0.1, 0, False,
+        task.support_images, task.support_labels, task.query_images, task.query_labels, WAYS, metric=metric,
+    )  # fmt: skip
+    assert abs(loss.item() - expected_loss.item()) < 1e-10 * abs(expected_loss.item())
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    for name, own in zip(body, found, strict=True):
+        assert (own - expected[name]).abs().max() <= 1e-9 * scale, name
+
+
+@metrics
+def test_a_class_of_more_photos_attracts_no_more(metric):
+    """Queries of a third class, as far from both others: their scores of a class of 1 and of one of 20 photos."""
+    model, weights = start(settings("maml", metric))
+    spec, size = model.spec, model.spec.feature_size
+    random, counts = torch.Generator().manual_seed(0), torch.tensor([1, 20])
+    labels = torch.repeat_interleave(torch.arange(2), counts)
+    centres = torch.eye(4, size, dtype=torch.float64)
+    centres = centres[:3] + centres[3]
+    gaps, plain = [], []
+    for _ in range(1500):
+        support, queries = (
+            centres[index] + 0.5 * torch.randn(len(index), size, generator=random, dtype=torch.float64)
+            for index in (labels, torch.full((10,), 2))
+        )
+        rows = prototypes(spec, weights, support, torch.nn.functional.one_hot(labels).double())
+        scores = logits_of(spec, weights | rows, queries)
+        gaps.append((scores[:, 1] - scores[:, 0]).mean().item())
+        near = similarity(metric, queries, support, labels) * weights[TEMPERATURE].exp()
+        plain.append((near[:, 1] - near[:, 0]).mean().item())
+    error = statistics.stdev(gaps) / len(gaps) ** 0.5
+    assert abs(statistics.mean(gaps)) < 4 * error and statistics.mean(plain) > 8 * error
+
+
+@metrics
+@given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_equal_numbers_change_nothing(metric, ways, shots, seed):
+    model, weights = start(settings("maml", metric))
+    random = torch.Generator().manual_seed(seed)
+    features = torch.randn(ways * shots, model.spec.feature_size, generator=random, dtype=torch.float64)
+    targets = torch.eye(ways, dtype=torch.float64).repeat(shots, 1)
+    rows = prototypes(model.spec, weights, features, targets)
+    queries = torch.randn(7, model.spec.feature_size, generator=random, dtype=torch.float64)
+    scores = logits_of(model.spec, weights | rows, queries)
+    near = similarity(metric, queries, features, targets.argmax(1))
+    expected = weights[TEMPERATURE].exp() * near
+    torch.testing.assert_close(scores.log_softmax(1), expected.log_softmax(1), rtol=1e-9, atol=1e-9)
 
 
 @methods
