@@ -44,6 +44,23 @@ def memory_left(root: Path | str = "/") -> int | None:
     return min(left, default=None)
 
 
+def swap_left(root: Path | str = "/") -> int | None:
+    """Bytes that this process may still have in swap space; None where no group limits that.
+
+    Version 1 limits memory and swap together: what that leaves counts as swap.
+    """
+    names = {
+        1: ("memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"),
+        2: ("memory.swap.max", "memory.swap.current"),
+    }
+    left = []
+    for version, group in _groups("memory", Path(root)):
+        limit, used = (_number(group / name) for name in names[version])
+        if limit is not None and used is not None and limit < _UNLIMITED:
+            left.append(max(0, limit - used))
+    return min(left, default=None)
+
+
 def _room(group: Path, files: _Files) -> Iterator[int]:
     """What each limit of a group leaves."""
     used = _number(group / files.usage)

@@ -2,7 +2,7 @@
 
 import re
 
-from gems_edge.control_groups import memory_left
+from gems_edge.control_groups import memory_left, swap_left
 from gems_edge.files import readable_text
 
 
@@ -30,14 +30,28 @@ def available_mb() -> float | None:
 
     In a container no more than the limits of its control groups leave.
     """
-    rooms = (_entry_mb("/proc/meminfo", "MemAvailable"), limit_mb())
+    rooms = (machine_mb(), limit_mb())
     return min((room for room in rooms if room is not None), default=None)
+
+
+def machine_mb() -> float | None:
+    """What this machine has available, whatever the limits, in MB; None where it does not say."""
+    return _entry_mb("/proc/meminfo", "MemAvailable")
 
 
 def limit_mb() -> float | None:
     """What the limits of this process's control groups leave it, in MB; None where there is no limit."""
-    left = memory_left()
-    return None if left is None else left / 1e6
+    return _mb(memory_left())
+
+
+def swap_mb() -> float:
+    """What of the swap space is free and this process's control groups let it have, in MB; 0 where it is not known."""
+    rooms = (_entry_mb("/proc/meminfo", "SwapFree") or 0.0, _mb(swap_left()))
+    return min(room for room in rooms if room is not None)
+
+
+def _mb(count: int | None) -> float | None:
+    return None if count is None else count / 1e6
 
 
 def _entry_mb(file: str, name: str) -> float | None:

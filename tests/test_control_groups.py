@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from real_groups import own_group
 
 from gems_edge.control_groups import available_cores, memory_left
 
@@ -99,22 +99,6 @@ def test_a_path_with_blanks_and_one_outside(tmp_path):
     mounts = V2_MOUNT.format(root="/").replace("/sys/fs/cgroup", "/sys/fs/cgroup/my\\040groups")
     files = {"my groups/memory.max": "10", "my groups/memory.current": "4"}
     assert memory_left(recorded(tmp_path, "0::/../other:one\n", mounts, files)) == 6
-
-
-def own_group(controller: str, version_2: str) -> Path:
-    """A new control group below this process's own; skips where none can be made."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        number, names, path = line.split(":", 2)
-        base = Path("/sys/fs/cgroup") / (controller if controller in names.split(",") else "")
-        if controller not in names.split(",") and number != "0":
-            continue
-        group = base / path.lstrip("/") / f"gems-edge-test-{os.getpid()}"
-        with suppress(OSError):
-            group.mkdir()
-            if (group / version_2).exists() or names:
-                return group
-            group.rmdir()
-    pytest.skip(f"no control group with {controller} can be made here")
 
 
 IN_GROUP = """

@@ -49,12 +49,14 @@ def command(
     from gems_edge.device import Learner
     from gems_edge.device.state import check_destination
     from gems_edge.device.support import read_support
+    from gems_edge.predict.room import check_room
 
     learner = Learner.load(bundle, threads, precision)
     if steps is not None:
         learner.bundle.check_steps(steps)
     check_destination(state, learner.bundle.hash)
-    photos = read_support(support, learner.bundle)
+    cost = learner.bundle.manifest["cost"]
+    photos = read_support(support, learner.bundle, lambda images: check_room(cost, images, "adapt"))
     adaptation = _adapt(learner, photos, steps)
     document, text = _report(learner, adaptation, learner.save(state), state)
     if as_json:

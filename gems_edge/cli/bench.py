@@ -81,7 +81,10 @@ def _measure_here(bundle: "Bundle", threads: int | None) -> Document:
     """What is measured on this machine, with what the manifest says of the memory beside it."""
     from gems_edge.device.bench import measure_bundle
     from gems_edge.predict.memory import predict_memory
+    from gems_edge.predict.room import check_room
 
+    for what, images in (("predict", 1), ("adapt", bundle.ways * bundle.shots)):
+        check_room(bundle.manifest["cost"], images, what)
     document = measure_bundle(bundle, threads, on_stage=lambda stage: say(f"measuring {stage} …"))
     for what, section in document["memory"].items():
         section["predicted"] = predict_memory(bundle.manifest["cost"], section["images"], what).as_figure("peak")

@@ -40,9 +40,11 @@ def command(
       gems-edge predict plates.gems --state mine.state photos/ --json
     """
     from gems_edge.device import Learner
+    from gems_edge.predict.room import check_room
 
     files = _expand(images)
     learner = Learner.load(bundle, threads, precision)
+    check_room(learner.bundle.manifest["cost"], min(_CHUNK, len(files)), "predict")
     if state is None:
         say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")
     else:

@@ -1,5 +1,6 @@
 """Support photos in folders: DIR/CLASS/image, one folder per class."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,12 @@ class SupportSet:
         return tuple(dict.fromkeys(self.labels))
 
 
-def read_support(directory: Path | str, bundle: Bundle) -> SupportSet:
+def read_support(
+    directory: Path | str, bundle: Bundle, check: Callable[[int], None] = lambda images: None
+) -> SupportSet:
     """Read DIR/CLASS/*.jpg|png|… ; classes and files in order of name, hidden files left out.
 
+    `check` is called with the number of images before any is decoded, and may raise.
     Raises UserError for a layout that is not one folder of images per class, fewer than two classes, more than a
     per-class bundle can learn, an image that cannot be read, and one picture under two class names.
     """
@@ -46,6 +50,7 @@ def read_support(directory: Path | str, bundle: Bundle) -> SupportSet:
         raise UserError(f"{directory} holds one class ({listed[0][0]}); give a folder for each of at least two classes")
     bundle.check_classes(len(listed))  # before minutes of decoding
     files = [(name, file) for name, images in listed for file in images]
+    check(len(files))
     pixels = np.stack(
         [decode_image(file, bundle.image_size, bundle.channels, invert=bundle.inverted) for _, file in files]
     )

@@ -14,6 +14,9 @@ from gems_edge.predict.prediction import Prediction
 # A fresh process with python, numpy, onnxruntime, pillow and a small graph loaded, code and data, in MB (10⁶ bytes):
 # 54.5 after the imports, the rest is onnxruntime's own of a session. A gradient step runs more of it than a prediction.
 PROCESS_MB = {"predict": 68.1, "adapt": 69.9}
+# Of it, what is pages of libraries that a system drops when it needs memory: up to so much, as PROCESS_LESS_MB says. In
+# a control group of 50 MB a process runs whose peak is 89 MB beside full memory (28×28 Conv-4, 25 images).
+FILES_MB = 41.0
 # What onnxruntime holds of every node of a graph beside its tensors: adaptation graphs of MobileNetV2 (x 0.35) and of
 # Conv-4, of 4,700 to 5,300 and of 500 nodes, differ by so much beyond their arenas (onnxruntime 1.32.0).
 NODE_BYTES = 4_400
@@ -31,7 +34,7 @@ PIXELS, PIXELS_AND_INPUT = 0.25, 1.25
 # The interval: a share of the value, ERROR for the number of images that a bundle was planned for and ERROR_BETWEEN for
 # numbers between those that the arena was simulated for, and what PROCESS_MB may be off on boards and with other
 # versions: the wheels for aarch64 have 15 % less code of onnxruntime and 13 % more of numpy's BLAS than those for
-# x86-64, 41 MB are pages of such files, of which a system maps more or fewer at once, and some systems for the Pi 5
+# x86-64, FILES_MB are pages of such files, of which a system maps more or fewer at once, and some systems for the Pi 5
 # have pages of 16 KB.
 ERROR, ERROR_BETWEEN = 0.08, 0.16
 PROCESS_LESS_MB, PROCESS_MORE_MB = 11.0, 14.0
