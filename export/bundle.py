@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gems_edge.device.bundle import (
+from gems_edge.device.bundle_files import (
     CARRYING_VERSION,
     FILES,
     FORMAT,
@@ -22,6 +22,7 @@ from gems_edge.device.bundle import (
     manifest_sum,
 )
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
+from gems_edge.device.trust import SIGNATURE_FILE
 from gems_edge.errors import UserError
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
 
@@ -42,16 +43,21 @@ def _is_bundle(path: Path) -> bool:
         manifest = read_json(path / MANIFEST_FILE, "")
     except (UserError, OSError):
         return False
-    known = {MANIFEST_FILE, MANIFEST_SUM_FILE, *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE}
+    known = {MANIFEST_FILE, MANIFEST_SUM_FILE, SIGNATURE_FILE, *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE}
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT and {p.name for p in path.iterdir()} <= known
 
 
 def write_bundle(
-    path: Path, contents: Mapping[str, bytes], manifest: dict[str, Any], check: Callable[[Path], dict[str, Any]]
+    path: Path,
+    contents: Mapping[str, bytes],
+    manifest: dict[str, Any],
+    check: Callable[[Path], dict[str, Any]],
+    sign: Callable[[bytes], bytes] | None = None,
 ) -> dict[str, Any]:
     """Write the files (name → bytes) beside `path`, let `check` run on them, and only then put them in its place.
 
-    `check` returns entries to add to the manifest; what it raises leaves `path` as it was.
+    `check` returns entries to add to the manifest, and `sign` the signature of its bytes; what they raise leaves `path`
+    as it was.
     """
     check_target(path)
     files = {name: {"bytes": len(content), "sha256": sha256_bytes(content)} for name, content in contents.items()}
@@ -63,7 +69,9 @@ def write_bundle(
             write_atomic(staging / name, content)
         _write_manifest(staging, manifest)
         manifest |= check(staging)
-        _write_manifest(staging, manifest)
+        content = _write_manifest(staging, manifest)
+        if sign:
+            write_atomic(staging / SIGNATURE_FILE, sign(content))
         _replace(staging, path)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -80,10 +88,11 @@ def _version(manifest: Mapping[str, Any]) -> int:
     return CARRYING_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
 
 
-def _write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
+def _write_manifest(directory: Path, manifest: dict[str, Any]) -> bytes:
     content = (json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     write_atomic(directory / MANIFEST_FILE, content)
     write_atomic(directory / MANIFEST_SUM_FILE, manifest_sum(content))
+    return content
 
 
 def _replace(staging: Path, path: Path) -> None:

@@ -9,9 +9,9 @@ from gems_edge.data.mixture import mixture_sampler
 from gems_edge.device.bundle import steps_for
 from gems_edge.errors import UserError
 from gems_edge.export.budget import Budget, Candidate, adaptation, predictions, search, spread
-from gems_edge.export.bundle import check_target
 from gems_edge.export.pipeline import accuracies, export_source
 from gems_edge.export.recovery import recover, remaining_ratio
+from gems_edge.export.signing import check_output
 from gems_edge.export.source import ExportOptions, Reports, Source, open_source
 from gems_edge.predict.profiles import DeviceProfile
 from gems_edge.tickets.channels import prune
@@ -26,7 +26,7 @@ def export_within(
     Where fewer gradient steps would leave room for more weights, some of the networks are trained, and the one with the
     best accuracy on validation is taken. Raises UserError with the nearest that there is if nothing fits.
     """
-    check_target(output)
+    check_output(output, options)
     source = open_source(directory, options, reports)
     fitting = search(source, budget, reports.say)
     chosen = _most_accurate(source, spread(fitting.candidates), options, reports)
@@ -57,7 +57,7 @@ def export_family(
     if len(set(ratios)) < len(ratios):
         raise UserError("--ratio names the same ratio twice")
     for output in outputs:
-        check_target(output)
+        check_output(output, options)
     source = open_source(directory, options, reports)
     return [
         export_source(source, output, replace(options, ratio=ratio), reports) for output, ratio in zip(outputs, ratios)

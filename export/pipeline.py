@@ -12,15 +12,16 @@ from safetensors.numpy import save
 from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.specs import distribution_name, specs_text
-from gems_edge.device.bundle import FILES, TRUNK_FILE
+from gems_edge.device.bundle_files import FILES, TRUNK_FILE
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
-from gems_edge.export.bundle import check_target, write_bundle
+from gems_edge.export.bundle import write_bundle
 from gems_edge.export.cut import board_step, board_trunk, highest_cut, trunk_entry
 from gems_edge.export.graphs import RULE, predict_graph
 from gems_edge.export.manifest import costs, identity, parameters, provenance, tensor_names
 from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.quantise import EPISODES, Quantised, quantise, quantise_trunk
 from gems_edge.export.recovery import recover, remaining_ratio
+from gems_edge.export.signing import check_output, product_entry, signing
 from gems_edge.export.source import ExportOptions, MetaModel, Read, Reports, Source, open_source, read_by
 from gems_edge.export.specialise import Specialised, specialise
 from gems_edge.export.steps import (
@@ -76,7 +77,7 @@ def export_run(directory: Path, output: Path, options: ExportOptions, reports: R
     Raises UserError for a ratio that the network cannot meet, a network that cannot be exported, and a bundle that
     does not reproduce torch's results; `output` is then what it was before.
     """
-    check_target(output)
+    check_output(output, options)
     return export_source(open_source(directory, options, reports), output, options, reports)
 
 
@@ -86,7 +87,7 @@ def export_source(
     """As export_run, of a run that is open; `about` goes into the manifest."""
     ratio = remaining_ratio(source.dense.spec, source.trained.model.spec, options.ratio)
     check_ratio(source.trained.model.spec, ratio)
-    check_target(output)
+    check_output(output, options)
     keep_freed_memory()
     compact = _compacted(source, ratio, options, reports)
     exported = _specialised(source, compact.learned, options, reports)
@@ -99,6 +100,7 @@ def export_source(
         after = _accuracies(exported.learned, "what is exported", source, options, reports, plan)
     graphs = _graphs(source, exported.learned, options, reports)
     manifest = {
+        **product_entry(output, options),
         **_description(source, output, options, compact, exported, plan),
         "untrained": bar,
         "accuracy_before": before,
@@ -115,7 +117,7 @@ def export_source(
     def check(staging: Path) -> dict[str, Any]:
         return _verified(staging, source, exported.learned, graphs.int8, options, reports)
 
-    return write_bundle(output, _contents(exported.learned, graphs), manifest, check)
+    return write_bundle(output, _contents(exported.learned, graphs), manifest, check, signing(options))
 
 
 # Prune and recover

@@ -43,6 +43,9 @@ class ExportOptions:
     int8: bool = False  # write predict.int8.onnx too
     memory: str = "balanced"  # how much adapt.onnx may take: passes.stream.MEMORY
     steps: int | None = None  # gradient steps on the board; None: chosen on validation episodes
+    sign: Path | None = None  # OpenSSH's private key, or public where an agent holds it
+    product: str | None = None  # None: the bundle's name, where it is signed
+    release: int | None = None  # None: the time, where it is signed
 
 
 @dataclass(frozen=True)

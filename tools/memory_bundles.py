@@ -9,7 +9,8 @@ from networks import read_name
 from safetensors.numpy import save
 
 from gems_edge.data.shots import Shots
-from gems_edge.device.bundle import FILES, IMAGES, TRUNK_FILE
+from gems_edge.device.bundle import IMAGES
+from gems_edge.device.bundle_files import FILES, TRUNK_FILE
 from gems_edge.export.bundle import write_bundle
 from gems_edge.export.cut import board_step, board_trunk, highest_cut, trunk_entry
 from gems_edge.export.graphs import CLASSES, RULE, predict_graph

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import Document, emit, json_option, say
+from gems_edge.cli.common import Document, emit, json_option, say, trust_options
 
 if TYPE_CHECKING:
     from gems_edge.device import Adaptation, Learner
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", "state", required=True, type=click.Path(), metavar="STATE", help="Where to keep what is learned."
 )
+@trust_options
 @json_option
 def command(
     bundle: str, support: str, steps: int | None, precision: str, threads: int | None, state: str, as_json: bool

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import Document, emit, json_option, say
+from gems_edge.cli.common import Document, emit, json_option, say, trust_options
 
 if TYPE_CHECKING:
     from gems_edge.device.bundle import Bundle
@@ -42,6 +42,7 @@ _BOTH = {
     "--reconnect", "patience", type=click.IntRange(0, 86_400), metavar="SECONDS",
     help="With --host: how long a lost connection is tried again; 120 if left out.",
 )  # fmt: skip
+@trust_options
 @json_option
 def command(
     bundle: str, devices: str | None, threads: int | None, host: str | None, as_json: bool, **connection: Any

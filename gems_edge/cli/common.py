@@ -1,7 +1,9 @@
 """What the commands share: options that several have, --json, lines for people, tables."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +28,48 @@ def compute_option(help: str) -> Callable[[Command], Command]:
     """--compute: where torch runs, in every command that runs it."""
     choices = click.Choice(["auto", "cpu", "cuda"])
     return click.option("--compute", type=choices, default="auto", show_default=True, help=help)
+
+
+def trust_options(command: Command) -> Command:
+    """--trust and --allow-older, for commands that open a bundle: this process, and those that it starts, open it as
+    if the environment said so. Without a trust file it is said that anybody's bundles are opened."""
+    trust = click.option(
+        "--trust", type=PATH, metavar="FILE", envvar="GEMS_EDGE_TRUST", show_envvar=True, expose_value=False,
+        callback=_use_trust, help="Open only what a key in this file signed (OpenSSH's allowed_signers).",
+    )  # fmt: skip
+    older = click.option(
+        "--allow-older", is_flag=True, expose_value=False, callback=_allow_older,
+        help="With a trust file: open a release below the highest that was opened here.",
+    )  # fmt: skip
+    return trust(older(command))
+
+
+def _use_trust(context: click.Context, option: click.Parameter, file: Path | None) -> None:
+    from gems_edge.device.trust import TRUST_VARIABLE
+
+    if file is None:
+        say("no trust file, so who made the bundle is not checked (--trust FILE)")
+    else:
+        context.with_resource(_environment(TRUST_VARIABLE, str(file)))
+
+
+def _allow_older(context: click.Context, option: click.Parameter, allowed: bool) -> None:
+    from gems_edge.device.trust import ALLOW_OLDER_VARIABLE
+
+    if allowed:
+        context.with_resource(_environment(ALLOW_OLDER_VARIABLE, "1"))
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def refuse_device(command: Command) -> Command:

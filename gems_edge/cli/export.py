@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import PATH, Document, compute_option, data_root_option, emit, json_option, say, table
+from gems_edge.cli.common import FILE, PATH, Document, compute_option, data_root_option, emit, json_option, say, table
 from gems_edge.cli.exported import document_of, show
 from gems_edge.cli.values import BOARDS, ONE_IMAGE_SET, RATIOS
+from gems_edge.device.manifest import MOST_RELEASE
 from gems_edge.errors import UserError
 from gems_edge.predict.profiles import DeviceProfile
 
@@ -98,6 +99,15 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
 )
 @click.option("--int8", is_flag=True, help="Also write predict.int8.onnx, with its accuracy beside float32's.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
+@click.option(
+    "--sign", type=FILE, metavar="KEY",
+    help="Sign it: OpenSSH's private key (ed25519), or the public one of a key that an agent holds.",
+)  # fmt: skip
+@click.option("--product", metavar="ID", help="What it is for, as trust files name it.  [default: the bundle's name]")
+@click.option(
+    "--release", type=click.IntRange(1, MOST_RELEASE), metavar="N",
+    help="Boards that check signatures take no lower one.  [default: the time, as YYYYMMDDhhmm]",
+)  # fmt: skip
 @compute_option("Where torch runs, to recover and to evaluate.")
 @data_root_option
 @json_option
@@ -116,6 +126,7 @@ def command(run: Path, output: Path | None, as_json: bool, **options: Any) -> No
       gems-edge export runs/glyphs --ratio 0.8 -o glyphs.gems
       gems-edge export runs/both --for-data folder:fruit -o fruit.gems
       gems-edge export runs/glyphs --device rpi-zero-2w --max-latency-ms 15 --max-memory-mb 110 -o zero.gems
+      gems-edge export runs/glyphs --sign ~/.ssh/id_ed25519 --product plates --release 3 -o plates.gems
       gems-edge export runs/glyphs --ratio 0.5,0.8,0.9 --device rpi-4b -o glyphs.gems
     """
     request = _request(run, output or Path(f"{run.resolve().name}.gems"), **options)

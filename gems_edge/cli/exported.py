@@ -16,6 +16,7 @@ def document_of(output: Path, manifest: Document) -> Document:
     mode = manifest["normalization"]
     return {
         "bundle": str(output),
+        "product": manifest.get("product"),
         "ratio": manifest["ratio"]["reached"],
         "widths": manifest["backbone"]["widths"],
         **{f"{what}_{when}": manifest[what][when] for what in ("params", "macs") for when in ("before", "after")},
@@ -62,6 +63,8 @@ def _lines(manifest: Document) -> Iterator[str]:
         f"onnxruntime equals torch on {check['episodes']} episodes{of_steps}, probabilities within "
         f"{answer['error']:.1e} (allowed {answer['allowed']:.0e})"
     )
+    if product := manifest.get("product"):
+        yield f"release {product['release']} of product {product['id']}"
     if manifest["specialised"]:
         yield _specialised_line(manifest["specialised"])
     if manifest["provenance"]["trained_as"] == "transductive":

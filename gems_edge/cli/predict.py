@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import PATH, Document, emit, json_option, say, table
+from gems_edge.cli.common import PATH, Document, emit, json_option, say, table, trust_options
 
 if TYPE_CHECKING:
     from gems_edge.device import Learner
@@ -28,6 +28,7 @@ _CHUNK = 64
     help="int8: the quantised graph of a bundle that was exported with --int8.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
+@trust_options
 @json_option
 def command(
     bundle: str, images: tuple[Path, ...], state: str | None, precision: str, threads: int | None, as_json: bool

@@ -11,37 +11,44 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE, Quantisation
+from gems_edge.device.bundle_files import (
+    MANIFEST_FILE,
+    MANIFEST_SUM_FILE,
+    WEIGHTS_FILE,
+    file_content,
+    listed_files,
+    manifest_content,
+    manifest_fields,
+)
+from gems_edge.device.int8 import Quantisation
 from gems_edge.device.manifest import (
     HEADS,
     NORMALIZATIONS,
     Fields,
+    Product,
     Trunk,
     check_costs,
     least_steps,
+    product_of,
     quantisation_of,
     steps_by_shots,
     trunk_of,
 )
+from gems_edge.device.trust import (
+    SIGNATURE_FILE,
+    Trust,
+    check_maker,
+    check_product,
+    check_release,
+    read_signature,
+    remember_release,
+)
 from gems_edge.errors import UserError
-from gems_edge.files import parse_json, read_plain, sha256_bytes
+from gems_edge.files import sha256_bytes
 
-FORMAT = "gems-edge-bundle"
-# Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Version 3: adapt.onnx is fed with what
-# trunk.onnx makes of the images (trunk), or normalisation is frozen. Version 4: adapt.onnx makes the head's rows of the
-# support set (prototype). A bundle has the least version that says all it needs.
-PLAIN_VERSION, CARRYING_VERSION, TRUNK_VERSION, PROTOTYPE_VERSION = 1, 2, 3, 4
-FORMAT_VERSION = PROTOTYPE_VERSION
-MANIFEST_FILE = "manifest.json"
-# The hash by which states know the bundle, as a line that `sha256sum --check` reads. Older bundles have none.
-MANIFEST_SUM_FILE = "manifest.sha256"
-WEIGHTS_FILE = "weights.safetensors"
-FILES = ("predict.onnx", "adapt.onnx", WEIGHTS_FILE)
-TRUNK_FILE = "trunk.onnx"
 IMAGES, FEATURES = "images", "features"  # what a gradient step is fed: without a trunk, and with one
 HEAD = ("head.weight", "head.bias")
 FIRST = "first"  # of a prototype head, an input of adapt.onnx: above 0 where it makes the rows, before the first step
-_MANIFEST_MOST_BYTES = 4 << 20  # fifty times the largest that an export has written
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Bundle:
     quantisation: Quantisation | None = None  # of predict.int8.onnx; None: there is none
     trunk: Trunk | None = None  # None: a step runs the whole network
     steps_by_shots: tuple[tuple[int, int], ...] = ()  # photos of each class → steps; (): `steps` for any number
+    product: Product | None = None
 
     @property
     def step_input(self) -> str:
@@ -90,7 +98,7 @@ class Bundle:
 
     def content(self, file: str) -> bytes:
         """The bytes of `file`, checked against the manifest once more: what is used is what was checked."""
-        return _content(self.path, file, self.manifest["files"][file])
+        return file_content(self.path, file, self.manifest["files"][file])
 
     @property
     def makes_prototypes(self) -> bool:
@@ -160,26 +168,34 @@ class Bundle:
             )
 
 
-def read_bundle(path: Path | str) -> Bundle:
-    """Read and check the bundle at `path`.
+def read_bundle(path: Path | str, trust: Trust | None = None) -> Bundle:
+    """Read and check the bundle at `path`. `trust`: whose bundles are opened; None is what the environment says.
 
-    Raises UserError for anything that is missing, altered, of another format or version, or outside the bundle. Warns
-    (UserWarning) of a manifest that has no checksum of its own.
+    Raises UserError for anything that is missing, altered, of another format or version, or outside the bundle, and for
+    what is not to be trusted. Warns (UserWarning) of a manifest that has no checksum of its own.
     """
-    path = Path(path)
+    path, trust = Path(path), trust or Trust.from_environment()
     if not path.is_dir():
         raise UserError(f"{path} is not a bundle (a directory NAME.gems written by gems-edge export)")
-    content, has_sum = _manifest_content(path)
-    manifest = parse_json(content, f"{path} is not a readable bundle: {MANIFEST_FILE}")
-    fields = Fields(path, manifest)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is not a gems-edge bundle: its manifest.json has no format {FORMAT!r}")
-    version = fields.integer("format_version")
-    if version > FORMAT_VERSION:
-        raise UserError(
-            f"{path} has bundle format {version} and this gems-edge reads up to {FORMAT_VERSION}; "
-            "install a newer gems-edge"
+    content, has_sum = manifest_content(path)
+    signature = read_signature(path) if trust.file else None
+    if trust.file:
+        check_maker(path, content, signature, trust.file)  # before anything looks at what it says
+    bundle = _described(path, content)
+    if trust.file and signature:
+        _check_release(bundle, content, signature, trust)
+    if not has_sum:
+        warnings.warn(
+            f"{path} has no {MANIFEST_SUM_FILE}: it is older, or was not copied whole, and damage to its manifest may "
+            "go unnoticed; export or copy it again",
+            stacklevel=2,
         )
+    return bundle
+
+
+def _described(path: Path, content: bytes) -> Bundle:
+    """The bundle whose manifest is `content`, checked with all its files."""
+    fields = manifest_fields(path, content)
     stored = _checked_files(path, fields)
     check_costs(fields)
     head = fields.text("head", HEADS)
@@ -202,72 +218,34 @@ def read_bundle(path: Path | str) -> Bundle:
         statistics=fields.names("tensors.statistics"),
         carried=_carried(fields),
         stored_head=_checked_head(path, fields, stored),
-        manifest=manifest,
+        manifest=fields.manifest,
         quantisation=quantisation_of(fields),
         steps_by_shots=steps_by_shots(fields, least_steps(head), steps),
         trunk=trunk_of(fields),
+        product=product_of(fields),
     )
     _check_tensors(bundle, fields, stored)
-    if not has_sum:
-        warnings.warn(
-            f"{path} has no {MANIFEST_SUM_FILE}: it is older, or was not copied whole, and damage to its manifest may "
-            "go unnoticed; export or copy it again",
-            stacklevel=2,
-        )
     return bundle
 
 
-def manifest_sum(manifest: bytes) -> bytes:
-    """What manifest.sha256 holds."""
-    return f"{sha256_bytes(manifest)}  {MANIFEST_FILE}\n".encode()
-
-
-def _manifest_content(path: Path) -> tuple[bytes, bool]:
-    """The manifest's bytes, and whether a checksum says that it is whole."""
-    try:
-        content = read_plain(path / MANIFEST_FILE, _MANIFEST_MOST_BYTES)
-    except FileNotFoundError:
-        raise UserError(f"{path} is not a readable bundle: {path / MANIFEST_FILE} does not exist") from None
-    expected = manifest_sum(content)
-    try:
-        if read_plain(path / MANIFEST_SUM_FILE, len(expected)) != expected:
-            raise UserError(
-                f"{path / MANIFEST_FILE} was altered: its SHA-256 is not that of {MANIFEST_SUM_FILE}; copy or export "
-                "the bundle again"
-            )
-    except FileNotFoundError:
-        return content, False
-    return content, True
+def _check_release(bundle: Bundle, manifest: bytes, signature: bytes, trust: Trust) -> None:
+    """UserError for a product that is not the board's, and for an older release; a newer one is remembered before
+    anything of it is used."""
+    assert trust.file is not None
+    if bundle.product is None:
+        raise UserError(f"{bundle.path} is signed, but its manifest names no product and release; export it again")
+    check_product(bundle.path, manifest, signature, bundle.product, trust.file)
+    if not trust.allow_older:
+        check_release(bundle.path, bundle.product, trust.file)
+    remember_release(bundle.product, trust.file)
 
 
 def _checked_files(path: Path, fields: Fields) -> dict[str, np.ndarray]:
     """All that the manifest lists is there and is what it says; the tensors of the weights' file."""
-    listed = fields.get("files", dict, "an object")
-    of_trunk = (TRUNK_FILE, *((TRUNK_INT8_FILE,) if INT8_FILE in listed else ())) if fields.has("trunk") else ()
-    for file in (*FILES, *of_trunk):
-        if file not in listed:
-            raise UserError(f"{path} is incomplete: its manifest does not list {file}; export it again")
-    for file in listed:
-        if not file or file in (".", "..") or any(sign in file for sign in "/\\\0"):
-            raise UserError(f"{path} is not trustworthy: its manifest names a file outside the bundle ({file!r})")
-        fields.get(f"files/{file}/sha256", str, "a SHA-256", "/")
-        fields.bytes(f"files/{file}/bytes", "/")
+    listed = listed_files(path, fields)
     for file in (file for file in listed if file != WEIGHTS_FILE):
-        _content(path, file, listed[file])
-    return _tensors(path / WEIGHTS_FILE, _content(path, WEIGHTS_FILE, listed[WEIGHTS_FILE]))
-
-
-def _content(path: Path, file: str, entry: Mapping[str, Any]) -> bytes:
-    """The bytes of a file, which are those of its entry in the manifest."""
-    try:
-        content = read_plain(path / file, entry["bytes"])
-    except FileNotFoundError:
-        raise UserError(f"{path} is incomplete: {file} is missing; copy the bundle again") from None
-    if sha256_bytes(content) != entry["sha256"]:
-        raise UserError(
-            f"{path / file} was altered: its SHA-256 is not the manifest's; copy or export the bundle again"
-        )
-    return content
+        file_content(path, file, listed[file])
+    return _tensors(path / WEIGHTS_FILE, file_content(path, WEIGHTS_FILE, listed[WEIGHTS_FILE]))
 
 
 def _tensors(file: Path, content: bytes) -> dict[str, np.ndarray]:
@@ -322,8 +300,8 @@ def steps_for(by_shots: Iterable[Sequence[int]], shots: float, otherwise: int) -
 
 def bundle_files(bundle: Bundle) -> tuple[str, ...]:
     """The names of all its files."""
-    sums = (MANIFEST_SUM_FILE,) if (bundle.path / MANIFEST_SUM_FILE).exists() else ()
-    return (MANIFEST_FILE, *sums, *bundle.manifest["files"])
+    beside = (file for file in (MANIFEST_SUM_FILE, SIGNATURE_FILE) if (bundle.path / file).exists())
+    return (MANIFEST_FILE, *beside, *bundle.manifest["files"])
 
 
 def bundle_bytes(bundle: Bundle) -> dict[str, int]:

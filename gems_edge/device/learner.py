@@ -19,6 +19,7 @@ from gems_edge.device.runtime import Session, check_threads
 from gems_edge.device.sessions import Arrays, check_precision, predict_session, trunk_session
 from gems_edge.device.state import State, as_delta, load_state, restored, save_state
 from gems_edge.device.steps import OnStep, Watch, take_steps
+from gems_edge.device.trust import Trust
 from gems_edge.errors import UserError
 from gems_edge.images import decode_image
 
@@ -90,9 +91,12 @@ class Learner:
         self._teaching = threading.RLock()
 
     @classmethod
-    def load(cls, path: Path | str, threads: int | None = None, precision: str = "fp32") -> "Learner":
-        """The bundle at `path`, untaught. `threads`: None is one per core. Raises UserError for a bad bundle."""
-        return cls(read_bundle(path), threads, precision)
+    def load(
+        cls, path: Path | str, threads: int | None = None, precision: str = "fp32", trust: Trust | None = None
+    ) -> "Learner":
+        """The bundle at `path`, untaught. `threads`: None is one per core. `trust`: whose bundles are opened; None is
+        what GEMS_EDGE_TRUST says. Raises UserError for a bad bundle, and for one that is not to be trusted."""
+        return cls(read_bundle(path, trust), threads, precision)
 
     def in_precision(self, precision: str) -> "Learner":
         """A learner that was taught the same and answers in `precision`. UserError if the bundle has no such graph."""

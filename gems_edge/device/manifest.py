@@ -1,6 +1,7 @@
 """What a bundle's manifest says, typed: a wrong or missing entry is named."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ COSTS = (
 TRUNK_COSTS = ("trunk.macs", "trunk.constant_bytes", "memory.feature_bytes", "memory.trunk.nodes")
 # Beyond every graph that a board runs; what is larger is no figure of one.
 _MOST_BYTES, _MOST_AMOUNT = 1 << 40, 1e18
+MOST_RELEASE = 1 << 53  # what a JSON number holds exactly everywhere
+PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Trunk:
     cut: str  # the path of the lowest layer, or block, above it
     features: tuple[int, ...]  # the shape of one image's: [c, h, w] of maps, [F] of the whole body
     peak_bytes: int  # activations of one image
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a bundle is for, and which of its releases it is: a board that checks signatures takes no lower one."""
+
+    id: str
+    release: int
 
 
 class Fields:
@@ -125,6 +136,15 @@ def steps_by_shots(fields: Fields, least: int, most: int) -> tuple[tuple[int, in
         if not numbers or not 1 <= pair[0] <= _MOST_BYTES or not least <= pair[1] <= most:
             raise fields.error(key, expected)
     return tuple((shots, steps) for shots, steps in pairs)
+
+
+def product_of(fields: Fields) -> Product | None:
+    if not fields.has("product"):
+        return None
+    name = fields.text("product.id")
+    if not PRODUCT_ID.fullmatch(name):
+        raise fields.error("product.id", "up to 64 letters of ASCII, digits, '.', '_' and '-'")
+    return Product(name, fields.integer("product.release", 1, MOST_RELEASE))
 
 
 def trunk_of(fields: Fields) -> Trunk | None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, TRUNK_FILE, Bundle
+from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, Bundle
+from gems_edge.device.bundle_files import TRUNK_FILE
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE, Quantisation, refreshed
 from gems_edge.device.onnxfile import initializers, with_values
 from gems_edge.device.runtime import Session

@@ -110,7 +110,7 @@ def load_state(path: Path | str, bundle_hash: str) -> State:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a state (a directory NAME.state written by gems-edge adapt)")
-    slots, damaged = _read_slots(path)
+    slots, damaged = read_slots(path)
     if not slots:
         if damaged:
             raise UserError(
@@ -134,7 +134,7 @@ def check_destination(path: Path | str, bundle_hash: str) -> None:
         for slot in SLOTS:
             if os.path.lexists(path / slot) and not stat.S_ISREG(os.lstat(path / slot).st_mode):
                 raise UserError(f"{path / slot} is not a plain file, as a state's must be; choose a new name")
-        slots, damaged = _read_slots(path)
+        slots, damaged = read_slots(path)
         if any(state.bundle != bundle_hash for state in slots.values()):
             raise UserError(_foreign(path) + "; it is left as it was")
         if not slots and not damaged and any(not entry.name.startswith(".") for entry in path.iterdir()):
@@ -178,7 +178,7 @@ def save_state(path: Path | str, state: State) -> State:
 def _save(path: Path, state: State) -> State:
     """As save_state, into a directory that no other process writes meanwhile."""
     check_destination(path, state.bundle)
-    slots = _read_slots(path)[0]
+    slots = read_slots(path)[0]
     newest = max(slots, key=lambda slot: slots[slot].generation, default=None)
     slot = SLOTS[1] if newest == SLOTS[0] else SLOTS[0]
     state = replace(state, generation=slots[newest].generation + 1 if newest else 1)
@@ -198,7 +198,7 @@ def _foreign(path: Path) -> str:
     return f"{path} was taught with another bundle (or with an earlier export of this one)"
 
 
-def _read_slots(path: Path) -> tuple[dict[str, State], dict[str, str]]:
+def read_slots(path: Path) -> tuple[dict[str, State], dict[str, str]]:
     """The valid slots, and for each damaged one the reason."""
     slots: dict[str, State] = {}
     damaged: dict[str, str] = {}

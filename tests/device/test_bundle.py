@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from gems_edge.device import Learner
-from gems_edge.device.bundle import FILES, bundle_bytes, manifest_sum, read_bundle
+from gems_edge.device.bundle import bundle_bytes, read_bundle
+from gems_edge.device.bundle_files import FILES, manifest_sum
 from gems_edge.errors import UserError
 
 

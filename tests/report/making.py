@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from gems_edge.device.bundle import manifest_sum
+from gems_edge.device.bundle_files import manifest_sum
 
 GRAPH = {
     "dims": {"images": 1, "classes": 5},

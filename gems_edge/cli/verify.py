@@ -1,0 +1,74 @@
+"""gems-edge verify: what of a bundle or a state is whole, and who made a bundle."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gems_edge.cli.common import PATH, emit, json_option, table
+from gems_edge.errors import UserError
+
+if TYPE_CHECKING:
+    from gems_edge.device.inspect import Finding
+    from gems_edge.device.trust import Trust
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@click.option(
+    "--trust", type=PATH, metavar="FILE", envvar="GEMS_EDGE_TRUST", show_envvar=True,
+    help="Of a bundle: a key in this file (OpenSSH's allowed_signers) must have signed it.",
+)  # fmt: skip
+@click.option("--allow-older", is_flag=True, help="With --trust: a release below the highest that was opened is fine.")
+@json_option
+def command(path: Path, trust: Path | None, allow_older: bool, as_json: bool) -> None:
+    """Check a bundle or a state: what is whole, what is not, and what can be saved.
+
+    Nothing is changed, and nothing of it runs. Ends with 2 if something is not whole, or not to be trusted.
+
+    \b
+    Example:
+      gems-edge verify plates.gems --trust makers
+      gems-edge verify mine.state --json
+    """
+    from gems_edge.device.trust import Trust
+
+    finding = _inspected(path, Trust(trust, allow_older))
+    if as_json:
+        emit(
+            {
+                "path": str(path),
+                "kind": finding.kind,
+                "whole": not finding.damaged,
+                "parts": [
+                    {"name": part.name, "whole": not part.problem, "problem": part.problem or None, "about": part.about}
+                    for part in finding.parts
+                ],
+                "rescue": finding.rescue or None,
+                **finding.about,
+            }
+        )
+    else:
+        rows = [
+            (part.name, "not whole" if part.problem else "whole", part.problem or part.about) for part in finding.parts
+        ]
+        click.echo(table(rows, (finding.kind, "", "")))
+    if finding.damaged:
+        problem = finding.damaged[0].problem
+        named = problem if str(path) in problem else f"{path}: {problem}"
+        raise UserError("; ".join(filter(None, (named, finding.rescue))))
+
+
+def _inspected(path: Path, trust: "Trust") -> "Finding":
+    from gems_edge.device.bundle_files import MANIFEST_FILE
+    from gems_edge.device.inspect import inspect_bundle, inspect_state
+    from gems_edge.device.state import SLOTS
+
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if MANIFEST_FILE in names or path.suffix == ".gems":
+        return inspect_bundle(path, trust)
+    if names & set(SLOTS):
+        return inspect_state(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a bundle or a state")
+    raise UserError(f"{path} is neither a bundle nor a state (a directory that export or adapt wrote)")
