@@ -67,12 +67,12 @@ class _Adoption:
                 raise UserError(f"{self.name}: {place} is wrapped in {type(module).__name__}; use the module inside")
         try:
             graph = _Tracer().trace(self.network)
-        except fx.proxy.TraceError as error:
-            raise UserError(
-                f"{self.name}: {line_of(error)} decides by the data ({error}), which a graph for a board cannot; "
-                "write the network without if, for and numbers that depend on tensors"
-            ) from None
         except Exception as error:
+            if isinstance(error, fx.proxy.TraceError) or _wants_number_of_tensor(error):
+                raise UserError(
+                    f"{self.name}: {line_of(error)} decides by the data ({error}), which a graph for a board cannot; "
+                    "write the network without if, for and numbers that depend on tensors"
+                ) from None
             raise UserError(
                 f"{self.name}: {line_of(error)} cannot be traced ({type(error).__name__}: {error}); {ADVICE}"
             ) from None
@@ -246,6 +246,11 @@ def _normalization_like(layer: nn.BatchNorm2d | nn.GroupNorm, name: str) -> Norm
 
 
 # What runs as one
+
+
+def _wants_number_of_tensor(error: Exception) -> bool:
+    """Whether Python asked for a number (float, int, range) where there is a traced tensor."""
+    return isinstance(error, TypeError) and "Proxy" in str(error)
 
 
 def _fuse(graph: fx.Graph, root: nn.Module) -> None:

@@ -90,7 +90,7 @@ def global_pool(graph: fx.Graph, input: fx.Node, output_size: Any) -> fx.Node:
     return mean(graph, input, (2, 3), keepdim=True)
 
 
-def mean(graph: fx.Graph, input: fx.Node, dim: Any, keepdim: bool = False) -> fx.Node:
+def mean(graph: fx.Graph, input: fx.Node, dim: Any = None, keepdim: bool = False) -> fx.Node:
     if not isinstance(dim, list | tuple) or sorted(axis % 4 for axis in dim) != [2, 3]:
         raise Refusal("a mean over other axes than height and width; use mean((2, 3))")
     return graph.call_function(torch.mean, (input, (2, 3), keepdim))
