@@ -49,6 +49,7 @@ from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channe
 from gems_edge.wording import count_text
 
 VERIFIED_EPISODES = 5
+INT8_MOST_LOSS = 0.005
 
 
 @dataclass(frozen=True)
@@ -374,7 +375,14 @@ def _verified(
         return entries
     with reports.evaluation("evaluate int8", options.episodes) as progress:
         accuracy = int8_accuracy(staging, images, source.tests[0], options.episodes, progress)
-    return entries | {"int8": int8.about | {"accuracy": {config.normalization: accuracy}}}
+    entries |= {"int8": int8.about | {"accuracy": {config.normalization: accuracy}}}
+    return entries | ({"precision": precision_for(accuracy)} if options.for_boards else {})
+
+
+def precision_for(accuracy: Mapping[str, Any]) -> str:
+    """What Arm boards answer in. onnxruntime's int8 kernels take fewer instructions there than its float32 ones, of
+    depthwise convolutions by far (docs/budget.md); half a point of accuracy is what that may cost."""
+    return "int8" if accuracy["difference"]["accuracy"] >= -INT8_MOST_LOSS else "fp32"
 
 
 def _verified_episodes(source: Source) -> list[EpisodeIndices]:

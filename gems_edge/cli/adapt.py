@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     help="Gradient steps; default: the bundle's for so many photos. 0 (head prototype): class means alone.",
 )
 @click.option(
-    "--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True,
-    help="int8: the quantised graph of the layers that do not learn, of a bundle exported with --int8.",
+    "--precision", type=click.Choice(["fp32", "int8"]),
+    help="int8: the quantised graph of the layers that do not learn, of a bundle that has one.  "
+    "[default: as the bundle was exported to]",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
 @click.option(
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @trust_options
 @json_option
 def command(
-    bundle: str, support: str, steps: int | None, precision: str, threads: int | None, state: str, as_json: bool
+    bundle: str, support: str, steps: int | None, precision: str | None, threads: int | None, state: str, as_json: bool
 ) -> None:
     """Teach BUNDLE new classes from a folder of photos.
 
