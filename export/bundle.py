@@ -1,5 +1,6 @@
 """Writing a bundle: a directory that appears whole or not at all."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -64,7 +65,8 @@ def write_bundle(
     manifest = {"format": FORMAT, "format_version": _version(manifest), **manifest, "files": files}
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
-        staging.chmod(0o755)
+        with contextlib.suppress(OSError):  # of a file system without rights
+            staging.chmod(0o755)
         for name, content in contents.items():
             write_atomic(staging / name, content)
         _write_manifest(staging, manifest)

@@ -24,6 +24,8 @@ from gems_edge.errors import MachineError, UserError
 _JSON_MOST_BYTES, _TOML_MOST_BYTES = 16 << 20, 1 << 20
 # Of documents in JSON and TOML: how deep they may be, and what a whole number may be.
 _DEEPEST, _LARGEST = 50, 2**63
+# What file systems answer that have no rights, and that sync no directories.
+_NOT_HERE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EBADF)
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
@@ -44,7 +46,11 @@ def write_atomic(path: Path | str, content: bytes | str | Iterable[bytes | memor
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        try:
+            os.chmod(temporary, 0o666 & ~_umask())
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
         os.replace(temporary, path)
     except BaseException as error:
         if temporary:
@@ -62,7 +68,7 @@ def sync_directory(directory: Path | str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a file system that syncs no directories
+        if error.errno not in _NOT_HERE:
             raise
     finally:
         os.close(descriptor)
@@ -236,9 +242,32 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def cache_directory() -> Path:
-    """The one place outside runs, bundles and states that is written to: $GEMS_EDGE_CACHE or ~/.cache/gems-edge."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("GEMS_EDGE_CACHE") or Path(base) / "gems-edge")
+    """The one place outside runs, bundles and states that is written to: $GEMS_EDGE_CACHE or ~/.cache/gems-edge.
+
+    UserError where there is neither, nor a place of one's own below /tmp.
+    """
+    if given := os.environ.get("GEMS_EDGE_CACHE"):
+        return Path(given)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "gems-edge"
+    try:
+        return Path.home() / ".cache" / "gems-edge"
+    except RuntimeError:  # a user whom the system does not know, as in containers
+        return _own_temporary()
+
+
+def _own_temporary() -> Path:
+    """A directory below /tmp that nobody else can write to."""
+    path = Path(tempfile.gettempdir()) / f"gems-edge-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        path.mkdir(mode=0o700, exist_ok=True)
+    try:
+        found = os.lstat(path)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+            return path
+    except OSError:
+        pass
+    raise UserError("there is no home directory to keep caches in; name a directory with GEMS_EDGE_CACHE")
 
 
 def _umask() -> int:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import Document, emit, json_option, say, trust_options
+from gems_edge.cli.common import Document, emit, json_option, say, show_lines, trust_options
 
 if TYPE_CHECKING:
     from gems_edge.device import Adaptation, Learner
@@ -64,8 +64,8 @@ def command(
     if as_json:
         emit(document)
         return
-    click.echo(text)
-    click.echo(f"next: gems-edge predict {bundle} --state {state} IMAGE…")
+    show_lines(text)
+    show_lines(f"next: gems-edge predict {bundle} --state {state} IMAGE…")
 
 
 def _adapt(learner: "Learner", photos: "SupportSet", steps: int | None) -> "Adaptation":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import FILE, PATH, Document, emit, json_option, say, table
+from gems_edge.cli.common import FILE, PATH, Document, emit, json_option, say, show_lines, table
 from gems_edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,19 +155,19 @@ def _print(facts: Document) -> None:
     per_class = facts["images_per_class"]
     pixels = f"{facts['image_size']}×{facts['image_size']}, {'greyscale' if facts['channels'] == 1 else 'colour'}"
     ink = ", dark background (read inverted)" if facts["inverted"] else ""
-    click.echo(
+    show_lines(
         f"{facts['data']}: {facts['classes']} classes, {facts['images']} images "
         f"({per_class['min']} to {per_class['max']} a class)"
     )
-    click.echo(pixels + ink)
+    show_lines(pixels + ink)
     if facts["grouped"]:
-        click.echo("images come in groups of near-duplicates; support and query never share one")
+        show_lines("images come in groups of near-duplicates; support and query never share one")
     rows = [[name, split["classes"], split["images"]] for name, split in facts["splits"].items()]
     click.echo(table(rows, ["split", "classes", "images"]))
-    click.echo(f"source: {facts['source']}")
+    show_lines(f"source: {facts['source']}")
     for key in ("contact_sheet", "packed"):
         if key in facts:
-            click.echo(f"written: {facts[key]}")
+            show_lines(f"written: {facts[key]}")
 
 
 def _check_directory(path: Path) -> None:

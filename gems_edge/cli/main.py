@@ -1,6 +1,8 @@
 """The entry point: commands are imported only when they are called, so that --help and the board stay fast."""
 
+import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -12,6 +14,7 @@ from gems_edge import __version__
 from gems_edge.cli.common import say
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import cache_directory
+from gems_edge.wording import printable
 
 # name → the line in --help. Each command lives in gems_edge/cli/NAME.py as `command`.
 COMMANDS = {
@@ -29,6 +32,10 @@ COMMANDS = {
     "devices": "List, show and check device profiles.",
     "data": "List, pack and show image data.",
 }
+
+
+# What is wrong with a path that a user gave, rather than with the machine.
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
 class LazyGroup(click.Group):
@@ -77,6 +84,9 @@ def main() -> None:
 
 def run_reporting(program: Callable[[], None]) -> None:
     """Run a program; bad input ends with 2, a failing machine with 1, each with one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Whoever imports matplotlib would otherwise write its font list elsewhere below $HOME.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
@@ -103,6 +113,8 @@ def run_reporting(program: Callable[[], None]) -> None:
         code, message = 2, f"no permission for {error.filename or error}; choose another place or change its rights"
     except (MachineError, OSError, MemoryError) as error:
         code, message = 1, _machine(error)
+        if isinstance(error, OSError) and error.errno in _BAD_PATH:
+            code, message = 2, f"{message}; choose another path"
     except (KeyboardInterrupt, click.Abort):
         code, message = 130, "stopped"
     except RuntimeError as error:  # torch's allocators raise no MemoryError
@@ -123,7 +135,7 @@ def _unexpected(error: Exception) -> None:
 
 
 def _stop(code: int, message: str) -> None:
-    click.echo("gems-edge: " + " ".join(str(message).split()), err=True)
+    click.echo("gems-edge: " + printable(" ".join(str(message).split())), err=True)
     sys.stdout.flush()
     sys.exit(code)
 

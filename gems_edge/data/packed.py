@@ -174,7 +174,7 @@ def _decoded(
         raise UserError(f"{path}: data and offset do not hold {count} images; the file is inconsistent, pack it anew")
     parts = [data[offset[i] : offset[i + 1]].tobytes() for i in range(count)]
     if image_size is None or channels is None:
-        size, own_channels = _format(parts[0], _meta(arrays, path), path)
+        size, own_channels = _format(parts[0], _meta(arrays, path), image_size, path)
         image_size, channels = image_size or size, channels or own_channels
     check_memory(count * image_size * image_size * channels, path, "decoded")
     images = np.empty((count, image_size, image_size, channels), np.uint8)
@@ -183,19 +183,19 @@ def _decoded(
     return images
 
 
-def _format(first: bytes, meta: dict[str, Any], path: Path) -> tuple[int, int]:
-    """Size and channels of the file: what meta says, else those of the first image."""
+def _format(first: bytes, meta: dict[str, Any], asked: int | None, path: Path) -> tuple[int, int]:
+    """Size (`asked`, if any) and channels of the file: what meta says, else those of the first image."""
     with open_image(first, f"{path}: image 0") as image:
         size, largest = min(image.size), max(image.size)
         channels = 1 if image.mode in ("1", "L", "LA", "I;16") else 3
     sides = meta.get("size")
     if isinstance(sides, list) and sides and all(isinstance(side, int) and side > 0 for side in sides):
         size = min(sides)
-        if size > largest:
+        if asked is None and size > largest:
             raise UserError(
                 f"{path}: meta says {size} pixels, its first image has {largest}; pack it anew, or give --image-size"
             )
-    return size, meta["channels"] if meta.get("channels") in (1, 3) else channels
+    return asked or size, meta["channels"] if meta.get("channels") in (1, 3) else channels
 
 
 def _group(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray:
