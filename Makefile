@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo lint test quick audit lock clean
+.PHONY: install demo lint test quick audit sbom lock clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ lint: install
 # Known vulnerabilities in what requirements/ locks; see SECURITY.md.
 audit: install
 	$(BIN)/python tools/audit.py
+
+# What the board's package consists of, as CycloneDX: dist/gems-edge-board.cdx.json.
+sbom: install
+	$(BIN)/python tools/sbom.py
 
 # The newest versions that pyproject.toml allows, with their hashes: what a board installs, and a workstation.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

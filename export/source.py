@@ -40,7 +40,8 @@ class ExportOptions:
     root: Path | None = None
     for_data: str | None = None  # the distribution to freeze a GEMS run's choices for
     tasks: int = 100  # validation tasks that decide what is frozen
-    int8: bool = False  # write predict.int8.onnx too
+    int8: bool | None = None  # write predict.int8.onnx too; None: for boards, of a network that has such a form
+    for_boards: bool = False  # boards were named, all of which are Arm's, that onnxruntime runs on
     memory: str = "balanced"  # how much adapt.onnx may take: passes.stream.MEMORY
     steps: int | None = None  # gradient steps on the board; None: chosen on validation episodes
     sign: Path | None = None  # OpenSSH's private key, or public where an agent holds it
@@ -102,6 +103,7 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
     )
     if options.int8:
         check_quantisable(model)
+    int8 = options.for_boards and is_quantisable(model) if options.int8 is None else options.int8
 
     def sampler(split: str, shots: Shots = config.shots) -> MixtureSampler:
         return mixture_sampler(images, split, config.ways, shots, config.queries, options.seed)
@@ -120,7 +122,7 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
         # Made here, so that images that cannot give them are refused before anything is trained.
         validating=tuple(sampler("val", shots) for shots in config.shots.ends if options.steps is None),
         choosing=sampler("val").samplers[0] if options.for_data else None,
-        calibrating=sampler("val") if options.int8 else None,
+        calibrating=sampler("val") if int8 else None,
     )
 
 
@@ -141,9 +143,13 @@ def read_by(learned: MetaModel, source: Source, split: str, phase: Phase = no_di
     return Read(parts.learned, episodes_of(parts, source.images, (split,), alone(source.device), phase))
 
 
+def is_quantisable(model: FewShotModel) -> bool:
+    return not any(isinstance(module, Normalization) and module.groups for module in model.modules())
+
+
 def check_quantisable(model: FewShotModel) -> None:
     """UserError for a network with a normalisation that cannot be folded into convolutions."""
-    if any(isinstance(module, Normalization) and module.groups for module in model.modules()):
+    if not is_quantisable(model):
         raise UserError(
             "--int8 needs normalisation that folds into the convolutions: mode group, as GroupNorm, computes it from "
             "every image, and between quantised convolutions that is slower than float32; export without --int8, or "

@@ -71,7 +71,7 @@ def verify_bundle(
 
     Raises MachineError if the two differ by more than rounding explains.
     """
-    learner, tensors = Learner.load(directory, trust=ANYBODY), episode_tensors(images)
+    learner, tensors = Learner.load(directory, precision="fp32", trust=ANYBODY), episode_tensors(images)
     counts = [max(steps, LEAST_STEPS)] if learner.bundle.takes_steps else []
     counts += [0] if learner.bundle.makes_prototypes else []
     followed: list[list[Sample]] = []
@@ -162,7 +162,7 @@ def int8_accuracy(
 
     See meta.evaluation.bundle.compare_precisions.
     """
-    learner, answers = Learner.load(directory, trust=ANYBODY), []
+    learner, answers = Learner.load(directory, precision="fp32", trust=ANYBODY), []
     each = max(2, -(-episodes // len(sampler.samplers)))
     for tasks in sampler.samplers:
         for task in range(each):

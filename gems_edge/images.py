@@ -2,8 +2,6 @@
 
 import io
 import math
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from gems_edge.errors import UserError
+from gems_edge.files import opened
 from gems_edge.image_checks import Damaged, check_file, size_of
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -97,18 +96,8 @@ def open_image(
 
 
 def _opened(source: Path | str | bytes) -> IO[bytes]:
-    """The file, or the bytes, as a stream. Nothing waits for a pipe or reads a device."""
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISDIR(mode):
-        os.close(descriptor)
-        raise IsADirectoryError
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise Damaged("is not a file but a pipe or a device; name an image file")
-    return open(descriptor, "rb")
+    """The file, or the bytes, as a stream."""
+    return io.BytesIO(source) if isinstance(source, bytes) else opened(source)
 
 
 def _decoder_bytes(image: ImageFile.ImageFile) -> float:

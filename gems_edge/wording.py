@@ -1,8 +1,13 @@
-"""How numbers are written for people: accuracies with their intervals, predictions with theirs. Plain Python."""
+"""How numbers and names are written for people: accuracies with their intervals, predictions with theirs."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
+
+
+def printable(text: str) -> str:
+    """`text` fit for a terminal: control characters, line breaks among them, become "?"."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def percent_text(share: float, half: float | None = None, digits: int = 1, signed: bool = False) -> str:

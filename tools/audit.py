@@ -29,15 +29,15 @@ ADVISORIES = ROOT / "requirements" / "advisories.json"
 Advisory = dict[str, Any]
 
 
-def locked(path: Path) -> list[tuple[Requirement, int]]:
-    """The requirements of a lock file, NAME==VERSION, and how many hashes each has."""
-    found: list[tuple[Requirement, int]] = []
+def locked(path: Path) -> list[tuple[Requirement, list[str]]]:
+    """The requirements of a lock file, NAME==VERSION, each with the SHA-256 of every file that may be installed."""
+    found: list[tuple[Requirement, list[str]]] = []
     for line in path.read_text().splitlines():
         text = line.removesuffix("\\").strip()
         if text.startswith("--hash="):
-            found[-1] = found[-1][0], found[-1][1] + 1
+            found[-1][1].append(text.removeprefix("--hash=sha256:"))
         elif text and not text.startswith("#"):
-            found.append((Requirement(text), 0))
+            found.append((Requirement(text), []))
     return found
 
 

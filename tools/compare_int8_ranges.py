@@ -73,7 +73,7 @@ def compared(answers: np.ndarray, expected: np.ndarray, labels: np.ndarray) -> t
 @click.option("--test-data", help="Other images for the test episodes: how ranges carry over to another distribution.")
 @click.option("--episodes", default=60, show_default=True)
 def main(bundle, data, test_data, episodes):
-    learner = Learner.load(bundle, 1)
+    learner = Learner.load(bundle, 1, "fp32")
     predict = onnx.load_from_string(learner.bundle.model("predict.onnx"))
     fixed = fixed_ranges(learner, predict, data)
     comparisons = {name: [] for name in (*fixed, "support images of the episode")}

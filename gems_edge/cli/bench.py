@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import Document, emit, json_option, say, trust_options
+from gems_edge.cli.common import Document, emit, json_option, say, show_lines, trust_options
 
 if TYPE_CHECKING:
     from gems_edge.device.bundle import Bundle
@@ -75,7 +75,7 @@ def command(
     if as_json:
         emit(document)
     else:
-        click.echo(bench_text(document))
+        show_lines(bench_text(document))
 
 
 def _measure_here(bundle: "Bundle", threads: int | None) -> Document:

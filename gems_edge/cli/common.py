@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from gems_edge.wording import printable
+
 # What click's decorators take and return: a function that becomes a command.
 Command = TypeVar("Command", bound=Callable[..., Any])
 Document = dict[str, Any]  # of --json
@@ -83,18 +85,32 @@ def _refuse_device(context: click.Context, option: click.Parameter, value: str |
 
 
 def emit(document: Any) -> None:
-    """The one JSON document of a --json call."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """The one JSON document of a --json call; where it names a file that is not UTF-8, in ASCII."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    click.echo(text)
+
+
+def show_lines(text: str) -> None:
+    """A result for people, on stdout; names in it do nothing to a terminal."""
+    click.echo(_for_terminal(text))
+
+
+def _for_terminal(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def say(message: str) -> None:
     """A line for the person at the terminal: stderr, so that stdout stays the result."""
-    click.echo(message, err=True)
+    click.echo(_for_terminal(message), err=True)
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
     """Left-aligned plain-text columns."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    cells = [list(header), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

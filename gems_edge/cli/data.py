@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import FILE, PATH, Document, emit, json_option, say, table
+from gems_edge.cli.common import FILE, PATH, Document, emit, json_option, say, show_lines, table
 from gems_edge.errors import UserError
-from gems_edge.places import check_file_place
 
 if TYPE_CHECKING:
     from gems_edge.data.imageset import ImageSet
@@ -80,7 +79,7 @@ def show(
     from gems_edge.files import write_atomic
 
     if output is not None:
-        check_file_place(output)
+        _check_directory(output)
     image_set = load_images(spec, image_size=image_size, channels=int(channels) if channels else None, root=root)
     facts = _facts(image_set)
     if output is not None:
@@ -120,7 +119,7 @@ def pack(folder: Path, output: Path, image_size: int | None, channels: str | Non
 
     if output.suffix != ".npz":
         raise UserError(f"{output} must end in .npz")
-    check_file_place(output)
+    _check_directory(output)
     depth = int(channels) if channels else None
     check_format(image_size, depth)
     image_set = read_folder(folder, image_size, depth, seed)
@@ -156,16 +155,21 @@ def _print(facts: Document) -> None:
     per_class = facts["images_per_class"]
     pixels = f"{facts['image_size']}×{facts['image_size']}, {'greyscale' if facts['channels'] == 1 else 'colour'}"
     ink = ", dark background (read inverted)" if facts["inverted"] else ""
-    click.echo(
+    show_lines(
         f"{facts['data']}: {facts['classes']} classes, {facts['images']} images "
         f"({per_class['min']} to {per_class['max']} a class)"
     )
-    click.echo(pixels + ink)
+    show_lines(pixels + ink)
     if facts["grouped"]:
-        click.echo("images come in groups of near-duplicates; support and query never share one")
+        show_lines("images come in groups of near-duplicates; support and query never share one")
     rows = [[name, split["classes"], split["images"]] for name, split in facts["splits"].items()]
     click.echo(table(rows, ["split", "classes", "images"]))
-    click.echo(f"source: {facts['source']}")
+    show_lines(f"source: {facts['source']}")
     for key in ("contact_sheet", "packed"):
         if key in facts:
-            click.echo(f"written: {facts[key]}")
+            show_lines(f"written: {facts[key]}")
+
+
+def _check_directory(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} does not exist; create it or write elsewhere")

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import PATH, Document, emit, json_option, say, table
+from gems_edge.cli.common import PATH, Document, emit, json_option, say, show_lines, table
 from gems_edge.errors import UserError
-from gems_edge.places import check_file_place
 
 if TYPE_CHECKING:
     from gems_edge.predict.profiles import DeviceProfile, Fact
@@ -95,15 +94,15 @@ def show_command(device: str, as_json: bool) -> None:
     if as_json:
         emit(_document(profile))
         return
-    click.echo(f"{profile.name} ({profile.id}), looked at {profile.updated}")
-    click.echo(
+    show_lines(f"{profile.name} ({profile.id}), looked at {profile.updated}")
+    show_lines(
         table([[name, _value(fact), fact.source] for name, fact in profile.facts.items()], ["fact", "value", "source"])
     )
     if profile.memory_only:
-        click.echo(f"no onnxruntime here: {profile.memory_only}")
+        show_lines(f"no onnxruntime here: {profile.memory_only}")
     else:
         calibration = _calibration(profile)
-        click.echo(f"times: {calibration['source']}; 9 of 10 networks within ×/÷ {calibration['within']:.2f}")
+        show_lines(f"times: {calibration['source']}; 9 of 10 networks within ×/÷ {calibration['within']:.2f}")
 
 
 @command.command("check")
@@ -123,7 +122,7 @@ def check_command(files: tuple[str, ...], as_json: bool) -> None:
         emit([{"id": profile.id, "facts": len(profile.facts), "ok": True} for profile in profiles])
         return
     for profile in profiles:
-        click.echo(f"{profile.id}: {len(profile.facts)} facts in range, each with its source")
+        show_lines(f"{profile.id}: {len(profile.facts)} facts in range, each with its source")
 
 
 @command.command("calibrate")
@@ -165,14 +164,15 @@ def calibrate_command(output: Path, device: str | None, as_json: bool) -> None:
         return
     rows = [[*row.values(), f"{check.error:+.0%}"] for row, check in zip(checks, calibration.checks)]
     click.echo(table(rows, ["network, not fitted", "threads", "measured ms", "predicted ms", "error"]))
-    click.echo(f"wrote {output}: {_calibration(profile)['source']}")
+    show_lines(f"wrote {output}: {_calibration(profile)['source']}")
 
 
 def _check_destination(path: Path, device: str | None) -> None:
     """UserError if the profile cannot be written there, found out before minutes of measuring."""
     if path.suffix != ".toml":
         raise UserError(f"{path}: a profile's file ends in .toml, so that it can be told from an id")
-    check_file_place(path)
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is not a directory; create it first")
     if device is not None and device != path.stem:
         raise UserError(f"the id must be the file's name: -o {path.with_name(device + '.toml')}, or leave --id out")
 
@@ -228,7 +228,7 @@ def predict_command(
         })  # fmt: skip
         return
     rows = [(board, time.value_text(), time.interval_text(), time.source) for board, time in predictions.items()]
-    click.echo(f"{model}: {cost['macs']:,} MACs, {precision}")
+    show_lines(f"{model}: {cost['macs']:,} MACs, {precision}")
     click.echo(table(rows, ("board", "predicted", "interval", "how known")))
 
 

@@ -13,6 +13,7 @@ from gems_edge.cli.common import (
     emit,
     json_option,
     refuse_device,
+    show_lines,
     table,
 )
 from gems_edge.cli.values import GIVEN_SHOTS, IMAGE_SETS
@@ -61,15 +62,15 @@ def command(subject: Path, compute: str, as_json: bool, **protocol: Any) -> None
     if as_json:
         emit(result)
         return
-    click.echo(_headline(subject, result))
-    click.echo(_accuracy_table(result))
+    show_lines(_headline(subject, result))
+    show_lines(_accuracy_table(result))
     for tested in _by_shots(result):
         if line := below_bar_text(tested):
-            click.echo(f"{_shots_text(tested)}-shot: {line}")
+            show_lines(f"{_shots_text(tested)}-shot: {line}")
     if "int8" in result:
-        click.echo(_int8_line(result["int8"]))
+        show_lines(_int8_line(result["int8"]))
     if "layers" in result:
-        click.echo("\n" + _choices_table(result))
+        show_lines("\n" + _choices_table(result))
 
 
 def _evaluate(subject: Path, protocol: "EvaluationProtocol", compute: str) -> Document:

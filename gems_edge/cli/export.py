@@ -11,7 +11,6 @@ from gems_edge.cli.exported import document_of, show
 from gems_edge.cli.values import BOARDS, ONE_IMAGE_SET, RATIOS
 from gems_edge.device.manifest import MOST_RELEASE
 from gems_edge.errors import UserError
-from gems_edge.places import check_file_place
 from gems_edge.predict.profiles import DeviceProfile
 
 if TYPE_CHECKING:
@@ -98,7 +97,12 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
     help="What learning on the board may take: large maps one image at a time, and (low) computed again.  "
     "[default: balanced; with limits: what fits]",
 )
-@click.option("--int8", is_flag=True, help="Also write predict.int8.onnx, with its accuracy beside float32's.")
+@click.option(
+    "--int8/--no-int8",
+    default=None,
+    help="Also write predict.int8.onnx, with its accuracy beside float32's. With --device boards answer in int8 where "
+    "that loses at most half a point.  [default: with --device, of networks that have an int8 form]",
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which test episodes.")
 @click.option(
     "--sign", type=FILE, metavar="KEY",
@@ -175,7 +179,11 @@ def _request(
     if limits and not boards:
         raise UserError(f"{limits[0].option} needs a board: name one with --device (gems-edge devices list)")
     export_options = ExportOptions(
-        ratio=DEFAULT_RATIO, round_to=round_to or DEFAULT_ROUNDING, memory=memory or DEFAULT_MEMORY, **options
+        ratio=DEFAULT_RATIO,
+        round_to=round_to or DEFAULT_ROUNDING,
+        memory=memory or DEFAULT_MEMORY,
+        for_boards=any(not board.memory_only for board in boards),
+        **options,
     )
     surely = limits_hold == "surely"
     return _Request(run, output, ratios, round_to, memory, export_options, boards, limits, surely, threads)
@@ -228,7 +236,6 @@ def _export_each(request: _Request, as_json: bool) -> list[Document]:
     ratios = request.ratios or (_default_ratio(request.run),)
     output, outputs = request.output, [request.output]
     if len(ratios) > 1:
-        check_file_place(_front_page(output))
         outputs = [output.with_name(f"{output.name.removesuffix('.gems')}-{ratio:g}.gems") for ratio in ratios]
     options = replace(request.options, ratio=ratios[0])
     manifests = export_family(request.run, outputs, ratios, options, _reports())

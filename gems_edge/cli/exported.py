@@ -138,5 +138,7 @@ def _int8_lines(manifest: Document) -> Iterator[str]:
             f"{100 * entry['agreement']:.1f} % of labels agree; "
             f"predict.int8.onnx has {sizes['predict.int8.onnx']} bytes, predict.onnx {sizes['predict.onnx']}"
         )
-        if -change["accuracy"] > fp32["ci95"]:
+        if "precision" in manifest:
+            yield f"boards answer in {manifest['precision']} unless --precision says otherwise"
+        elif -change["accuracy"] > fp32["ci95"]:
             yield "warning: int8 loses more accuracy than the interval of fp32's; predict with --precision fp32"

@@ -1,6 +1,8 @@
 """The entry point: commands are imported only when they are called, so that --help and the board stay fast."""
 
+import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -10,9 +12,9 @@ import click
 
 from gems_edge import __version__
 from gems_edge.cli.common import say
-from gems_edge.errors import MachineError, Terminated, UserError
+from gems_edge.errors import MachineError, UserError
 from gems_edge.files import cache_directory
-from gems_edge.sigterm import Sigterm
+from gems_edge.wording import printable
 
 # name → the line in --help. Each command lives in gems_edge/cli/NAME.py as `command`.
 COMMANDS = {
@@ -30,6 +32,10 @@ COMMANDS = {
     "devices": "List, show and check device profiles.",
     "data": "List, pack and show image data.",
 }
+
+
+# What is wrong with a path that a user gave, rather than with the machine.
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 
 
 class LazyGroup(click.Group):
@@ -77,17 +83,16 @@ def main() -> None:
 
 
 def run_reporting(program: Callable[[], None]) -> None:
-    """Run a program; bad input ends with 2, a failing machine with 1, SIGTERM with 143, each with a line on stderr."""
+    """Run a program; bad input ends with 2, a failing machine with 1, each with one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Whoever imports matplotlib would otherwise write its font list elsewhere below $HOME.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
-        with Sigterm() as sigterm, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: say("warning: " + " ".join(str(message).split()))
-            try:
-                program()
-            except Exception:
-                sigterm.heed()  # what came may have been taken for a failure, of an import that it cut short
-                raise
+            program()
         return
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)
@@ -108,10 +113,10 @@ def run_reporting(program: Callable[[], None]) -> None:
         code, message = 2, f"no permission for {error.filename or error}; choose another place or change its rights"
     except (MachineError, OSError, MemoryError) as error:
         code, message = 1, _machine(error)
+        if isinstance(error, OSError) and error.errno in _BAD_PATH:
+            code, message = 2, f"{message}; choose another path"
     except (KeyboardInterrupt, click.Abort):
         code, message = 130, "stopped"
-    except Terminated as error:
-        code, message = 143, str(error)
     except RuntimeError as error:  # torch's allocators raise no MemoryError
         if os.environ.get("GEMS_EDGE_DEBUG") or not (
             "out of memory" in str(error) or "can't allocate memory" in str(error)
@@ -130,7 +135,7 @@ def _unexpected(error: Exception) -> None:
 
 
 def _stop(code: int, message: str) -> None:
-    click.echo("gems-edge: " + " ".join(str(message).split()), err=True)
+    click.echo("gems-edge: " + printable(" ".join(str(message).split())), err=True)
     sys.stdout.flush()
     sys.exit(code)
 

@@ -23,15 +23,13 @@ _CHUNK = 64
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="int8: the quantised graph of a bundle that was exported with --int8.",
+    help="int8: the quantised graph of a bundle that has one.  [default: as the bundle was exported to]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
 @trust_options
 @json_option
 def command(
-    bundle: str, images: tuple[Path, ...], state: str | None, precision: str, threads: int | None, as_json: bool
+    bundle: str, images: tuple[Path, ...], state: str | None, precision: str | None, threads: int | None, as_json: bool
 ) -> None:
     """Classify images, or all images of a directory, with BUNDLE.
 

@@ -10,8 +10,8 @@ from gems_edge.control_groups import available_cores
 from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, split_classes
 from gems_edge.data.published import split_of_folder
 from gems_edge.errors import UserError
-from gems_edge.files import sha256_bytes
-from gems_edge.images import decode_image, list_images, open_image
+from gems_edge.files import read_file, sha256_bytes
+from gems_edge.images import MOST_FILE_BYTES, decode_image, list_images, open_image
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
 # Side of the images where none is asked for: mini-ImageNet's for colour, Omniglot's for greyscale.
@@ -77,7 +77,7 @@ def decode_files(paths: Sequence[Path | str], size: int, channels: int) -> tuple
     def decode(item: tuple[int, Path | str]) -> str:
         index, path = item
         try:
-            content = Path(path).read_bytes()
+            content = read_file(path, MOST_FILE_BYTES)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist") from None
         images[index] = decode_image(content, size, channels, name=str(path))

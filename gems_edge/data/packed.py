@@ -9,8 +9,6 @@ The images are as a camera sees them; meta.inverted says that a reader must give
 
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gems_edge.data.archive import check_memory, read_arrays
 from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, resize_images
 from gems_edge.errors import UserError
-from gems_edge.files import cache_directory, write_atomic
+from gems_edge.files import cache_directory, parse_json, write_atomic
 from gems_edge.images import decode_image, open_image
 
 JPEG_QUALITY = 92
-# What reading a damaged archive, or one of foreign objects, raises.
-_DAMAGED = (
-    *(ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 # Read if present; any other key of the file is left alone.
 KEYS = ("classes", "label", "split", "data", "offset", "images", "group", "meta")
 
@@ -42,7 +36,7 @@ def read_packed(
     Raises UserError for a file that is missing, foreign, truncated or not consistent, naming what is wrong.
     """
     path = Path(path)
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path, KEYS)
     meta = _meta(arrays, path)
     classes, label, split = _checked_classes(arrays, path)
     if "images" in arrays:
@@ -119,39 +113,10 @@ def cached_set(file_name: str, name: str, build: Callable[[], ImageSet]) -> Imag
     return image_set
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise ValueError("one array, not an archive")
-            arrays = {key: file[key] for key in KEYS if key in file.files}
-        # numpy hands a member that is no array through as bytes.
-        for key, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise ValueError(f"{key} is no array")
-        return arrays
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give an existing packed file (.npz)") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a directory; use folder:{path} or pack it with gems-edge data pack") from None
-    except PermissionError:
-        raise UserError(f"{path} cannot be read: permission denied") from None
-    except _DAMAGED as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    detail = "" if "pickle" in str(error) or "allow" in str(error) else f" ({error})"
-    return UserError(f"{path} is no packed data file or is damaged{detail}; write it anew with gems-edge data pack")
-
-
 def _meta(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
     if "meta" not in arrays:
         return {}
-    try:
-        meta = json.loads(str(arrays["meta"]))
-    except ValueError:
-        raise UserError(f"{path}: meta is not JSON") from None
+    meta = parse_json(str(arrays["meta"]).encode(errors="replace"), f"{path}: meta")
     if not isinstance(meta, dict):
         raise UserError(f"{path}: meta is not a JSON object")
     return meta
@@ -209,22 +174,28 @@ def _decoded(
         raise UserError(f"{path}: data and offset do not hold {count} images; the file is inconsistent, pack it anew")
     parts = [data[offset[i] : offset[i + 1]].tobytes() for i in range(count)]
     if image_size is None or channels is None:
-        size, own_channels = _format(parts[0], _meta(arrays, path), path)
+        size, own_channels = _format(parts[0], _meta(arrays, path), image_size, path)
         image_size, channels = image_size or size, channels or own_channels
+    check_memory(count * image_size * image_size * channels, path, "decoded")
     images = np.empty((count, image_size, image_size, channels), np.uint8)
     for i, part in enumerate(parts):
         images[i] = decode_image(part, image_size, channels, name=f"{path}: image {i} (class {class_names[i]!r})")
     return images
 
 
-def _format(first: bytes, meta: dict[str, Any], path: Path) -> tuple[int, int]:
-    """Size and channels of the file: what meta says, else those of the first image."""
+def _format(first: bytes, meta: dict[str, Any], asked: int | None, path: Path) -> tuple[int, int]:
+    """Size (`asked`, if any) and channels of the file: what meta says, else those of the first image."""
     with open_image(first, f"{path}: image 0") as image:
-        size, channels = min(image.size), 1 if image.mode in ("1", "L", "LA", "I;16") else 3
+        size, largest = min(image.size), max(image.size)
+        channels = 1 if image.mode in ("1", "L", "LA", "I;16") else 3
     sides = meta.get("size")
     if isinstance(sides, list) and sides and all(isinstance(side, int) and side > 0 for side in sides):
         size = min(sides)
-    return size, meta["channels"] if meta.get("channels") in (1, 3) else channels
+        if asked is None and size > largest:
+            raise UserError(
+                f"{path}: meta says {size} pixels, its first image has {largest}; pack it anew, or give --image-size"
+            )
+    return asked or size, meta["channels"] if meta.get("channels") in (1, 3) else channels
 
 
 def _group(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray:

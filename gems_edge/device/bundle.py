@@ -29,6 +29,7 @@ from gems_edge.device.manifest import (
     Trunk,
     check_costs,
     least_steps,
+    precision_of,
     product_of,
     quantisation_of,
     steps_by_shots,
@@ -75,6 +76,7 @@ class Bundle:
     stored_head: dict[str, np.ndarray]  # the head's tensors as the file has them
     manifest: dict[str, Any]
     quantisation: Quantisation | None = None  # of predict.int8.onnx; None: there is none
+    precision: str = "fp32"  # of PRECISIONS; what it answers in where nothing else is asked for
     trunk: Trunk | None = None  # None: a step runs the whole network
     steps_by_shots: tuple[tuple[int, int], ...] = ()  # photos of each class → steps; (): `steps` for any number
     product: Product | None = None
@@ -220,6 +222,7 @@ def _described(path: Path, content: bytes) -> Bundle:
         stored_head=_checked_head(path, fields, stored),
         manifest=fields.manifest,
         quantisation=quantisation_of(fields),
+        precision=precision_of(fields),
         steps_by_shots=steps_by_shots(fields, least_steps(head), steps),
         trunk=trunk_of(fields),
         product=product_of(fields),

@@ -45,6 +45,16 @@ def network_input(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
 
 
+def _check_text(name: Hashable) -> None:
+    """UserError for a text that no file can hold: a name on disk that is not UTF-8."""
+    if isinstance(name, str) and not name.isprintable():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise UserError(f"the class name {shown} is not UTF-8 text; rename it") from None
+
+
 def numbered(labels: Sequence[Hashable], images: int) -> tuple[tuple[Hashable, ...], np.ndarray]:
     """The classes in order of first appearance, and for each image the index of its class."""
     if isinstance(labels, str):
@@ -60,4 +70,6 @@ def numbered(labels: Sequence[Hashable], images: int) -> tuple[tuple[Hashable, .
         raise UserError(f"class names must be text, numbers or other hashable values ({error})") from None
     if any(name != name or name is None or name == "" for name in classes):
         raise UserError("a class name is empty or not a number; name every class")
+    for name in classes:
+        _check_text(name)
     return tuple(classes), np.array(index)

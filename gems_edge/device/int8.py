@@ -18,6 +18,8 @@ from gems_edge.device.onnxfile import values_of, with_values
 INT8_FILE = "predict.int8.onnx"
 # Of a bundle with a trunk. A board writes nothing anew in it: nothing below the cut is taught.
 TRUNK_INT8_FILE = "trunk.int8.onnx"
+# What a bundle answers in.
+PRECISIONS = ("fp32", "int8")
 _WEIGHT_MOST = 127
 # Bias and products of one output are summed in int32; a bias within this leaves room for them.
 _BIAS_MOST = 1 << 30

@@ -65,8 +65,8 @@ class Learner:
     is true; `read_images` makes them from files.
 
     Gradient steps are in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from
-    what it was taught, and teaches on what the quantised trunk gives, where there is a trunk. Raises UserError if the
-    bundle has no such graph.
+    what it was taught, and teaches on what the quantised trunk gives, where there is a trunk. None is what the bundle
+    was exported to. Raises UserError if the bundle has no such graph.
 
     Threads may share a learner. `predict` answers with the last adaptation that was complete when it was called, and
     calls of `adapt` run one after another. While one thread adapts and another predicts, both graphs are in memory.
@@ -75,7 +75,7 @@ class Learner:
     one is taught anew.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, precision: str = "fp32"):
+    def __init__(self, bundle: Bundle, threads: int | None = None, precision: str | None = None):
         self.bundle = bundle
         self.precision = check_precision(bundle, precision)
         self.threads = check_threads(threads)
@@ -92,7 +92,7 @@ class Learner:
 
     @classmethod
     def load(
-        cls, path: Path | str, threads: int | None = None, precision: str = "fp32", trust: Trust | None = None
+        cls, path: Path | str, threads: int | None = None, precision: str | None = None, trust: Trust | None = None
     ) -> "Learner":
         """The bundle at `path`, untaught. `threads`: None is one per core. `trust`: whose bundles are opened; None is
         what GEMS_EDGE_TRUST says. Raises UserError for a bad bundle, and for one that is not to be trusted."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gems_edge.device.int8 import INT8_FILE, Layer, Quantisation
+from gems_edge.device.int8 import INT8_FILE, PRECISIONS, Layer, Quantisation
 from gems_edge.errors import UserError
 
 HEADS = ("per-class", "shared", "prototype")
@@ -59,6 +59,10 @@ class Fields:
     def has(self, key: str) -> bool:
         """Whether there is such an entry, other than null."""
         return self._found(key) is not None
+
+    def has_file(self, file: str) -> bool:
+        """Whether the bundle has that file."""
+        return file in self.get("files", dict, "an object")
 
     def get(self, key: str, kind: Any, expected: str, separator: str = ".") -> Any:
         value = self._found(key, separator)
@@ -157,8 +161,14 @@ def trunk_of(fields: Fields) -> Trunk | None:
     return Trunk(fields.text("trunk.cut"), tuple(shape), fields.bytes("cost.trunk.peak_bytes"))
 
 
+def precision_of(fields: Fields) -> str:
+    if not fields.has("precision"):
+        return PRECISIONS[0]
+    return fields.text("precision", PRECISIONS if fields.has_file(INT8_FILE) else PRECISIONS[:1])
+
+
 def quantisation_of(fields: Fields) -> Quantisation | None:
-    if INT8_FILE not in fields.get("files", dict, "an object"):
+    if not fields.has_file(INT8_FILE):
         return None
     expected = "a list of objects with weight, bias, norm, epsilon and reads"
     entries = fields.get("int8.layers", list, expected)

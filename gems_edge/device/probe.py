@@ -14,7 +14,7 @@ from gems_edge.process_memory import file_rss_mb, peak_rss_mb
 
 def main(path: str, what: str, images: str, threads: str, steps: str) -> None:
     baseline = peak_rss_mb()
-    learner = Learner.load(path, int(threads) or None)
+    learner = Learner.load(path, int(threads) or None, "fp32")
     pixels = random_pixels(learner.bundle, int(images))
     if what == "adapt":
         taken = int(steps) if learner.bundle.takes_steps else 0

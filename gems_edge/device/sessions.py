@@ -4,12 +4,11 @@ import numpy as np
 
 from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, Bundle
 from gems_edge.device.bundle_files import TRUNK_FILE
-from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE, Quantisation, refreshed
+from gems_edge.device.int8 import INT8_FILE, PRECISIONS, TRUNK_INT8_FILE, Quantisation, refreshed
 from gems_edge.device.onnxfile import initializers, with_values
 from gems_edge.device.runtime import Session
 from gems_edge.errors import UserError
 
-PRECISIONS = ("fp32", "int8")
 Arrays = dict[str, np.ndarray]  # by name
 
 
@@ -50,8 +49,10 @@ def predict_session(bundle: Bundle, weights: Arrays, threads: int | None, precis
     return session
 
 
-def check_precision(bundle: Bundle, precision: str) -> str:
-    """`precision` itself; UserError unless the bundle answers in it."""
+def check_precision(bundle: Bundle, precision: str | None) -> str:
+    """`precision` itself, None: the bundle's own; UserError unless the bundle answers in it."""
+    if precision is None:
+        return bundle.precision
     if precision not in PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if precision == "int8":

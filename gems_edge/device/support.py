@@ -1,5 +1,6 @@
 """Support photos in folders: DIR/CLASS/image, one folder per class."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ import numpy as np
 from gems_edge.device.bundle import Bundle
 from gems_edge.errors import UserError
 from gems_edge.images import EXTENSIONS, decode_image, list_images
-from gems_edge.places import check_name
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ def read_support(
         )
     if not folders:
         raise UserError(f"{directory} has no class folders; put the photos of each class into a folder with its name")
-    for folder in folders:
-        check_name(folder)  # a state holds it as text
-    listed = [(folder.name, _files(folder)) for folder in folders]
+    listed = [(_class_name(folder), _files(folder)) for folder in folders]
     if len(listed) < 2:
         raise UserError(f"{directory} holds one class ({listed[0][0]}); give a folder for each of at least two classes")
     bundle.check_classes(len(listed))  # before minutes of decoding
@@ -59,6 +57,16 @@ def read_support(
     )
     _refuse_shared_pictures(files, pixels)
     return SupportSet(pixels, tuple(name for name, _ in files), tuple(file for _, file in files))
+
+
+def _class_name(folder: Path) -> str:
+    """The folder's name as UTF-8, whatever the system's settings say; UserError for one that is not."""
+    name = os.fsencode(folder.name)
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        shown = name.decode(errors="backslashreplace")
+        raise UserError(f"the name of the class folder {shown} is not UTF-8 text; rename it") from None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
-from gems_edge.files import write_atomic
+from gems_edge.files import opened, parse_json
+from gems_edge.meta.metrics import append_metrics, read_metrics
 from gems_edge.meta.rules.registry import rule_of
 from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.pretrained import PRETRAINED, RANDOM, fitting_body, read_pretrained
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket
+from gems_edge.sealed import read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,6 @@ class Checkpoint:
     best: dict[str, float]  # the best validation so far: iteration, accuracy, ci95; empty before the first
     metrics_bytes: int  # length of metrics.jsonl
     tensors: dict[str, Tensor]  # weights.NAME, exp_avg.NAME, exp_avg_sq.NAME
-    validates: bool = False  # the validation of this iteration is still to be done
 
     @property
     def weights(self) -> Weights:
@@ -111,7 +112,7 @@ class Run:
         return self.initial() if self.initial_path.exists() else first_weights(config)
 
     def save_initial(self, weights: Weights) -> None:
-        write_atomic(self.initial_path, save(_plain(weights)))
+        write_sealed(self.initial_path, save(_plain(weights)))
 
     def kept(self, iteration: int) -> Weights:
         """The weights after `iteration` steps; UserError if the run did not keep them (see --keep)."""
@@ -128,7 +129,7 @@ class Run:
 
     def save_kept(self, iteration: int, weights: Weights) -> None:
         self.kept_path.mkdir(exist_ok=True)
-        write_atomic(self._kept_file(iteration), save(_plain(weights)))
+        write_sealed(self._kept_file(iteration), save(_plain(weights)))
 
     def _kept_file(self, iteration: int) -> Path:
         return self.kept_path / f"{iteration}.safetensors"
@@ -146,21 +147,19 @@ class Run:
         return {name: line[name] for line in last for name in ("seconds", "cpu_seconds") if name in line}
 
     def metrics(self) -> list[dict[str, Any]]:
-        if not self.metrics_path.exists():
-            return []
-        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+        return read_metrics(self.metrics_path)
 
     def finished(self) -> bool:
         """Whether training has reached its last iteration, and what --keep-general does behind it."""
         if parts := self.distributions():
             return all(part.config_path.exists() and part.finished() for part in parts.values())
         config, checkpoint = self.config(), self.checkpoint()
-        if checkpoint is None or checkpoint.iteration < config.iterations or checkpoint.validates:
+        if checkpoint is None or checkpoint.iteration < config.iterations:
             return False
         return not config.keep_general or self.trained_path.exists()
 
     def save_weights(self, weights: Weights) -> None:
-        write_atomic(self.weights_path, save(_plain(weights)))
+        write_sealed(self.weights_path, save(_plain(weights)))
 
     def trained(self) -> Weights:
         """The best weights as they were trained, before --keep-general drew them back."""
@@ -169,7 +168,7 @@ class Run:
 
     def save_drawn(self, trained: Weights, drawn: Weights) -> None:
         """Weights that were drawn back, in the place of the trained ones, which are kept beside them."""
-        write_atomic(self.trained_path, save(_plain(trained)))
+        write_sealed(self.trained_path, save(_plain(trained)))
         self.save_weights(drawn)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -178,28 +177,23 @@ class Run:
             "best": json.dumps(checkpoint.best),
             "metrics_bytes": str(checkpoint.metrics_bytes),
         }
-        if checkpoint.validates:
-            metadata["validates"] = "true"
         self.checkpoint_path.parent.mkdir(exist_ok=True)
-        write_atomic(self.checkpoint_path, save(_plain(checkpoint.tensors), metadata))
+        write_sealed(self.checkpoint_path, save(_plain(checkpoint.tensors), metadata))
 
     def checkpoint(self) -> Checkpoint | None:
         if not self.checkpoint_path.exists():
             return None
-        tensors = _load(self.checkpoint_path, "train the run anew in another directory")
-        with safetensors.safe_open(self.checkpoint_path, "pt") as file:
-            metadata = file.metadata()
-        return Checkpoint(
-            int(metadata["iteration"]),
-            json.loads(metadata["best"]),
-            int(metadata["metrics_bytes"]),
-            tensors,
-            metadata.get("validates") == "true",
-        )
+        hint = "train the run anew in another directory"
+        tensors, metadata = _read(self.checkpoint_path, hint)
+        try:
+            return Checkpoint(
+                _count(metadata["iteration"]), _best(metadata["best"]), _count(metadata["metrics_bytes"]), tensors
+            )
+        except (KeyError, ValueError, UserError):
+            raise UserError(f"{self.checkpoint_path} is no checkpoint of a training; {hint}") from None
 
     def log(self, record: dict[str, Any]) -> None:
-        with open(self.metrics_path, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_metrics(self.metrics_path, record)
 
     def cut_metrics(self, size: int) -> None:
         """Drop what was logged after the checkpoint that training goes on from."""
@@ -210,7 +204,7 @@ class Run:
         """Bytes of metrics.jsonl, all of them on disk: a checkpoint refers to them."""
         if not self.metrics_path.exists():
             return 0
-        with open(self.metrics_path, "rb") as file:
+        with opened(self.metrics_path) as file:
             os.fsync(file.fileno())
             return os.fstat(file.fileno()).st_size
 
@@ -240,12 +234,39 @@ def fitting(config: TrainConfig, model: FewShotModel, weights: Weights, path: Pa
 
 
 def _load(path: Path, hint: str) -> dict[str, Tensor]:
+    return _read(path, hint)[0]
+
+
+def _read(path: Path, hint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file; UserError that ends in `hint` for what has none."""
     try:
-        return load_file(path)
+        content, metadata = read_sealed(path)
+        return load(content), metadata
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {hint}") from None
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (IsADirectoryError, NotADirectoryError):
+        raise UserError(f"{path} is no file; {hint}") from None
+    except UserError as error:
+        raise UserError(f"{error}; {hint}") from None
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}); {hint}") from None
+
+
+def _count(text: str) -> int:
+    """ValueError for what no counter says."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise ValueError(text)
+    return int(text)
+
+
+def _best(text: str) -> dict[str, float]:
+    """The best validation; ValueError or UserError for anything else."""
+    best = parse_json(text.encode(), "the best validation")
+    if not isinstance(best, dict) or not all(type(value) in (int, float) for value in best.values()):
+        raise ValueError(text)
+    if best and not best.keys() >= {"iteration", "accuracy", "ci95"}:
+        raise ValueError(text)
+    return best
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ from gems_edge.meta.processes import Processes, start_processes
 from gems_edge.meta.run import Run
 from gems_edge.meta.settings.base import to_table
 from gems_edge.meta.settings.run import WHOLE, TrainConfig, write_config
+from gems_edge.meta.settings.stored import CONFIG_SUM_FILE
 from gems_edge.meta.settings.ticket import TICKETS
 from gems_edge.models.backbones.registry import BACKBONES
-from gems_edge.models.network_file import NetworkFile, read_network_file
+from gems_edge.models.network_file import COPY, NetworkFile, read_network_file
 from gems_edge.models.pretrained import NO_PRETRAINED, PRETRAINED, RANDOM, Pretrained, read_pretrained
 from gems_edge.models.spec import full_widths
 from gems_edge.progress import Say, silent
@@ -164,8 +165,14 @@ def check_directory(run: Run, resume: bool) -> None:
             raise UserError(
                 f"{directory} holds a run already; add --resume to go on with it, or choose another directory"
             )
-    elif directory.exists() and any(not path.match(".*.tmp") for path in directory.iterdir()):
+    elif directory.exists() and not _only_begun({path.name for path in directory.iterdir()}):
         raise UserError(f"{directory} is not empty and holds no run; choose another directory")
+
+
+def _only_begun(names: set[str]) -> bool:
+    """Whether these files are what a kill leaves of a run that was about to begin."""
+    written = {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
+    return not written or (CONFIG_SUM_FILE in written and written <= {CONFIG_SUM_FILE, COPY})
 
 
 def check_same(run: Run, config: TrainConfig) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gems_edge.errors import UserError
-from gems_edge.files import sha256_bytes
+from gems_edge.files import read_file, sha256_bytes
 from gems_edge.models.code_places import line_of
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # The copy in a run's directory.
 COPY = "backbone.py"
 FORM = "FILE.py:FUNCTION"
+_MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _split(backbone: str) -> tuple[Path, str]:
 
 def _file(path: Path, what: str) -> NetworkFile:
     try:
-        content = path.read_bytes()
+        content = read_file(path, _MOST_BYTES)
         return NetworkFile(sha256_bytes(content), content.decode())
     except FileNotFoundError:
         raise UserError(f"{what}: {path} does not exist") from None

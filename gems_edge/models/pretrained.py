@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gems_edge.errors import UserError
-from gems_edge.files import cache_directory, sha256_bytes, write_atomic
+from gems_edge.files import cache_directory, parse_json, read_file, sha256_bytes
 from gems_edge.models.spec import Pixels
 from gems_edge.models.tensor_names import BODY, is_constant
+from gems_edge.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RANDOM, PRETRAINED = "random", "pretrained"
 _UNKNOWN = "unknown"
+_MOST_BYTES = 1 << 34
 # What a checkpoint keeps a network's tensors under, beside other things.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -167,14 +169,14 @@ def read_pretrained(init: str, backbone: str) -> Body:
 def _stored(path: Path) -> Body | None:
     """What was converted before; None where there is nothing that can be read."""
     import safetensors
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()[PRETRAINED])
+        content, metadata = read_sealed(path)
+        about = parse_json(metadata[PRETRAINED].encode(), "what is known")
         pixels = Pixels(*(tuple(about["pixels"][part]) for part in ("mean", "deviation")))
-        return Body(Pretrained(**about | {"pixels": pixels}), load_file(path))
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
+        return Body(Pretrained(**about | {"pixels": pixels}), load(content))
+    except (OSError, UserError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -183,12 +185,12 @@ def _store(path: Path, body: Body) -> None:
 
     with suppress(OSError):  # a full disk or one that is not ours: they are converted anew the next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, save(body.tensors, {PRETRAINED: json.dumps(asdict(body.about))}))
+        write_sealed(path, save(body.tensors, {PRETRAINED: json.dumps(asdict(body.about))}))
 
 
 def _read(path: Path, known: Known | None) -> Body:
     try:
-        content = path.read_bytes()
+        content = read_file(path, _MOST_BYTES)
     except FileNotFoundError:
         raise UserError(f"--init {path} does not exist") from None
     except (IsADirectoryError, NotADirectoryError):

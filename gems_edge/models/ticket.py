@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from gems_edge.errors import UserError
-from gems_edge.files import write_atomic
+from gems_edge.files import parse_json
 from gems_edge.models.spec import ModelSpec
 from gems_edge.models.tensor_names import ADAPTER
+from gems_edge.sealed import read_sealed, write_sealed
 
 # bool arrays by name, True where kept. Weight tickets: the shape of each weight, by its name in the model, in forward
 # order, head last. Channel tickets: [channels] of each 3×3 convolution, by "widths.N" in the order of ModelSpec.widths.
@@ -97,7 +98,7 @@ def save_ticket(path: Path | str, ticket: Ticket) -> None:
         "shapes": {name: list(mask.shape) for name, mask in ticket.masks.items()},
     }
     bits = {name: np.packbits(mask.reshape(-1)) for name, mask in ticket.masks.items()}
-    write_atomic(path, save(bits, {"format": FORMAT, "ticket": json.dumps(about)}))
+    write_sealed(path, save(bits, {"format": FORMAT, "ticket": json.dumps(about)}))
 
 
 def load_ticket(path: Path | str) -> Ticket:
@@ -107,28 +108,42 @@ def load_ticket(path: Path | str) -> Ticket:
 
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content, header = read_sealed(path)
         bits = load(content)
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path} is not there; give a ticket file or a run that was trained with --ticket") from None
+    except UserError as error:
+        raise UserError(f"{error}; make it anew with gems-edge ticket find") from None
     except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: a type numpy has not (bfloat16)
         raise UserError(f"{path} is damaged or no ticket ({error}); make it anew with gems-edge ticket find") from None
+    if header.get("format", FORMAT) != FORMAT:
+        raise UserError(f"{path} has the format {header['format']!r}; this version reads {FORMAT!r}")
     try:
-        if header["format"] != FORMAT:
-            raise UserError(f"{path} has the format {header['format']!r}; this version reads {FORMAT!r}")
-        about = json.loads(header["ticket"])
-        masks = {name: _unpacked(bits[name], shape) for name, shape in about.pop("shapes").items()}
-        ticket = Ticket(masks=masks, **about)
-        if ticket.unit not in UNITS or not masks or not isinstance(ticket.model, dict):
-            raise ValueError(f"unit {ticket.unit!r}, {len(masks)} masks, model {ticket.model!r}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        ticket = _ticket_of(header, bits)
+    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is no ticket ({error}); make it anew with gems-edge ticket find") from None
-    for name, mask in masks.items():
+    for name, mask in ticket.masks.items():
         if not mask.any():
             raise UserError(f"{path} leaves {name} empty; such a network answers at random")
     return ticket
+
+
+def _ticket_of(header: Mapping[str, str], bits: Mapping[str, np.ndarray]) -> Ticket:
+    """The ticket in a file's metadata and tensors. UserError and what Python raises for anything else."""
+    about = parse_json(header["ticket"].encode(), "what it says")
+    masks = {name: _unpacked(bits[name], shape) for name, shape in about.pop("shapes").items()}
+    ticket = Ticket(masks=masks, **about)
+    if ticket.unit not in UNITS or not masks or not isinstance(ticket.model, dict):
+        raise ValueError(f"unit {ticket.unit!r}, {len(masks)} masks, model {ticket.model!r}")
+    if not isinstance(ticket.method, str) or not isinstance(ticket.found, dict) or not _is_share(ticket.ratio):
+        raise ValueError(f"method {ticket.method!r}, ratio {ticket.ratio!r}, found {ticket.found!r}")
+    if not isinstance(widths := ticket.model.get("widths"), list) or not all(type(width) is int for width in widths):
+        raise ValueError(f"widths {widths!r}")
+    return ticket
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Device profiles: what is known of a board, every fact with its source. One TOML each in device_profiles/."""
 
 import math
-import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from gems_edge.errors import UserError
+from gems_edge.files import parse_toml, read_toml
 from gems_edge.predict.rates import FILE, Measured, measured_of
 
 
@@ -102,30 +102,24 @@ def load_profile(device: str) -> DeviceProfile:
     """The profile of a device id. UserError that lists the known ids, or names the fact that is wrong."""
     if device not in list_profiles():
         raise UserError(f"unknown device {device!r}; known: {', '.join(list_profiles())}, or a file.toml")
-    text = (resources.files("gems_edge.device_profiles") / f"{device}.toml").read_text(encoding="utf-8")
-    return _checked(f"{device}.toml", text, device)
+    content = (resources.files("gems_edge.device_profiles") / f"{device}.toml").read_bytes()
+    return _checked(f"{device}.toml", parse_toml(content, f"{device}.toml"), device)
 
 
 def read_profile(path: Path | str) -> DeviceProfile:
     """The profile in a TOML file of the user's. UserError naming what is wrong with it."""
     path = Path(path)
     try:
-        return _checked(str(path), path.read_text(encoding="utf-8"), path.stem)
+        return _checked(str(path), read_toml(path), path.stem)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a directory; name one profile file (.toml)") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; a profile is a TOML file") from None
 
 
-def _checked(where: str, text: str, device: str) -> DeviceProfile:
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{where} is not valid TOML: {error}") from None
+def _checked(where: str, document: dict[str, Any], device: str) -> DeviceProfile:
     for key in ("id", "name", "updated"):
-        if not isinstance(document.get(key), str) or not document[key].strip():
+        if not _is_text(document.get(key)):
             raise UserError(f"{where}: `{key}` must be text")
     if document["id"] != device:
         raise UserError(f"{where}: its id is {document['id']!r}; name the file {document['id']}.toml or change the id")
@@ -135,7 +129,7 @@ def _checked(where: str, text: str, device: str) -> DeviceProfile:
     if not isinstance(tables, dict):
         raise UserError(f"{where}: no facts; each is a table [facts.NAME] with value, unit and source")
     memory_only = document.get("memory_only", "")
-    if not isinstance(memory_only, str):
+    if memory_only != "" and not _is_text(memory_only):
         raise UserError(f"{where}: `memory_only` must be text: why there is no onnxruntime")
     rules = MEMORY_ONLY_RULES if memory_only else RULES
     if unknown := set(tables) - set(rules):
@@ -153,6 +147,11 @@ def _checked(where: str, text: str, device: str) -> DeviceProfile:
     return profile
 
 
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a line that can be shown."""
+    return isinstance(value, str) and value.isprintable() and bool(value.strip())
+
+
 def _fact(where: str, name: str, rule: _Rule, table: Any) -> Fact:
     if not isinstance(table, dict):
         raise UserError(f"{where}: the fact `{name}` is missing; add [facts.{name}] with value, unit and source")
@@ -160,13 +159,14 @@ def _fact(where: str, name: str, rule: _Rule, table: Any) -> Fact:
         raise UserError(
             f"{where}: {name} has the unknown key `{sorted(surplus)[0]}`; a fact has value, unit and source"
         )
-    value, unit, source = table.get("value"), table.get("unit", ""), table.get("source")
-    if not isinstance(source, str) or not source.strip():
+    value: Any = table.get("value")
+    unit, source = table.get("unit", ""), table.get("source")
+    if not _is_text(source):
         raise UserError(f"{where}: {name} has no source; say where its value comes from")
     if unit != rule.unit:
         raise UserError(f"{where}: {name} must be in {rule.unit or 'no unit'}, not {unit!r}")
     if not rule.numeric:
-        if not isinstance(value, str) or not value.strip():
+        if not _is_text(value):
             raise UserError(f"{where}: {name} must be text, not {value!r}")
     elif isinstance(value, bool) or not isinstance(value, int if rule.integer else int | float):
         raise UserError(f"{where}: {name} must be a {'whole ' if rule.integer else ''}number, not {value!r}")

@@ -5,6 +5,7 @@ precision factor · the board's own factor, where a factor that is not known is 
 """
 
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from gems_edge.errors import UserError
 from gems_edge.predict.work import MEASURED_TERMS, TERMS
 
 FILE = "latency.toml"
+_COUNT = re.compile("[1-9][0-9]{0,3}")  # of threads
 Constants = dict[str, Any]  # the file's content
 
 
@@ -66,7 +68,7 @@ def measured_of(where: str, table: Any) -> Measured:
     if not isinstance(table, dict) or not isinstance(table.get("source"), str) or not table["source"].strip():
         raise UserError(f"{where}: [measured] needs a source: what was measured, with what, when")
     spread, threads = table.get("spread"), table.get("threads")
-    if not isinstance(threads, dict) or "1" not in threads or not all(count.isdigit() for count in threads):
+    if not isinstance(threads, dict) or "1" not in threads or not all(map(_COUNT.fullmatch, threads)):
         raise UserError(f"{where}: [measured.threads.N] is missing; N are numbers of threads, 1 among them")
     spreads = spread if isinstance(spread, dict) else {}
     for count, rates in threads.items():
@@ -75,6 +77,8 @@ def measured_of(where: str, table: Any) -> Measured:
                 f"{where}: [measured] spread must have a number between 0 and 3 for {count} threads, "
                 f"not {spreads.get(count)!r}"
             )
+        if not isinstance(rates, dict):
+            raise UserError(f"{where}: [measured.threads.{count}] must be a table of ns per unit")
         if set(rates) != set(TERMS):
             term = sorted(set(rates) ^ set(TERMS))[0]
             raise UserError(f"{where}: [measured.threads.{count}] must hold every term of work once; see {term!r}")

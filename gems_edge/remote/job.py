@@ -15,7 +15,8 @@ from typing import Any
 from gems_edge.errors import MachineError, UserError
 from gems_edge.remote import keeper, ssh
 from gems_edge.remote.board import Board
-from gems_edge.remote.untrusted import MOST_SHOWN, not_understood, printable, read_object
+from gems_edge.remote.untrusted import MOST_SHOWN, not_understood, read_object
+from gems_edge.wording import printable
 
 EVENT_MARK, HAVE_MARK = keeper.EVENT_MARK.encode(), keeper.HAVE_MARK.encode()
 # The keeper's text comes first on stdin, and what it reads of that afterwards is orders or files.

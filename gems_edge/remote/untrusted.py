@@ -4,14 +4,10 @@ import json
 from typing import Any
 
 from gems_edge.errors import MachineError
+from gems_edge.wording import printable
 
 # Signs of a board's line that are shown, and of a text in its JSON; lists in lists of that.
 MOST_SHOWN, _MOST_TEXT, _DEEPEST = 300, 4000, 20
-
-
-def printable(text: str) -> str:
-    """`text` fit for a terminal: control characters, line breaks among them, become "?"."""
-    return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def printable_lines(raw: bytes) -> str:

@@ -1,7 +1,5 @@
 """What the report says of a run, an episode and a measurement, as sections of a page. No torch, no onnx."""
 
-import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,8 @@ import numpy as np
 
 from gems_edge.data.specs import distribution_name
 from gems_edge.errors import UserError
+from gems_edge.meta.metrics import read_metrics
+from gems_edge.meta.settings.stored import CONFIG_FILE, read_table
 from gems_edge.models.network_file import COPY
 from gems_edge.models.ticket import load_ticket
 from gems_edge.report import plots
@@ -40,7 +40,7 @@ def run_sections(run: Path | str) -> list[Section]:
     run = Path(run)
     if (run / "distributions").is_dir():  # a run for each distribution
         return [section for part in sorted((run / "distributions").iterdir()) for section in run_sections(part)]
-    config, lines = _read_config(run), _read_metrics(run)
+    config, lines = _read_config(run), read_metrics(run / "metrics.jsonl")
     sections = [Section(f"Training: {run.name}", tuple(_training_blocks(config, lines)))]
     if choices := choice_section(lines, run.name):
         sections.append(choices)
@@ -192,12 +192,11 @@ def _plain(value: Any) -> str:
 def _read_config(run: Path) -> dict[str, Any]:
     """config.toml as one flat table: "ticket.ratio" for the setting `ratio` of the table `ticket`."""
     try:
-        nested = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+        return _flat(read_table(run / CONFIG_FILE))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{run} is neither a run (no config.toml) nor a bundle (no manifest.json)") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{run / 'config.toml'} is not valid TOML: {error}") from None
-    return _flat(nested)
+    except IsADirectoryError:
+        raise UserError(f"{run / CONFIG_FILE} is no file; name the directory of a run") from None
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,25 +206,6 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
             {f"{key}.{name}": item for name, item in _flat(value).items()} if isinstance(value, dict) else {key: value}
         )
     return flat
-
-
-def _read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line cut off by a kill is left out."""
-    path = run / "metrics.jsonl"
-    if not path.exists():
-        return []
-    texts = [text for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if text.strip()]
-    lines = []
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict):
-            lines.append(line)
-        elif number < len(texts):
-            raise UserError(f"{path} line {number} is not a JSON object; the file was altered")
-    return lines
 
 
 def _duration(lines: Sequence[Mapping[str, Any]]) -> float:

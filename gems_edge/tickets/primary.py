@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+import safetensors
+from safetensors.numpy import load, save
 
-from gems_edge.files import write_atomic
+from gems_edge.errors import UserError
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.fewshot import Weights
+from gems_edge.sealed import read_sealed, write_sealed
 from gems_edge.tickets.analysis import overlap_of
 
 
@@ -55,12 +57,17 @@ class PrimaryWatch:
 def write_primary_masks(path: Path, masks: list[tuple[int, np.ndarray]]) -> None:
     bits = {str(iteration): np.packbits(mask.reshape(-1)) for iteration, mask in masks}
     shape = np.array(masks[0][1].shape, np.int64)
-    write_atomic(path, save(bits | {"shape": shape}))
+    write_sealed(path, save(bits | {"shape": shape}))
 
 
 def read_primary_masks(path: Path) -> list[tuple[int, np.ndarray]]:
-    """(iteration, mask of the first layer) in order of iterations."""
-    bits = load_file(path)
-    shape = bits.pop("shape")
-    unpacked = {int(name): np.unpackbits(part, count=int(shape.prod())) for name, part in bits.items()}
-    return [(iteration, unpacked[iteration].astype(bool).reshape(shape)) for iteration in sorted(unpacked)]
+    """(iteration, mask of the first layer) in order of iterations. UserError for a file that is damaged."""
+    try:
+        bits = load(read_sealed(path)[0])
+        shape = bits.pop("shape")
+        unpacked = {int(name): np.unpackbits(part, count=int(shape.prod())) for name, part in bits.items()}
+        return [(iteration, unpacked[iteration].astype(bool).reshape(shape)) for iteration in sorted(unpacked)]
+    except UserError as error:
+        raise UserError(f"{error}; train the run anew in another directory") from None
+    except (safetensors.SafetensorError, IsADirectoryError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no masks ({error}); train the run anew in another directory") from None

@@ -98,7 +98,7 @@ def arrays(**changes):
             "image 0 is not an image",
         ),
         ({"meta": np.array("[]")}, "meta is not a JSON object"),
-        ({"meta": np.array("{")}, "meta is not JSON"),
+        ({"meta": np.array("{")}, "meta is not valid JSON"),
         ({"meta": np.array('{"group_kind": "track"}')}, "group must hold 4 whole numbers"),
         ({"classes": np.array(["a", "b", None], dtype=object)}, "is no packed data file or is damaged"),
     ],

@@ -122,7 +122,8 @@ def test_predictions_of_a_bundle_are_those_that_its_manifest_gives(small_bundle)
 def test_command_keeps_its_limits(cli_here, own_small_run, tmp_path):
     done = cli_here(
         "export", own_small_run, "-o", tmp_path / "b.gems", "--device", BOARD,
-        "--max-latency-ms", "4", "--max-memory-mb", "130", "--recover-iterations", "0", "--episodes", "2", "--json",
+        "--max-latency-ms", "4", "--max-memory-mb", "130", "--recover-iterations", "0", "--episodes", "2", "--no-int8",
+        "--json",
     )  # fmt: skip
     document = json.loads(done.stdout)
     predicted = document["budget"]["predicted"][BOARD]
@@ -135,7 +136,7 @@ def test_command_keeps_its_limits(cli_here, own_small_run, tmp_path):
 def test_family_and_its_front(cli_here, own_small_run, tmp_path):
     done = cli_here(
         "export", own_small_run, "--ratio", "0,0.5", "-o", tmp_path / "f.gems", "--device", f"{BOARD},rpi-4b",
-        "--round-to", "4", "--recover-iterations", "0", "--episodes", "2", "--json",
+        "--round-to", "4", "--recover-iterations", "0", "--episodes", "2", "--no-int8", "--json",
     )  # fmt: skip
     document = json.loads(done.stdout)
     assert [one["ratio"] for one in document["family"]] == pytest.approx([0, 0.5], abs=0.1)

@@ -166,7 +166,7 @@ def test_a_budget_may_leave_no_step(within):
 
 def test_within_a_budget_steps_are_chosen(made, cli_here, tmp_path):
     run = shutil.copytree(made / "run", tmp_path / "run")
-    limits = ("--device", BOARD, "--max-latency-ms", "1000", "--ratio", "0", "--memory", "balanced")
+    limits = ("--device", BOARD, "--max-latency-ms", "1000", "--ratio", "0", "--memory", "balanced", "--no-int8")
     done = cli_here("export", run, *limits, "--episodes", "4", "-o", tmp_path / "b.gems", "--json")
     manifest = json.loads((tmp_path / "b.gems" / "manifest.json").read_text())
     assert manifest["rule"]["steps_by_shots"] and manifest["rule"]["steps"] <= 2

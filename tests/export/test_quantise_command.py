@@ -1,4 +1,4 @@
-"""`export --int8` and what the board's commands make of the bundle, through the real command line."""
+"""`export --int8`, which a board's name implies, and what the board's commands make of it, by the command line."""
 
 import json
 import shutil
@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gems_edge.device import Learner
+from gems_edge.errors import UserError
+from gems_edge.export.pipeline import precision_for
+
 pytestmark = pytest.mark.slow(4)
 
 
@@ -15,8 +19,10 @@ pytestmark = pytest.mark.slow(4)
 def bundle(cli_here, small_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("int8") / "small.gems"
     run = shutil.copytree(small_run, path.parent / "small")
-    told = cli_here("export", run, "--ratio", "0", "--episodes", "8", "--int8", "-o", path)
+    told = cli_here("export", run, "--ratio", "0", "--episodes", "8", "--device", "rpi-4b", "-o", path)
     assert "int8 (support):" in told.stderr and "% of labels agree" in told.stderr
+    precision = json.loads((path / "manifest.json").read_text())["precision"]
+    assert f"boards answer in {precision} unless" in told.stderr
     return path
 
 
@@ -50,6 +56,35 @@ def test_manifest_of_a_quantised_bundle(bundle):
     change = found["int8"]["accuracy"] - found["fp32"]["accuracy"]
     assert found["difference"]["accuracy"] == pytest.approx(change) and abs(change) < 0.05
     assert found["agreement"] > 0.95 and found["probability_difference"] < 0.02
+    assert manifest["precision"] == ("int8" if change >= -0.005 else "fp32")
+
+
+@pytest.mark.parametrize("change, precision", [(0.01, "int8"), (-0.005, "int8"), (-0.0051, "fp32")])
+def test_half_a_point_is_what_int8_may_cost(change, precision):
+    assert precision_for({"difference": {"accuracy": change}}) == precision
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_bundle_answers_as_it_was_exported_to(bundle, tmp_path, precision):
+    shutil.copytree(bundle, tmp_path / "b.gems")
+    hm.edit_manifest(tmp_path / "b.gems", lambda manifest: manifest.update(precision=precision))
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28), np.uint8)
+    learner = Learner.load(tmp_path / "b.gems", threads=1)
+    learner.adapt(images, ["a", "a", "b", "b"])
+    answers = {name: learner.in_precision(name).predict(images) for name in ("fp32", "int8")}
+    assert not np.array_equal(*answers.values())
+    np.testing.assert_array_equal(learner.predict(images), answers[precision])
+
+
+def test_a_precision_without_its_graph_is_refused(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b.gems")
+    for change in (
+        lambda manifest: manifest.update(precision="int4"),
+        lambda manifest: (manifest["files"].pop("predict.int8.onnx"), manifest.update(precision="int8")),
+    ):
+        hm.edit_manifest(tmp_path / "b.gems", change)
+        with pytest.raises(UserError, match="'precision' must be one of fp32"):
+            Learner.load(tmp_path / "b.gems")
 
 
 def test_evaluate_shows_both_precisions(cli_here, bundle):
@@ -94,7 +129,6 @@ def test_bench_says_which_graph_is_faster(bundle):
 
 
 def test_a_quantised_bundle_may_be_replaced(bundle, tmp_path):
-    from gems_edge.errors import UserError
     from gems_edge.export.bundle import check_target
 
     check_target(bundle)
@@ -104,10 +138,16 @@ def test_a_quantised_bundle_may_be_replaced(bundle, tmp_path):
         check_target(tmp_path / "mine.gems")
 
 
+def without_int8(manifest):
+    for entry in ("int8", "precision"):
+        manifest.pop(entry)
+    manifest["files"].pop("predict.int8.onnx")
+
+
 def test_what_is_refused(cli_here, bundle, tmp_path):
     plain = tmp_path / "plain.gems"
     shutil.copytree(bundle, plain)
-    hm.edit_manifest(plain, lambda manifest: (manifest.pop("int8"), manifest["files"].pop("predict.int8.onnx")))
+    hm.edit_manifest(plain, without_int8)
     refused = cli_here("predict", plain, "--precision", "int8", tmp_path / "x.png", code=2)
     assert "has no quantised graph" in refused.stderr
     run = tmp_path / "group"
@@ -115,3 +155,5 @@ def test_what_is_refused(cli_here, bundle, tmp_path):
     cli_here("train", "--data", "glyphs", "--widths", "8", "--normalization", "group", *short, "-o", run)
     refused = cli_here("export", run, "--ratio", "0", "--int8", "-o", tmp_path / "g.gems", code=2)
     assert "mode group" in refused.stderr and not (tmp_path / "g.gems").exists()
+    cli_here("export", run, "--ratio", "0", "--episodes", "2", "--device", "rpi-4b", "-o", tmp_path / "g.gems")
+    assert not {"precision", "int8"} & json.loads((tmp_path / "g.gems" / "manifest.json").read_text()).keys()

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from small_settings import SMALL, TORCHRUN
 
-# What a log line says about the clock.
-CLOCK = ("time", "rate", "seconds", "cpu_seconds")
+# What a log line says about the clock, and its checksum, which is of that too.
+CLOCK = ("time", "rate", "seconds", "cpu_seconds", "crc32")
 
 
 def records(run):

@@ -55,24 +55,30 @@ def bundle_commands(name: str, place: Path) -> tuple[Sequence[str], Sequence[str
 
 def count(root: Path, bundle: Path) -> dict[str, int]:
     """Instructions of a prediction and of a gradient step of `bundle`. Unavailable where no plugin can be built."""
+    marks = marked(root, CPU, bundle, "counted.py")
+    empty = marks[11] - marks[10]
+    return {"predict": marks[31] - marks[30] - empty, "adapt_step": marks[21] - marks[20] - empty}
+
+
+def marked(root: Path, cpu: str, bundle: Path, script: str) -> dict[int, int]:
+    """Mark → the instructions until it, of a `script` beside this one that is given `bundle`. Raises as `count`."""
     need("gcc")
     with tempfile.TemporaryDirectory(prefix="gems-edge-count-") as directory:
         home = Path(directory)
         _build_plugin(home / "count.so")
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / "gems_edge", home / "package" / "gems_edge", ignore=ignored)
-        shutil.copy(HERE / "counted.py", home)
+        shutil.copy(HERE / script, home)
         shutil.copytree(bundle, home / "counted.gems")
-        command = ["python3", "counted.py", "counted.gems"]
-        run(root, CPU, home, command, _ENVIRONMENT, check=True, capture_output=True, text=True)
+        command = ["python3", script, "counted.gems"]
+        run(root, cpu, home, command, _ENVIRONMENT, check=True, capture_output=True, text=True)
         marks = {}
         for line in (home / "counts").read_text().splitlines():
             mark, threads, total = map(int, line.split())
             if threads != 1:
                 raise RuntimeError(f"{threads} threads ran, and counts of more than one are not exact")
             marks[mark] = total
-    empty = marks[11] - marks[10]
-    return {"predict": marks[31] - marks[30] - empty, "adapt_step": marks[21] - marks[20] - empty}
+    return marks
 
 
 def _build_plugin(target: Path) -> None:

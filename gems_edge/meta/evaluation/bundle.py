@@ -37,7 +37,7 @@ class Int8Answers:
 
 def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Count | None = None) -> dict[str, Any]:
     """The document of `evaluate --json` for a bundle."""
-    learner = Learner.load(directory)
+    learner = Learner.load(directory, precision="fp32")  # int8 beside it
     manifest = learner.bundle.manifest
     mode = _check(manifest, protocol)
     data = _image_sets(manifest, protocol)

@@ -1,18 +1,17 @@
 """Everything that defines a training run, as one dataclass: options, config.toml and --help derive from it."""
 
-import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gems_edge.data.shots import Shots
 from gems_edge.device.manifest import HEADS, NORMALIZATIONS
 from gems_edge.errors import UserError
-from gems_edge.files import write_atomic
 from gems_edge.meta.augment import AUGMENTATIONS, NONE
 from gems_edge.meta.rules.registry import RULES, SHARES, Facts
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.base import check_settings, from_table, setting, to_table
 from gems_edge.meta.settings.kept import Kept
+from gems_edge.meta.settings.stored import read_table, write_table
 from gems_edge.meta.settings.ticket import TicketConfig
 from gems_edge.models.backbones.registry import BACKBONES, check_backbone
 from gems_edge.models.network_file import COPY, FORM, NO_FILE, NetworkFile, stored_network_file
@@ -220,11 +219,11 @@ def read_config(path: Path | str) -> TrainConfig:
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text())
+        values = read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; is {path.parent} a run directory?") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise UserError(f"{path} is no file; name the config.toml of a run") from None
     config = from_table(TrainConfig, values, str(path))
     if not (sha256 := config.backbone_file.sha256):
         return config
@@ -233,8 +232,4 @@ def read_config(path: Path | str) -> TrainConfig:
 
 def write_config(path: Path, config: TrainConfig) -> None:
     """`path` and, of a network in a file, the copy beside it, which is there first."""
-    import tomli_w
-
-    if config.backbone_file.source:
-        write_atomic(path.parent / COPY, config.backbone_file.source)
-    write_atomic(path, tomli_w.dumps(to_table(config)))
+    write_table(path, to_table(config), {COPY: config.backbone_file.source} if config.backbone_file.source else {})
