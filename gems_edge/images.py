@@ -48,7 +48,7 @@ def decode_image(
     Raises UserError for a file that is missing, not one of FORMATS, damaged, animated, too large, or of numbers whose
     black and white are not known.
     """
-    label = name or (str(source) if not isinstance(source, bytes) else "image")
+    label = name or (str(source) if isinstance(source, str | Path) else "image")
     with open_image(source, label, (2 * size, 2 * size)) as image:
         return _to_pixels(image, label, size, channels, invert)
 
@@ -62,6 +62,11 @@ def open_image(
     `smallest`: a JPEG may be decoded at 1/2, 1/4 or 1/8, but not below that. Raises UserError, naming `label`, for what
     cannot be opened or is too large to decode, and in place of Pillow's errors while it is open.
     """
+    if not isinstance(source, str | Path | bytes):
+        raise UserError(
+            f"a {type(source).__name__} is no image file; give a path or a file's bytes (pixels go into one array, "
+            "which needs no reading)"
+        )
     try:
         with _opened(source) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")

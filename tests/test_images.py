@@ -278,3 +278,10 @@ def test_a_files_size_is_looked_at_first(tmp_path):
     with pytest.raises(UserError, match="has 1,000,000 MB, above 100"):
         with open_image(tmp_path / "a.png", "a.png"):
             pass
+
+
+@pytest.mark.parametrize("source", [None, np.zeros((4, 4, 3), np.uint8), Image.new("L", (4, 4)), bytearray(b"a")])
+def test_what_is_no_file_is_named_by_its_type(source):
+    with pytest.raises(UserError, match=f"^a {type(source).__name__} is no image file; give a path") as error:
+        decode_image(source, 4, 1)
+    assert "\n" not in str(error.value)

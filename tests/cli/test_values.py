@@ -96,3 +96,8 @@ def test_other_config_is_refused(tmp_path, line, message):
     (tmp_path / "config.toml").write_text(line)
     with pytest.raises(UserError, match=message):
         read_config(tmp_path / "config.toml")
+
+
+def test_numbers_beyond_64_bits_are_refused():
+    with pytest.raises(UserError, match="--seed is 1000000000000000000000; it must be below"):
+        TrainConfig(seed=10**21)

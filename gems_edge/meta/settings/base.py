@@ -42,6 +42,8 @@ def check_settings(values: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{option} is {number}; it must be a finite number")
+            if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                raise UserError(f"{option} is {number}; it must be below 2^63")
         if least is not None and not value >= least:
             raise UserError(f"{option} is {value}; it must be {least} or more")
 
