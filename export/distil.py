@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gems_edge.data.tensors import EpisodeTensors, fast_layout
 from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.fewshot import FewShotModel, Weights, body
-from gems_edge.models.spec import ModelSpec
+from gems_edge.models.head import feature_distance
 from gems_edge.models.tensor_names import BODY, is_constant
 from gems_edge.progress import Phase
 from gems_edge.tickets.channels import Pruned
@@ -31,7 +30,7 @@ _FORWARD = 64
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is taught: images by number, and of each what the head reads of the dense network's features."""
+    """What is taught: images by number, and of each the dense network's features."""
 
     tensors: EpisodeTensors
     numbers: np.ndarray  # int64 [n]
@@ -54,7 +53,7 @@ def lesson(
             rows.append(body(model, weights, images).features[:, kept])
             if progress is not None:
                 progress(min(start + _FORWARD, len(numbers)))
-    return Lesson(tensors, numbers, _read(torch.cat(rows), model.spec))
+    return Lesson(tensors, numbers, torch.cat(rows))
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ def distil(fitted: Pruned, given: Lesson, iterations: int, seed: int, phase: Pha
             for group in optimizer.param_groups:
                 group["lr"] = _rate(iteration, iterations)
             chosen = draw.choice(len(given.numbers), min(BATCH, len(given.numbers)), replace=False)
-            features = _read(body(model, weights | learned, given.images(chosen)).features, fitted.spec)
-            loss = (features - given.wanted[chosen]).square().sum(1).mean()
+            features = body(model, weights | learned, given.images(chosen)).features
+            loss = feature_distance(fitted.spec, features, given.wanted[chosen])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
             optimizer.step()
@@ -88,14 +87,6 @@ def distil(fitted: Pruned, given: Lesson, iterations: int, seed: int, phase: Pha
     some = max(1, iterations // 10)
     weights |= {name: weight.detach() for name, weight in learned.items()}
     return Distilled(weights, sum(losses[:some]) / some, sum(losses[-some:]) / some)
-
-
-def _read(features: Tensor, spec: ModelSpec) -> Tensor:
-    """What a head reads of features [N, F]: of a cosine head their direction, of others themselves, in units of their
-    mean length."""
-    if spec.head == "prototype" and spec.metric == "cosine":
-        return F.normalize(features, dim=1)
-    return features / features.detach().square().sum(1).mean().sqrt()
 
 
 def _rate(iteration: int, iterations: int) -> float:

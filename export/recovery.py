@@ -65,7 +65,8 @@ def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Rep
         init_seed=-1,
         keep=Kept(),
         ticket=TicketConfig(),
-        keep_general=0.0,  # pruned weights are no place to be drawn back to
+        keep_features=0.0,  # those of pruned weights are none to keep
+        keep_general=0.0,  # … and no place to be drawn back to
         # Channels went below the run's cut, too, and must learn; but φ decides of the layers above it.
         learn_from=config.learn_from if frozen or decides else WHOLE,
     )

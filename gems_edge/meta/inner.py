@@ -11,7 +11,7 @@ from torch import Tensor
 from gems_edge.data.tensors import Episode
 from gems_edge.device.bundle import HEAD
 from gems_edge.meta.rules.base import Rule, State
-from gems_edge.models.fewshot import Body, FewShotModel, Weights, body, forward, head, initial_weights
+from gems_edge.models.fewshot import Body, FewShotModel, Weights, body, head, initial_weights
 from gems_edge.models.head import prototypes
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.tensor_names import TEMPERATURE
@@ -181,7 +181,19 @@ def classify(
     normalization: str,
     known: Statistics | None = None,
 ) -> Tensor:
-    """Logits [N, classes] of query images in a named normalisation mode.
+    """Logits [N, classes] of query images, whose features are as of `query_features`."""
+    return head(model, weights, query_features(model, weights, images, support, normalization, known))
+
+
+def query_features(
+    model: FewShotModel,
+    weights: Weights,
+    images: Tensor,
+    support: Support,
+    normalization: str,
+    known: Statistics | None = None,
+) -> Tensor:
+    """Features [N, feature_size] of query images in a named normalisation mode.
 
     transductive: statistics of the query batch itself (the papers' protocol). support: statistics of the support set
     under these weights, so one image at a time gives the same answer (`known`: those of a Trajectory). group and
@@ -190,4 +202,4 @@ def classify(
     statistics = None
     if normalization == "support":
         statistics = known or body(model, weights, support.images, shares=support.shares).statistics
-    return forward(model, weights, images, statistics).logits
+    return body(model, weights, images, statistics).features

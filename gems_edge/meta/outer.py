@@ -7,25 +7,41 @@ import torch
 from torch import Tensor
 
 from gems_edge.data.tensors import Episode
-from gems_edge.meta.inner import adapt, balanced, classify, cross_entropy, one_hot, support_of
+from gems_edge.meta.inner import adapt, balanced, cross_entropy, one_hot, query_features, support_of
 from gems_edge.meta.precision import autocast
 from gems_edge.meta.rules.base import Rule
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.meta.tally import MetaTask
 from gems_edge.meta.task_threads import TaskThreads
-from gems_edge.models.fewshot import FewShotModel, Weights
+from gems_edge.models.fewshot import FewShotModel, Weights, head
+from gems_edge.models.head import feature_distance
 from gems_edge.models.tensor_names import ADAPTER
 
 
-def meta_loss(model: FewShotModel, weights: Weights, episode: Episode, config: TrainConfig, rule: Rule) -> MetaTask:
-    """Query loss and accuracy of one task after the inner loop, differentiable in `weights`."""
+def meta_loss(
+    model: FewShotModel,
+    weights: Weights,
+    episode: Episode,
+    config: TrainConfig,
+    rule: Rule,
+    start: Weights | None = None,
+) -> MetaTask:
+    """Query loss and accuracy of one task after the inner loop, differentiable in `weights`.
+
+    `start`: the weights that training started from, to whose features those of the queries are held
+    (--keep-features); None: they are free.
+    """
     support = support_of(episode, config.training_ways)
     trajectory = adapt(model, weights, support, rule, config.steps, differentiable=not config.first_order)
-    logits = classify(
-        model, trajectory.adapted, episode.query_images, support, config.normalization, trajectory.statistics
-    )
+    queries, mode = episode.query_images, config.normalization
+    features = query_features(model, trajectory.adapted, queries, support, mode, trajectory.statistics)
+    logits = head(model, trajectory.adapted, features)
     targets = one_hot(episode.query_labels, config.training_ways, logits.dtype)
     loss = cross_entropy(logits, targets, balanced(targets))
+    if start is not None:
+        with torch.no_grad():
+            wanted = query_features(model, start, queries, support, mode)
+        loss = loss + config.keep_features * feature_distance(model.spec, features, wanted)
     return MetaTask(loss, (logits.argmax(1) == episode.query_labels).float().mean(), trajectory)
 
 
@@ -36,19 +52,20 @@ def meta_gradient(
     config: TrainConfig,
     rule: Rule,
     seen: Callable[[int, MetaTask], None] = lambda number, task: None,
+    start: Weights | None = None,
 ) -> tuple[Weights, Weights]:
     """The gradient of the query losses' sum over `episodes`, divided by `config.meta_batch`, and the union of subnets.
 
     Of the weights that require grad: the others are constants. Of a rule with subnets each task moves its own alone;
     the second dictionary is 1 where some task moves a weight, else 0 (GEMS, equation 7). `seen` is called with the
-    number of each task and what it did, in order.
+    number of each task and what it did, in order. `start`: as of meta_loss.
     """
 
     learned = {name: weight for name, weight in weights.items() if weight.requires_grad}
 
     def of_task(model: FewShotModel, episode: Episode) -> tuple[MetaTask, tuple[Tensor | None, ...]]:
         with autocast(config.precision, episode.query_images.device):
-            task = meta_loss(model, weights, episode, config, rule)
+            task = meta_loss(model, weights, episode, config, rule, start)
         loss = task.loss / config.meta_batch
         return task, torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
 

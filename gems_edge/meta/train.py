@@ -196,7 +196,8 @@ class Trainer:
         def seen(number: int, task: MetaTask) -> None:
             tally.add(drawn[number][0], task)
 
-        gradients, union = meta_gradient(self.threads, self.weights, episodes, config, self.rule, seen)
+        start = self.first if config.keep_features else None
+        gradients, union = meta_gradient(self.threads, self.weights, episodes, config, self.rule, seen, start)
         gradients = self.model.masked(gradients)
         for name, gradient in gradients.items():
             self.weights[name].grad = gradient

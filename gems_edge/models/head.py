@@ -99,6 +99,17 @@ def _at_least_one(number: Tensor) -> Tensor:
     return F.relu(number - 1) + 1
 
 
+def feature_distance(spec: ModelSpec, features: Tensor, wanted: Tensor) -> Tensor:
+    """How far what a head reads of `features` [N, feature_size] is from what it reads of those that are `wanted`.
+
+    The mean squared distance over the images: of a cosine head between directions, of others in units of the mean
+    squared length of what is wanted. It differentiates in `features`.
+    """
+    if spec.head == "prototype" and spec.metric == "cosine":
+        return (_unit(features) - _unit(wanted)).square().sum(1).mean()
+    return (features - wanted).square().sum(1).mean() / wanted.square().sum(1).mean().clamp_min(_TINY)
+
+
 def _unit(vectors: Tensor) -> Tensor:
     """Rows of length 1; one of zeros stays so."""
     return vectors * torch.rsqrt((vectors * vectors).sum(1, keepdim=True) + _TINY)

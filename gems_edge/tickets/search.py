@@ -194,7 +194,7 @@ def dense_run(config: TrainConfig) -> Run:
     """The finished dense run that --dense-run names; UserError if it is another model's, sparse or unfinished."""
     run = Run(config.ticket.dense_run)
     stored = run.config()
-    names = ("compute", "keep", "keep_general", "precision", "ticket", "checkpoint_every")
+    names = ("compute", "keep", "keep_features", "keep_general", "precision", "ticket", "checkpoint_every")
     free = {name: getattr(config, name) for name in names}
     if not stored.dense:
         raise UserError(f"{run.directory} trained a ticket; --dense-run wants a dense run")

@@ -145,7 +145,7 @@ def test_export_of_a_pruned_pretrained_run(cli_here, image_sets, tmp_path):
     cli_here(
         "train", "--backbone", "resnet18", "--widths", "8", "--init", tmp_path / "a.safetensors",
         "--image-size", SIZE, "--data", "tint", "--data-root", image_sets, "--queries", "3", "--iterations", "2",
-        "--keep-general", "0", "--validation-episodes", "2", "-o", run,
+        "--keep-features", "0", "--validation-episodes", "2", "-o", run,
     )  # fmt: skip
     options = ("--ratio", "0.4", "--round-to", "1", "--recover-iterations", "6", "--episodes", "4")
     options += ("--data-root", image_sets)

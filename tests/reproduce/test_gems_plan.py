@@ -138,7 +138,7 @@ def test_pretrained_cells_are_what_train_does_by_itself():
     mixture = "grocery+gtsrb+caltech101"
     assert list(configs)[:5] == [f"{mixture}/{method}-s1" for method in ("prototypes", "maml", "anil", "bmp", "mmsup")]
     assert len(configs) == 15 and preset.unseen(preset.mixtures[0]) == ("tinyimagenet32",)
-    settings = "init", "learn_from", "normalization", "head", "image_size", "lr", "meta_batch", "keep_general"
+    settings = "init", "learn_from", "normalization", "head", "image_size", "lr", "meta_batch", "keep_features"
     for name, config in configs.items():
         said = {"init": "pretrained", "backbone": "efficientnet-lite0", "data": config.data, "method": config.method}
         own = default_config(said)

@@ -22,12 +22,12 @@ ALWAYS: dict[str, Any] = {
     "iterations": 240,
     "lr": 0.0003,
     "validate_every": 60,
-    "keep_general": 0.8,
+    "keep_features": 1.5,
 }
-# With several kinds of images there is more to forget: at 0.0003 they drive each other, and other kinds, out.
-LR_OF_SEVERAL = 0.0001
-# Of a ticket: what its training starts from lacks weights, so there is nothing to be drawn back to.
-TICKET: dict[str, Any] = {"keep_general": 0.0}
+# Several kinds of images hold features by themselves: of what is free to move more learns, and no more is forgotten.
+KEPT_OF_SEVERAL = 1.0
+# Of a ticket: what its training starts from lacks weights, so its features are none to keep.
+TICKET: dict[str, Any] = {"keep_features": 0.0}
 # Of the networks whose weights we know: what they were trained on, but smaller, which costs a board a third.
 IMAGES: dict[str, Any] = {"image_size": 128, "channels": 3}
 # Of the head that is best on a pretrained network, which serves any number of classes.
@@ -57,7 +57,7 @@ def default_config(given: Mapping[str, Any]) -> TrainConfig:
         TrainConfig(),
         init=said["init"],
         backbone=backbone,
-        **ALWAYS | ({"lr": LR_OF_SEVERAL} if kinds > 1 else {}) | (TICKET if ticket else {}),
+        **ALWAYS | ({"keep_features": KEPT_OF_SEVERAL} if kinds > 1 else {}) | (TICKET if ticket else {}),
         **(IMAGES if backbone in KNOWN else {}),
         **(PROTOTYPES | {"train_ways": max(TRAIN_WAYS, said.get("ways", 0))} if prototypes else {}),
         steps=0 if prototypes and "method" not in said else STEPS,

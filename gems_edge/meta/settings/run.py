@@ -98,6 +98,12 @@ class TrainConfig:
     lr: float = setting(0.001, "Outer learning rate (Adam).", least=0)
     schedule: str = setting("cosine", "Outer learning rate over the run.", SCHEDULES)
     clip: float = setting(10.0, "Largest norm of the meta-gradient; 0 does not clip.", least=0)
+    keep_features: float = setting(
+        0.0,
+        "Hold what the head reads of an image to what it read at the start of training: so much of the mean squared "
+        "distance is added to the loss (2). Other kinds of images are forgotten less. 0 leaves it free.",
+        least=0,
+    )
     keep_general: float = setting(
         0.0,
         "Draw the trained weights back towards those that training started from, as far as this part of the gain on "
