@@ -1,0 +1,146 @@
+"""What a power cut may leave of a folder while a program writes to it: every state that its system calls allow.
+
+What was not synced may be lost: the content of a file, or its second half, until fsync on it, and names in a directory
+until fsync on that. A recording looks at the folder before each call that changes it or syncs, and keeps each state
+that a cut at that moment may leave.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CALLS = ("open", "fsync", "replace", "rename", "chmod", "mkdir", "unlink", "rmdir", "close", "truncate", "ftruncate")
+Node = bytes | dict[str, int]  # the content of a file, or of a directory: names and inodes
+_EMPTY: dict[bool, Node] = {True: {}, False: b""}
+
+
+@contextmanager
+def before_each_call(do: Callable[[str, tuple[Any, ...]], None]) -> Iterator[None]:
+    """Meanwhile `do(name, arguments)` comes before each of CALLS in this process."""
+    real = {name: getattr(os, name) for name in CALLS}
+
+    def watched(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            do(name, arguments)
+            return real[name](*arguments, **options)
+
+        return call
+
+    for name in CALLS:
+        setattr(os, name, watched(name))
+    try:
+        yield
+    finally:
+        for name, function in real.items():
+            setattr(os, name, function)
+
+
+@contextmanager
+def killed_at(instant: int) -> Iterator[None]:
+    """SIGKILL before the `instant`-th call, from 1."""
+    left = [instant]
+
+    def count(name: str, arguments: tuple[Any, ...]) -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with before_each_call(count):
+        yield
+
+
+@dataclass
+class Recording:
+    """States of `folder`, kept as folders below `output`."""
+
+    folder: Path
+    output: Path
+    calls: int = 0
+    durable: dict[int, Node] = field(default_factory=dict)
+    _held: dict[int, int] = field(default_factory=dict)  # open, so that no inode is used for another file
+    _seen: set[str] = field(default_factory=set)
+    _busy: bool = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Record meanwhile; all that is there before lies safe."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.durable = self._look()
+        with before_each_call(self._record):
+            yield
+        self._keep(self._look(), "end")
+
+    def _record(self, name: str, arguments: tuple[Any, ...]) -> None:
+        if self._busy:
+            return
+        self._busy = True
+        self.calls += 1
+        now = self._look()
+        self._keep(now, f"{self.calls:04}-{name}")
+        if name == "fsync":
+            inode = os.fstat(arguments[0]).st_ino
+            if inode in now:
+                self.durable[inode] = now[inode]
+        self._busy = False
+
+    def _look(self) -> dict[int, Node]:
+        """Every file and directory of the folder, by inode."""
+        nodes: dict[int, Node] = {}
+        for place, folders, files in os.walk(self.folder):
+            names = {name: os.lstat(f"{place}/{name}").st_ino for name in (*folders, *files)}
+            nodes[os.stat(place).st_ino] = names
+            for name in files:
+                nodes[names[name]] = Path(place, name).read_bytes()
+            for name, inode in names.items():
+                if inode not in self._held:
+                    self._held[inode] = os.open(f"{place}/{name}", os.O_PATH)
+        return nodes
+
+    def _keep(self, now: dict[int, Node], label: str) -> None:
+        every = self.durable | now
+        for names in (now, self.durable):
+            for part in (1.0, 0.5, 0.0):
+                contents = {inode: self._left(inode, node, part) for inode, node in every.items() if inode in now}
+                tree = self._tree(os.stat(self.folder).st_ino, names, contents)
+                digest = hashlib.sha256(repr(tree).encode()).hexdigest()
+                if digest not in self._seen:
+                    self._seen.add(digest)
+                    kind = f"{'names' if names is now else 'no-names'}-{part:g}"
+                    _write(tree, self.output / f"{label}-{kind}")
+
+    def _left(self, inode: int, node: Node, part: float) -> Node:
+        """What is left of a file if so much of what is not safe has come to the disk."""
+        safe = self.durable.get(inode, b"")
+        if isinstance(node, dict) or node == safe:
+            return node
+        return node if part == 1 else safe if not part else node[: max(len(safe), len(node) // 2)]
+
+    def _tree(self, root: int, names: dict[int, Node], contents: dict[int, Node]) -> dict[str, Any]:
+        tree: dict[str, Any] = {}
+        entries = names.get(root, {})
+        assert isinstance(entries, dict)
+        for name, inode in sorted(entries.items()):
+            node = contents.get(inode, self.durable.get(inode, b""))
+            tree[name] = self._tree(inode, names, contents) if isinstance(node, dict) else node
+        return tree
+
+
+def _write(tree: dict[str, Any], place: Path) -> None:
+    place.mkdir()
+    for name, node in tree.items():
+        if isinstance(node, dict):
+            _write(node, place / name)
+        else:
+            (place / name).write_bytes(node)
+
+
+def put(state: Path, folder: Path) -> None:
+    """The folder as a cut has left it."""
+    shutil.rmtree(folder)
+    shutil.copytree(state, folder)

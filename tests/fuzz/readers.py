@@ -1,0 +1,107 @@
+"""What reads each kind of file, as a user meets it: the real commands, or the library where a command does more.
+
+A reader is called in the folder of its subject and returns in text what the file made happen, without times.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+HOST = "board"
+
+
+def call(*arguments: object) -> str:
+    """What a gems-edge command says on stdout; its errors are raised."""
+    from gems_edge.cli.main import group
+
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        group.main(list(map(str, arguments)), standalone_mode=False)
+    return said.getvalue()
+
+
+def bundle() -> str:
+    """Taught with photos, and asked."""
+    call("adapt", "subject.gems", "--support", "photos", "-o", "out/taught.state", "--threads", 1)
+    return call("predict", "subject.gems", "--state", "out/taught.state", "query", "--threads", 1, "--json")
+
+
+def state() -> str:
+    return call("predict", "bundle.gems", "--state", "subject.state", "query", "--threads", 1, "--json")
+
+
+def image() -> str:
+    from gems_edge.images import decode_image
+
+    [path] = Path().glob("subject.*")
+    shapes = [(84, 3), (28, 1)]  # a colour bundle, and a grey one
+    return ",".join(
+        hashlib.sha256(decode_image(path, size, channels).tobytes()).hexdigest() for size, channels in shapes
+    )
+
+
+def packed() -> str:
+    from gems_edge.data.packed import read_packed
+
+    images = read_packed("subject.npz")
+    call("data", "show", "packed:subject.npz", "-o", "out/sheet.png", "--json")
+    return f"{images.classes} {images.label} {hashlib.sha256(images.images.tobytes()).hexdigest()}"
+
+
+def config() -> str:
+    from gems_edge.meta.settings.base import to_table
+    from gems_edge.meta.settings.run import read_config, write_config
+
+    settings = read_config("subject.toml")
+    write_config(Path("out/config.toml"), settings)
+    return json.dumps(to_table(settings), sort_keys=True)
+
+
+def profile() -> str:
+    call("devices", "check", "subject.toml")
+    call("devices", "show", "subject.toml")
+    return call(
+        "devices", "predict", "model.onnx", "--device", "./subject.toml", "--dims", "images=1,classes=3", "--json"
+    )
+
+
+def ticket() -> str:
+    return call("ticket", "show", "subject.ticket", "--json")
+
+
+def run() -> str:
+    return call("evaluate", "subject", "--episodes", 2, "--compute", "cpu", "--json")
+
+
+def checkpoint() -> str:
+    """Gone on with."""
+    call("train", "--resume", "-o", "subject")
+    return hashlib.sha256(Path("subject/weights.safetensors").read_bytes()).hexdigest()
+
+
+def facts() -> str:
+    from gems_edge.remote.board import _board
+    from gems_edge.remote.untrusted import read_object
+
+    return repr(_board(read_object(Path("subject.json").read_bytes(), HOST), HOST))
+
+
+def answers() -> str:
+    from gems_edge.cli.bench_text import bench_text
+    from gems_edge.remote.answers import read_answers
+    from gems_edge.remote.untrusted import read_object
+
+    outcome = read_object(Path("subject.json").read_bytes(), HOST)
+    measured, answered = read_answers(outcome, np.full((2, 3), 1 / 3), HOST)
+    remote = {"host": HOST, **answered, "copied_bytes": 1, "reconnections": 0, "kept": None}
+    return bench_text(measured | {"bundle": "b.gems", "remote": remote, "devices": {}, "steps": 5})
+
+
+READERS: dict[str, Callable[[], str]] = {
+    reader.__name__: reader
+    for reader in (bundle, state, image, packed, config, profile, ticket, run, checkpoint, facts, answers)
+}
