@@ -1,11 +1,9 @@
 """Writing a bundle: a directory that appears whole or not at all."""
 
-import contextlib
 import ctypes
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,17 +23,19 @@ from gems_edge.device.bundle_files import (
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.device.trust import SIGNATURE_FILE
 from gems_edge.errors import UserError
+from gems_edge.export.staging import staging
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
+from gems_edge.places import check_name, check_room
+
+_ALL_FILES = {MANIFEST_FILE, MANIFEST_SUM_FILE, SIGNATURE_FILE, *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE}
 
 
 def check_target(path: Path) -> None:
-    """UserError if `path` is something that an export must not replace."""
+    """UserError if `path` is something that an export must not replace; raises as check_room beside it."""
+    check_name(path)
     if path.exists() and not (path.is_dir() and (_is_bundle(path) or not any(path.iterdir()))):
         raise UserError(f"{path} exists and is not a bundle; choose another name with -o")
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent} does not exist; create it or choose another place with -o")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"no permission to write in {path.parent}; choose another place with -o")
+    check_room(path.parent)
 
 
 def _is_bundle(path: Path) -> bool:
@@ -44,8 +44,8 @@ def _is_bundle(path: Path) -> bool:
         manifest = read_json(path / MANIFEST_FILE, "")
     except (UserError, OSError):
         return False
-    known = {MANIFEST_FILE, MANIFEST_SUM_FILE, SIGNATURE_FILE, *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE}
-    return isinstance(manifest, dict) and manifest.get("format") == FORMAT and {p.name for p in path.iterdir()} <= known
+    names = {entry.name for entry in path.iterdir()}
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT and names <= _ALL_FILES
 
 
 def write_bundle(
@@ -63,21 +63,15 @@ def write_bundle(
     check_target(path)
     files = {name: {"bytes": len(content), "sha256": sha256_bytes(content)} for name, content in contents.items()}
     manifest = {"format": FORMAT, "format_version": _version(manifest), **manifest, "files": files}
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        with contextlib.suppress(OSError):  # of a file system without rights
-            staging.chmod(0o755)
+    with staging(path, _ALL_FILES) as directory:
         for name, content in contents.items():
-            write_atomic(staging / name, content)
-        _write_manifest(staging, manifest)
-        manifest |= check(staging)
-        content = _write_manifest(staging, manifest)
+            write_atomic(directory / name, content)
+        _write_manifest(directory, manifest)
+        manifest |= check(directory)
+        content = _write_manifest(directory, manifest)
         if sign:
-            write_atomic(staging / SIGNATURE_FILE, sign(content))
-        _replace(staging, path)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+            write_atomic(directory / SIGNATURE_FILE, sign(content))
+        _replace(directory, path)
     return manifest
 
 
@@ -97,14 +91,12 @@ def _write_manifest(directory: Path, manifest: dict[str, Any]) -> bytes:
     return content
 
 
-def _replace(staging: Path, path: Path) -> None:
-    if path.exists() and _exchange(staging, path):
-        shutil.rmtree(staging, ignore_errors=True)  # now the old bundle
-    elif path.exists():  # a file system that cannot exchange: for a moment there is no bundle under this name
+def _replace(written: Path, path: Path) -> None:
+    """Put `written` in the place of `path`, whose old bundle it then is where there was one."""
+    if path.exists() and not _exchange(written, path):  # for a moment there is no bundle under this name
         shutil.rmtree(path)
-        staging.rename(path)
-    else:
-        staging.rename(path)
+    if not path.exists():
+        written.rename(path)
     sync_directory(path.parent)
 
 

@@ -44,6 +44,7 @@ from gems_edge.meta.precision import matrix_precision
 from gems_edge.models.fewshot import FewShotModel, body, initial_weights
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
+from gems_edge.places import check_room
 from gems_edge.progress import Count, Phase, counted_from, no_display
 from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channels
 from gems_edge.wording import count_text
@@ -89,6 +90,7 @@ def export_source(
     ratio = remaining_ratio(source.dense.spec, source.trained.model.spec, options.ratio)
     check_ratio(source.trained.model.spec, ratio)
     check_output(output, options)
+    check_room(output.parent, _least_bytes(source, ratio))
     keep_freed_memory()
     compact = _compacted(source, ratio, options, reports)
     exported = _specialised(source, compact.learned, options, reports)
@@ -119,6 +121,11 @@ def export_source(
         return _verified(staging, source, exported.learned, graphs.int8, options, reports)
 
     return write_bundle(output, _contents(exported.learned, graphs), manifest, check, signing(options))
+
+
+def _least_bytes(source: Source, ratio: float) -> int:
+    """A bundle has the weights in two files, in float32; all else comes on top."""
+    return round(2 * 4 * (1 - ratio) * sum(weight.numel() for weight in source.trained.weights.values()))
 
 
 # Prune and recover

@@ -1,4 +1,4 @@
-"""The two errors that a command reports in one line."""
+"""The errors that a command reports in one line."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class MachineError(Exception):
     """The machine failed (disk full, a process died). One line; the exit code is 1."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came. One line, which says what is left and how to go on; the exit code is 143, as that of shells."""

@@ -1,13 +1,16 @@
 """gems-edge adapt: teach a bundle new classes from a folder of photos."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gems_edge.cli.common import Document, emit, json_option, say, show_lines, trust_options
+from gems_edge.places import check_name, check_room
 
 if TYPE_CHECKING:
     from gems_edge.device import Adaptation, Learner
+    from gems_edge.device.bundle import Bundle
     from gems_edge.device.state import State
     from gems_edge.device.support import SupportSet
 
@@ -56,9 +59,11 @@ def command(
     learner = Learner.load(bundle, threads, precision)
     if steps is not None:
         learner.bundle.check_steps(steps)
+    check_name(state)
     check_destination(state, learner.bundle.hash)
     cost = learner.bundle.manifest["cost"]
     photos = read_support(support, learner.bundle, lambda images: check_room(cost, images, "adapt"))
+    _check_place(Path(state), learner.bundle, len(photos.classes))
     adaptation = _adapt(learner, photos, steps)
     document, text = _report(learner, adaptation, learner.save(state), state)
     if as_json:
@@ -66,6 +71,12 @@ def command(
         return
     show_lines(text)
     show_lines(f"next: gems-edge predict {bundle} --state {state} IMAGE…")
+
+
+def _check_place(state: Path, bundle: "Bundle", classes: int) -> None:
+    """What is learned has room where it is to be kept; found out before it is learned."""
+    learned = bundle.start_weights(classes, bundle.statistics)
+    check_room(state if state.is_dir() else state.parent, sum(value.nbytes for value in learned.values()))
 
 
 def _adapt(learner: "Learner", photos: "SupportSet", steps: int | None) -> "Adaptation":
@@ -92,8 +103,6 @@ def _times(milliseconds: list[float]) -> dict[str, float]:
 
 def _report(learner: "Learner", adaptation: "Adaptation", saved: "State", path: str) -> tuple[Document, str]:
     """What was learned, what it took and what it was predicted to take: for --json and for people."""
-    from pathlib import Path
-
     from gems_edge.device.state import state_bytes
     from gems_edge.predict.memory import predict_memory
     from gems_edge.process_memory import peak_rss_mb

@@ -8,6 +8,7 @@ import click
 
 from gems_edge.cli.common import FILE, PATH, Document, emit, json_option, say, show_lines, table
 from gems_edge.errors import UserError
+from gems_edge.places import check_file_place
 
 if TYPE_CHECKING:
     from gems_edge.data.imageset import ImageSet
@@ -79,7 +80,7 @@ def show(
     from gems_edge.files import write_atomic
 
     if output is not None:
-        _check_directory(output)
+        check_file_place(output)
     image_set = load_images(spec, image_size=image_size, channels=int(channels) if channels else None, root=root)
     facts = _facts(image_set)
     if output is not None:
@@ -119,7 +120,7 @@ def pack(folder: Path, output: Path, image_size: int | None, channels: str | Non
 
     if output.suffix != ".npz":
         raise UserError(f"{output} must end in .npz")
-    _check_directory(output)
+    check_file_place(output)
     depth = int(channels) if channels else None
     check_format(image_size, depth)
     image_set = read_folder(folder, image_size, depth, seed)
@@ -168,8 +169,3 @@ def _print(facts: Document) -> None:
     for key in ("contact_sheet", "packed"):
         if key in facts:
             show_lines(f"written: {facts[key]}")
-
-
-def _check_directory(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent} does not exist; create it or write elsewhere")

@@ -18,6 +18,7 @@ from gems_edge.control_groups import available_cores
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.settings.run import read_config
+from gems_edge.places import check_room
 from gems_edge.report.demo import DemoFiles, DemoResults, Photos, Subject, write_page
 from gems_edge.wording import accuracy_text, protocol_text
 
@@ -105,6 +106,7 @@ def _opened(directory: Path, subject: Subject) -> DemoFiles:
     if config.exists() and (data := read_config(config).data) != (subject.data,):
         raise UserError(f"{directory} holds a demo of {specs_text(data)}; choose another directory with -o")
     directory.mkdir(parents=True, exist_ok=True)
+    check_room(directory)
     return files
 
 

@@ -7,6 +7,7 @@ import click
 
 from gems_edge.cli.common import PATH, Document, emit, json_option, say, show_lines, table
 from gems_edge.errors import UserError
+from gems_edge.places import check_file_place
 
 if TYPE_CHECKING:
     from gems_edge.predict.profiles import DeviceProfile, Fact
@@ -171,8 +172,7 @@ def _check_destination(path: Path, device: str | None) -> None:
     """UserError if the profile cannot be written there, found out before minutes of measuring."""
     if path.suffix != ".toml":
         raise UserError(f"{path}: a profile's file ends in .toml, so that it can be told from an id")
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent} is not a directory; create it first")
+    check_file_place(path)
     if device is not None and device != path.stem:
         raise UserError(f"the id must be the file's name: -o {path.with_name(device + '.toml')}, or leave --id out")
 

@@ -11,6 +11,7 @@ from gems_edge.cli.exported import document_of, show
 from gems_edge.cli.values import BOARDS, ONE_IMAGE_SET, RATIOS
 from gems_edge.device.manifest import MOST_RELEASE
 from gems_edge.errors import UserError
+from gems_edge.places import check_file_place
 from gems_edge.predict.profiles import DeviceProfile
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ def _export_each(request: _Request, as_json: bool) -> list[Document]:
     ratios = request.ratios or (_default_ratio(request.run),)
     output, outputs = request.output, [request.output]
     if len(ratios) > 1:
+        check_file_place(_front_page(output))
         outputs = [output.with_name(f"{output.name.removesuffix('.gems')}-{ratio:g}.gems") for ratio in ratios]
     options = replace(request.options, ratio=ratios[0])
     manifests = export_family(request.run, outputs, ratios, options, _reports())

@@ -12,8 +12,9 @@ import click
 
 from gems_edge import __version__
 from gems_edge.cli.common import say
-from gems_edge.errors import MachineError, UserError
+from gems_edge.errors import MachineError, Terminated, UserError
 from gems_edge.files import cache_directory
+from gems_edge.sigterm import Sigterm
 from gems_edge.wording import printable
 
 # name → the line in --help. Each command lives in gems_edge/cli/NAME.py as `command`.
@@ -83,16 +84,20 @@ def main() -> None:
 
 
 def run_reporting(program: Callable[[], None]) -> None:
-    """Run a program; bad input ends with 2, a failing machine with 1, each with one line on stderr."""
+    """Run a program; bad input ends with 2, a failing machine with 1, SIGTERM with 143, each with a line on stderr."""
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends nothing
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # Whoever imports matplotlib would otherwise write its font list elsewhere below $HOME.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
-        with warnings.catch_warnings():
+        with Sigterm() as sigterm, warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: say("warning: " + " ".join(str(message).split()))
-            program()
+            try:
+                program()
+            except Exception:
+                sigterm.heed()  # what came may have been taken for a failure, of an import that it cut short
+                raise
         return
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)
@@ -117,6 +122,8 @@ def run_reporting(program: Callable[[], None]) -> None:
             code, message = 2, f"{message}; choose another path"
     except (KeyboardInterrupt, click.Abort):
         code, message = 130, "stopped"
+    except Terminated as error:
+        code, message = 143, str(error)
     except RuntimeError as error:  # torch's allocators raise no MemoryError
         if os.environ.get("GEMS_EDGE_DEBUG") or not (
             "out of memory" in str(error) or "can't allocate memory" in str(error)

@@ -8,6 +8,7 @@ import click
 
 from gems_edge.cli.common import FILE, PATH, emit, json_option
 from gems_edge.errors import UserError
+from gems_edge.places import check_file_place
 
 if TYPE_CHECKING:
     from gems_edge.report.page import Section
@@ -25,6 +26,7 @@ def command(subjects: tuple[Path, ...], output: Path, title: str | None, as_json
     Example:
       gems-edge report runs/glyphs glyphs.gems -o report.html
     """
+    check_file_place(output)
     sections = [section for subject in subjects for section in _sections(subject)]
     names = ", ".join(subject.absolute().name.removesuffix(".gems") for subject in subjects)
     size = write_page(output, title or f"gems-edge: {names}", sections)
@@ -35,12 +37,11 @@ def command(subjects: tuple[Path, ...], output: Path, title: str | None, as_json
 
 
 def write_page(path: Path, title: str, sections: Sequence["Section"]) -> int:
-    """One page, written atomically; its size in bytes. UserError if its directory does not exist."""
+    """One page, written atomically; its size in bytes. Raises as check_file_place."""
     from gems_edge.files import write_atomic
     from gems_edge.report.page import render_page
 
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path.parent} does not exist; create it or write the page elsewhere with -o")
+    check_file_place(path)
     page = render_page(title, sections)
     write_atomic(path, page)
     return len(page.encode())

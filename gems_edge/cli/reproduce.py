@@ -10,6 +10,7 @@ import click
 
 from gems_edge.cli.common import PATH, emit, json_option, say, table
 from gems_edge.errors import UserError
+from gems_edge.places import check_room
 
 if TYPE_CHECKING:
     from gems_edge.reproduce.page import P, Reproduction, Study
@@ -200,6 +201,8 @@ def _run(
     done = read_results(directory, cells) if (directory / "cells").is_dir() else {}
     if len(done) < len(cells) and not request.ray:
         _check_data(specs)
+    directory.mkdir(parents=True, exist_ok=True)
+    check_room(directory)
     try:
         results = run_grid(directory, cells, GridOptions(request.jobs, request.processes, request.ray), say)
     except UserError:

@@ -32,6 +32,7 @@ class Checkpoint:
     best: dict[str, float]  # the best validation so far: iteration, accuracy, ci95; empty before the first
     metrics_bytes: int  # length of metrics.jsonl
     tensors: dict[str, Tensor]  # weights.NAME, exp_avg.NAME, exp_avg_sq.NAME
+    validates: bool = False  # the validation of this iteration is still to be done
 
     @property
     def weights(self) -> Weights:
@@ -154,7 +155,7 @@ class Run:
         if parts := self.distributions():
             return all(part.config_path.exists() and part.finished() for part in parts.values())
         config, checkpoint = self.config(), self.checkpoint()
-        if checkpoint is None or checkpoint.iteration < config.iterations:
+        if checkpoint is None or checkpoint.iteration < config.iterations or checkpoint.validates:
             return False
         return not config.keep_general or self.trained_path.exists()
 
@@ -177,6 +178,8 @@ class Run:
             "best": json.dumps(checkpoint.best),
             "metrics_bytes": str(checkpoint.metrics_bytes),
         }
+        if checkpoint.validates:
+            metadata["validates"] = "true"
         self.checkpoint_path.parent.mkdir(exist_ok=True)
         write_sealed(self.checkpoint_path, save(_plain(checkpoint.tensors), metadata))
 
@@ -186,9 +189,9 @@ class Run:
         hint = "train the run anew in another directory"
         tensors, metadata = _read(self.checkpoint_path, hint)
         try:
-            return Checkpoint(
-                _count(metadata["iteration"]), _best(metadata["best"]), _count(metadata["metrics_bytes"]), tensors
-            )
+            iteration, size = (_count(metadata[name]) for name in ("iteration", "metrics_bytes"))
+            validates = metadata.get("validates") == "true"
+            return Checkpoint(iteration, _best(metadata["best"]), size, tensors, validates)
         except (KeyError, ValueError, UserError):
             raise UserError(f"{self.checkpoint_path} is no checkpoint of a training; {hint}") from None
 

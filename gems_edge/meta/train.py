@@ -3,13 +3,13 @@
 import math
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from gems_edge.data.mixture import mixture_sampler
-from gems_edge.errors import MachineError
+from gems_edge.errors import MachineError, Terminated
 from gems_edge.meta.augment import augmentation_of, of_task
 from gems_edge.meta.choices import Choices
 from gems_edge.meta.evaluation.accuracy import Accuracy, mean_accuracy, mean_over_distributions
@@ -30,7 +30,9 @@ from gems_edge.meta.task_threads import TaskThreads
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.pretrained import RANDOM
 from gems_edge.models.tensor_names import is_constant
+from gems_edge.places import check_room
 from gems_edge.progress import Progress, Say, phase_of, silent
+from gems_edge.sigterm import Sigterm
 
 
 class Watch(Protocol):
@@ -83,6 +85,8 @@ def train_from(
     start.check(run)  # before features are computed
     trainer = Trainer(run, start, initial=initial, watch=watch, progress=progress)
     start.begin(run)  # last, so that a refusal above leaves nothing behind
+    if start.processes.first:
+        check_room(run.directory, trainer.stored_bytes())
     if start.config.init != RANDOM and start.processes.first and not run.initial_path.exists():
         run.save_initial(trainer.whole_of(trainer.first))
     with matrix_precision(start.config.precision):
@@ -109,6 +113,7 @@ class Trainer:
     """State of one training: model, optimiser, where it stands."""
 
     book: Logbook
+    sigterm: Sigterm
 
     def __init__(
         self,
@@ -142,37 +147,77 @@ class Trainer:
         self.best: dict[str, float] = {}
 
     def train(self) -> dict[str, float]:
+        """Train to the end; the best validation. At SIGTERM a checkpoint is written, and Terminated raised."""
+        with Sigterm() as self.sigterm:
+            self._train()
+        self.book.close()
+        self.processes.wait()
+        return self.best
+
+    def _train(self) -> None:
         config = self.config
-        self._resume()
+        if self._resume():
+            self._validate()
+            self._save()
         stop = self.watch is not None and self.watch.resume(self.iteration)
         if self.iteration == 0:
             self._keep()
         stretch = Stretch(self.tally(), self.iteration)
-        while self.iteration < config.iterations and not stop:
-            norm = self.step(stretch.tally)
-            self.iteration += 1
-            self._keep()
-            stop = self._look()
-            last = self.iteration == config.iterations
-            checkpoint = last or stop or self.iteration % config.checkpoint_every == 0
-            # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed. And
-            # at every checkpoint, so that no mean spans one and a resumed run logs what an unbroken one does.
-            if checkpoint or self.iteration % max(1, config.validate_every // 10) == 0:
-                self._log_training(stretch, norm)
-                stretch = Stretch(self.tally(), self.iteration)
-            if last or self.iteration % config.validate_every == 0:
-                self._validate()
-                stretch.restart(self.iteration)
-            if checkpoint:
-                self._save()
+        with self.sigterm.waits():
+            while self.iteration < config.iterations and not stop:
+                norm = self.step(stretch.tally)
+                self.iteration += 1
+                self._keep()
+                stop, terminates = self._look(), self._terminates()
+                last = self.iteration == config.iterations
+                checkpoint = last or stop or terminates or self.iteration % config.checkpoint_every == 0
+                # A tenth of the validation interval: curves with enough points, no more syncs with a GPU than needed.
+                # And at every checkpoint, so that no mean spans one.
+                if checkpoint or self.iteration % max(1, config.validate_every // 10) == 0:
+                    self._log_training(stretch, norm)
+                    stretch = Stretch(self.tally(), self.iteration)
+                validates = last or self.iteration % config.validate_every == 0
+                if terminates:
+                    self._terminate(validates)
+                if validates:
+                    self._validate_or_terminate()
+                    stretch.restart(self.iteration)
+                if checkpoint:
+                    self._save()
         if not self.best and not stop:  # 0 iterations: the initial weights are the run's
             self._validate()
             self._save()
         if config.keep_general and not stop:
             self._draw_back()
-        self.book.close()
-        self.processes.wait()
-        return self.best
+
+    def _terminates(self) -> bool:
+        """Whether SIGTERM came to a process of this training: all end after the same step."""
+        if self.processes.count == 1:
+            return self.sigterm.came
+        came = torch.tensor(float(self.sigterm.came), device=self.processes.device)
+        self.processes.sum_([came])
+        return bool(came)
+
+    def _terminate(self, validates: bool) -> NoReturn:
+        """Save where training stands, before the validation that is due (`validates`), and end it."""
+        self._save(validates)
+        raise Terminated(
+            f"stopped by SIGTERM after iteration {self.iteration} of {self.config.iterations}, which is saved; go on "
+            "with the same command, --resume added"
+        )
+
+    def _validate_or_terminate(self) -> None:
+        """Validate; a validation that SIGTERM cuts short is done anew by who goes on."""
+        try:
+            with self.sigterm.at_once():
+                self._validate()
+        except Terminated:
+            self._terminate(validates=True)
+
+    def stored_bytes(self) -> int:
+        """What a checkpoint takes with the run's weights: of each learning weight two moments beside it."""
+        whole, learning = (sum(w.nbytes for w in tensors.values()) for tensors in (self.below | self.first, self.first))
+        return 2 * whole + 2 * learning
 
     def whole_of(self, above: Weights) -> Weights:
         """The weights of the whole network."""
@@ -314,23 +359,26 @@ class Trainer:
         if self.iteration in self.config.keep and self.processes.first:
             self.run.save_kept(self.iteration, self.whole_of(self.weights))
 
-    def _save(self) -> None:
+    def _save(self, validates: bool = False) -> None:
         if not self.processes.first:
             return
         tensors = {f"weights.{name}": weight for name, weight in self.whole_of(self.weights).items()}
         for name, weight in self.weights.items():
             state = self.optimizer.state.get(weight, {})
             tensors |= {f"{kind}.{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq") if kind in state}
-        self.run.save_checkpoint(Checkpoint(self.iteration, self.best, self.run.stored_metrics_size(), tensors))
+        self.run.save_checkpoint(
+            Checkpoint(self.iteration, self.best, self.run.stored_metrics_size(), tensors, validates)
+        )
 
-    def _resume(self) -> None:
+    def _resume(self) -> bool:
+        """Take up the last checkpoint, where there is one; whether a validation is to be done first."""
         checkpoint = self.run.checkpoint()
         if self.processes.first:
             self.run.cut_metrics(checkpoint.metrics_bytes if checkpoint else 0)
         self.processes.wait()
         self.book = Logbook(self.run, 0 if checkpoint is None else checkpoint.iteration)
         if checkpoint is None:
-            return
+            return False
         self.iteration, self.best = checkpoint.iteration, checkpoint.best
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -341,3 +389,4 @@ class Trainer:
                         for kind in ("exp_avg", "exp_avg_sq")
                     }
                     self.optimizer.state[weight] = {"step": torch.tensor(float(self.iteration)), **moments}
+        return checkpoint.validates

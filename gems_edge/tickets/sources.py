@@ -14,6 +14,7 @@ from gems_edge.meta.settings.ticket import TICKETS, TicketConfig
 from gems_edge.meta.start import Start
 from gems_edge.models.fewshot import Weights
 from gems_edge.models.ticket import Masks, Ticket, load_ticket, save_ticket
+from gems_edge.places import check_file_place
 from gems_edge.tickets import criteria
 from gems_edge.tickets.analysis import check_alike
 from gems_edge.tickets.find import find_ticket
@@ -81,8 +82,8 @@ def find_in(path: Path, settings: TicketConfig, output: Path, root: Path | None 
         )
     if settings.rounds > 1:
         raise UserError("several rounds train between prunings: gems-edge train --ticket mwt --rounds N")
-    if output.is_dir():
-        raise UserError(f"{output} is a directory; give a file to write, such as NAME.ticket")
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    check_file_place(output)
     run = Run(path)
     config = run.config()
     if config.rule.one_model_each:
@@ -95,6 +96,5 @@ def find_in(path: Path, settings: TicketConfig, output: Path, root: Path | None 
     images = load_mixture(config.data, image_size=config.image_size, channels=config.channels, root=root)
     start = Start(replace(config, ticket=settings), images, start_processes(config.compute))
     ticket = find_ticket(Search(start, run, train_run))
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
     save_ticket(output, ticket)
     return ticket

@@ -11,6 +11,7 @@ from concurrent import futures
 import handmade as hm
 import numpy as np
 import pytest
+import race_learner
 
 from gems_edge.device import Learner
 from gems_edge.device import learner as module
@@ -195,3 +196,12 @@ def test_many_threads_ask_while_one_teaches(rivals):
     finally:
         sys.setswitchinterval(interval)
     assert found and found <= {("older", 2), ("newer", 4), ("older", None), ("newer", None)}
+
+
+def test_eight_threads_ask_while_one_teaches(tmp_path):
+    """The small version of tools/race_learner.py."""
+    lessons = race_learner.Lessons(hm.write_bundle(tmp_path / "h.gems"))
+    assert lessons.of(lessons.answers[0]) == "first" and lessons.of(lessons.answers[0][:, ::-1]) == "neither"
+    tally = race_learner.race(lessons, 8, 2_000)
+    assert tally["first"] + tally["second"] == 2_000 and tally.keys() <= {"first", "second", "teachings"}, tally
+    assert min(tally["first"], tally["second"], tally["teachings"]) > 1
