@@ -202,8 +202,8 @@ class Trainer:
         """Save where training stands, before the validation that is due (`validates`), and end it."""
         self._save(validates)
         raise Terminated(
-            f"stopped by SIGTERM after iteration {self.iteration} of {self.config.iterations}, which is saved; go on "
-            "with the same command, --resume added"
+            f"stopped by SIGTERM after iteration {self.iteration} of {self.config.iterations}, which is saved; the "
+            "same command goes on from there (train: with --resume)"
         )
 
     def _validate_or_terminate(self) -> None:
