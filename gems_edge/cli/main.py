@@ -26,7 +26,7 @@ COMMANDS = {
     "export": "Prune a run physically and write a bundle for the board.",
     "adapt": "Teach a bundle new classes from a folder of photos (board).",
     "predict": "Classify images with a bundle and what it learned (board).",
-    "verify": "What of a bundle or a state is whole, and who signed a bundle (board).",
+    "verify": "What of a bundle, state, run or packed file is whole, and who signed a bundle (board).",
     "bench": "Measure a bundle here and predict its cost on boards.",
     "report": "Write one HTML page about runs and bundles.",
     "reproduce": "Train the tables and figures of a paper and compare.",

@@ -1,4 +1,4 @@
-"""gems-edge verify: what of a bundle or a state is whole, and who made a bundle."""
+"""gems-edge verify: what of a bundle, a state, a run or a packed file is whole, and who made a bundle."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from gems_edge.cli.common import PATH, emit, json_option, table
 from gems_edge.errors import UserError
 
 if TYPE_CHECKING:
-    from gems_edge.device.inspect import Finding
+    from gems_edge.device.finding import Finding
     from gems_edge.device.trust import Trust
 
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--allow-older", is_flag=True, help="With --trust: a release below the highest that was opened is fine.")
 @json_option
 def command(path: Path, trust: Path | None, allow_older: bool, as_json: bool) -> None:
-    """Check a bundle or a state: what is whole, what is not, and what can be saved.
+    """Check a bundle, a state, a run or a packed file: what is whole, what is not, and what can be saved.
 
     Nothing is changed, and nothing of it runs. Ends with 2 if something is not whole, or not to be trusted.
 
@@ -30,6 +30,7 @@ def command(path: Path, trust: Path | None, allow_older: bool, as_json: bool) ->
     Example:
       gems-edge verify plates.gems --trust makers
       gems-edge verify mine.state --json
+      gems-edge verify runs/plates
     """
     from gems_edge.device.trust import Trust
 
@@ -65,10 +66,18 @@ def _inspected(path: Path, trust: "Trust") -> "Finding":
     from gems_edge.device.state import SLOTS
 
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    if MANIFEST_FILE in names or path.suffix == ".gems":
+    if MANIFEST_FILE in names or path.suffix == ".gems" and names:
         return inspect_bundle(path, trust)
-    if names & set(SLOTS):
+    if names & {*SLOTS}:
         return inspect_state(path)
+    if names & {"config.toml", "weights.safetensors", "last"}:
+        from gems_edge.meta.inspect import inspect_run
+
+        return inspect_run(path)
+    if path.is_file():
+        from gems_edge.data.inspect import inspect_packed
+
+        return inspect_packed(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a bundle or a state")
-    raise UserError(f"{path} is neither a bundle nor a state (a directory that export or adapt wrote)")
+        raise UserError(f"{path} does not exist; give a bundle, a state, a run or a packed file")
+    raise UserError(f"{path} is no bundle, no state, no run and no packed file; name what gems-edge wrote")

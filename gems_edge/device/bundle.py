@@ -184,7 +184,7 @@ def read_bundle(path: Path | str, trust: Trust | None = None) -> Bundle:
     if trust.file:
         check_maker(path, content, signature, trust.file)  # before anything looks at what it says
     bundle = _described(path, content)
-    if trust.file and signature:
+    if trust.file:
         _check_release(bundle, content, signature, trust)
     if not has_sum:
         warnings.warn(
@@ -231,13 +231,12 @@ def _described(path: Path, content: bytes) -> Bundle:
     return bundle
 
 
-def _check_release(bundle: Bundle, manifest: bytes, signature: bytes, trust: Trust) -> None:
+def _check_release(bundle: Bundle, manifest: bytes, signature: bytes | None, trust: Trust) -> None:
     """UserError for a product that is not the board's, and for an older release; a newer one is remembered before
     anything of it is used."""
     assert trust.file is not None
-    if bundle.product is None:
-        raise UserError(f"{bundle.path} is signed, but its manifest names no product and release; export it again")
     check_product(bundle.path, manifest, signature, bundle.product, trust.file)
+    assert bundle.product is not None
     if not trust.allow_older:
         check_release(bundle.path, bundle.product, trust.file)
     remember_release(bundle.product, trust.file)

@@ -1,6 +1,5 @@
 """What of a bundle or a state is whole, what is not, and what can be saved: looked at, never used or changed."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from gems_edge.device.bundle_files import (
     manifest_fields,
     manifest_sum,
 )
+from gems_edge.device.finding import Finding, Part, reason_of
 from gems_edge.device.manifest import Fields, product_of
 from gems_edge.device.onnxfile import initializers
 from gems_edge.device.state import SLOTS, read_slots
@@ -31,44 +31,24 @@ from gems_edge.errors import UserError
 from gems_edge.files import read_plain
 
 
-@dataclass(frozen=True)
-class Part:
-    """A file, or something else that can be whole by itself. `about` says what is in it."""
-
-    name: str
-    problem: str = ""  # "": it is whole
-    about: str = ""
-
-
-@dataclass(frozen=True)
-class Finding:
-    kind: str  # "bundle", "state", "run" or "packed file"
-    path: Path
-    parts: tuple[Part, ...]
-    rescue: str = ""  # what can be saved, and how; "" where all is whole
-    about: dict[str, Any] = field(default_factory=dict)  # more for --json
-
-    @property
-    def damaged(self) -> tuple[Part, ...]:
-        return tuple(part for part in self.parts if part.problem)
-
-
 def inspect_bundle(path: Path, trust: Trust = ANYBODY) -> Finding:
-    """The bundle at `path`, file by file; with a trust file also whose it is. Nothing is remembered of a release."""
+    """The bundle at `path`, file by file; with a trust file also whose it is, and of one that is not to be trusted
+    nothing else is looked at. Nothing is remembered of a release."""
+    about: dict[str, Any] = {"signed_by": None, "trusted": None, "product": None, "release": None}
     try:
         content = manifest_bytes(path)
+        signature = _signature(path, content, trust, about)
+        if signature.problem and trust.file:
+            return Finding("bundle", path, (_sum(path, content), signature), "nothing else was looked at", about)
         fields = manifest_fields(path, content)
         listed = listed_files(path, fields)
     except (UserError, OSError) as error:
-        part = Part(MANIFEST_FILE, _reason(error))
-        return Finding(
-            "bundle", path, (part,), "nothing can be checked without a manifest: copy the whole bundle again"
-        )
+        part = Part(MANIFEST_FILE, reason_of(error))
+        return Finding("bundle", path, (part,), "nothing can be checked without it: copy the whole bundle again", about)
     files = tuple(_bundle_file(path, name, entry) for name, entry in listed.items())
-    signature, about = _signature(path, content, fields, trust)
-    parts = (Part(MANIFEST_FILE), _sum(path, content), signature, *files)
-    finding = Finding("bundle", path, parts, about=about)
-    if not finding.damaged:
+    product = _product(path, content, fields, trust, about)
+    parts = (Part(MANIFEST_FILE), _sum(path, content), signature, product, *files)
+    if not any(part.problem for part in parts):
         parts += (_contents(path),)
     return Finding("bundle", path, parts, _bundle_rescue(parts, files), about)
 
@@ -79,7 +59,7 @@ def _bundle_file(path: Path, name: str, entry: dict[str, Any]) -> Part:
         if name.endswith(".onnx"):
             initializers(content, str(path / name))
     except (UserError, OSError) as error:
-        return Part(name, _reason(error))
+        return Part(name, reason_of(error))
     return Part(name, about=f"{len(content)} bytes")
 
 
@@ -93,36 +73,40 @@ def _sum(path: Path, content: bytes) -> Part:
     except FileNotFoundError:
         return Part(MANIFEST_SUM_FILE, about="none: damage to the manifest may go unnoticed")
     except (UserError, OSError) as error:
-        return Part(MANIFEST_SUM_FILE, _reason(error))
+        return Part(MANIFEST_SUM_FILE, reason_of(error))
 
 
-def _signature(path: Path, content: bytes, fields: Fields, trust: Trust) -> tuple[Part, dict[str, Any]]:
-    """The signature, and for --json whose it is and of what."""
-    about: dict[str, Any] = {"signed_by": None, "trusted": None, "product": None, "release": None}
+def _signature(path: Path, content: bytes, trust: Trust, about: dict[str, Any]) -> Part:
+    """The signature; `about` is told whose it is."""
+    about["trusted"] = None if trust.file is None else False
     try:
-        signature, product = read_signature(path), product_of(fields)
-        if product:
-            about |= {"product": product.id, "release": product.release}
-        if signature is None and trust.file is None:
-            return Part(SIGNATURE_FILE, about="none: not signed"), about
+        signature = read_signature(path)
         if signature is not None:
             about["signed_by"] = signer_of(path, content, signature).fingerprint
-        if trust.file is None:
-            return Part(
-                SIGNATURE_FILE, about=f"by {about['signed_by']}; whose that is was not checked (--trust)"
-            ), about
-        about["trusted"] = False
-        check_maker(path, content, signature, trust.file)
-        assert signature is not None
-        if product is None:
-            raise UserError("its manifest names no product and release; export it again")
-        check_product(path, content, signature, product, trust.file)
-        if not trust.allow_older:
-            check_release(path, product, trust.file)
+        if trust.file is not None:
+            check_maker(path, content, signature, trust.file)
     except (UserError, OSError) as error:
-        return Part(SIGNATURE_FILE, _reason(error)), about
-    about["trusted"] = True
-    return Part(SIGNATURE_FILE, about=f"by {about['signed_by']}: release {product.release} of {product.id}"), about
+        return Part(SIGNATURE_FILE, reason_of(error))
+    if signature is None:
+        return Part(SIGNATURE_FILE, about="none: not signed")
+    checked = f"trusted by {trust.file}" if trust.file else "whose that is was not checked (--trust)"
+    return Part(SIGNATURE_FILE, about=f"by {about['signed_by']}, {checked}")
+
+
+def _product(path: Path, content: bytes, fields: Fields, trust: Trust, about: dict[str, Any]) -> Part:
+    """What the bundle is for, and whether that and its release are this board's; `about` is told."""
+    try:
+        product = product_of(fields)
+        if product:
+            about |= {"product": product.id, "release": product.release}
+        if trust.file is not None:
+            check_product(path, content, read_signature(path), product, trust.file)
+            if product and not trust.allow_older:
+                check_release(path, product, trust.file)
+            about["trusted"] = True
+    except (UserError, OSError) as error:
+        return Part("product", reason_of(error))
+    return Part("product", about=f"release {product.release} of {product.id}" if product else "none")
 
 
 def _contents(path: Path) -> Part:
@@ -130,7 +114,7 @@ def _contents(path: Path) -> Part:
     try:
         bundle = read_bundle(path, ANYBODY)
     except (UserError, OSError) as error:
-        return Part("what they say", _reason(error))
+        return Part("what they say", reason_of(error))
     return Part("what they say", about=f"{bundle.ways} ways, images of {bundle.image_size} pixels, {bundle.head} head")
 
 
@@ -138,8 +122,8 @@ def _bundle_rescue(parts: tuple[Part, ...], files: tuple[Part, ...]) -> str:
     damaged = [part.name for part in parts if part.problem]
     if not damaged:
         return ""
-    if damaged == [SIGNATURE_FILE]:
-        return "all other files are whole"
+    if damaged in ([SIGNATURE_FILE], ["product"]):
+        return "all files of the bundle are whole"
     if set(damaged) <= {part.name for part in files}:
         return f"copy {', '.join(damaged)} again; all else is whole"
     return "copy the whole bundle again"
@@ -164,7 +148,3 @@ def inspect_state(path: Path) -> Finding:
             rescue = f"generation {newest} is whole and is what is read; the next save replaces the damaged slot"
     parts += [Part(file.name, about="left over of a save that was cut off") for file in sorted(path.glob(".*.tmp"))]
     return Finding("state", path, tuple(parts), rescue, {"generation": newest})
-
-
-def _reason(error: UserError | OSError) -> str:
-    return str(error) if isinstance(error, UserError) else f"it cannot be read ({error.strerror or error})"

@@ -75,8 +75,12 @@ def check_maker(bundle: Path, manifest: bytes, signature: bytes | None, trusted:
             ) from None
 
 
-def check_product(bundle: Path, manifest: bytes, signature: bytes, product: Product, trusted: Path) -> None:
+def check_product(
+    bundle: Path, manifest: bytes, signature: bytes | None, product: Product | None, trusted: Path
+) -> None:
     """UserError unless the signature's key may sign this product."""
+    if product is None or signature is None:
+        raise UserError(f"{bundle} is signed, but its manifest names no product and release; export it again")
     try:
         openssh.check(manifest, signature, trusted, product.id, _revoked(trusted))
     except BadSignature:

@@ -1,4 +1,4 @@
-"""gems-edge verify, and what adapt, predict and bench do with a trust file."""
+"""gems-edge verify of bundles and states, and what adapt, predict and bench do with a trust file."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_a_whole_bundle(gems_edge, here):  # noqa: F811
     assert document["signed_by"].startswith("SHA256:")
     assert parts(result).keys() >= {"manifest.json", "manifest.sha256", "manifest.json.sig", "adapt.onnx"}
     text = gems_edge("verify", "p.gems")
-    assert text.code == 0 and text.out.count("  whole") == 7 and "whose that is was not checked" in text.out
+    assert text.code == 0 and text.out.count("  whole") == 8 and "whose that is was not checked" in text.out
     assert not (here / "makers.releases").exists()  # it was looked at, not opened
 
 
@@ -64,7 +64,9 @@ def test_a_manifest_that_was_altered(gems_edge, here):  # noqa: F811
     damaged(result, "altered")
     assert not parts(result)["manifest.sha256"]["whole"] and not parts(result)["manifest.json.sig"]["whole"]
     handmade.write_manifest(here / "p.gems", manifest)
-    damaged(gems_edge("verify", "p.gems", "--trust", "makers"), "is not the signature of its manifest")
+    result = gems_edge("verify", "p.gems", "--trust", "makers", "--json")
+    damaged(result, "is not the signature of its manifest")
+    assert parts(result).keys() == {"manifest.sha256", "manifest.json.sig"}  # the manifest was not parsed
     (here / "p.gems/manifest.json.sig").unlink()
     assert gems_edge("verify", "p.gems").code == 0
     damaged(gems_edge("verify", "p.gems", "--trust", "makers"), "is not signed")
@@ -123,7 +125,7 @@ def test_a_state(gems_edge, here):  # noqa: F811
 
 def test_what_is_neither(gems_edge, here):  # noqa: F811
     (here / "empty").mkdir()
-    for path, message in (("none", "does not exist"), ("empty", "is neither"), ("makers", "is neither")):
+    for path, message in (("none", "does not exist"), ("empty", "no bundle, no state, no run")):
         assert_refused(gems_edge("verify", path), message)
 
 
