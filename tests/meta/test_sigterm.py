@@ -72,8 +72,8 @@ def test_a_validation_that_was_cut_short_is_done_anew(small_run, cli_here, tmp_p
     assert validated == [line["iteration"] for line in Run(small_run).metrics() if line["kind"] == "validation"]
 
 
-def test_a_terminated_export_leaves_what_was_there(small_run, environment, tmp_path):
-    process = started(environment, "export", small_run, "--recover-iterations", 100_000, "-o", tmp_path / "x.gems")
+def test_a_terminated_export_leaves_what_was_there(own_small_run, environment, tmp_path):
+    process = started(environment, "export", own_small_run, "--recover-iterations", 100_000, "-o", tmp_path / "x.gems")
     assert terminated(process, lambda: "waits" and time.sleep(4) is None).startswith("gems-edge: stopped by SIGTERM")
     assert os.listdir(tmp_path) == []
 
