@@ -13,6 +13,7 @@ from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.mixture import Mixture, MixtureSampler
 from gems_edge.data.tensors import Episode, episode_tensors
 from gems_edge.device.learner import Learner
+from gems_edge.device.photos import as_kept
 from gems_edge.device.trust import ANYBODY
 from gems_edge.errors import MachineError
 from gems_edge.export.source import MetaModel
@@ -89,7 +90,7 @@ def _followed(
     learner: Learner, learned: MetaModel, images: Mixture, indices: EpisodeIndices, episode: Episode, steps: int
 ) -> list[Sample]:
     """One episode on the board, compared with torch: where the bundle has a trunk, the features that it gives first,
-    and then the steps, which torch takes on features of its own."""
+    and then the steps, which torch takes on these as the board keeps them."""
     support, queries, trunk = support_of(episode, len(indices.classes)), episode.query_images, learner.bundle.trunk
     twin = Twin(learned, support)
     if trunk is not None:
@@ -97,9 +98,10 @@ def _followed(
         parts = split(learned.model, cut)
         below = parts.below(learned.weights)
         with torch.no_grad():
-            features, queries = (parts.trunk(below, each) for each in (support.images, queries))
-        twin = Twin(halves(learned, cut).learned, Support(features, support.targets))
+            queries = parts.trunk(below, queries)
         board = learner.features(images.images[indices.support])
+        taught = torch.from_numpy(as_kept(board)).to(queries)
+        twin = Twin(halves(learned, cut).learned, Support(taught, support.targets))
         twin.features(board, parts.trunk, below, support.images)
     twin.answer(queries, learn_episode(learner, images, indices, steps, twin.follow))
     return twin.samples

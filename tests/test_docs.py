@@ -40,6 +40,8 @@ def write_photos(directory: Path) -> None:
     write_kinds(directory / "photos", 18, 8)
     for kind, name in enumerate(("mango", "papaya", "quince"), 50):
         write_photo(directory / "new-fruit" / name / "1.jpg", kind, 0)
+    for kind, name in ((50, "mango"), (53, "kiwi")):
+        write_photo(directory / "more-fruit" / name / "2.jpg", kind, 2)
     write_photo(directory / "table.jpg", 50, 1)
     (directory / "sets").mkdir()
     (directory / "my_net.py").write_text(blocks(ROOT / "docs" / "networks.md", "python")[0])

@@ -20,6 +20,10 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else there."
 )
+keep_option = click.option(
+    "--keep", type=click.IntRange(min=1), default=50, show_default=True,
+    help="The most photos of a class: more are thinned to those that represent it best.",
+)  # fmt: skip
 data_root_option = click.option(
     "--data-root", "root", type=PATH,
     help="Where torchvision's data sets are (or are downloaded to), and NAME.npz for a bare NAME.",

@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "Accuracy of a run or a bundle on new episodes, with its interval.",
     "export": "Prune a run physically and write a bundle for the board.",
     "adapt": "Teach a bundle new classes from a folder of photos (board).",
+    "teach": "Add, correct, rename, forget and undo what a state was taught (board).",
     "predict": "Classify images with a bundle and what it learned (board).",
     "verify": "What of a bundle, state, run or packed file is whole, and who signed a bundle (board).",
     "bench": "Measure a bundle here and predict its cost on boards.",

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from gems_edge.device.album import check_name
 from gems_edge.device.bundle import Bundle
 from gems_edge.errors import UserError
 from gems_edge.images import to_input
@@ -72,4 +73,5 @@ def numbered(labels: Sequence[Hashable], images: int) -> tuple[tuple[Hashable, .
         raise UserError("a class name is empty or not a number; name every class")
     for name in classes:
         _check_text(name)
+        check_name(name)
     return tuple(classes), np.array(index)

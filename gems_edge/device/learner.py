@@ -3,22 +3,53 @@
 import copy
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gems_edge.device.album import (
+    Album,
+    Photo,
+    Version,
+    added,
+    capped,
+    dropped,
+    forgotten,
+    in_order,
+    moved,
+    news_of,
+    photo_numbered,
+    renamed,
+    shown,
+)
 from gems_edge.device.batching import images_per_call
-from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, Bundle, read_bundle
+from gems_edge.device.bundle import HEAD, IMAGES, Bundle, read_bundle
+from gems_edge.device.confusion import LeaveOneOut, leave_one_out
+from gems_edge.device.delta import as_delta, restored
+from gems_edge.device.history import STEPS_BACK, next_number
 from gems_edge.device.inputs import checked_images, network_input, numbered
-from gems_edge.device.manifest import Trunk
+from gems_edge.device.photos import Kept, thumbnail
 from gems_edge.device.runtime import Session, check_threads
-from gems_edge.device.sessions import Arrays, check_precision, predict_session, trunk_session
-from gems_edge.device.state import State, as_delta, load_state, restored, save_state
+from gems_edge.device.sessions import Arrays, check_precision, predict_session
+from gems_edge.device.state import State, load_state
 from gems_edge.device.steps import OnStep, Watch, take_steps
+from gems_edge.device.teaching import (
+    KEEP,
+    Home,
+    check_enough,
+    chosen,
+    gathered,
+    gone_back,
+    kept_of,
+    lesson_of,
+    save_with_photos,
+    taught_text,
+)
+from gems_edge.device.trunk import trunk_features
 from gems_edge.device.trust import Trust
 from gems_edge.errors import UserError
 from gems_edge.images import decode_image
@@ -26,14 +57,14 @@ from gems_edge.images import decode_image
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What `Learner.adapt` did: the loss before each step, the seconds of each step and of the whole call."""
+    """What adapting did: the loss before each step, the seconds of each step and of the whole call."""
 
     classes: tuple[Hashable, ...]
     images: int
     losses: tuple[float, ...]
     seconds: tuple[float, ...]
     total_seconds: float
-    trunk_seconds: float | None = None  # of all images, loading counted; None: the bundle has no trunk
+    trunk_seconds: float | None = None  # of new photos, loading counted; None: it did not run
 
     @property
     def steps(self) -> int:
@@ -44,17 +75,32 @@ class Adaptation:
 class _Taught:
     """The result of one adaptation. A learner switches to the next by one assignment, so no answer mixes two.
 
-    Only `session` ever changes: the predict graph with these weights, loaded under `lock` when it is first needed.
+    Of what it answers nothing changes: `session` is the predict graph with these weights, loaded under `lock` when it
+    is first needed, and a save notes in `state` and `home` where the photos now lie.
     """
 
     classes: tuple[Hashable, ...]
     weights: Arrays  # the head, and what teaching changed
     state: State | None  # None: the bundle's start
+    kept: Mapping[str, Kept] = field(default_factory=dict)  # by picture, of photos; others are read from `home`
+    home: Home | None = None
     session: Session | None = None
     lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
 
     def __reduce__(self) -> tuple[Any, ...]:  # a copy loads its own session
-        return _Taught, (self.classes, self.weights, self.state)
+        return _Taught, (self.classes, self.weights, self.state, self.kept, self.home)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be taught next."""
+
+    album: Album
+    change: str
+    steps: int | None  # None: as many as the bundle takes for so many photos
+    past: tuple[Version, ...]
+    kept: Mapping[str, Kept]
+    trunk_seconds: float | None = None
 
 
 class Learner:
@@ -126,67 +172,185 @@ class Learner:
         steps: int | None = None,
         on_step: OnStep | None = None,
         watch: Watch | None = None,
+        keep: int | None = None,
+        sources: Sequence[str] = (),
     ) -> Adaptation:
         """Learn the classes named by `labels` (text, numbers, any hashable; one per image) from the bundle's start.
 
         Classes are numbered by first appearance. Earlier teaching is replaced, and kept if this raises. `steps`:
         gradient steps, None for what the bundle takes for so many images; a prototype head knows its classes after 0.
-        `on_step(step, loss, seconds)` is called after each, and `watch` as Watch says.
+        `on_step(step, loss, seconds)` is called after each, and `watch` as Watch says. `keep`: as of `teach`, None for
+        all. `sources`: the names of the photos' files, for people.
         Raises UserError for images or labels that do not fit, fewer than two classes, more than a per-class head has
         rows, steps that the bundle cannot take, and a loss that is no longer finite; MachineError if memory runs out.
         """
         started = time.perf_counter()
         pixels = checked_images(self.bundle, images)
         classes, index = numbered(labels, len(pixels))
-        steps = self.bundle.steps_for(len(pixels) / len(classes)) if steps is None else self.bundle.check_steps(steps)
+        if steps is not None:
+            self.bundle.check_steps(steps)
         self.bundle.check_classes(len(classes))
-        targets = np.eye(len(classes), dtype=np.float32)[index]
+        lesson = lesson_of(pixels, [classes[place] for place in index], sources, 1)
         with self._teaching:
-            self._now = copy.copy(self._now)  # without its session: a board has no memory for two graphs at once
-            inputs, trunk_seconds = self._step_inputs(pixels)
-            feeds = {self.bundle.step_input: inputs, "targets": targets}
-            tensors, losses, seconds = take_steps(self.bundle, feeds, steps, self.threads, on_step, watch)
-            self._teach(State(self.bundle.hash, classes, steps, len(pixels), tensors))
-        total = time.perf_counter() - started
-        return Adaptation(classes, len(pixels), tuple(losses), tuple(seconds), total, trunk_seconds)
+            kept, trunk_seconds = self._kept(pixels, lesson)
+            album = capped(in_order(classes, lesson), lesson, keep, chosen(kept))
+            plan = _Plan(album, taught_text(lesson), steps, (), kept, trunk_seconds)
+            return self._adapted(plan, started, on_step, watch)
 
-    def _step_inputs(self, pixels: np.ndarray) -> tuple[np.ndarray, float | None]:
-        """What every step is fed of the support images, and the seconds that the trunk took, where there is one: its
-        features are computed once, and its session is gone before that of the steps is loaded."""
-        if self.bundle.trunk is None:
-            return network_input(pixels), None
+    def teach(
+        self,
+        images: np.ndarray,
+        labels: Sequence[Hashable],
+        steps: int | None = None,
+        on_step: OnStep | None = None,
+        keep: int | None = KEEP,
+        sources: Sequence[str] = (),
+    ) -> Adaptation:
+        """Learn further photos beside those that were taught: of new classes, more of known ones, corrections.
+
+        A picture that was taught under another name is moved to its new one. Then, as all these verbs, it adapts from
+        the bundle's start to all photos that are kept: the trunk runs for new ones alone. `keep`: of the classes that
+        are taught now at most so many photos each stay, the new ones first, then those that represent their class
+        best. Raises UserError as `adapt`, for photos that are all taught already, and for a state without photos.
+        """
         started = time.perf_counter()
-        return self._features(self.bundle.trunk, pixels), time.perf_counter() - started
+        pixels = checked_images(self.bundle, images)
+        classes, index = numbered(labels, len(pixels))
+        with self._teaching:
+            state = self._now.state
+            if state is None:
+                return self.adapt(images, labels, steps, on_step, keep=keep, sources=sources)
+            album, kept = self._gathered(state.album)
+            lesson = lesson_of(pixels, [classes[i] for i in index], sources, next_number(state.versions))
+            news = news_of(album, lesson)
+            album = added(album, news)
+            self.bundle.check_classes(len(album.classes))
+            new = {photo.picture for photo in news} - kept.keys()
+            unseen = [place for place, photo in enumerate(lesson) if photo.picture in new]
+            fresh, trunk_seconds = self._kept(pixels[unseen], [lesson[place] for place in unseen])
+            kept |= fresh
+            album = capped(album, news, keep, chosen(kept))
+            plan = _Plan(album, taught_text(news), steps, state.versions, kept, trunk_seconds)
+            return self._adapted(plan, started, on_step)
+
+    def forget(self, name: Hashable, steps: int | None = None, on_step: OnStep | None = None) -> Adaptation:
+        """Forget a class and its photos. UserError if there is none of that name, and if fewer than two would stay."""
+        return self._changed(lambda album: forgotten(album, name), f"forgot {shown(name)}", steps, on_step)
+
+    def move(self, photo: int, name: Hashable, steps: int | None = None, on_step: OnStep | None = None) -> Adaptation:
+        """Teach the photo of that number as another class, which may be new; a class without photos goes.
+
+        Raises UserError if there is no such photo, and as `forget`.
+        """
+        words = f"moved photo {photo} to {shown(name)}"
+        return self._changed(lambda album: moved(album, photo, name), words, steps, on_step)
+
+    def drop(self, photo: int, steps: int | None = None, on_step: OnStep | None = None) -> Adaptation:
+        """Forget the photo of that number. Raises UserError as `move`."""
+        return self._changed(lambda album: dropped(album, photo), f"dropped photo {photo}", steps, on_step)
+
+    def undo(self, changes: int = 1, on_step: OnStep | None = None) -> Adaptation:
+        """Go back so many changes. UserError if fewer are kept (STEPS_BACK)."""
+        started = time.perf_counter()
+        with self._teaching:
+            state = self._taught_state()
+            *past, version = gone_back(state, changes)
+            album, kept = self._gathered(version.album)
+            check_enough(album)
+            plan = _Plan(album, version.change, version.steps, tuple(past), kept)
+            return self._adapted(plan, started, on_step)
+
+    def rename(self, old: Hashable, new: Hashable) -> None:
+        """Give a class another name; its answers stay. UserError if there is none, or one of the new name."""
+        with self._teaching:
+            now, state = self._now, self._taught_state()
+            version = Version(renamed(state.album, old, new), state.steps, f"renamed {shown(old)} to {shown(new)}")
+            versions = (*state.versions, version)[-1 - STEPS_BACK :]
+            state = replace(state, classes=version.album.classes, versions=versions)
+            self._now = replace(now, classes=state.classes, state=state)
+
+    def thumbnail(self, photo: int) -> bytes:
+        """A small JPEG of the photo of that number, for people. UserError if there is none, or it is lost."""
+        found = photo_numbered(self._taught_state().album, photo)
+        _, kept = self._gathered(Album((found.label,), (found,)))
+        if found.picture not in kept:
+            raise UserError(f"photo {photo} is damaged or missing")
+        return thumbnail(kept[found.picture], self.bundle.inverted)
+
+    def leave_one_out(self) -> LeaveOneOut | None:
+        """What the taught photos are taken for when each is left out, by class means of the trunk's features; None
+        without a trunk, and where no class has two photos."""
+        if self.bundle.trunk is None:
+            return None
+        return leave_one_out(*self._gathered(self._taught_state().album))
+
+    def _taught_state(self) -> State:
+        if self._now.state is None:
+            raise UserError("nothing was taught yet; call adapt or teach first")
+        return self._now.state
+
+    def _gathered(self, album: Album) -> tuple[Album, dict[str, Kept]]:
+        """As teaching.gathered. UserError for features of a trunk of another precision."""
+        state = self._taught_state()
+        if state.precision and state.precision != self.precision:
+            raise UserError(
+                f"this state was taught in precision {state.precision}, so it is taught on in that, not in "
+                f"{self.precision}; say so with --precision"
+            )
+        return gathered(album, self._now.kept, self._now.home, self.bundle)
+
+    def _changed(
+        self, change: Callable[[Album], Album], words: str, steps: int | None, on_step: OnStep | None
+    ) -> Adaptation:
+        """Adapt to the album that `change` makes of what was taught, which adds no photo."""
+        started = time.perf_counter()
+        with self._teaching:
+            state = self._taught_state()
+            check_enough(change(state.album))  # before photos are read
+            whole, kept = self._gathered(state.album)
+            album = change(whole)
+            check_enough(album)
+            self.bundle.check_classes(len(album.classes))
+            return self._adapted(_Plan(album, words, steps, state.versions, kept), started, on_step)
+
+    def _kept(self, pixels: np.ndarray, lesson: Sequence[Photo]) -> tuple[dict[str, Kept], float | None]:
+        """What is kept of new photos, by picture, and the seconds that the trunk took, where there is one: its session
+        is gone before that of the steps is loaded."""
+        self._now = copy.copy(self._now)  # without its session: a board has no memory for two graphs at once
+        started, features = time.perf_counter(), None
+        if self.bundle.trunk is not None and len(pixels):
+            features = trunk_features(self.bundle, pixels, self.threads, self.precision)
+        seconds = None if features is None else time.perf_counter() - started
+        kept = kept_of(self.bundle, pixels, features) if len(pixels) else []
+        return {photo.picture: each for photo, each in zip(lesson, kept)}, seconds
+
+    def _adapted(self, plan: "_Plan", started: float, on_step: OnStep | None, watch: Watch | None = None) -> Adaptation:
+        """Learn the plan's album from the bundle's start, and be what that gives."""
+        bundle, album = self.bundle, plan.album
+        count, classes = len(album.photos), len(album.classes)
+        steps = bundle.steps_for(count / classes) if plan.steps is None else bundle.check_steps(plan.steps)
+        self._now = copy.copy(self._now)
+        places = {name: place for place, name in enumerate(album.classes)}
+        index = [places[photo.label] for photo in album.photos]
+        fed = np.stack([plan.kept[photo.picture].fed for photo in album.photos])
+        inputs = network_input(fed) if bundle.trunk is None else fed.astype(np.float32)
+        feeds = {bundle.step_input: inputs, "targets": np.eye(classes, dtype=np.float32)[index]}
+        tensors, losses, seconds = take_steps(bundle, feeds, steps, self.threads, on_step, watch)
+        versions = (*plan.past, Version(album, steps, plan.change))[-1 - STEPS_BACK :]
+        precision = "" if bundle.trunk is None else self.precision
+        state = State(bundle.hash, album.classes, steps, count, tensors, versions=versions, precision=precision)
+        pictures = {photo.picture for version in versions for photo in version.album.photos}
+        kept = {picture: each for picture, each in plan.kept.items() if picture in pictures}
+        self._teach(state, kept, self._now.home if plan.past else None)
+        total = time.perf_counter() - started
+        return Adaptation(album.classes, count, tuple(losses), tuple(seconds), total, plan.trunk_seconds)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What the trunk makes of images: float32 [N, c, h, w] (of the whole body [N, F]), each image by itself.
 
         Raises UserError for images that do not fit, and for a bundle without a trunk.
         """
-        pixels = checked_images(self.bundle, images)
-        if self.bundle.trunk is None:
-            raise UserError(f"{self.bundle.path} has no trunk: each of its steps runs the whole network")
-        return self._features(self.bundle.trunk, pixels)
-
-    def _features(self, trunk: Trunk, pixels: np.ndarray) -> np.ndarray:
-        session = trunk_session(self.bundle, self.threads, self.precision)
-        batch = images_per_call(trunk.peak_bytes)
-        features: np.ndarray | None = None
-        for start in range(0, len(pixels), batch):
-            some = network_input(pixels[start : start + batch])
-            [result] = session.run([FEATURES], {IMAGES: some})
-            if result.shape != (len(some), *trunk.features):
-                raise UserError(
-                    f"{session.what} gives features of shape {list(result.shape[1:])}, not {list(trunk.features)} as "
-                    "the manifest says; export the bundle again"
-                )
-            if not np.isfinite(result).all():
-                raise UserError(f"{session.what} gives features that are not finite; give other images")
-            if features is None:  # of a shape that the graph has proved, not of one that a manifest claims
-                features = np.empty((len(pixels), *trunk.features), np.float32)
-            features[start : start + batch] = result
-        assert features is not None  # there is an image
-        return features
+        return trunk_features(self.bundle, checked_images(self.bundle, images), self.threads, self.precision)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, float32 [N, classes], columns as `classes`.
@@ -215,12 +379,19 @@ class Learner:
     def save(self, path: Path | str) -> State:
         """Write what was taught to the state directory `path`: of a tensor that moved in few places only the change.
 
-        Raises UserError before any teaching, and as save_state.
+        Beside it lies what is kept of the photos. Raises UserError before any teaching, and as save_state; Overtaken if
+        another process has taught this state since it was loaded or saved here.
         """
-        taught = self.taught
-        if taught is None:
-            raise UserError("nothing was taught yet, so there is no state to save; call adapt first")
-        return save_state(path, as_delta(taught, self._start(len(taught.classes))))
+        path = Path(path)
+        with self._teaching:
+            now, taught = self._now, self.taught
+            if taught is None:
+                raise UserError("nothing was taught yet, so there is no state to save; call adapt first")
+            changed = as_delta(taught, self._start(len(taught.classes)))
+            saved, versions = save_with_photos(path, changed, now.kept, now.home, self.bundle.inverted)
+            now.state = replace(taught, versions=versions, generation=saved.generation)
+            now.home = Home(path, saved.generation)
+        return saved
 
     def load_state(self, path: Path | str) -> State:
         """Take over what was saved to `path` for this bundle.
@@ -234,7 +405,7 @@ class Learner:
             raise UserError(
                 f"{path} does not hold the tensors of {self.bundle.path}; run gems-edge adapt again"
             ) from None
-        self._teach(state)
+        self._teach(state, {}, Home(Path(path), state.generation))
         return state
 
     def _start(self, classes: int) -> Arrays:
@@ -242,10 +413,10 @@ class Learner:
         start = self.bundle.start_weights(classes, self.bundle.statistics)
         return {name: start[name] for name in (*self.bundle.learned, *self.bundle.statistics)}
 
-    def _teach(self, state: State) -> None:
+    def _teach(self, state: State, kept: Mapping[str, Kept], home: Home | None) -> None:
         weights = self.bundle.start_head(len(state.classes)) | dict(state.tensors)
         with self._teaching:
-            self._now = _Taught(state.classes, weights, state)
+            self._now = _Taught(state.classes, weights, state, kept, home)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -4,9 +4,8 @@ A state is a directory with `a.safetensors` and `b.safetensors`. A save goes to 
 valid generation, through a temporary file and a rename, so a power cut at any instant leaves the old state or the new.
 Saves of several processes come one after the other: each is a generation of its own.
 
-Of a tensor that differs from the bundle's start in few places a slot holds only the change: NAME.changed (uint8,
-numpy.packbits in C order: the places whose bits differ) and NAME.values (float32, the values there). The metadata
-lists these names as `delta`.
+What is kept of each taught photo lies beside the slots in `photos/` (device/photos.py), and a slot says which photos
+teach which classes, and taught them in the versions before (device/history.py).
 """
 
 import contextlib
@@ -16,7 +15,7 @@ import json
 import os
 import stat
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,14 +23,17 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from gems_edge.device.album import Album, Version
+from gems_edge.device.history import files_of, history_document, history_of
+from gems_edge.device.photos import DIRECTORY, are_only_photos, photos_bytes, sweep_photos, write_photos
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import locked, read_plain, sync_directory, write_atomic
 
 FORMAT = "gems-edge-state"
-FORMAT_VERSION = 2
+# Version 3: the photos are kept. A state has the least version that says all it holds.
+PLAIN_VERSION, KEEPING_VERSION = 2, 3
+FORMAT_VERSION = KEEPING_VERSION
 SLOTS = ("a.safetensors", "b.safetensors")
-# What a delta takes in the header of the file: one more name, type, shape and place, and the name in `delta`.
-_ENTRY_BYTES = 192
 _MOST_BYTES = 1 << 30
 
 
@@ -39,7 +41,7 @@ _MOST_BYTES = 1 << 30
 class State:
     """Adapted weights and support statistics (float32, by name), and what they belong to.
 
-    The tensors named by `delta` are held as the change from the bundle's start: see as_delta and restored.
+    The tensors named by `delta` are held as the change from the bundle's start: see device/delta.py.
     """
 
     bundle: str  # Bundle.hash
@@ -49,57 +51,31 @@ class State:
     tensors: Mapping[str, np.ndarray]
     generation: int = 0  # counted up by save_state
     delta: tuple[str, ...] = ()
+    versions: tuple[Version, ...] = ()  # the present one is the last; (): written before photos were kept
+    precision: str = ""  # of the trunk that made the features that are kept; "" without a trunk
+
+    @property
+    def kept_versions(self) -> tuple[Version, ...]:
+        """`versions`; UserError if the photos were not kept."""
+        if not self.versions:
+            raise UserError(
+                "this state keeps no photos (it was written by an earlier gems-edge); teach it anew from photos with "
+                "gems-edge adapt"
+            )
+        return self.versions
+
+    @property
+    def album(self) -> Album:
+        """The photos that it was taught with; UserError if they were not kept."""
+        return self.kept_versions[-1].album
+
+
+class Overtaken(MachineError):
+    """Another process has taught the state meanwhile."""
 
 
 class _Damaged(Exception):
     pass
-
-
-def as_delta(state: State, start: Mapping[str, np.ndarray]) -> State:
-    """`state`, its tensors in full, with those as their change from `start` (float32, same shapes) that get smaller."""
-    tensors: dict[str, np.ndarray] = {}
-    delta = []
-    for name, value in state.tensors.items():
-        value = np.asarray(value, np.float32)
-        differs = (value.view(np.uint32) != start[name].view(np.uint32)).ravel()  # bits: 0.0 equals −0.0
-        changed, values = np.packbits(differs), value.ravel()[differs]
-        if changed.nbytes + values.nbytes + _ENTRY_BYTES < value.nbytes:
-            delta.append(name)
-            tensors |= {f"{name}.changed": changed, f"{name}.values": values}
-        else:
-            tensors[name] = value
-    return replace(state, tensors=tensors, delta=tuple(delta))
-
-
-def restored(state: State, start: Mapping[str, np.ndarray]) -> State:
-    """`state` with all its tensors in full, to the bit what as_delta was given.
-
-    Raises ValueError unless they are float32 of the names and shapes of `start`.
-    """
-    tensors = dict(state.tensors)
-    try:
-        for name in state.delta:
-            tensors[name] = _changed(start[name], tensors.pop(f"{name}.changed"), tensors.pop(f"{name}.values"))
-    except KeyError as error:
-        raise ValueError(f"no tensor {error}") from None
-    if tensors.keys() != start.keys() or any(not _is_float32(tensors[name], start[name].shape) for name in start):
-        raise ValueError("other tensors")
-    return replace(state, tensors=tensors, delta=())
-
-
-def _changed(start: np.ndarray, changed: np.ndarray, values: np.ndarray) -> np.ndarray:
-    if changed.dtype != np.uint8 or changed.shape != ((start.size + 7) // 8,):
-        raise ValueError("a change of another size")
-    differs = np.unpackbits(changed).astype(bool)
-    if differs[start.size :].any() or not _is_float32(values, (int(differs.sum()),)):
-        raise ValueError("as many values as places do not change")
-    value = start.flatten()
-    value[differs[: start.size]] = values
-    return value.reshape(start.shape)
-
-
-def _is_float32(value: np.ndarray, shape: tuple[int, ...]) -> bool:
-    return value.dtype == np.float32 and value.shape == shape
 
 
 def load_state(path: Path | str, bundle_hash: str) -> State:
@@ -134,10 +110,13 @@ def check_destination(path: Path | str, bundle_hash: str) -> None:
         for slot in SLOTS:
             if os.path.lexists(path / slot) and not stat.S_ISREG(os.lstat(path / slot).st_mode):
                 raise UserError(f"{path / slot} is not a plain file, as a state's must be; choose a new name")
+        if os.path.lexists(path / DIRECTORY) and not stat.S_ISDIR(os.lstat(path / DIRECTORY).st_mode):
+            raise UserError(f"{path / DIRECTORY} is not a directory, as a state's must be; choose a new name")
         slots, damaged = read_slots(path)
         if any(state.bundle != bundle_hash for state in slots.values()):
             raise UserError(_foreign(path) + "; it is left as it was")
-        if not slots and not damaged and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        others = (entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.name != DIRECTORY)
+        if not slots and not damaged and (any(others) or not _may_hold_photos(path)):
             raise UserError(f"{path} is a directory with other files; choose a new name for the state")
     elif path.exists() or path.is_symlink():
         raise UserError(f"{path} exists and is not a state; choose a new name")
@@ -145,11 +124,18 @@ def check_destination(path: Path | str, bundle_hash: str) -> None:
         raise UserError(f"the directory {path.parent} does not exist; create it first")
 
 
-def save_state(path: Path | str, state: State) -> State:
+def _may_hold_photos(path: Path) -> bool:
+    return not os.path.lexists(path / DIRECTORY) or are_only_photos(path / DIRECTORY)
+
+
+def save_state(
+    path: Path | str, state: State, fetch: Callable[[str], bytes] | None = None, onto: int | None = None
+) -> State:
     """Write `state` as the next generation into the slot that is not the newest; returns it with its generation.
 
-    Raises UserError as check_destination; MachineError if the write fails (disk full), and if another process is at it
-    for long, with the state there intact.
+    `fetch`: the content of a photo's file that is not there yet. `onto`: the generation that must be there still.
+    Raises UserError as check_destination; Overtaken where another generation is there; MachineError if the write fails
+    (disk full), and if another process is at it for long, with the state there intact.
     """
     path = Path(path)
     check_destination(path, state.bundle)
@@ -162,9 +148,11 @@ def save_state(path: Path | str, state: State) -> State:
             path.mkdir(exist_ok=True)  # another process may be as far
             sync_directory(path.parent)
         with locked(path):
-            return _save(path, state)
+            return _save(path, state, fetch, onto)
     except OSError as error:
         if created:
+            with contextlib.suppress(OSError):
+                (path / DIRECTORY).rmdir()
             with contextlib.suppress(OSError):
                 path.rmdir()
         if error.errno in (errno.EACCES, errno.EPERM):
@@ -175,23 +163,38 @@ def save_state(path: Path | str, state: State) -> State:
         ) from None
 
 
-def _save(path: Path, state: State) -> State:
+def _save(path: Path, state: State, fetch: Callable[[str], bytes] | None, onto: int | None) -> State:
     """As save_state, into a directory that no other process writes meanwhile."""
     check_destination(path, state.bundle)
     slots = read_slots(path)[0]
     newest = max(slots, key=lambda slot: slots[slot].generation, default=None)
+    generation = slots[newest].generation if newest else 0
+    if onto is not None and onto != generation:
+        raise Overtaken(f"{path} was taught by another process meanwhile; nothing was saved; do it again")
     slot = SLOTS[1] if newest == SLOTS[0] else SLOTS[0]
-    state = replace(state, generation=slots[newest].generation + 1 if newest else 1)
+    state = replace(state, generation=generation + 1)
     content = _encode(state)
     for left_over in path.glob(f".{slot}.*.tmp"):  # of a save that a power cut ended
         left_over.unlink()
-    write_atomic(path / slot, content)
+    try:
+        if fetch is not None:
+            write_photos(path, sorted(files_of(state.versions)), fetch)
+        write_atomic(path / slot, content)
+    except BaseException:
+        _sweep(path, read_slots(path)[0])
+        raise
+    _sweep(path, slots | {slot: state})
     return state
 
 
+def _sweep(path: Path, slots: Mapping[str, State]) -> None:
+    sweep_photos(path, {file for state in slots.values() for file in files_of(state.versions)})
+
+
 def state_bytes(path: Path | str) -> int:
-    """The size of both slots together."""
-    return sum((Path(path) / slot).stat().st_size for slot in SLOTS if (Path(path) / slot).is_file())
+    """The size of both slots and of the photos."""
+    slots = sum((Path(path) / slot).stat().st_size for slot in SLOTS if (Path(path) / slot).is_file())
+    return slots + photos_bytes(Path(path))
 
 
 def _foreign(path: Path) -> str:
@@ -226,7 +229,7 @@ def _encode(state: State) -> bytes:
     tensors = {name: np.asarray(value, order="C") for name, value in state.tensors.items()}
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(KEEPING_VERSION if state.versions else PLAIN_VERSION),
         "generation": str(state.generation),
         "bundle": state.bundle,
         "classes": json.dumps(list(state.classes), ensure_ascii=False),
@@ -235,6 +238,9 @@ def _encode(state: State) -> bytes:
     }
     if state.delta:
         metadata["delta"] = json.dumps(state.delta, ensure_ascii=False)
+    if state.versions:
+        metadata["history"] = json.dumps(history_document(state.versions), ensure_ascii=False)
+        metadata["precision"] = state.precision
     return safetensors.numpy.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
 
 
@@ -255,18 +261,24 @@ def _decode(content: bytes, path: Path) -> State:
         delta = json.loads(metadata.get("delta", "[]"))
         if (
             metadata["format"] != FORMAT
-            or version != FORMAT_VERSION
+            or version not in (PLAIN_VERSION, KEEPING_VERSION)
             or not all(isinstance(name, str) for name in delta)
         ):
             raise _Damaged("not a gems-edge state")
+        classes = tuple(json.loads(metadata["classes"]))
+        versions = history_of(json.loads(metadata["history"])) if version == KEEPING_VERSION else ()
+        if versions and versions[-1].album.classes != classes:
+            raise _Damaged("not a gems-edge state")
         return State(
             bundle=metadata["bundle"],
-            classes=tuple(json.loads(metadata["classes"])),
+            classes=classes,
             steps=int(metadata["steps"]),
             images=int(metadata["images"]),
             tensors=tensors,
             generation=int(metadata["generation"]),
             delta=tuple(delta),
+            versions=versions,
+            precision=metadata.get("precision", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError):
         raise _Damaged("truncated or overwritten") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gems_edge.device.album import check_name
 from gems_edge.device.bundle import Bundle
 from gems_edge.errors import UserError
 from gems_edge.images import EXTENSIONS, decode_image, list_images
@@ -26,13 +27,14 @@ class SupportSet:
 
 
 def read_support(
-    directory: Path | str, bundle: Bundle, check: Callable[[int], None] = lambda images: None
+    directory: Path | str, bundle: Bundle, check: Callable[[int], None] = lambda images: None, least: int = 2
 ) -> SupportSet:
     """Read DIR/CLASS/*.jpg|png|… ; classes and files in order of name, hidden files left out.
 
     `check` is called with the number of images before any is decoded, and may raise.
-    Raises UserError for a layout that is not one folder of images per class, fewer than two classes, more than a
-    per-class bundle can learn, an image that cannot be read, and one picture under two class names.
+    Raises UserError for a layout that is not one folder of images per class, fewer than `least` classes, more than a
+    per-class bundle can learn, a name that no class should have, an image that cannot be read, and one picture under
+    two class names.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -47,9 +49,11 @@ def read_support(
     if not folders:
         raise UserError(f"{directory} has no class folders; put the photos of each class into a folder with its name")
     listed = [(_class_name(folder), _files(folder)) for folder in folders]
-    if len(listed) < 2:
+    if len(listed) < least:
         raise UserError(f"{directory} holds one class ({listed[0][0]}); give a folder for each of at least two classes")
-    bundle.check_classes(len(listed))  # before minutes of decoding
+    bundle.check_classes(max(2, len(listed)))  # before minutes of decoding
+    for name, _ in listed:
+        check_name(name)
     files = [(name, file) for name, images in listed for file in images]
     check(len(files))
     pixels = np.stack(

@@ -69,7 +69,7 @@ def test_a_state_with_other_tensors_is_refused(tmp_path, change):
         del tensors[hm.MEAN]
     else:
         tensors["more"] = tensors[hm.MEAN]
-    save_state(tmp_path / "s.state", replace(learner.taught, tensors=tensors))
+    save_state(tmp_path / "s.state", replace(learner.taught, tensors=tensors, versions=()))
     with pytest.raises(UserError, match="does not hold the tensors of .*h.gems; run gems-edge adapt again"):
         learner.load_state(tmp_path / "s.state")
 

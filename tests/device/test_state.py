@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from power_cuts import cut_power_at, in_child
 from state_samples import BUNDLE, make, number_of
 
 from gems_edge.device.state import (
@@ -141,49 +142,6 @@ def test_destinations_that_are_something_else(tmp_path):
     save_state(tmp_path / "empty", make())
 
 
-# The calls through which a save changes the disk.
-CALLS = [(os, n) for n in ("open", "fsync", "replace", "chmod", "mkdir", "unlink", "close", "fdopen")] + [
-    (tempfile, "mkstemp")
-]
-
-
-def in_child(work) -> int:
-    """Run `work` in a forked process; its exit code, or minus the signal."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            code = work() or 0
-        except MachineError:
-            code = 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def cut_power_at(instant, path, number):
-    """Save in this process, which dies without any clean-up before or after its `instant`-th call."""
-    count = 0
-
-    def watched(call):
-        def wrapper(*arguments, **options):
-            nonlocal count
-            count += 1
-            if count == instant:
-                os._exit(9)
-            result = call(*arguments, **options)
-            count += 1
-            if count == instant:
-                os._exit(9)
-            return result
-
-        return wrapper
-
-    for module, name in CALLS:
-        setattr(module, name, watched(getattr(module, name)))
-    save_state(path, make(number))
-
-
 @pytest.mark.parametrize("generations", [0, 1, 2, 3])
 def test_power_cut_at_every_call(tmp_path, generations):
     instant, codes = 0, []
@@ -192,7 +150,7 @@ def test_power_cut_at_every_call(tmp_path, generations):
         path = tmp_path / f"{instant}.state"
         for number in range(1, generations + 1):
             save_state(path, make(number))
-        codes.append(in_child(partial(cut_power_at, instant, path, 77)))
+        codes.append(in_child(partial(cut_power_at, instant, partial(save_state, path, make(77)))))
         if generations == 0 and codes[-1] == 9:
             try:
                 found = number_of(load_state(path, BUNDLE))

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from state_samples import BUNDLE, bits, header, make, number_of, write_by_hand
 
-from gems_edge.device.state import (
-    SLOTS,
-    State,
-    as_delta,
-    load_state,
-    restored,
-    save_state,
-    state_bytes,
-)
+from gems_edge.device.delta import as_delta, restored
+from gems_edge.device.state import FORMAT_VERSION, SLOTS, State, load_state, save_state, state_bytes
 from gems_edge.errors import UserError
 
 
@@ -158,7 +151,7 @@ def test_states_from_before_deltas_are_read_and_still_written(tmp_path):
 
 def test_newer_format_is_neither_read_nor_overwritten(tmp_path, monkeypatch):
     path = tmp_path / "s.state"
-    monkeypatch.setattr("gems_edge.device.state.FORMAT_VERSION", 3)
+    monkeypatch.setattr("gems_edge.device.state.PLAIN_VERSION", FORMAT_VERSION + 1)
     save_state(path, delta_state(1)[0])
     monkeypatch.undo()
     for call in (lambda: load_state(path, BUNDLE), lambda: save_state(path, make(2))):

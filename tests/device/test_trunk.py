@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from gems_edge.device import Learner, steps
+from gems_edge.device import Learner, steps, trunk
 from gems_edge.device import learner as learning
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.measure import adapt_call, fresh_memory, trunk_call
@@ -24,9 +24,9 @@ def test_steps_on_features_are_steps_through_the_whole_network(tmp_path, channel
     )
     images, labels = hm.pictures(classes, 4, channels=channels)
     losses = [learner.adapt(images, labels).losses for learner in (whole, split)]
-    np.testing.assert_allclose(*losses, rtol=1e-6)
-    np.testing.assert_allclose(split.predict(images), whole.predict(images), atol=1e-6)
-    assert split.adapt(images / np.float32(255), labels).losses == pytest.approx(losses[0], rel=1e-5)
+    np.testing.assert_allclose(*losses, rtol=1e-4)  # features are taught with as they are kept, in float16
+    np.testing.assert_allclose(split.predict(images), whole.predict(images), atol=1e-4)
+    assert split.adapt(images / np.float32(255), labels).losses == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_what_the_trunk_took_is_told(tmp_path):
@@ -49,7 +49,7 @@ def test_no_two_graphs_are_in_memory_at_once(tmp_path, monkeypatch):
 
         return loading
 
-    for module, name in ((learning, "trunk_session"), (steps, "adapt_session"), (learning, "predict_session")):
+    for module, name in ((trunk, "trunk_session"), (steps, "adapt_session"), (learning, "predict_session")):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     images, labels = hm.pictures(3, 1)
     learner.predict(images)
@@ -61,7 +61,7 @@ def test_no_two_graphs_are_in_memory_at_once(tmp_path, monkeypatch):
 def test_the_trunk_sees_as_many_images_at_a_time_as_predict(tmp_path, monkeypatch):
     path = hm.write_bundle(tmp_path / "s.gems", **ANIL, split=True)
     hm.edit_manifest(path, lambda m: m["cost"]["trunk"].update(peak_bytes=1 << 18))
-    seen, run = [], learning.trunk_session
+    seen, run = [], trunk.trunk_session
 
     def watched(*arguments):
         session = run(*arguments)
@@ -69,7 +69,7 @@ def test_the_trunk_sees_as_many_images_at_a_time_as_predict(tmp_path, monkeypatc
         session.run = lambda outputs, feeds: seen.append(len(feeds["images"])) or own(outputs, feeds)
         return session
 
-    monkeypatch.setattr(learning, "trunk_session", watched)
+    monkeypatch.setattr(trunk, "trunk_session", watched)
     Learner.load(path).adapt(*hm.pictures(3, 3))
     assert seen == [4, 4, 1]
 

@@ -1,0 +1,211 @@
+"""gems-edge teach: change what a state was taught."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gems_edge.cli.common import Document, emit, json_option, keep_option, say, show_lines, table, trust_options
+from gems_edge.cli.taught import adaptation_report, say_step, state_document
+
+if TYPE_CHECKING:
+    from gems_edge.device import Adaptation, Learner
+
+_TRIES = 5  # where other processes teach the same state at once
+CHANGES = ("--add", "--photo", "--forget", "--rename", "--move", "--drop", "--undo", "--list")
+# A verb of a learner that has loaded the state; None: nothing was to be learned.
+Change = Callable[["Learner"], "Adaptation | None"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of the changes that can be asked for, one is given."""
+
+    add: Path | None
+    photo: Path | None
+    class_name: str | None
+    forget: str | None
+    rename: str | None
+    move: str | None
+    drop: int | None
+    undo: int | None
+    list: bool
+    steps: int | None
+    keep: int
+
+
+@click.command()
+@click.argument("bundle", type=click.Path())
+@click.argument("state", type=click.Path())
+@click.option("--add", type=click.Path(path_type=Path), metavar="DIR",
+              help="Photos as DIR/CLASS/image: new classes, and more photos of known ones.")  # fmt: skip
+@click.option("--photo", type=click.Path(path_type=Path), metavar="FILE",
+              help="One photo, with --class: one more, or the correction of a wrong one.")  # fmt: skip
+@click.option("--class", "class_name", metavar="NAME", help="What --photo shows.")
+@click.option("--forget", metavar="NAME", help="Forget a class and its photos.")
+@click.option("--rename", metavar="OLD=NEW", help="Give a class another name.")
+@click.option("--move", metavar="PHOTO=NAME", help="Teach a photo, by its number, as another class.")
+@click.option("--drop", type=int, metavar="PHOTO", help="Forget a photo, by its number.")
+@click.option("--undo", type=click.IntRange(min=1), is_flag=False, flag_value=1, metavar="[N]",
+              help="Go back one change, or N.")  # fmt: skip
+@click.option("--list", "list", is_flag=True, help="Show classes, photos with their numbers, and what can be undone.")
+@click.option("--steps", type=click.IntRange(min=0), help="Gradient steps; default: the bundle's for so many photos.")
+@keep_option
+@click.option(
+    "--precision", type=click.Choice(["fp32", "int8"]), help="As it was taught in.  [default: as of adapt]",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
+@trust_options
+@json_option
+def command(
+    bundle: str, state: str, precision: str | None, threads: int | None, as_json: bool, **options: object
+) -> None:  # fmt: skip
+    """Change what STATE was taught, by one of the options below, and adapt BUNDLE anew to the photos that are kept.
+
+    A power cut leaves the old state or the new one.
+
+    \b
+    Example:
+      gems-edge teach plates.gems mine.state --add more-photos
+      gems-edge teach plates.gems mine.state --photo wrong.jpg --class saucer
+      gems-edge teach plates.gems mine.state --undo
+    """
+    from gems_edge.device import Learner
+
+    asked = Options(**options)  # type: ignore[arg-type]
+    _check_one(asked)
+    learner = Learner.load(bundle, threads, precision)
+    if asked.list:
+        learner.load_state(state)
+        document, lines = _listed(learner, state)
+    else:
+        if asked.steps is not None:
+            learner.bundle.check_steps(asked.steps)
+        document, lines = _taught(learner, state, _change(asked, learner))
+    if as_json:
+        emit(document)
+    else:
+        show_lines("\n".join(lines))
+
+
+def _check_one(asked: Options) -> None:
+    from gems_edge.errors import UserError
+
+    given = [name for name in CHANGES if getattr(asked, name.removeprefix("--")) not in (None, False)]
+    if len(given) != 1:
+        which = f"{given[0]} and {given[1]} are given" if given else "no change is given"
+        raise UserError(f"{which}; say one of {', '.join(CHANGES)}")
+    if (asked.photo is None) != (asked.class_name is None):
+        raise UserError("--photo and --class go together: a photo, and what it shows")
+
+
+def _change(asked: Options, learner: "Learner") -> Change:
+    """The verb that was asked for; what it needs of files is read once, here. UserError for what it cannot be."""
+    from functools import partial
+
+    from gems_edge.device.support import read_support
+    from gems_edge.predict.room import check_room
+
+    cost = learner.bundle.manifest["cost"]
+    steps, keep = asked.steps, asked.keep
+    if asked.add is not None:
+        photos = read_support(asked.add, learner.bundle, partial(check_room, cost, what="adapt"), least=1)
+        names = [file.name for file in photos.files]
+        return lambda at: at.teach(photos.images, photos.labels, steps, say_step, keep, names)
+    if asked.photo is not None:
+        images, file, label = learner.read_images([asked.photo]), asked.photo.name, str(asked.class_name)
+        return lambda at: at.teach(images, [label], steps, say_step, keep, [file])
+    if asked.forget is not None:
+        name = asked.forget
+        return lambda at: at.forget(name, steps, say_step)
+    if asked.rename is not None:
+        pair = asked.rename
+        return lambda at: at.rename(*_names(pair, at))
+    if asked.move is not None:
+        number, new = _number_and_name(asked.move)
+        return lambda at: at.move(number, new, steps, say_step)
+    if asked.drop is not None:
+        dropped = asked.drop
+        return lambda at: at.drop(dropped, steps, say_step)
+    changes = asked.undo or 1
+    return lambda at: at.undo(changes, say_step)
+
+
+def _names(pair: str, learner: "Learner") -> tuple[str, str]:
+    """OLD and NEW of OLD=NEW, where either may have the sign in it: the first cut that leaves a class that is there."""
+    from gems_edge.errors import UserError
+
+    cuts = [(pair[:place], pair[place + 1 :]) for place, sign in enumerate(pair) if sign == "="]
+    if not cuts:
+        raise UserError(f"--rename takes OLD=NEW, not {pair}")
+    known = set(map(str, learner.classes))
+    return next((cut for cut in cuts if cut[0] in known), cuts[0])
+
+
+def _number_and_name(pair: str) -> tuple[int, str]:
+    from gems_edge.errors import UserError
+
+    number, sign, name = pair.partition("=")
+    if not sign or not (number.isascii() and number.isdigit()):
+        raise UserError(f"--move takes PHOTO=NAME, a number that --list shows and a class, not {pair}")
+    return int(number[:18]), name
+
+
+def _taught(learner: "Learner", path: str, change: Change) -> tuple[Document, list[str]]:
+    """Change the state at `path`, whatever other processes teach it meanwhile."""
+    from gems_edge.device.state import Overtaken
+    from gems_edge.predict.room import check_room
+
+    for attempt in range(1, _TRIES + 1):
+        try:
+            check_room(learner.bundle.manifest["cost"], learner.load_state(path).images, "adapt")
+            adaptation = change(learner)
+            saved = learner.save(path)
+            break
+        except Overtaken:
+            if attempt == _TRIES:
+                raise
+            say(f"another process has taught {path} meanwhile; once more, on what it taught")
+    if adaptation is None:
+        document = state_document(saved, path)
+        lines = [f"{path}: generation {saved.generation}, {document['state_bytes']} bytes"]
+    else:
+        document, lines = adaptation_report(learner, adaptation, saved, path)
+    said = saved.versions[-1].change if saved.versions else ""
+    return document | {"change": said}, [f"{said}; {_classes_text(learner)}", *lines]
+
+
+def _classes_text(learner: "Learner") -> str:
+    assert learner.taught is not None
+    album = learner.taught.album
+    return "classes: " + ", ".join(f"{name} ({len(album.of(name))})" for name in album.classes)
+
+
+def _listed(learner: "Learner", path: str) -> tuple[Document, list[str]]:
+    """What the state holds, and what its photos are confused with."""
+    from gems_edge.device.history import STEPS_BACK
+    from gems_edge.wording import count_text, percent_text
+
+    state = learner.taught
+    assert state is not None
+    album, left_out = state.album, learner.leave_one_out()
+    changes = [version.change for version in reversed(state.versions)]
+    document = state_document(state, path) | {"change": changes[0], "undo": changes[:-1], "leave_one_out": None}
+    lines = [table([(p.number, p.label, p.source) for p in album.photos], ("photo", "class", "file"))]
+    lines += [f"generation {state.generation}, {document['state_bytes']} bytes; last: {changes[0]}"]
+    lines += [f"{count_text(len(changes) - 1, 'change')} can be undone (at most {STEPS_BACK})"]
+    if left_out is not None:
+        confusions = [{"photo": p.number, "class": p.label, "guess": guess} for p, guess in left_out.confused]
+        document["leave_one_out"] = {
+            "by": "class means of the kept features",
+            "accuracy": left_out.accuracy,
+            "ci95": left_out.ci95,
+            "photos": left_out.asked,
+            "confusions": confusions,
+        }
+        text = percent_text(left_out.accuracy, left_out.ci95)
+        lines += [f"each photo left out, by class means: {text} % of {count_text(left_out.asked, 'photo')} right"]
+        lines += [f"photo {each['photo']} ({each['class']}) looks like {each['guess']}" for each in confusions]
+    return document, lines
