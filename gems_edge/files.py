@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import tempfile
 import time
@@ -24,6 +25,8 @@ from gems_edge.errors import MachineError, UserError
 _JSON_MOST_BYTES, _TOML_MOST_BYTES = 16 << 20, 1 << 20
 # Of documents in JSON and TOML: how deep they may be, and what a whole number may be.
 _DEEPEST, _LARGEST = 50, 2**63
+# A name of more parts than that (a.b.c…): tomllib takes minutes for thousands.
+_DOTTED = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*\.[ \t]*){{{_DEEPEST}}}")
 # What file systems answer that have no rights, and that sync no directories.
 _NOT_HERE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EBADF)
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
@@ -186,7 +189,10 @@ def parse_toml(content: bytes, what: str) -> dict[str, Any]:
     """The TOML document in `content`; UserError naming `what` if it is none, nested too deep, or has a whole number
     that is out of range."""
     try:
-        document = tomllib.loads(content.decode())
+        text = content.decode()
+        if _DOTTED.search(text):
+            raise RecursionError
+        document = tomllib.loads(text)
         _check_document(document)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{what} is not valid TOML: {_reason(error)}") from None

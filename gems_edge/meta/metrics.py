@@ -71,8 +71,9 @@ def _record(line: bytes) -> dict[str, Any]:
     needed = _NEEDED.get(str(record.get("kind")), ())
     for name in {*_NUMBERS & record.keys(), *needed}:
         _check(name, record.get(name))
+    of_each = ("loss", "accuracy") if record.get("kind") == "train" else ("accuracy", "ci95")
     for entry in dict(record.get("distributions", {})).values():
-        _check_accuracy(entry)
+        _check_entry(entry, of_each)
     return record
 
 
@@ -82,13 +83,13 @@ def _check(name: str, value: Any) -> None:
         if not isinstance(value, list):
             raise ValueError(name)
         for entry in value:
-            _check_accuracy(entry)
+            _check_entry(entry, ("accuracy", "ci95"))
     elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError(name)
 
 
-def _check_accuracy(entry: Any) -> None:
+def _check_entry(entry: Any, names: tuple[str, ...]) -> None:
     if not isinstance(entry, dict):
         raise ValueError("no object")
-    for name in ("accuracy", "ci95"):
+    for name in names:
         _check(name, entry.get(name))

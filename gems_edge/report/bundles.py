@@ -77,7 +77,7 @@ def _facts(manifest: Mapping[str, Any]) -> Table:
 
 def _rule_text(rule: Mapping[str, Any]) -> str:
     if not rule["steps"]:
-        return "class means of the photos, without a gradient step"
+        return "class means of the photos, without steps"
     steps = count_text(rule["steps"], "step")
     if by_shots := rule.get("steps_by_shots"):
         steps = ", ".join(f"{count_text(each, 'step')} for {count_text(n, 'photo')} a class" for n, each in by_shots)

@@ -191,5 +191,5 @@ def test_a_page_says_by_which_steps_it_adapts():
     assert _rule_text(by_shots) == "maml, 1 step for 1 photo a class, 2 steps for 5 photos a class, rate 0.05"
     assert (
         _rule_text(rule | {"steps": 0, "steps_by_shots": [[1, 0]]})
-        == "class means of the photos, without a gradient step"
+        == "class means of the photos, without steps"
     )

@@ -31,7 +31,8 @@ def bundle() -> str:
 
 
 def state() -> str:
-    return call("predict", "bundle.gems", "--state", "subject.state", "query", "--threads", 1, "--json")
+    answers = call("predict", "bundle.gems", "--state", "subject.state", "query", "--threads", 1, "--json")
+    return answers + call("teach", "bundle.gems", "subject.state", "--list", "--json")
 
 
 def image() -> str:

@@ -114,7 +114,7 @@ def _rewrite(pattern: str, rewrite: Rewrite) -> Harm:
     """`rewrite` of one of the subject's files."""
 
     def forge(place: Path, random: Random, others: Sequence[Path]) -> str:
-        path = random.choice(sorted(place.glob(pattern)))
+        path = random.choice(sorted(file for file in place.glob(pattern) if file.is_file()))
         content, what = rewrite(path.read_bytes(), random)
         path.write_bytes(content)
         return f"{path.name}: {what}"
@@ -168,7 +168,7 @@ TARGETS = {
     target.name: target
     for target in (
         Target("bundle", _any_file("subject.gems/*"), _forge_bundle, board=True, sealed=True, codes=(1, 2)),
-        Target("state", _any_file("subject.state/*"), _rewrite("subject.state/*", formats.harm_state), board=True),
+        Target("state", _any_file("subject.state/**/*"), _rewrite("subject.state/*", formats.harm_state), board=True),
         Target("image", _any_file("subject.*"), _forge_image, board=True),
         Target("packed", _any_file("subject.npz"), _rewrite("subject.npz", formats.harm_archive)),
         Target("config", _any_file("subject.toml"), _rewrite("subject.toml", _toml)),

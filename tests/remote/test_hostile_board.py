@@ -289,7 +289,8 @@ def test_a_result_of_another_form_is_refused_or_can_be_shown(honest, bundle):
             except MachineError as error:
                 refused += str(error) == NOT_UNDERSTOOD
                 continue
-            document = measured | {"bundle": "h.gems", "remote": {"host": "board", **answered}, "devices": predictions}
+            document = measured | {"bundle": "h.gems", "steps": 5, "devices": predictions}
+            document["remote"] = {"host": "board", **answered}
             document["comparison"] = {name: _compare(document, found) for name, found in predictions.items()}
             assert bench_text(document)
     assert refused > 300
