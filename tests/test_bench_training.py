@@ -70,7 +70,7 @@ def test_a_wrong_gradient_stops_it(bench, tmp_path, monkeypatch):
     for file in (*TOOLS.glob("training_*.py"), TOOLS / "process_peak.py"):
         shutil.copy(file, tmp_path)
     peers = tmp_path / "training_peers.py"
-    right, wrong = "w - setting.inner_lr * g", "w - 1.00001 * setting.inner_lr * g"
+    right, wrong = "w - setting.inner_lr * g", "w - 1.001 * setting.inner_lr * g"
     assert right in peers.read_text()
     peers.write_text(peers.read_text().replace(right, wrong))
     monkeypatch.setattr(bench_training, "WORKER", tmp_path / "training_worker.py")

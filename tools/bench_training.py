@@ -50,6 +50,9 @@ CHECK_WIDTH = 0.25  # of a network's full widths, at most, where it has these la
 # convolution that is normalised has none but rounding.
 SMALLEST = 1e-3
 CHECK_META_BATCH = 2
+# Steps so small that untrained networks of fifty layers do not multiply rounding by each; without a second-order term a
+# meta-gradient is still off by far more than the tolerance.
+CHECK_INNER_LR = 1e-4
 DATA_ITERATIONS = 30
 INNER_LR = 0.05
 WORKER = Path(__file__).with_name("training_worker.py")
@@ -155,7 +158,8 @@ def check(row: Row, options: SimpleNamespace) -> dict[str, Any]:
         small.widths  # noqa: B018  # raises where the network has other layers then
     except UserError:
         small = row
-    setting = replace(small.setting(options), meta_batch=min(CHECK_META_BATCH, options.meta_batch))
+    meta_batch = min(CHECK_META_BATCH, options.meta_batch)
+    setting = replace(small.setting(options), meta_batch=meta_batch, inner_lr=CHECK_INNER_LR)
     found = {}
     with tempfile.TemporaryDirectory(prefix="gems-edge-") as place, ExitStack() as running:
         files = write_inputs(setting, Path(place))
