@@ -1,6 +1,7 @@
 """What the commands share: options that several have, --json, lines for people, tables."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +39,17 @@ def compute_option(help: str) -> Callable[[Command], Command]:
 
 def trust_options(command: Command) -> Command:
     """--trust and --allow-older, for commands that open a bundle: this process, and those that it starts, open it as
-    if the environment said so. Without a trust file it is said that anybody's bundles are opened."""
+    if the environment said so. Without a trust file it is said, behind what the command did, that anybody's bundle was
+    opened."""
+
+    @functools.wraps(command)
+    def told(*arguments: Any, **options: Any) -> None:
+        from gems_edge.device.trust import TRUST_VARIABLE
+
+        command(*arguments, **options)
+        if not os.environ.get(TRUST_VARIABLE):
+            say("no trust file, so who made the bundle is not checked (--trust FILE)")
+
     trust = click.option(
         "--trust", type=PATH, metavar="FILE", envvar="GEMS_EDGE_TRUST", show_envvar=True, expose_value=False,
         callback=_use_trust, help="Open only what a key in this file signed (OpenSSH's allowed_signers).",
@@ -47,15 +58,13 @@ def trust_options(command: Command) -> Command:
         "--allow-older", is_flag=True, expose_value=False, callback=_allow_older,
         help="With a trust file: open a release below the highest that was opened here.",
     )  # fmt: skip
-    return trust(older(command))
+    return trust(older(told))  # type: ignore[return-value]  # a command like the one that it wraps
 
 
 def _use_trust(context: click.Context, option: click.Parameter, file: Path | None) -> None:
     from gems_edge.device.trust import TRUST_VARIABLE
 
-    if file is None:
-        say("no trust file, so who made the bundle is not checked (--trust FILE)")
-    else:
+    if file is not None:
         context.with_resource(_environment(TRUST_VARIABLE, str(file)))
 
 

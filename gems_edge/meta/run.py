@@ -244,7 +244,7 @@ def _read(path: Path, hint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file; UserError that ends in `hint` for what has none."""
     try:
         content, metadata = read_sealed(path)
-        return load(content), metadata
+        return dict(sorted(load(content).items())), metadata  # in the order of `load_file`; here it is any
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {hint}") from None
     except (IsADirectoryError, NotADirectoryError):

@@ -175,7 +175,7 @@ def _stored(path: Path) -> Body | None:
         content, metadata = read_sealed(path)
         about = parse_json(metadata[PRETRAINED].encode(), "what is known")
         pixels = Pixels(*(tuple(about["pixels"][part]) for part in ("mean", "deviation")))
-        return Body(Pretrained(**about | {"pixels": pixels}), load(content))
+        return Body(Pretrained(**about | {"pixels": pixels}), dict(sorted(load(content).items())))
     except (OSError, UserError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
         return None
 
@@ -224,7 +224,7 @@ def _of_safetensors(content: bytes, path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load
 
     try:
-        return load(content)
+        return dict(sorted(load(content).items()))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"--init {path} is damaged or no safetensors file ({error})") from None
 

@@ -109,7 +109,7 @@ def load_ticket(path: Path | str) -> Ticket:
     path = Path(path)
     try:
         content, header = read_sealed(path)
-        bits = load(content)
+        bits = dict(sorted(load(content).items()))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path} is not there; give a ticket file or a run that was trained with --ticket") from None
     except UserError as error:

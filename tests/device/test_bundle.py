@@ -218,9 +218,9 @@ def test_a_huge_manifest_is_not_read(path):
         (lambda m: m["rule"].update(steps=0), "'rule.steps' must be a whole number from 1"),
         (lambda m: m["rule"].update(steps_by_shots=[[1, 0]]), "steps from 1 to rule.steps"),
         (lambda m: m["rule"].update(steps_by_shots=[[1, 6]]), "steps from 1 to rule.steps"),
-        (lambda m: m["rule"].update(steps_by_shots=[[10**400, 1]]), "steps from 1 to rule.steps"),
+        (lambda m: m["rule"].update(steps_by_shots=[[10**15, 1]]), "steps from 1 to rule.steps"),
         (
-            lambda m: m["cost"]["predict"].update(macs=10**400),
+            lambda m: m["cost"]["predict"].update(macs=9 * 10**18),
             "'cost.predict.macs' must be a number that is not negative",
         ),
         (lambda m: m["cost"]["predict"]["work"].update(ops=1e30), "'cost.predict.work' must be"),

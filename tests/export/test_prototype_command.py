@@ -57,7 +57,9 @@ def test_it_learns_any_number_of_classes_in_any_number_of_steps(made, cli_here, 
         answers = json.loads(cli_here(*predict, "--json").stdout)
         assert {*answers[0]["probabilities"]} == {"kind 0", "kind 1", "kind 2"}
         probabilities[bundle, steps] = [list(answer["probabilities"].values()) for answer in answers]
-    assert np.allclose(probabilities["steps", 0], probabilities["still", 0], atol=1e-5)
+    assert np.allclose(
+        probabilities["steps", 0], probabilities["still", 0], atol=5e-4
+    )  # one keeps pixels, one features of a trunk in half precision
     assert not np.allclose(probabilities["steps", 0], probabilities["steps", 2], atol=1e-3)
     text = cli_here("adapt", made / "still.gems", "--support", photos / "support", "-o", photos / "text").stdout
     assert "class means, no step" in text
@@ -189,7 +191,4 @@ def test_a_page_says_by_which_steps_it_adapts():
     assert _rule_text(rule) == "maml, 2 steps, rate 0.05"
     by_shots = rule | {"steps_by_shots": [[1, 1], [5, 2]]}
     assert _rule_text(by_shots) == "maml, 1 step for 1 photo a class, 2 steps for 5 photos a class, rate 0.05"
-    assert (
-        _rule_text(rule | {"steps": 0, "steps_by_shots": [[1, 0]]})
-        == "class means of the photos, without steps"
-    )
+    assert _rule_text(rule | {"steps": 0, "steps_by_shots": [[1, 0]]}) == "class means of the photos, without steps"

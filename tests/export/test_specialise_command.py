@@ -158,7 +158,9 @@ def test_a_frozen_mmsup_bundle_moves_its_subnet_alone(exported, cli_here, photos
     with safetensors.safe_open(slot, "np") as file:
         held = {name.removesuffix(".changed").removesuffix(".values") for name in file.keys()}
         assert held == {*manifest["tensors"]["adapted"], *manifest["tensors"]["statistics"]}
-    in_slot, in_full = (sum(each.nbytes for each in safetensors.numpy.load_file(path).values()) for path in (slot, full))
+    in_slot, in_full = (
+        sum(each.nbytes for each in safetensors.numpy.load_file(path).values()) for path in (slot, full)
+    )
     assert in_slot < 0.7 * in_full and in_slot < sum(learner._now.weights[name].nbytes for name in held)
 
 

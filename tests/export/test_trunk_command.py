@@ -28,7 +28,7 @@ def test_export_says_where_it_cuts(split, cli_here, tmp_path):
     result = cli_here("export", split / "run", *WHOLE, "-o", tmp_path / "a.gems", "--json")
     assert "learns from head" in result.stderr
     document = json.loads(result.stdout)
-    assert document["trunk"] == {"file": "trunk.onnx", "cut": "head", "features": [32]}
+    assert document["trunk"] == {"cut": "head", "features": [32]}
     manifest = json.loads((tmp_path / "a.gems" / "manifest.json").read_text())
     assert manifest["format_version"] == 3 and manifest["trunk"] == document["trunk"]
     cost = manifest["cost"]

@@ -34,7 +34,7 @@ def drawn(run, environment):
         patch.setenv("GEMS_EDGE_CACHE", environment["GEMS_EDGE_CACHE"])
         config = Run(run).config()
         images = load_mixture(config.data, image_size=config.image_size, channels=config.channels)
-    return images, mixture_sampler(images, "test", 5, Shots(1, 3), 4, 1).samplers[0]
+    return images, mixture_sampler(images, "test", 5, Shots(2, 2), 4, 1).samplers[0]
 
 
 def test_it_is_the_nearest_class_mean_by_cosine(run, drawn):
