@@ -253,6 +253,8 @@ def _decode(content: bytes, path: Path) -> State:
         checksum = metadata.pop("sha256")
         if checksum != _checksum(tensors, metadata):
             raise _Damaged("wrong checksum")
+        if len(metadata["format_version"]) > 9:
+            raise _Damaged("not a gems-edge state")
         version = int(metadata["format_version"])
         if metadata["format"] == FORMAT and version > FORMAT_VERSION:
             raise UserError(
