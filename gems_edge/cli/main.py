@@ -142,8 +142,15 @@ def _unexpected(error: Exception) -> None:
     _stop(1, f"unexpected {type(error).__name__}: {error}; set GEMS_EDGE_DEBUG=1 for the traceback")
 
 
+# Letters of an error's line.
+_LONGEST = 2000
+
+
 def _stop(code: int, message: str) -> None:
-    click.echo("gems-edge: " + printable(" ".join(str(message).split())), err=True)
+    text = printable(" ".join(str(message).split()))
+    if len(text) > _LONGEST:  # a value in a file may be of any length
+        text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    click.echo(f"gems-edge: {text}", err=True)
     sys.stdout.flush()
     sys.exit(code)
 

@@ -1,6 +1,7 @@
 """The arrays of an .npz file, each looked at before it is unpacked: a small file may say that it holds anything."""
 
 import math
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -16,7 +17,17 @@ from gems_edge.process_memory import available_mb
 
 # What reading a damaged archive, or one of foreign objects, raises.
 DAMAGED = (
-    *(ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError, SyntaxError),
+    *(
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        SyntaxError,
+        tokenize.TokenError,
+    ),
     *(zipfile.BadZipFile, zlib.error, OverflowError, RuntimeError, MemoryError),
 )
 # A member of numpy's own savez_compressed is unpacked to ten times its size; of zeros alone to a thousand times.

@@ -56,6 +56,10 @@ def test_arrays_of_other_kinds(tmp_path, descr):
     refused(write(tmp_path / "a.npz", images=claiming((1,), descr, b"\0" * 16)), "a.npz")
 
 
+def test_a_header_that_does_not_end(tmp_path):
+    refused(write(tmp_path / "a.npz", images=claiming((4, 8, 8)).replace(b"}", b"{")), "a.npz")
+
+
 def test_what_unpacks_to_a_thousand_times_its_size(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "_ALWAYS_UNPACKED", 100_000)
     bomb = claiming((4, 1000, 1000), content=b"\0" * 4_000_000)

@@ -12,7 +12,9 @@ from targets import OTHER, REFUSED, SAME, TARGETS, attempt, prepare
 pytestmark = pytest.mark.slow(60)
 
 SEED = 17
-NUMBERS = {"bundle": 40, "state": 40, "image": 40, "facts": 40, "answers": 40}
+NUMBERS = {name: 40 for name in ("bundle", "state", "image", "facts", "answers", "config", "profile", "ticket")} | {
+    name: 20 for name in ("packed", "run", "checkpoint")
+}
 
 
 @pytest.fixture(scope="module")
