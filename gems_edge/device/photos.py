@@ -138,7 +138,7 @@ def are_only_photos(directory: Path) -> bool:
 def photos_bytes(state: Path) -> int:
     """The size of all of them."""
     directory = state / DIRECTORY
-    return sum(entry.stat().st_size for entry in directory.iterdir()) if directory.is_dir() else 0
+    return sum(entry.lstat().st_size for entry in directory.iterdir()) if directory.is_dir() else 0
 
 
 def _image(pixels: np.ndarray, inverted: bool) -> Image.Image:
