@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gems_edge.errors import UserError
 from gems_edge.files import parse_json, read_file, write_atomic
+
+T = TypeVar("T")
 
 _SUM, _METADATA = "sha256", "__metadata__"
 # What safetensors allows a header, and more than any network's file has.
@@ -39,6 +41,11 @@ def read_sealed(path: Path | str) -> tuple[bytes, dict[str, str]]:
     if _SUM in metadata and metadata[_SUM] != _checksum(header, data):
         raise _damaged(path, "its SHA-256 is not the one that it was written with")
     return content, metadata
+
+
+def by_name(tensors: Mapping[str, T]) -> dict[str, T]:
+    """In the order of their names, as safetensors' `load_file` gives them; its `load` gives them in any."""
+    return dict(sorted(tensors.items()))
 
 
 def _parts(content: bytes, where: str) -> tuple[dict[str, Any], memoryview]:

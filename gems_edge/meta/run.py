@@ -21,7 +21,7 @@ from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.models.fewshot import FewShotModel, Weights
 from gems_edge.models.pretrained import PRETRAINED, RANDOM, fitting_body, read_pretrained
 from gems_edge.models.ticket import Ticket, check_fits, load_ticket
-from gems_edge.sealed import read_sealed, write_sealed
+from gems_edge.sealed import by_name, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _read(path: Path, hint: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file; UserError that ends in `hint` for what has none."""
     try:
         content, metadata = read_sealed(path)
-        return dict(sorted(load(content).items())), metadata  # in the order of `load_file`; here it is any
+        return by_name(load(content)), metadata
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {hint}") from None
     except (IsADirectoryError, NotADirectoryError):

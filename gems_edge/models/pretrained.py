@@ -19,7 +19,7 @@ from gems_edge.errors import UserError
 from gems_edge.files import cache_directory, parse_json, read_file, sha256_bytes
 from gems_edge.models.spec import Pixels
 from gems_edge.models.tensor_names import BODY, is_constant
-from gems_edge.sealed import read_sealed, write_sealed
+from gems_edge.sealed import by_name, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,7 +175,7 @@ def _stored(path: Path) -> Body | None:
         content, metadata = read_sealed(path)
         about = parse_json(metadata[PRETRAINED].encode(), "what is known")
         pixels = Pixels(*(tuple(about["pixels"][part]) for part in ("mean", "deviation")))
-        return Body(Pretrained(**about | {"pixels": pixels}), dict(sorted(load(content).items())))
+        return Body(Pretrained(**about | {"pixels": pixels}), by_name(load(content)))
     except (OSError, UserError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
         return None
 
@@ -224,7 +224,7 @@ def _of_safetensors(content: bytes, path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load
 
     try:
-        return dict(sorted(load(content).items()))
+        return by_name(load(content))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"--init {path} is damaged or no safetensors file ({error})") from None
 

@@ -15,7 +15,7 @@ from gems_edge.errors import UserError
 from gems_edge.files import parse_json
 from gems_edge.models.spec import ModelSpec
 from gems_edge.models.tensor_names import ADAPTER
-from gems_edge.sealed import read_sealed, write_sealed
+from gems_edge.sealed import by_name, read_sealed, write_sealed
 
 # bool arrays by name, True where kept. Weight tickets: the shape of each weight, by its name in the model, in forward
 # order, head last. Channel tickets: [channels] of each 3×3 convolution, by "widths.N" in the order of ModelSpec.widths.
@@ -109,7 +109,7 @@ def load_ticket(path: Path | str) -> Ticket:
     path = Path(path)
     try:
         content, header = read_sealed(path)
-        bits = dict(sorted(load(content).items()))
+        bits = by_name(load(content))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path} is not there; give a ticket file or a run that was trained with --ticket") from None
     except UserError as error:

@@ -1,21 +1,8 @@
 """gems-edge verify of runs, through the real command line."""
 
-import json
 import shutil
 
-
-def verify(cli_here, path, code=0):
-    """Part → whether it is whole, and what can be saved."""
-    document = json.loads(cli_here("verify", path, "--json", code=code).stdout)
-    parts = {part["name"]: part["whole"] for part in document["parts"]}
-    assert document["whole"] == all(parts.values()) == (code == 0)
-    return parts, document["rescue"]
-
-
-def flip(file, position=-5):
-    content = bytearray(file.read_bytes())
-    content[position] ^= 1
-    file.write_bytes(content)
+from verifying import flip, verify
 
 
 def test_a_whole_run(cli_here, small_run):

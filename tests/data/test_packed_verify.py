@@ -1,26 +1,11 @@
 """gems-edge verify of packed files, through the real command line."""
 
-import json
-
 import numpy as np
 import pytest
 from data_making import make_set
+from verifying import flip, verify
 
 from gems_edge.data.packed import write_packed
-
-
-def verify(cli_here, path, code=0):
-    """Part → whether it is whole, and what can be saved."""
-    document = json.loads(cli_here("verify", path, "--json", code=code).stdout)
-    parts = {part["name"]: part["whole"] for part in document["parts"]}
-    assert document["whole"] == all(parts.values()) == (code == 0)
-    return parts, document["rescue"]
-
-
-def flip(file, position=-5):
-    content = bytearray(file.read_bytes())
-    content[position] ^= 1
-    file.write_bytes(content)
 
 
 @pytest.mark.parametrize("encode", [True, False])
