@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 from small_settings import SMALL
 
+from gems_edge.errors import Terminated
 from gems_edge.meta.run import Run
+from gems_edge.sigterm import Sigterm
 
 
 def started(environment, *arguments):
@@ -85,6 +87,17 @@ def test_a_terminated_process_says_so(environment, tmp_path):
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
     assert process.returncode in (143, -signal.SIGTERM), error  # before the first line of ours, the system's way
+
+
+def test_a_signal_where_nothing_can_be_raised_comes_again():
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated), Sigterm() as sigterm:
+        Dying()
+        assert sigterm.came
+        time.sleep(10)
 
 
 def test_json_says_nothing_of_a_run_that_was_stopped(environment, tmp_path):

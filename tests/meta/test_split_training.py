@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(cli_here, environment, image_sets
     whole, run, cache = (tmp_path / name for name in ("whole", "run", "cache"))
     options = [*SPLIT, "--data-root", str(image_sets), "--method", "maml", "--iterations", "40"]
     cli_here("train", *options, "-o", whole)
-    shutil.copytree(environment["GEMS_EDGE_CACHE"], cache, ignore=shutil.ignore_patterns("features"))
+    cache.mkdir()
     command = [sys.executable, "-m", "gems_edge", "train", *options, "-o", str(run)]
     settings = {"env": environment | {"GEMS_EDGE_CACHE": str(cache)}, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, **settings)
