@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gems_edge.device.answers import Answer
     from gems_edge.device.learner import Adaptation, Learner
 
-__all__ = ["Adaptation", "Learner"]
+__all__ = ["Adaptation", "Answer", "Learner"]
 
 
 def __getattr__(name: str) -> object:

@@ -26,6 +26,7 @@ from gems_edge.device.album import (
     renamed,
     shown,
 )
+from gems_edge.device.answers import Answer, answers_of, softmax
 from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import HEAD, IMAGES, Bundle, read_bundle
 from gems_edge.device.confusion import LeaveOneOut, leave_one_out
@@ -359,7 +360,22 @@ class Learner:
         the pretraining), so one image at a time or a thousand give the same answers. Raises UserError for images that
         do not fit.
         """
+        return softmax(self._logits(self._now, images))
+
+    def answers(
+        self, images: np.ndarray, *, coverage: float | None = None, accept_all: bool = False
+    ) -> tuple[Answer, ...]:
+        """What each image is taken for, where it looks like anything that was taught.
+
+        `coverage`: the share of photos of taught classes whose class is to be among an answer's `candidates`; None:
+        there are none. `accept_all`: no image is unknown. Raises UserError as `predict`, and for a coverage that is
+        not between 0 and 1.
+        """
         now = self._now  # once: another thread may teach meanwhile
+        return answers_of(now.classes, self._logits(now, images), coverage, accept_all)
+
+    def _logits(self, now: "_Taught", images: np.ndarray) -> np.ndarray:
+        """What the predict graph gives with what was taught: float32 [N, classes]."""
         pixels = checked_images(self.bundle, images)
         with now.lock:
             if now.session is None:
@@ -370,7 +386,7 @@ class Learner:
             now.session.run(["logits"], {IMAGES: network_input(pixels[i : i + batch]), **head})[0]
             for i in range(0, len(pixels), batch)
         ]
-        return _softmax(np.concatenate(logits))
+        return np.concatenate(logits)
 
     def batch_size(self) -> int:
         """Images per call of the predict graph."""
@@ -417,9 +433,3 @@ class Learner:
         weights = self.bundle.start_head(len(state.classes)) | dict(state.tensors)
         with self._teaching:
             self._now = _Taught(state.classes, weights, state, kept, home)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
