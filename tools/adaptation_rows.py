@@ -38,6 +38,7 @@ _SOURCES = (
     "meta/rules",
     "tickets/channels.py",
     "device/runtime.py",
+    "device/adapting.py",
     "device/learner.py",
     "device/steps.py",
 )

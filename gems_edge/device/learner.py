@@ -3,14 +3,14 @@
 import copy
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gems_edge.device.adapting import Adaptation, Plan, learned
 from gems_edge.device.album import (
     Album,
     Photo,
@@ -28,80 +28,30 @@ from gems_edge.device.album import (
 )
 from gems_edge.device.answers import Answer, answers_of, softmax
 from gems_edge.device.batching import images_per_call
-from gems_edge.device.bundle import HEAD, IMAGES, Bundle, read_bundle
+from gems_edge.device.bundle import Bundle, read_bundle
 from gems_edge.device.confusion import LeaveOneOut, leave_one_out
-from gems_edge.device.delta import as_delta, restored
 from gems_edge.device.history import STEPS_BACK, next_number
-from gems_edge.device.inputs import checked_images, network_input, numbered
+from gems_edge.device.inputs import checked_images, numbered
 from gems_edge.device.photos import Kept, thumbnail
-from gems_edge.device.runtime import Session, check_threads
-from gems_edge.device.sessions import Arrays, check_precision, predict_session
-from gems_edge.device.state import State, load_state
-from gems_edge.device.steps import OnStep, Watch, take_steps
+from gems_edge.device.runtime import check_threads
+from gems_edge.device.sessions import check_precision
+from gems_edge.device.state import State
+from gems_edge.device.steps import OnStep, Watch
+from gems_edge.device.taught import Taught, logits_of, read, taught_by, untaught, write
 from gems_edge.device.teaching import (
     KEEP,
-    Home,
     check_enough,
     chosen,
     gathered,
     gone_back,
     kept_of,
     lesson_of,
-    save_with_photos,
     taught_text,
 )
 from gems_edge.device.trunk import trunk_features
 from gems_edge.device.trust import Trust
 from gems_edge.errors import UserError
 from gems_edge.images import decode_image
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """What adapting did: the loss before each step, the seconds of each step and of the whole call."""
-
-    classes: tuple[Hashable, ...]
-    images: int
-    losses: tuple[float, ...]
-    seconds: tuple[float, ...]
-    total_seconds: float
-    trunk_seconds: float | None = None  # of new photos, loading counted; None: it did not run
-
-    @property
-    def steps(self) -> int:
-        return len(self.losses)
-
-
-@dataclass
-class _Taught:
-    """The result of one adaptation. A learner switches to the next by one assignment, so no answer mixes two.
-
-    Of what it answers nothing changes: `session` is the predict graph with these weights, loaded under `lock` when it
-    is first needed, and a save notes in `state` and `home` where the photos now lie.
-    """
-
-    classes: tuple[Hashable, ...]
-    weights: Arrays  # the head, and what teaching changed
-    state: State | None  # None: the bundle's start
-    kept: Mapping[str, Kept] = field(default_factory=dict)  # by picture, of photos; others are read from `home`
-    home: Home | None = None
-    session: Session | None = None
-    lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
-
-    def __reduce__(self) -> tuple[Any, ...]:  # a copy loads its own session
-        return _Taught, (self.classes, self.weights, self.state, self.kept, self.home)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is to be taught next."""
-
-    album: Album
-    change: str
-    steps: int | None  # None: as many as the bundle takes for so many photos
-    past: tuple[Version, ...]
-    kept: Mapping[str, Kept]
-    trunk_seconds: float | None = None
 
 
 class Learner:
@@ -127,8 +77,7 @@ class Learner:
         self.precision = check_precision(bundle, precision)
         self.threads = check_threads(threads)
         self._teaching = threading.RLock()  # on_step may teach, too
-        names = tuple(f"class {number}" for number in range(1, bundle.ways + 1))
-        self._now = _Taught(names, bundle.start_head(bundle.ways), None)
+        self._now = untaught(bundle)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self.bundle, self.threads, self.precision, self._now
@@ -195,7 +144,7 @@ class Learner:
         with self._teaching:
             kept, trunk_seconds = self._kept(pixels, lesson)
             album = capped(in_order(classes, lesson), lesson, keep, chosen(kept))
-            plan = _Plan(album, taught_text(lesson), steps, (), kept, trunk_seconds)
+            plan = Plan(album, taught_text(lesson), steps, (), kept, trunk_seconds)
             return self._adapted(plan, started, on_step, watch)
 
     def teach(
@@ -231,7 +180,7 @@ class Learner:
             fresh, trunk_seconds = self._kept(pixels[unseen], [lesson[place] for place in unseen])
             kept |= fresh
             album = capped(album, news, keep, chosen(kept))
-            plan = _Plan(album, taught_text(news), steps, state.versions, kept, trunk_seconds)
+            plan = Plan(album, taught_text(news), steps, state.versions, kept, trunk_seconds)
             return self._adapted(plan, started, on_step)
 
     def forget(self, name: Hashable, steps: int | None = None, on_step: OnStep | None = None) -> Adaptation:
@@ -258,7 +207,7 @@ class Learner:
             *past, version = gone_back(state, changes)
             album, kept = self._gathered(version.album)
             check_enough(album)
-            plan = _Plan(album, version.change, version.steps, tuple(past), kept)
+            plan = Plan(album, version.change, version.steps, tuple(past), kept)
             return self._adapted(plan, started, on_step)
 
     def rename(self, old: Hashable, new: Hashable) -> None:
@@ -312,7 +261,7 @@ class Learner:
             album = change(whole)
             check_enough(album)
             self.bundle.check_classes(len(album.classes))
-            return self._adapted(_Plan(album, words, steps, state.versions, kept), started, on_step)
+            return self._adapted(Plan(album, words, steps, state.versions, kept), started, on_step)
 
     def _kept(self, pixels: np.ndarray, lesson: Sequence[Photo]) -> tuple[dict[str, Kept], float | None]:
         """What is kept of new photos, by picture, and the seconds that the trunk took, where there is one: its session
@@ -325,26 +274,13 @@ class Learner:
         kept = kept_of(self.bundle, pixels, features) if len(pixels) else []
         return {photo.picture: each for photo, each in zip(lesson, kept)}, seconds
 
-    def _adapted(self, plan: "_Plan", started: float, on_step: OnStep | None, watch: Watch | None = None) -> Adaptation:
+    def _adapted(self, plan: Plan, started: float, on_step: OnStep | None, watch: Watch | None = None) -> Adaptation:
         """Learn the plan's album from the bundle's start, and be what that gives."""
-        bundle, album = self.bundle, plan.album
-        count, classes = len(album.photos), len(album.classes)
-        steps = bundle.steps_for(count / classes) if plan.steps is None else bundle.check_steps(plan.steps)
-        self._now = copy.copy(self._now)
-        places = {name: place for place, name in enumerate(album.classes)}
-        index = [places[photo.label] for photo in album.photos]
-        fed = np.stack([plan.kept[photo.picture].fed for photo in album.photos])
-        inputs = network_input(fed) if bundle.trunk is None else fed.astype(np.float32)
-        feeds = {bundle.step_input: inputs, "targets": np.eye(classes, dtype=np.float32)[index]}
-        tensors, losses, seconds = take_steps(bundle, feeds, steps, self.threads, on_step, watch)
-        versions = (*plan.past, Version(album, steps, plan.change))[-1 - STEPS_BACK :]
-        precision = "" if bundle.trunk is None else self.precision
-        state = State(bundle.hash, album.classes, steps, count, tensors, versions=versions, precision=precision)
-        pictures = {photo.picture for version in versions for photo in version.album.photos}
-        kept = {picture: each for picture, each in plan.kept.items() if picture in pictures}
-        self._teach(state, kept, self._now.home if plan.past else None)
+        self._now = copy.copy(self._now)  # without its session, as in _kept
+        new = learned(self.bundle, plan, self.precision, self.threads, on_step, watch)
+        self._now = taught_by(self.bundle, new.state, new.kept, self._now.home if plan.past else None)
         total = time.perf_counter() - started
-        return Adaptation(album.classes, count, tuple(losses), tuple(seconds), total, plan.trunk_seconds)
+        return Adaptation(new.state.classes, new.state.images, new.losses, new.seconds, total, plan.trunk_seconds)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What the trunk makes of images: float32 [N, c, h, w] (of the whole body [N, F]), each image by itself.
@@ -374,19 +310,10 @@ class Learner:
         now = self._now  # once: another thread may teach meanwhile
         return answers_of(now.classes, self._logits(now, images), coverage, accept_all)
 
-    def _logits(self, now: "_Taught", images: np.ndarray) -> np.ndarray:
+    def _logits(self, now: Taught, images: np.ndarray) -> np.ndarray:
         """What the predict graph gives with what was taught: float32 [N, classes]."""
         pixels = checked_images(self.bundle, images)
-        with now.lock:
-            if now.session is None:
-                now.session = predict_session(self.bundle, now.weights, self.threads, self.precision)
-        head = {name: now.weights[name] for name in HEAD}
-        batch = self.batch_size()
-        logits = [
-            now.session.run(["logits"], {IMAGES: network_input(pixels[i : i + batch]), **head})[0]
-            for i in range(0, len(pixels), batch)
-        ]
-        return np.concatenate(logits)
+        return logits_of(now, self.bundle, pixels, self.threads, self.precision, self.batch_size())
 
     def batch_size(self) -> int:
         """Images per call of the predict graph."""
@@ -398,38 +325,16 @@ class Learner:
         Beside it lies what is kept of the photos. Raises UserError before any teaching, and as save_state; Overtaken if
         another process has taught this state since it was loaded or saved here.
         """
-        path = Path(path)
         with self._teaching:
-            now, taught = self._now, self.taught
-            if taught is None:
-                raise UserError("nothing was taught yet, so there is no state to save; call adapt first")
-            changed = as_delta(taught, self._start(len(taught.classes)))
-            saved, versions = save_with_photos(path, changed, now.kept, now.home, self.bundle.inverted)
-            now.state = replace(taught, versions=versions, generation=saved.generation)
-            now.home = Home(path, saved.generation)
-        return saved
+            return write(self._now, Path(path), self.bundle)
 
     def load_state(self, path: Path | str) -> State:
         """Take over what was saved to `path` for this bundle.
 
         Raises UserError as device.state.load_state, and for a state that does not hold this bundle's tensors.
         """
-        state = load_state(path, self.bundle.hash)
-        try:
-            state = restored(state, self._start(len(state.classes)))
-        except ValueError:
-            raise UserError(
-                f"{path} does not hold the tensors of {self.bundle.path}; run gems-edge adapt again"
-            ) from None
-        self._teach(state, {}, Home(Path(path), state.generation))
-        return state
-
-    def _start(self, classes: int) -> Arrays:
-        """The start values of what a state holds."""
-        start = self.bundle.start_weights(classes, self.bundle.statistics)
-        return {name: start[name] for name in (*self.bundle.learned, *self.bundle.statistics)}
-
-    def _teach(self, state: State, kept: Mapping[str, Kept], home: Home | None) -> None:
-        weights = self.bundle.start_head(len(state.classes)) | dict(state.tensors)
+        loaded = read(Path(path), self.bundle)
+        assert loaded.state is not None
         with self._teaching:
-            self._now = _Taught(state.classes, weights, state, kept, home)
+            self._now = loaded
+        return loaded.state

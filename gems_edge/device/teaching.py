@@ -142,7 +142,7 @@ def save_with_photos(
         try:
             return save_state(path, replace(state, versions=versions), fetch, onto), versions
         except LostPhoto as lost:
-            warnings.warn(f"a photo of {path} is damaged or missing and is left out", stacklevel=3)
+            warnings.warn(f"a photo of {path} is damaged or missing and is left out", stacklevel=4)
             versions = without_file(versions, str(lost))
 
 

@@ -14,7 +14,7 @@ import pytest
 import race_learner
 
 from gems_edge.device import Learner
-from gems_edge.device import learner as module
+from gems_edge.device import taught as module
 
 
 class Rivals:

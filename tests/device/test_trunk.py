@@ -7,8 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from gems_edge.device import Learner, steps, trunk
-from gems_edge.device import learner as learning
+from gems_edge.device import Learner, steps, taught, trunk
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.measure import adapt_call, fresh_memory, trunk_call
 from gems_edge.errors import UserError
@@ -49,7 +48,7 @@ def test_no_two_graphs_are_in_memory_at_once(tmp_path, monkeypatch):
 
         return loading
 
-    for module, name in ((trunk, "trunk_session"), (steps, "adapt_session"), (learning, "predict_session")):
+    for module, name in ((trunk, "trunk_session"), (steps, "adapt_session"), (taught, "predict_session")):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     images, labels = hm.pictures(3, 1)
     learner.predict(images)

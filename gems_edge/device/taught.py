@@ -1,0 +1,94 @@
+"""What a learner was taught, as one record: how it answers, and how it is saved and loaded."""
+
+import threading
+from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gems_edge.device.bundle import HEAD, IMAGES, Bundle
+from gems_edge.device.delta import as_delta, restored
+from gems_edge.device.inputs import network_input
+from gems_edge.device.photos import Kept
+from gems_edge.device.runtime import Session
+from gems_edge.device.sessions import Arrays, predict_session
+from gems_edge.device.state import State, load_state
+from gems_edge.device.teaching import Home, save_with_photos
+from gems_edge.errors import UserError
+
+
+@dataclass
+class Taught:
+    """The result of one adaptation. A learner switches to the next by one assignment, so no answer mixes two.
+
+    Of what it answers nothing changes: `session` is the predict graph with these weights, loaded under `lock` when it
+    is first needed, and a save notes in `state` and `home` where the photos now lie.
+    """
+
+    classes: tuple[Hashable, ...]
+    weights: Arrays  # the head, and what teaching changed
+    state: State | None  # None: the bundle's start
+    kept: Mapping[str, Kept] = field(default_factory=dict)  # by picture, of photos; others are read from `home`
+    home: Home | None = None
+    session: Session | None = None
+    lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy loads its own session
+        return Taught, (self.classes, self.weights, self.state, self.kept, self.home)
+
+
+def untaught(bundle: Bundle) -> Taught:
+    """The bundle's start."""
+    names = tuple(f"class {number}" for number in range(1, bundle.ways + 1))
+    return Taught(names, bundle.start_head(bundle.ways), None)
+
+
+def taught_by(bundle: Bundle, state: State, kept: Mapping[str, Kept], home: Home | None) -> Taught:
+    """What `state` holds, with what is in memory of its photos and where the others are."""
+    return Taught(state.classes, bundle.start_head(len(state.classes)) | dict(state.tensors), state, kept, home)
+
+
+def logits_of(
+    now: Taught, bundle: Bundle, pixels: np.ndarray, threads: int | None, precision: str, batch: int
+) -> np.ndarray:
+    """What the predict graph gives for images [N, S, S, C], `batch` a call: float32 [N, classes]."""
+    with now.lock:
+        if now.session is None:
+            now.session = predict_session(bundle, now.weights, threads, precision)
+    head = {name: now.weights[name] for name in HEAD}
+    logits = [
+        now.session.run(["logits"], {IMAGES: network_input(pixels[i : i + batch]), **head})[0]
+        for i in range(0, len(pixels), batch)
+    ]
+    return np.concatenate(logits)
+
+
+def write(now: Taught, path: Path, bundle: Bundle) -> State:
+    """Save it to the state directory `path`, and note in it where its photos now lie. Raises as save_state."""
+    taught = now.state
+    if taught is None:
+        raise UserError("nothing was taught yet, so there is no state to save; call adapt first")
+    changed = as_delta(taught, _start(bundle, len(taught.classes)))
+    saved, versions = save_with_photos(path, changed, now.kept, now.home, bundle.inverted)
+    now.state = replace(taught, versions=versions, generation=saved.generation)
+    now.home = Home(path, saved.generation)
+    return saved
+
+
+def read(path: Path, bundle: Bundle) -> Taught:
+    """What was saved to `path`. Raises as load_state, and UserError for a state without this bundle's tensors."""
+    state = load_state(path, bundle.hash)
+    try:
+        state = restored(state, _start(bundle, len(state.classes)))
+    except ValueError:
+        raise UserError(f"{path} does not hold the tensors of {bundle.path}; run gems-edge adapt again") from None
+    return taught_by(bundle, state, {}, Home(path, state.generation))
+
+
+def _start(bundle: Bundle, classes: int) -> Arrays:
+    """The start values of what a state holds."""
+    start = bundle.start_weights(classes, bundle.statistics)
+    return {name: start[name] for name in (*bundle.learned, *bundle.statistics)}
