@@ -20,6 +20,7 @@ from gems_edge.device.bundle_files import (
     TRUNK_VERSION,
     manifest_sum,
 )
+from gems_edge.device.familiar import UNKNOWN_FILE
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.device.trust import SIGNATURE_FILE
 from gems_edge.errors import UserError
@@ -27,7 +28,9 @@ from gems_edge.export.staging import staging
 from gems_edge.files import read_json, sha256_bytes, sync_directory, write_atomic
 from gems_edge.places import check_name, check_room
 
-_ALL_FILES = {MANIFEST_FILE, MANIFEST_SUM_FILE, SIGNATURE_FILE, *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE}
+_ALL_FILES = {
+    MANIFEST_FILE, MANIFEST_SUM_FILE, SIGNATURE_FILE, *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE, UNKNOWN_FILE,
+}  # fmt: skip
 
 
 def check_target(path: Path) -> None:

@@ -33,6 +33,7 @@ from gems_edge.export.steps import (
     step_counts,
     without_steps,
 )
+from gems_edge.export.unknown import Unknown, measure_unknown
 from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
 from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
@@ -101,6 +102,7 @@ def export_source(
     source, exported = _planned(source, exported, plan)
     if ratio or exported.about or changed:
         after = _accuracies(exported.learned, "what is exported", source, options, reports, plan)
+    unknown = measure_unknown(exported.learned, source, plan, options, reports)
     graphs = _graphs(source, exported.learned, options, reports)
     manifest = {
         **product_entry(output, options),
@@ -108,6 +110,7 @@ def export_source(
         "untrained": bar,
         "accuracy_before": before,
         "accuracy": after,
+        "unknown": unknown.entry,
         "trunk": trunk_entry(graphs.halves),
         "cost": costs(
             graphs.predict, graphs.adapt, source.sizes, graphs.int8.graph if graphs.int8 else None, graphs.trunk
@@ -120,7 +123,7 @@ def export_source(
     def check(staging: Path) -> dict[str, Any]:
         return _verified(staging, source, exported.learned, graphs.int8, options, reports)
 
-    return write_bundle(output, _contents(exported.learned, graphs), manifest, check, signing(options))
+    return write_bundle(output, _contents(exported.learned, graphs, unknown), manifest, check, signing(options))
 
 
 def _least_bytes(source: Source, ratio: float) -> int:
@@ -330,7 +333,7 @@ def _start_statistics(learned: MetaModel, support: Support) -> Statistics:
 # Bundle
 
 
-def _contents(learned: MetaModel, graphs: Graphs) -> dict[str, bytes]:
+def _contents(learned: MetaModel, graphs: Graphs, unknown: Unknown) -> dict[str, bytes]:
     """The bundle's files but for the manifest."""
     top = graphs.halves.learned
     carried = {f"{RULE}{name}": top.rule.begin(top.weights)[name] for name in top.rule.carried}
@@ -338,6 +341,7 @@ def _contents(learned: MetaModel, graphs: Graphs) -> dict[str, bytes]:
     tensors = rows | learned.weights | graphs.statistics | carried
     weights = save({name: tensor.detach().float().numpy() for name, tensor in tensors.items()})
     contents = dict(zip(FILES, (graphs.predict.SerializeToString(), graphs.adapt.SerializeToString(), weights)))
+    contents |= unknown.files
     if graphs.trunk is not None:
         contents[TRUNK_FILE] = graphs.trunk.SerializeToString()
     if graphs.trunk_int8 is not None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _PROGRESS_SECONDS = 5.0
 # Images decoded and held at a time.
 _CHUNK = 64
+UNKNOWN = "unknown"
 
 
 @click.command()
@@ -25,22 +26,42 @@ _CHUNK = 64
     type=click.Choice(["fp32", "int8"]),
     help="int8: the quantised graph of a bundle that has one.  [default: as the bundle was exported to]",
 )
+@click.option("--accept-all", is_flag=True, help="Answer with a class even where an image is like none of them.")
+@click.option(
+    "--coverage",
+    type=float,
+    metavar="SHARE",
+    help="Answer with sets of classes, the smallest that hold the right one at this rate, such as 0.9.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
 @trust_options
 @json_option
 def command(
-    bundle: str, images: tuple[Path, ...], state: str | None, precision: str | None, threads: int | None, as_json: bool
+    bundle: str,
+    images: tuple[Path, ...],
+    state: str | None,
+    precision: str | None,
+    accept_all: bool,
+    coverage: float | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Classify images, or all images of a directory, with BUNDLE.
+
+    What is like nothing that was taught is "unknown", with the best guess beside it; so is what is most like a class
+    named "none".
 
     \b
     Example:
       gems-edge predict plates.gems --state mine.state image.jpg
       gems-edge predict plates.gems --state mine.state photos/ --json
+      gems-edge predict plates.gems --state mine.state --coverage 0.9 image.jpg
     """
     from gems_edge.device import Learner
+    from gems_edge.device.answers import check_coverage
     from gems_edge.predict.room import check_room
 
+    check_coverage(coverage)
     files = _expand(images)
     learner = Learner.load(bundle, threads, precision)
     check_room(learner.bundle.manifest["cost"], min(_CHUNK, len(files)), "predict")
@@ -48,14 +69,20 @@ def command(
         say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")
     else:
         learner.load_state(state)
-    answers = _answers(learner, files)
+        if learner.bundle.familiar is None and coverage is not None:
+            say(
+                f"{bundle} was exported without foreign objects, so it knows nothing as unknown, and sets follow its "
+                "probabilities; export it again to have both measured"
+            )
+    answers = _answers(learner, files, accept_all, coverage)
     if as_json:
         emit(answers)
     else:
-        click.echo(table(map(_line, answers), ("image", "class", "probability", "next")))
+        titles = ("image", "class", "probability", "next" if coverage is None else "set")
+        click.echo(table(map(_line, answers), titles))
 
 
-def _answers(learner: "Learner", files: Sequence[Path]) -> list[Document]:
+def _answers(learner: "Learner", files: Sequence[Path], accept_all: bool, coverage: float | None) -> list[Document]:
     """The document of `predict --json`: one entry for each image."""
     import time
 
@@ -64,12 +91,19 @@ def _answers(learner: "Learner", files: Sequence[Path]) -> list[Document]:
     said = time.monotonic()
     for start in range(0, len(files), _CHUNK):
         chunk = files[start : start + _CHUNK]
-        for file, row in zip(chunk, learner.predict(learner.read_images(chunk))):
+        found = learner.answers(learner.read_images(chunk), coverage=coverage, accept_all=accept_all)
+        for file, answer in zip(chunk, found):
+            shares = dict(zip(names, map(float, answer.shares)))
+            guess, sets = str(answer.guess), answer.candidates
             answers.append({
                 "image": str(file),
-                "label": names[int(row.argmax())],
-                "probability": float(row.max()),
-                "probabilities": dict(zip(names, map(float, row))),
+                "label": UNKNOWN if answer.name is None else guess,
+                "known": answer.known,
+                "guess": guess,
+                "score": answer.score,
+                "probability": shares[guess],
+                "probabilities": shares,
+                **({} if sets is None else {"set": [str(name) for name in sets]}),
             })  # fmt: skip
         if time.monotonic() - said > _PROGRESS_SECONDS:
             said = time.monotonic()
@@ -95,6 +129,10 @@ def _expand(images: Iterable[Path]) -> list[Path]:
 
 
 def _line(answer: Document) -> tuple[str, str, str, str]:
-    ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
-    following = f"{ranked[1][0]} {ranked[1][1]:.3f}" if len(ranked) > 1 else ""
-    return answer["image"], answer["label"], f"{answer['probability']:.3f}", following
+    guess = answer["guess"]
+    label = guess if answer["known"] else f"{UNKNOWN} ({guess}?)"
+    if "set" in answer:
+        return answer["image"], label, f"{answer['probability']:.3f}", ", ".join(answer["set"]) or "none of them"
+    others = sorted((item for item in answer["probabilities"].items() if item[0] != guess), key=lambda item: -item[1])
+    following = f"{others[0][0]} {others[0][1]:.3f}" if others else ""
+    return answer["image"], label, f"{answer['probability']:.3f}", following

@@ -20,6 +20,7 @@ from gems_edge.device.bundle_files import (
     manifest_content,
     manifest_fields,
 )
+from gems_edge.device.familiar import UNKNOWN_FILE, Familiar, familiar_of
 from gems_edge.device.int8 import Quantisation
 from gems_edge.device.manifest import (
     HEADS,
@@ -80,6 +81,7 @@ class Bundle:
     trunk: Trunk | None = None  # None: a step runs the whole network
     steps_by_shots: tuple[tuple[int, int], ...] = ()  # photos of each class → steps; (): `steps` for any number
     product: Product | None = None
+    familiar: Familiar | None = None  # how what is foreign is known; None: it was not measured
 
     @property
     def step_input(self) -> str:
@@ -97,6 +99,22 @@ class Bundle:
     def all_tensors(self) -> dict[str, np.ndarray]:
         """As `tensors`, all of them."""
         return safetensors.numpy.load(self.content(WEIGHTS_FILE))
+
+    def background(self) -> dict[str, np.ndarray]:
+        """Head rows of training classes, weight [K, F] and bias [K], float32; K is 0 where scores do without them.
+
+        Raises UserError for a file that does not hold them.
+        """
+        width = self.stored_head[HEAD[0]].shape[1]
+        if self.familiar is None or self.familiar.score.kind != "background":
+            return dict(zip(HEAD, (np.zeros((0, width), np.float32), np.zeros(0, np.float32))))
+        stored = _tensors(self.path / UNKNOWN_FILE, self.content(UNKNOWN_FILE))
+        rows = {name: stored[name].astype(np.float32) for name in HEAD if name in stored}
+        weight, bias = (rows.get(name, np.zeros(0)) for name in HEAD)
+        fits = weight.ndim == 2 and weight.shape[1] == width and bias.shape == (len(weight),) and len(weight)
+        if not fits or not all(np.isfinite(each).all() for each in rows.values()):
+            raise UserError(f"{self.path / UNKNOWN_FILE} holds no rows of this bundle's head; export the bundle again")
+        return rows
 
     def content(self, file: str) -> bytes:
         """The bytes of `file`, checked against the manifest once more: what is used is what was checked."""
@@ -226,6 +244,7 @@ def _described(path: Path, content: bytes) -> Bundle:
         steps_by_shots=steps_by_shots(fields, least_steps(head), steps),
         trunk=trunk_of(fields),
         product=product_of(fields),
+        familiar=familiar_of(fields),
     )
     _check_tensors(bundle, fields, stored)
     return bundle

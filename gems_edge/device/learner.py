@@ -26,7 +26,7 @@ from gems_edge.device.album import (
     renamed,
     shown,
 )
-from gems_edge.device.answers import Answer, answers_of, softmax
+from gems_edge.device.answers import Answer, Question, answers_to, softmax
 from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import Bundle, read_bundle
 from gems_edge.device.confusion import LeaveOneOut, leave_one_out
@@ -37,7 +37,7 @@ from gems_edge.device.runtime import check_threads
 from gems_edge.device.sessions import check_precision
 from gems_edge.device.state import State
 from gems_edge.device.steps import OnStep, Watch
-from gems_edge.device.taught import Taught, logits_of, read, taught_by, untaught, write
+from gems_edge.device.taught import Taught, logits_of, photos_of, read, taught_by, untaught, write
 from gems_edge.device.teaching import (
     KEEP,
     check_enough,
@@ -308,12 +308,15 @@ class Learner:
         not between 0 and 1.
         """
         now = self._now  # once: another thread may teach meanwhile
-        return answers_of(now.classes, self._logits(now, images), coverage, accept_all)
+        familiar = self.bundle.familiar if now.state is not None else None
+        question = Question(now.classes, coverage, accept_all, familiar, photos_of(now))
+        logits = self._logits(now, images, familiar is not None)
+        return answers_to(question, logits[:, : len(now.classes)], logits[:, len(now.classes) :])
 
-    def _logits(self, now: Taught, images: np.ndarray) -> np.ndarray:
-        """What the predict graph gives with what was taught: float32 [N, classes]."""
+    def _logits(self, now: Taught, images: np.ndarray, further: bool = False) -> np.ndarray:
+        """What the predict graph gives with what was taught: as taught.logits_of."""
         pixels = checked_images(self.bundle, images)
-        return logits_of(now, self.bundle, pixels, self.threads, self.precision, self.batch_size())
+        return logits_of(now, self.bundle, pixels, self.threads, self.precision, self.batch_size(), further)
 
     def batch_size(self) -> int:
         """Images per call of the predict graph."""

@@ -1,6 +1,7 @@
 """What a learner was taught, as one record: how it answers, and how it is saved and loaded."""
 
 import threading
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ class Taught:
     kept: Mapping[str, Kept] = field(default_factory=dict)  # by picture, of photos; others are read from `home`
     home: Home | None = None
     session: Session | None = None
+    background: Arrays | None = None  # the bundle's, loaded when it is first needed
     lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
 
     def __reduce__(self) -> tuple[Any, ...]:  # a copy loads its own session
@@ -52,13 +54,24 @@ def taught_by(bundle: Bundle, state: State, kept: Mapping[str, Kept], home: Home
 
 
 def logits_of(
-    now: Taught, bundle: Bundle, pixels: np.ndarray, threads: int | None, precision: str, batch: int
+    now: Taught,
+    bundle: Bundle,
+    pixels: np.ndarray,
+    threads: int | None,
+    precision: str,
+    batch: int,
+    further: bool = False,
 ) -> np.ndarray:
-    """What the predict graph gives for images [N, S, S, C], `batch` a call: float32 [N, classes]."""
+    """What the predict graph gives for images [N, S, S, C], `batch` a call: float32 [N, classes], and with `further`
+    behind them the logits of the bundle's `background`."""
     with now.lock:
         if now.session is None:
             now.session = predict_session(bundle, now.weights, threads, precision)
+        if further and now.background is None:
+            now.background = bundle.background()
     head = {name: now.weights[name] for name in HEAD}
+    if further and now.background is not None:
+        head = {name: np.concatenate([rows, now.background[name]]) for name, rows in head.items()}
     logits = [
         now.session.run(["logits"], {IMAGES: network_input(pixels[i : i + batch]), **head})[0]
         for i in range(0, len(pixels), batch)
@@ -92,3 +105,12 @@ def _start(bundle: Bundle, classes: int) -> Arrays:
     """The start values of what a state holds."""
     start = bundle.start_weights(classes, bundle.statistics)
     return {name: start[name] for name in (*bundle.learned, *bundle.statistics)}
+
+
+def photos_of(now: Taught) -> dict[Hashable, float]:
+    """With how many photos each class was taught; of a state that keeps none their mean; {} before any teaching."""
+    if now.state is None:
+        return {}
+    if not now.state.versions:
+        return dict.fromkeys(now.classes, now.state.images / len(now.classes))
+    return {name: float(count) for name, count in Counter(p.label for p in now.state.album.photos).items()}

@@ -31,7 +31,9 @@ def test_json_list(gems_edge, here):  # noqa: F811
     ]
     assert [entry["label"] for entry in document] == ["kind 1", *["kind 2"] * 4]
     for entry in document:
-        assert entry.keys() == {"image", "label", "probability", "probabilities"}
+        assert entry.keys() == {
+            "image", "label", "known", "guess", "score", "probability", "probabilities"
+        }  # fmt: skip
         assert entry["probabilities"].keys() == {"kind 0", "kind 1", "kind 2"}
         assert entry["probability"] == entry["probabilities"][entry["label"]] == max(entry["probabilities"].values())
         assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -41,6 +43,17 @@ def test_table(gems_edge, here):  # noqa: F811
     result = gems_edge("predict", "h.gems", "--state", "s.state", "new/kind 0")
     assert result.code == 0 and result.out.splitlines()[0].split() == ["image", "class", "probability", "next"]
     assert len(result.out.splitlines()) == 6 and "kind 0" in result.out
+
+
+def test_sets_of_a_bundle_without_foreign_objects_follow_its_probabilities(gems_edge, here):  # noqa: F811
+    predict = ("predict", "h.gems", "--state", "s.state", "new/kind 0", "--coverage")
+    result = gems_edge(*predict, "0.9", "--json")
+    assert result.code == 0 and result.err.count("exported without foreign objects") == 1
+    for entry in json.loads(result.out):
+        assert sum(entry["probabilities"][name] for name in entry["set"]) >= 0.9
+        assert sum(entry["probabilities"][name] for name in entry["set"][:-1]) < 0.9
+    assert "set" in gems_edge(*predict, "0.9").out.splitlines()[0]
+    assert_refused(gems_edge(*predict, "90"), "coverage is 90; give a share between 0 and 1")
 
 
 def test_a_thousand_images_answer_as_each_alone(gems_edge, here):  # noqa: F811

@@ -3,11 +3,15 @@
 import handmade as hm
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gems_edge.device.answers import answers_of, softmax
+from gems_edge.device import Learner
+from gems_edge.device.answers import Question, answers_to, softmax
+from gems_edge.device.bundle import HEAD
+from gems_edge.device.familiar import LEVELS, UNKNOWN_FILE, Cell, Familiar, Score
 from gems_edge.errors import UserError
 
 LOGITS = hnp.arrays(
@@ -28,10 +32,53 @@ def test_without_calibration_the_likeliest_class_is_the_answer(tmp_path):
 def test_a_class_named_none_is_never_answered(logits):
     classes = ("none", *range(1, logits.shape[1]))
     for accept_all in (False, True):
-        for answer, shares in zip(answers_of(classes, logits, 0.9, accept_all), softmax(logits)):
+        for answer, shares in zip(answers_to(Question(classes, 0.9, accept_all), logits), softmax(logits)):
             assert answer.guess == 1 + int(shares[1:].argmax()) and "none" not in answer.candidates
             assert answer.known == (accept_all or shares.argmax() > 0)
             assert answer.name in (None, answer.guess)
+
+
+def measured(path, score, background=None):
+    """The handmade bundle with a calibration whose scores at LEVELS are these levels, twice as wide for own classes."""
+    levels = list(LEVELS)
+    cells = [{"photos": 2, "classes": 3, "best": levels, "own": [2 * level - 1 for level in levels]}]
+    hm.edit_manifest(path, lambda manifest: manifest.update(unknown={"score": score, "cells": cells}))
+    if background is not None:
+        hm.replace_file(path, UNKNOWN_FILE, safetensors.numpy.save(background))
+
+
+def test_what_is_further_than_photos_of_taught_classes_is_unknown(tmp_path):
+    """A head of three rows, and two of training classes, against logits written out in numpy."""
+    learner, _, images, labels = hm.taught(tmp_path / "plain.gems", 3)
+    random = np.random.default_rng(0)
+    rows = {HEAD[0]: random.normal(0, 1, (2, hm.FEATURES)).astype(np.float16), HEAD[1]: np.ones(2, np.float16)}
+    path = hm.write_bundle(tmp_path / "h.gems")
+    measured(path, {"kind": "background", "weight": 0.5, "nearest": 1}, rows)
+    other = Learner.load(path, threads=1)
+    other.adapt(images, labels)
+    queries, _ = hm.pictures(3, 20, seed=5)
+    logits = np.log(learner.predict(queries))
+    answers = other.answers(queries, coverage=0.8)
+    assert {answer.known for answer in answers} == {True, False}
+    nearest = np.array([a.score for a in answers])
+    for answer, row, all_of in zip(answers, logits, other.answers(queries, accept_all=True)):
+        assert answer.guess == all_of.name == other.classes[int(row.argmax())]
+        assert answer.known == (answer.score >= 0.1 - 1e-9) and all_of.candidates is None
+        np.testing.assert_allclose(answer.shares, np.exp(row), atol=1e-5)
+        assert set(answer.candidates) <= set(other.classes)
+        if answer.candidates:
+            assert answer.candidates[0] == answer.guess
+    assert 0 <= nearest.min() < nearest.max() <= 1
+
+
+@given(LOGITS, st.floats(0.3, 0.9), st.floats(0.01, 0.09))
+def test_sets_grow_with_the_coverage_that_is_asked(logits, coverage, more):
+    classes = tuple(range(logits.shape[1]))
+    levels = tuple(20 * level - 10 for level in LEVELS)
+    familiar = Familiar(Score("energy"), (Cell(1, len(classes), levels, levels),))
+    asked = [answers_to(Question(classes, share, familiar=familiar), logits) for share in (coverage, coverage + more)]
+    for narrow, wide in zip(*asked):
+        assert set(narrow.candidates) <= set(wide.candidates) and narrow.score == wide.score
 
 
 @pytest.mark.parametrize("coverage", [0, 1, -0.5, 90, float("nan")])

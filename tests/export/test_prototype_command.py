@@ -47,6 +47,30 @@ def test_manifests(made):
     )
 
 
+@pytest.mark.parametrize("name", ["steps", "still"])
+def test_what_tells_foreign_objects_is_measured_and_travels_with_the_bundle(made, cli_here, photos, name):
+    bundle = made / f"{name}.gems"
+    unknown = json.loads((bundle / "manifest.json").read_text())["unknown"]
+    areas = [each["area"] for each in unknown["candidates"]]
+    chosen = next(each for each in unknown["candidates"] if unknown["score"].items() <= each.items())
+    assert len(areas) == 11 and chosen["area"] == max(areas)
+    assert (bundle / "unknown.safetensors").exists() == (unknown["score"]["kind"] == "background")
+    # On the photos that it was set on a threshold keeps the share that was asked, to within their number.
+    for each in unknown["validation"]:
+        assert 0.85 <= each["kept"] <= 0.95 and 0.85 <= each["coverage"]["reached"] <= 0.95
+        assert [refused for _, refused in each["roc"]] == sorted(refused for _, refused in each["roc"])
+    assert {(each["photos"], each["classes"]) for each in unknown["test"]}
+    cli_here("adapt", bundle, "--support", photos / "support", "-o", photos / "s.state")
+    predict = ("predict", bundle, "--state", photos / "s.state", photos / "new" / "query", "--json")
+    answers, accepted, sets = (
+        json.loads(cli_here(*predict, *more).stdout) for more in ((), ("--accept-all",), ("--coverage", "0.9"))
+    )
+    for answer, anyway, several in zip(answers, accepted, sets):
+        assert answer["label"] == (answer["guess"] if answer["known"] else "unknown")
+        assert anyway["known"] and anyway["label"] == answer["guess"] == several["guess"]
+        assert set(several["set"]) <= {"kind 0", "kind 1", "kind 2"} and "set" not in answer
+
+
 def test_it_learns_any_number_of_classes_in_any_number_of_steps(made, cli_here, photos):
     probabilities = {}
     for bundle, steps in (("steps", 2), ("steps", 0), ("still", 0)):

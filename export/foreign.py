@@ -1,0 +1,153 @@
+"""Episodes with foreign queries: what a network answers to photos of classes that it was taught, and of others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler, make_sampler
+from gems_edge.device.bundle import HEAD
+from gems_edge.errors import UserError
+from gems_edge.export.source import MetaModel, Read, Source, read_by
+from gems_edge.export.steps import StepPlan
+from gems_edge.meta.evaluation.still import BATCH
+from gems_edge.meta.inner import adapt, detached, one_hot, query_features, support_of
+from gems_edge.models.fewshot import Weights, body
+from gems_edge.models.head import logits_of, prototypes
+from gems_edge.models.spec import PER_IMAGE
+from gems_edge.progress import Phase, no_display
+
+PER_CLASS = 100  # images of a class that take part, where they do not come in groups
+OF_TRAINING = 16  # images of a training class that its rows are made of
+MOST_ROWS = 256
+_FOREIGN = 1  # of a task's random numbers, beside those of its classes
+
+
+@dataclass(frozen=True)
+class Task:
+    indices: EpisodeIndices
+    foreign: np.ndarray  # int64 [m], images of other classes of the same split
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Logits of an episode's queries: of taught classes [n, classes] with the places of these, and foreign [m, …]."""
+
+    logits: np.ndarray
+    background: np.ndarray  # of training classes, as many rows; no column without any
+    own: np.ndarray  # int64 [n]; behind the n known ones come the foreign
+
+
+def samplers_for(source: Source, split: str, ways: int, shots: int) -> list[EpisodeSampler]:
+    """One for each distribution that has other classes beside `ways`; none where images do not suffice."""
+    found, start = [], 0
+    for each in source.images.sets:
+        try:
+            sampler = make_sampler(each, split, ways, shots, source.config.queries, source.sampler.seed)
+        except UserError:
+            return []
+        most = max(PER_CLASS, shots + source.config.queries)
+        members = tuple(numbers if sampler.groups else numbers[:most] for numbers in sampler.members)
+        found.append(replace(sampler, members=members, start=start))
+        start += len(each.images)
+    return found if all(len(sampler.classes) > ways for sampler in found) else []
+
+
+def tasks_of(sampler: EpisodeSampler, count: int) -> list[Task]:
+    """`count` tasks, with as many foreign queries as known ones, of all other classes of the split."""
+    tasks = []
+    for number in range(count):
+        indices = sampler.draw(0, number)
+        others = [m for c, m in zip(sampler.classes.tolist(), sampler.members) if c not in set(indices.classes)]
+        images = np.concatenate(others)
+        random = np.random.default_rng([sampler.seed, number, _FOREIGN])
+        chosen = random.permutation(images)[: indices.query.size]
+        tasks.append(Task(indices, chosen + sampler.start))
+    return tasks
+
+
+class Asking:
+    """Asks a network that is to be exported; features that do not depend on the task are computed once."""
+
+    def __init__(self, learned: MetaModel, source: Source, split: str, plan: StepPlan, phase: Phase = no_display):
+        self.read: Read = read_by(learned, source, split, phase)
+        self.split, self.mode, self.plan = split, source.config.normalization, plan
+        self.still = stands_still(learned, plan, self.mode)
+        self.features: dict[int, torch.Tensor] = {}
+
+    def ask(self, task: Task, rows: Weights) -> Asked:
+        """`rows`: the head's, of training classes; {}: none."""
+        indices, model = task.indices, self.read.learned.model
+        ways, queries = indices.query.shape
+        weights, features = self._still(task) if self.still else self._adapted(task)
+        with torch.no_grad():
+            all_rows = {name: torch.cat([weights[name], rows[name].to(features)]) for name in HEAD} if rows else {}
+            logits = logits_of(model.spec, weights | all_rows, features).float().cpu().numpy()
+        return Asked(logits[:, :ways], logits[:, ways:], np.repeat(np.arange(ways), queries))
+
+    def _adapted(self, task: Task) -> tuple[Weights, torch.Tensor]:
+        learned, indices = self.read.learned, task.indices
+        episode, steps = self.read.episodes.episode(indices), self.plan.steps(len(indices.labels) / len(indices.query))
+        support = support_of(episode, len(indices.query))
+        reached = adapt(learned.model, detached(learned.weights, learned.rule), support, learned.rule, steps)
+        foreign = self.read.episodes.taken(task.foreign, torch.float32)
+        images = torch.cat([episode.query_images, foreign])
+        with torch.no_grad():
+            found = query_features(learned.model, reached.adapted, images, support, self.mode, reached.statistics)
+        return reached.adapted, found
+
+    def _still(self, task: Task) -> tuple[Weights, torch.Tensor]:
+        indices, learned = task.indices, self.read.learned
+        support = self._features(indices.support)
+        targets = one_hot(torch.from_numpy(indices.labels).to(support.device), len(indices.query), support.dtype)
+        with torch.no_grad():
+            rows = prototypes(learned.model.spec, learned.weights, support, targets)
+        return learned.weights | rows, self._features(np.concatenate([indices.query.reshape(-1), task.foreign]))
+
+    def _features(self, numbers: np.ndarray) -> torch.Tensor:
+        missing = np.array([number for number in np.unique(numbers) if number not in self.features], np.int64)
+        for start in range(0, len(missing), BATCH):
+            some = missing[start : start + BATCH]
+            self.features |= zip(
+                some.tolist(), features_of(self.read.learned, self.read.episodes.taken(some, torch.float32))
+            )
+        return torch.stack([self.features[number] for number in numbers.tolist()])
+
+
+def stands_still(learned: MetaModel, plan: StepPlan, mode: str) -> bool:
+    """Whether an image's features are the same in every task."""
+    return learned.model.spec.head == "prototype" and not plan.most and mode in PER_IMAGE
+
+
+def features_of(learned: MetaModel, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return body(learned.model, learned.weights, images).features
+
+
+def background_rows(learned: MetaModel, source: Source) -> Weights:
+    """Head rows of the training classes, MOST_ROWS at most, in float16 as a bundle has them; {} of a head whose rows
+    are no prototypes, and where an image's features depend on others."""
+    spec, numbers = learned.model.spec, _of_training(source)
+    if spec.head != "prototype" or source.config.normalization not in PER_IMAGE or len(numbers) < 2:
+        return {}
+    learned.model.to(source.device)
+    weights = {name: tensor.to(source.device) for name, tensor in learned.weights.items()}
+    means = []
+    for some in numbers:
+        features = features_of(replace(learned, weights=weights), source.tensors.taken(some, torch.float32))
+        one = torch.ones(len(features), 1, dtype=features.dtype, device=features.device)
+        means.append(prototypes(spec, weights, features, one))
+    learned.model.cpu()
+    rows = {name: torch.cat([row[name] for row in means]).half().cpu() for name in HEAD}
+    return rows if all(bool(row.isfinite().all()) for row in rows.values()) else {}
+
+
+def _of_training(source: Source) -> Sequence[np.ndarray]:
+    found, start = [], 0
+    for each in source.images.sets:
+        found += [start + np.flatnonzero(each.label == one)[:OF_TRAINING] for one in each.of_split("train")]
+        start += len(each.images)
+    found = [numbers for numbers in found if len(numbers)]
+    chosen = np.linspace(0, len(found) - 1, min(len(found), MOST_ROWS)).round().astype(int)
+    return [found[place] for place in chosen]

@@ -1,0 +1,145 @@
+"""How much an image is like what was taught: a score of its logits, and what scores photos of taught classes have.
+
+An export chooses the score and measures its distribution on validation episodes, for numbers of photos and of classes
+(export/unknown.py); the manifest holds both as "unknown". A prototype head's classes compete with the means of training
+classes, which lie in unknown.safetensors as further rows of the head: what is nearer to them than photos of taught
+classes are is foreign.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gems_edge.device.manifest import Fields
+
+UNKNOWN_FILE = "unknown.safetensors"  # head rows of training classes: weight [K, F], bias [K]
+KEPT = 0.9  # the share of photos of taught classes that are answered
+# Shares of photos with a lower score, of which a cell holds the scores.
+LEVELS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+_MOST_CELLS = 64
+
+
+@dataclass(frozen=True)
+class Score:
+    """A class's score is its logit less `weight` times the mean of the `nearest` largest logits of training classes.
+
+    "energy": the logarithm of the sum of all classes' exponentials takes the place of the largest logit.
+    """
+
+    kind: str = "largest"  # of KINDS
+    weight: float = 0.0
+    nearest: int = 0
+
+
+KINDS = ("largest", "energy", "background")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Scores of validation photos where each of `classes` was taught with `photos`, at LEVELS."""
+
+    photos: int
+    classes: int
+    best: tuple[float, ...]  # of the class that is most like the photo, for photos of taught classes
+    own: tuple[float, ...]  # of the photo's own class
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """A score and its distribution, over all pairs of some numbers of photos and of classes."""
+
+    score: Score
+    cells: tuple[Cell, ...]
+
+
+def class_scores(score: Score, logits: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Scores [N, classes] of logits [N, classes] and of those of training classes, `background` [N, K].
+
+    The largest of a row is that of its largest logit.
+    """
+    scores: np.ndarray = logits.astype(np.float64)
+    if score.kind == "energy":
+        most = scores.max(axis=1, keepdims=True)
+        scores = scores + np.log(np.exp(scores - most).sum(axis=1, keepdims=True))
+    elif score.kind == "background":
+        nearest = np.sort(background.astype(np.float64), axis=1)[:, ::-1][:, : score.nearest]
+        scores = scores - score.weight * nearest.mean(axis=1, keepdims=True)
+    return scores
+
+
+def levels_of(scores: np.ndarray) -> tuple[float, ...]:
+    """The scores at LEVELS of what was measured."""
+    return tuple(float(value) for value in np.quantile(scores, LEVELS))
+
+
+def share_below(scores: np.ndarray, at_levels: np.ndarray) -> np.ndarray:
+    """The share of validation photos whose score was lower than each of `scores`, from 0 to 1."""
+    rising = at_levels + 1e-12 * np.arange(len(at_levels))  # np.interp wants ascending places
+    shares: np.ndarray = np.interp(scores, rising, LEVELS, left=0.0, right=1.0)
+    return shares
+
+
+def cell_at(familiar: Familiar, photos: float, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """`best` and `own` for so many photos and classes: between those that were measured linear in the logarithms of
+    both, and beyond them as at the nearest."""
+    by = {(cell.photos, cell.classes): cell for cell in familiar.cells}
+    photo_weights = _between(sorted({cell.photos for cell in familiar.cells}), photos)
+    class_weights = _between(sorted({cell.classes for cell in familiar.cells}), classes)
+    best, own = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
+    for number, first in photo_weights:
+        for ways, second in class_weights:
+            cell = by[number, ways]
+            best += first * second * np.array(cell.best)
+            own += first * second * np.array(cell.own)
+    return best, own
+
+
+def _between(measured: Sequence[int], value: float) -> list[tuple[int, float]]:
+    """The measured numbers around `value`, and how much each counts; the weights sum to 1."""
+    value = min(max(value, measured[0]), measured[-1])
+    above = next(place for place, number in enumerate(measured) if number >= value)
+    if measured[above] == value:
+        return [(measured[above], 1.0)]
+    low, high = measured[above - 1], measured[above]
+    part = math.log(value / low) / math.log(high / low)
+    return [(low, 1 - part), (high, part)]
+
+
+def familiar_of(fields: Fields) -> Familiar | None:
+    """What a manifest says; None where it says nothing: of an older bundle, and of one that could not be measured."""
+    if not fields.has("unknown"):
+        return None
+    kind = fields.text("unknown.score.kind", KINDS)
+    if kind == "background":
+        weight = fields.get("unknown.score.weight", int | float, "a number")
+        score = Score(kind, float(weight), fields.integer("unknown.score.nearest"))
+        if not fields.has_file(UNKNOWN_FILE) or not math.isfinite(score.weight):
+            raise fields.error("unknown.score", f"one that fits {UNKNOWN_FILE}")
+    else:
+        score = Score(kind)
+    entries = fields.get("unknown.cells", list, "a list of measured scores")
+    cells = [_cell(fields, entry) for entry in entries[: _MOST_CELLS + 1]]
+    pairs = {(cell.photos, cell.classes) for cell in cells}
+    whole = len({photos for photos, _ in pairs}) * len({classes for _, classes in pairs})
+    if not 0 < len(cells) <= _MOST_CELLS or not len(pairs) == len(cells) == whole:
+        raise fields.error("unknown.cells", "scores for every pair of some numbers of photos and of classes")
+    return Familiar(score, tuple(cells))
+
+
+def _cell(fields: Fields, entry: Any) -> Cell:
+    try:
+        cell = Cell(entry["photos"], entry["classes"], tuple(entry["best"]), tuple(entry["own"]))
+    except (TypeError, KeyError):
+        raise fields.error("unknown.cells", "objects with photos, classes, best and own") from None
+    counts = all(type(number) is int and 1 <= number <= 10_000 for number in (cell.photos, cell.classes))
+    if not counts or not all(map(_rises, (cell.best, cell.own))):
+        raise fields.error("unknown.cells", f"objects with photos, classes, and {len(LEVELS)} rising scores twice")
+    return cell
+
+
+def _rises(values: tuple[Any, ...]) -> bool:
+    numbers = len(values) == len(LEVELS) and all(type(v) in (int, float) and abs(v) < 1e9 for v in values)
+    return numbers and list(values) == sorted(values)
