@@ -38,18 +38,26 @@ def compute_option(help: str) -> Callable[[Command], Command]:
 
 
 def trust_options(command: Command) -> Command:
-    """--trust and --allow-older, for commands that open a bundle: this process, and those that it starts, open it as
-    if the environment said so. Without a trust file it is said, behind what the command did, that anybody's bundle was
-    opened."""
+    """As `trust_flags`, for commands that open a bundle; without a trust file they say at their end `say_unchecked`."""
 
     @functools.wraps(command)
     def told(*arguments: Any, **options: Any) -> None:
-        from gems_edge.device.trust import TRUST_VARIABLE
-
         command(*arguments, **options)
-        if not os.environ.get(TRUST_VARIABLE):
-            say("no trust file, so who made the bundle is not checked (--trust FILE)")
+        say_unchecked()
 
+    return trust_flags(told)  # type: ignore[return-value]  # a command like the one that it wraps
+
+
+def say_unchecked() -> None:
+    """Without a trust file: that anybody's bundle was opened."""
+    from gems_edge.device.trust import TRUST_VARIABLE
+
+    if not os.environ.get(TRUST_VARIABLE):
+        say("no trust file, so who made the bundle is not checked (--trust FILE)")
+
+
+def trust_flags(command: Command) -> Command:
+    """--trust and --allow-older: this process, and those that it starts, open bundles as if the environment said so."""
     trust = click.option(
         "--trust", type=PATH, metavar="FILE", envvar="GEMS_EDGE_TRUST", show_envvar=True, expose_value=False,
         callback=_use_trust, help="Open only what a key in this file signed (OpenSSH's allowed_signers).",
@@ -58,7 +66,7 @@ def trust_options(command: Command) -> Command:
         "--allow-older", is_flag=True, expose_value=False, callback=_allow_older,
         help="With a trust file: open a release below the highest that was opened here.",
     )  # fmt: skip
-    return trust(older(told))  # type: ignore[return-value]  # a command like the one that it wraps
+    return trust(older(command))
 
 
 def _use_trust(context: click.Context, option: click.Parameter, file: Path | None) -> None:

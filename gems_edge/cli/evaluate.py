@@ -13,8 +13,10 @@ from gems_edge.cli.common import (
     emit,
     json_option,
     refuse_device,
+    say_unchecked,
     show_lines,
     table,
+    trust_flags,
 )
 from gems_edge.cli.values import GIVEN_SHOTS, IMAGE_SETS
 from gems_edge.wording import accuracy_text, below_bar_text, percent_text
@@ -44,6 +46,7 @@ COLUMNS = ("shots", "precision", "data", "normalization", "steps", "accuracy", "
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Which episodes.")
 @compute_option("Where torch runs; a bundle runs on the CPU, without torch.")
+@trust_flags
 @refuse_device
 @json_option
 def command(subject: Path, compute: str, as_json: bool, **protocol: Any) -> None:
@@ -83,7 +86,9 @@ def _evaluate(subject: Path, protocol: "EvaluationProtocol", compute: str) -> Do
     rounds = (len(protocol.data) if protocol.data else trained_sets) * len(protocol.tested_shots(shots))
     with counting_progress("evaluate", protocol.episodes * rounds) as progress:
         if is_bundle:
-            return evaluate_bundle(subject, protocol, progress)
+            result = evaluate_bundle(subject, protocol, progress)
+            say_unchecked()
+            return result
         return evaluate_run(subject, protocol, compute, progress, counting_progress)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import FILE, PATH, emit, json_option
+from gems_edge.cli.common import FILE, PATH, emit, json_option, say_unchecked, trust_flags
 from gems_edge.errors import UserError
 from gems_edge.places import check_file_place
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.argument("subjects", nargs=-1, required=True, type=PATH, metavar="RUN|BUNDLE…")
 @click.option("-o", "--output", default="report.html", show_default=True, type=FILE, help="The page to write.")
 @click.option("--title", help="Heading of the page; the names of what it is about if left out.")
+@trust_flags
 @json_option
 def command(subjects: tuple[Path, ...], output: Path, title: str | None, as_json: bool) -> None:
     """Write one self-contained HTML page about runs (training curves) and bundles (accuracy, size, cost).
@@ -30,6 +31,8 @@ def command(subjects: tuple[Path, ...], output: Path, title: str | None, as_json
     sections = [section for subject in subjects for section in _sections(subject)]
     names = ", ".join(subject.absolute().name.removesuffix(".gems") for subject in subjects)
     size = write_page(output, title or f"gems-edge: {names}", sections)
+    if any(map(_is_bundle, subjects)):
+        say_unchecked()
     if as_json:
         emit({"report": str(output), "bytes": size, "sections": [section.title for section in sections]})
     else:
@@ -53,5 +56,8 @@ def _sections(subject: Path) -> list["Section"]:
 
     if not subject.is_dir():
         raise UserError(f"{subject} does not exist or is not a directory; name run directories and bundles (NAME.gems)")
-    is_bundle = (subject / "manifest.json").exists() or subject.suffix == ".gems"
-    return bundle_sections(subject) if is_bundle else run_sections(subject)
+    return bundle_sections(subject) if _is_bundle(subject) else run_sections(subject)
+
+
+def _is_bundle(subject: Path) -> bool:
+    return (subject / "manifest.json").exists() or subject.suffix == ".gems"

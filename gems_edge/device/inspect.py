@@ -1,5 +1,6 @@
 """What of a bundle or a state is whole, what is not, and what can be saved: looked at, never used or changed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from gems_edge.device.bundle_files import (
     manifest_sum,
 )
 from gems_edge.device.finding import Finding, Part, reason_of
+from gems_edge.device.history import files_of
 from gems_edge.device.manifest import Fields, product_of
 from gems_edge.device.onnxfile import initializers
+from gems_edge.device.photos import DIRECTORY, LostPhoto, read_photo, unnamed_photos
 from gems_edge.device.state import SLOTS, read_slots
 from gems_edge.device.trust import (
     ANYBODY,
@@ -29,6 +32,7 @@ from gems_edge.device.trust import (
 )
 from gems_edge.errors import UserError
 from gems_edge.files import read_plain
+from gems_edge.wording import count_text
 
 
 def inspect_bundle(path: Path, trust: Trust = ANYBODY) -> Finding:
@@ -130,7 +134,7 @@ def _bundle_rescue(parts: tuple[Part, ...], files: tuple[Part, ...]) -> str:
 
 
 def inspect_state(path: Path) -> Finding:
-    """The state at `path`, slot by slot."""
+    """The state at `path`, slot by slot and photo by photo."""
     slots, damaged = read_slots(path)
     parts = []
     for slot in SLOTS:
@@ -141,10 +145,34 @@ def inspect_state(path: Path) -> Finding:
         elif slot in damaged:
             parts.append(Part(slot, damaged[slot]))
     newest = max((state.generation for state in slots.values()), default=None)
-    rescue = ""
-    if damaged:
-        rescue = "nothing is left: run gems-edge adapt again"
-        if newest is not None:
-            rescue = f"generation {newest} is whole and is what is read; the next save replaces the damaged slot"
+    rescues = []
+    if damaged and newest is None:
+        rescues.append("nothing is left: run gems-edge adapt again")
+    elif damaged:
+        rescues.append(f"generation {newest} is whole and is what is read; the next save replaces the damaged slot")
+    named = {file for state in slots.values() for file in files_of(state.versions)}
+    photos = [_photo(path, file) for file in sorted(named)]
+    lost = [part for part in photos if part.problem]
+    if photos:
+        parts += [Part("photos", about=f"{count_text(len(photos), 'photo')}"), *lost]
+    if lost:
+        rescues.append(
+            f"{len(lost)} of {count_text(len(photos), 'photo')} are lost: teaching goes on without them; add them "
+            "again with gems-edge teach --add"
+        )
+    parts += [
+        Part(f"{DIRECTORY}/{file}", about="is named by no slot; the next save removes it")
+        for file in unnamed_photos(path, named)
+    ]
     parts += [Part(file.name, about="left over of a save that was cut off") for file in sorted(path.glob(".*.tmp"))]
-    return Finding("state", path, tuple(parts), rescue, {"generation": newest})
+    return Finding("state", path, tuple(parts), "; ".join(rescues), {"generation": newest})
+
+
+def _photo(path: Path, file: str) -> Part:
+    """What is kept of a photo, in the file of this name."""
+    name = f"{DIRECTORY}/{file}"
+    try:
+        return Part(name, about=f"{len(read_photo(path, file))} bytes")
+    except LostPhoto:
+        there = os.path.lexists(path / name)
+        return Part(name, "it is damaged" if there else "it is missing")

@@ -124,10 +124,16 @@ def write_photos(state: Path, files: Collection[str], fetch: Callable[[str], byt
 def sweep_photos(state: Path, used: Collection[str]) -> None:
     """Remove what no slot names. Other files are left alone."""
     with contextlib.suppress(OSError):
-        for entry in list((state / DIRECTORY).iterdir()):
-            ours = _FILE.fullmatch(entry.name) or _TEMPORARY.fullmatch(entry.name)
-            if ours and entry.name not in used:
-                entry.unlink()
+        for file in unnamed_photos(state, used):
+            (state / DIRECTORY / file).unlink()
+
+
+def unnamed_photos(state: Path, used: Collection[str]) -> list[str]:
+    """The files of photos, and of those that were cut off while they were written, that are not `used`."""
+    directory = state / DIRECTORY
+    found = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
+    ours = (name for name in found if _FILE.fullmatch(name) or _TEMPORARY.fullmatch(name))
+    return sorted(name for name in ours if name not in used)
 
 
 def are_only_photos(directory: Path) -> bool:

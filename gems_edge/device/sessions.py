@@ -4,6 +4,7 @@ import numpy as np
 
 from gems_edge.device.bundle import FEATURES, HEAD, IMAGES, Bundle
 from gems_edge.device.bundle_files import TRUNK_FILE
+from gems_edge.device.inputs import network_input
 from gems_edge.device.int8 import INT8_FILE, PRECISIONS, TRUNK_INT8_FILE, Quantisation, refreshed
 from gems_edge.device.onnxfile import initializers, with_values
 from gems_edge.device.runtime import Session
@@ -47,6 +48,19 @@ def predict_session(bundle: Bundle, weights: Arrays, threads: int | None, precis
     session = Session(model, what, threads=threads)
     session.require([IMAGES, *HEAD], ["logits"])
     return session
+
+
+def answered(session: Session, pixels: np.ndarray, head: Arrays) -> np.ndarray:
+    """The predict graph's answer to images [N, S, S, C], by the head that is fed: float [N, classes].
+
+    Raises UserError for what no predict graph of these classes gives.
+    """
+    [logits] = session.run(["logits"], {IMAGES: network_input(pixels), **head})
+    shape = (len(pixels), len(head[HEAD[1]]))
+    if not isinstance(logits, np.ndarray) or logits.dtype.kind != "f" or logits.shape != shape:
+        found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, np.ndarray) else type(logits).__name__
+        raise UserError(f"{session.what} answers with {found}, not floats {list(shape)}; export the bundle again")
+    return logits
 
 
 def check_precision(bundle: Bundle, precision: str | None) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gems_edge.device.bundle import HEAD, IMAGES, Bundle
+from gems_edge.device.bundle import HEAD, Bundle
 from gems_edge.device.delta import as_delta, restored
-from gems_edge.device.inputs import network_input
 from gems_edge.device.photos import Kept
 from gems_edge.device.runtime import Session
-from gems_edge.device.sessions import Arrays, predict_session
+from gems_edge.device.sessions import Arrays, answered, predict_session
 from gems_edge.device.state import State, load_state
 from gems_edge.device.teaching import Home, save_with_photos
 from gems_edge.errors import UserError
@@ -72,11 +71,8 @@ def logits_of(
     head = {name: now.weights[name] for name in HEAD}
     if further and now.background is not None:
         head = {name: np.concatenate([rows, now.background[name]]) for name, rows in head.items()}
-    logits = [
-        now.session.run(["logits"], {IMAGES: network_input(pixels[i : i + batch]), **head})[0]
-        for i in range(0, len(pixels), batch)
-    ]
-    return np.concatenate(logits)
+    parts = (pixels[i : i + batch] for i in range(0, len(pixels), batch))
+    return np.concatenate([answered(now.session, part, head) for part in parts])
 
 
 def write(now: Taught, path: Path, bundle: Bundle) -> State:

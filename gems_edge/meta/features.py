@@ -19,7 +19,7 @@ import torch
 from gems_edge.data.mixture import Mixture
 from gems_edge.data.tensors import Episodes, episode_tensors, fast_layout
 from gems_edge.errors import MachineError, UserError
-from gems_edge.files import cache_directory, write_atomic
+from gems_edge.files import cache_directory, opened, write_atomic
 from gems_edge.meta.augment import Augmentation, of_view
 from gems_edge.meta.meta_model import Halves
 from gems_edge.meta.precision import matrix_precision
@@ -37,8 +37,9 @@ KEPT_BYTES = 8_000_000_000
 _SPARED = 100_000_000
 # Seconds after which a file that a killed process began is deleted.
 _LEFT_ALONE = 86_400
+_BLOCK = 1 << 20
 # Part of a file's key: what else decides what is in it.
-_FORMAT = "gems-edge features 2"
+_FORMAT = "gems-edge features 3"
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class _FeatureFiles:
                 start += len(batch)
             if room:
                 with suppress(OSError):  # they are computed anew the next time
-                    write_atomic(path, [_header(shape), features.data.cast("B")])
+                    write_atomic(path, _sealed(shape, [features.data.cast("B")]))
             return features
         if not room:
             raise MachineError(
@@ -182,7 +183,7 @@ class _FeatureFiles:
                 f"{self.directory} have room for; free some, set GEMS_EDGE_CACHE to another disk, or use a smaller "
                 f"--image-size{', fewer --views' if chosen.view else ''} or a higher --learn-from"
             )
-        write_atomic(path, itertools.chain([_header(shape)], (batch.tobytes() for batch in self._batches(chosen))))
+        write_atomic(path, _sealed(shape, (batch.tobytes() for batch in self._batches(chosen))))
         found = _mapped(path, shape)
         assert found is not None, "it was written just now"
         return found
@@ -250,16 +251,34 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
+def _sealed(shape: tuple[int, ...], parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The parts of a .npy file of features, and behind them their SHA-256."""
+    digest = hashlib.sha256()
+    for part in itertools.chain([_header(shape)], parts):
+        digest.update(part)
+        yield part
+    yield digest.digest()
+
+
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The features in a file, or None where there are none of this shape."""
+    """The features in a file, or None where there are none of this shape, or not as they were written."""
+    header = _header(shape)
+    size = len(header) + 2 * math.prod(shape)
     try:
-        found = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError):
+        with opened(path) as file:
+            if os.fstat(file.fileno()).st_size != size + hashlib.sha256().digest_size:
+                return None
+            digest = hashlib.sha256()
+            for start in range(0, size, _BLOCK):
+                digest.update(file.read(min(_BLOCK, size - start)))
+            if file.read() != digest.digest():
+                return None
+            found = np.memmap(file, np.float16, "r", len(header), shape)
+    except (OSError, UserError):
         return None
     with suppress(OSError):  # of a cache that others own
         os.utime(path)  # used now
-    fits: bool = found.shape == shape and found.dtype == np.float16
-    return found if fits else None
+    return found
 
 
 def _trim(directory: Path, size: int) -> None:

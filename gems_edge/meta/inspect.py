@@ -34,12 +34,24 @@ def _parts(path: Path) -> Iterator[Part]:
         if file.exists() or file.is_symlink():
             yield _sealed(file, str(file.relative_to(path)))
     for part in sorted((path / "distributions").glob("*/")):
+        name = str(part.relative_to(path))
+        if part.name not in _distributions(run):
+            yield Part(name, about="no run of this one's; nothing reads it")
+            continue
         for found in _parts(part):
-            yield Part(str(part.relative_to(path) / found.name), found.problem, found.about)
+            yield Part(f"{name}/{found.name}", found.problem, found.about)
     for file in (*path.glob(".*.tmp"), *run.checkpoint_path.parent.glob(".*.tmp"), *run.kept_path.glob(".*.tmp")):
         yield Part(
             str(file.relative_to(path)), about="left over of a write that was cut off; train --resume removes it"
         )
+
+
+def _distributions(run: Run) -> set[str]:
+    """Names of the runs that it consists of; none where its config cannot be read."""
+    try:
+        return set(run.distributions())
+    except (UserError, OSError):
+        return set()
 
 
 def _config(file: Path) -> Part:

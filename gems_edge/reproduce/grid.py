@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from gems_edge.clock import clock
 from gems_edge.control_groups import available_cores
 from gems_edge.errors import MachineError, UserError
-from gems_edge.files import read_json, write_atomic
+from gems_edge.files import opened_to_append, read_json, write_atomic
 from gems_edge.reproduce.job import (
     CellJob,
     Document,
@@ -61,9 +61,9 @@ def run_grid(
 ) -> dict[str, Document]:
     """Run the cells that are not done; returns name → the document of its result.json, in the order of `cells`.
 
-    A cell is done when its result.json is valid JSON. Cells start in the given order as soon as their needs are done.
-    When one fails, those that need it are not started and all others go on. With `options.ray` the directory must be
-    reachable under the same path from every machine of the cluster.
+    A cell is done when its result.json is there, and whole. Cells start in the given order as soon as their needs are
+    done. When one fails, those that need it are not started and all others go on. With `options.ray` the directory must
+    be reachable under the same path from every machine of the cluster.
 
     Raises UserError (the directory holds other settings, is in use by another grid, or Ray is not to be had),
     MachineError at the end when cells failed, KeyboardInterrupt on Ctrl-C and SIGTERM when all children are gone;
@@ -264,7 +264,7 @@ def _difference(stored: Any, wanted: Any, key: str = "") -> str | None:
 
 @contextlib.contextmanager
 def _lock_of(directory: Path) -> Iterator[None]:
-    with open(directory / "lock", "ab") as file:
+    with opened_to_append(directory / "lock") as file:
         if not try_lock(file):
             raise UserError(f"another grid is at work in {directory}; wait for its end or choose another directory")
         yield

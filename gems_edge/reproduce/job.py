@@ -16,10 +16,15 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from gems_edge.errors import UserError
+from gems_edge.files import opened, opened_to_append, parse_json, read_plain, sha256_bytes, write_atomic
+
 # Seconds between SIGTERM and SIGKILL. torchrun gives its own workers 30 s before it kills them; they are in sessions
 # of their own, so killing torchrun before that would leave them running.
 GRACE, TORCHRUN_GRACE = 10.0, 40.0
-
+# In a cell's directory: what its program printed, and what came of it.
+LOG, RESULT = "log.txt", "result.json"
+_SUM, _MOST_BYTES = "sha256", 64 << 20
 
 Document = Mapping[str, Any]  # a result.json
 
@@ -55,7 +60,7 @@ def run_cell(job: CellJob, stopped: Callable[[], bool] = lambda: False) -> Outco
         text = f"{directory} is not on {os.uname().nodename}"
         return Outcome(None, f"{text}; the grid's directory must be on storage that all machines see")
     try:
-        with open(directory / "log.txt", "ab") as log:
+        with opened_to_append(directory / LOG) as log:
             while not try_lock(log):
                 if stopped():
                     return Outcome(None, "stopped")
@@ -65,9 +70,11 @@ def run_cell(job: CellJob, stopped: Callable[[], bool] = lambda: False) -> Outco
             if (result := cell_result(directory)) is None:
                 code = _run_program(job, log, stopped)
                 result = cell_result(directory)
+        reason = "" if code == 0 and result is not None else _reason(directory / LOG, begin, code)
+    except UserError as error:
+        return Outcome(None, str(error))
     except OSError as error:
         return Outcome(None, f"{error.strerror or error}: {error.filename or directory}")
-    reason = "" if code == 0 and result is not None else _reason(directory / "log.txt", begin, code)
     return Outcome(None if reason else result, reason, time.monotonic() - started)
 
 
@@ -107,7 +114,7 @@ def _reason(log: Path, begin: int, code: int | None) -> str:
     """Why the program that wrote `log` from byte `begin` on has failed."""
     if code is None:
         return "stopped"
-    with open(log, "rb") as file:
+    with opened(log) as file:
         file.seek(max(begin, file.seek(0, os.SEEK_END) - 200_000))
         text = file.read().decode(errors="replace")
     # What torchrun says of its workers' end comes after their own last words.
@@ -124,13 +131,32 @@ def _reason(log: Path, begin: int, code: int | None) -> str:
     return f"exit code {code}, and nothing in its log"
 
 
+def write_result(directory: Path, document: Document) -> None:
+    """The result.json of a done cell, with its own SHA-256."""
+    write_atomic(directory / RESULT, json.dumps({**document, _SUM: _checksum(document)}, indent=1))
+
+
 def cell_result(directory: Path) -> Document | None:
-    """The document of a done cell; None when it is not done."""
+    """The document of a done cell; None when it is not done, and when what was written is damaged: then the cell's
+    program makes it anew, from its finished run. One without a checksum, of an older version, is taken as it is.
+
+    Raises UserError for what is no file.
+    """
     try:
-        document: Document = json.loads((directory / "result.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+        content = read_plain(directory / RESULT, _MOST_BYTES)
+    except FileNotFoundError:
         return None
-    return document
+    try:
+        document = parse_json(content, RESULT)
+    except UserError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    return document if document.pop(_SUM, None) in (None, _checksum(document)) else None
+
+
+def _checksum(document: Document) -> str:
+    return sha256_bytes(json.dumps(document, sort_keys=True).encode())
 
 
 def one_thread() -> dict[str, str]:
@@ -139,7 +165,7 @@ def one_thread() -> dict[str, str]:
 
 
 def in_use(directory: Path) -> bool:
-    with open(directory / "log.txt", "ab") as file:
+    with opened_to_append(directory / LOG) as file:
         return not try_lock(file)
 
 

@@ -7,6 +7,8 @@ import sys
 import making
 import pytest
 
+UNCHECKED = "no trust file, so who made the bundle is not checked (--trust FILE)\n"
+
 
 def run(*arguments, cwd):
     command = [sys.executable, "-m", "gems_edge", "report", *map(str, arguments)]
@@ -17,7 +19,7 @@ def test_run_and_bundle(tmp_path):
     making.write_run(tmp_path / "first")
     making.write_bundle(tmp_path / "first.gems")
     done = run("first", "first.gems", "-o", "page.html", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "page.html\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "page.html\n", UNCHECKED)
     page = (tmp_path / "page.html").read_text()
     assert "Training: first" in page and "Bundle: first" in page
     assert {path.name for path in tmp_path.iterdir()} == {"first", "first.gems", "page.html"}

@@ -102,6 +102,18 @@ def test_commands_with_a_trust_file(gems_edge, here, monkeypatch):  # noqa: F811
     assert_refused(gems_edge("report", "o.gems", "-o", "page.html"), "release 5 was opened here")
 
 
+def test_reading_commands_take_a_trust_file(gems_edge, here):  # noqa: F811
+    evaluate, report = ("evaluate", "p.gems", "--data", "glyphs"), ("report", "p.gems", "-o", "page.html")
+    (here / "others").write_text("")
+    for command in (evaluate, report):
+        assert_refused(gems_edge(*command, "--trust", "others"), "others does not trust")
+    assert "who made the bundle is not checked" in gems_edge(*report).err
+    assert gems_edge(*report, "--trust", "makers").err == ""
+    assert_refused(gems_edge("report", "o.gems", "--trust", "makers"), "release 5 was opened here")
+    older = gems_edge("report", "o.gems", "-o", "page.html", "--trust", "makers", "--allow-older")
+    assert older.code == 0
+
+
 def test_a_trust_file_that_may_not_be_read(gems_edge, here, monkeypatch):  # noqa: F811
     def forbidden(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))
@@ -121,6 +133,23 @@ def test_a_state(gems_edge, here):  # noqa: F811
     damaged(gems_edge("verify", "s.state"), "generation 1 is whole and is what is read")
     (here / "s.state/a.safetensors").write_bytes(b"x")
     damaged(gems_edge("verify", "s.state"), "nothing is left: run gems-edge adapt again")
+
+
+def test_the_photos_of_a_state(gems_edge, here):  # noqa: F811
+    gems_edge("adapt", "p.gems", "--support", "photos", "-o", "s.state")
+    photos = here / "s.state/photos"
+    result = gems_edge("verify", "s.state", "--json")
+    assert result.code == 0 and "6 photos" in parts(result)["photos"]["about"]
+    first, second, third, *_ = sorted(photos.iterdir())
+    first.write_bytes(first.read_bytes()[:-1])
+    second.unlink()
+    third.rename(photos / f"{0:032x}.safetensors")  # another's name: no slot asks for it
+    result = gems_edge("verify", "s.state", "--json")
+    damaged(result, "3 of 6 photos are lost: teaching goes on without them; add them again with gems-edge teach --add")
+    lost = {name for name, part in parts(result).items() if not part["whole"]}
+    assert lost == {f"photos/{file.name}" for file in (first, second, third)}
+    assert "is named by no slot" in parts(result)[f"photos/{0:032x}.safetensors"]["about"]
+    assert gems_edge("predict", "p.gems", "--state", "s.state", "photos/kind 0").code == 0
 
 
 def test_what_is_neither(gems_edge, here):  # noqa: F811

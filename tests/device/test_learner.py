@@ -234,6 +234,19 @@ def test_an_update_of_another_shape_is_not_spread_over_the_weight(tmp_path, outp
     assert f"float32 {shape}, not float32 [" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_answers_of_another_shape_are_refused(tmp_path):
+    path = hm.write_bundle(tmp_path / "h.gems")
+    model = onnx.load_from_string((path / "predict.onnx").read_bytes())
+    next(node for node in model.graph.node if "logits" in node.output).output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["before", "line"], ["logits"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), "line"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    hm.replace_file(path, "predict.onnx", model.SerializeToString())
+    learner = Learner.load(path, threads=1)
+    with pytest.raises(UserError, match=r"predict.onnx answers with float32 \[6\], not floats \[2, 3\]; export"):
+        learner.predict(hm.pictures(2, 1)[0])
+
+
 def test_statistics_that_are_not_finite_after_the_last_step_are_named_by_it(tmp_path):
     """The first run gives finite ones; the one after the last step, under weights that moved far, does not."""
     path = hm.write_bundle(tmp_path / "h.gems", steps=1, head="per-class")

@@ -104,6 +104,13 @@ def test_no_tasks_have_no_answers_and_progress_is_told(run, drawn):
     assert evaluate(threads, bar.weights, tensors, sampler, bar.rule, tasks=range(0), **options) == {("group", 0): []}
 
 
+def test_the_start_of_another_network_is_refused(run, cli_here, tmp_path):
+    own = shutil.copytree(run, tmp_path / "run")
+    shutil.copy(own / "last/checkpoint.safetensors", own / "initial.safetensors")
+    told = cli_here("evaluate", own, "--episodes", "3", code=2).stderr
+    assert "initial.safetensors does not fit the run's config: it has no backbone." in told
+
+
 @pytest.mark.parametrize("ticket, known", [("rm", True), ("channel", False)])
 def test_the_bar_of_a_ticket_needs_no_file_or_is_left_out(run, cli_here, tmp_path, ticket, known):
     file = tmp_path / "body.safetensors"

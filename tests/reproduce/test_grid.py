@@ -15,7 +15,7 @@ from small_settings import hear_ctrl_c
 from gems_edge.errors import MachineError, UserError
 from gems_edge.reproduce import grid
 from gems_edge.reproduce.grid import Cell, GridOptions, read_results, run_grid
-from gems_edge.reproduce.job import CellJob, run_cell
+from gems_edge.reproduce.job import CellJob, cell_result, run_cell, write_result
 
 # What a cell does is in its task: wait (for a while, or for other cells), fail in some way, or note in `journal` that
 # it ran and write its result.
@@ -109,6 +109,29 @@ def test_done_cells_are_not_run_again(tmp_path, program):
     assert lines[0] == "3 cells, 1 done, 2 at a time"
     ran = journal(tmp_path / "grid")
     assert sorted(ran) == ["a", "b", "b", "c"]
+
+
+def test_a_result_says_when_it_is_damaged(tmp_path):
+    path = tmp_path / "result.json"
+    write_result(tmp_path, {"answer": 1, "name": "a"})
+    assert cell_result(tmp_path) == {"answer": 1, "name": "a"}
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        result = cell_result(tmp_path)  # there where the name of the checksum is damaged alone
+        assert result is None or result.items() >= {"answer": 1, "name": "a"}.items()
+
+
+def test_what_is_no_file_ends_in_one_line(tmp_path, program):
+    options = GridOptions(jobs=1, program=program)
+    for name, kind in (("log.txt", os.mkfifo), ("result.json", os.mkdir)):
+        grid, cells = tmp_path / name, [Cell("a", {"x": 1}), Cell("b", {"x": 2})]
+        (grid / "cells" / "a").mkdir(parents=True)
+        kind(grid / "cells" / "a" / name)
+        with pytest.raises((UserError, MachineError), match=f"a/{name} is (not a plain file|a directory|no file)"):
+            run_grid(grid, cells, options, lambda line: None)
 
 
 def test_a_failure_stops_only_what_needs_it(tmp_path, program):

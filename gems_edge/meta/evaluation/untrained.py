@@ -33,9 +33,14 @@ def untrained(run: Run, config: TrainConfig) -> MetaModel | None:
         start = run.start(config) if _holds_first_weights(config) else first_weights(plain)
     except UserError:
         return None
-    weights = {
-        name: tensor if name in (TEMPERATURE, *HEAD) else start[name] for name, tensor in model.tensors().items()
-    }
+    weights = model.tensors()
+    for name in weights.keys() - {TEMPERATURE, *HEAD}:
+        if name not in start or start[name].shape != weights[name].shape:
+            raise UserError(
+                f"{run.initial_path} does not fit the run's config: it has no {name} of the network's shape; bring "
+                "back a copy of it, or train the run anew in another directory"
+            )
+        weights[name] = start[name]
     return MetaModel(model, weights, rule_of(plain))
 
 
