@@ -2,6 +2,7 @@
 boards' replies, each read by the real commands in a process of its own.
 
     python tools/fuzz.py --mutations 10000 --seed 1 [--target bundle,state] -o fuzz
+    python tools/fuzz.py --bits [--target bundle,state,run,checkpoint] -o fuzz  # every single bit of one of each
 
 A mutation is a function of seed, target and number, so a fault found is found again: --first N --mutations 1. What a
 target's readers made of them is printed, and inputs with a fault are kept in OUT/faults with all about them. Tests do
@@ -18,8 +19,10 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS.parent), str(TESTS / "device"), str(TESTS / "fuzz")]
 
+from bits import READS, flips  # noqa: E402
 from sandbox import Sandbox, sandboxes  # noqa: E402
 from targets import OTHER, REFUSED, SAME, TARGETS, Trial, attempt, prepare, report  # noqa: E402
+from valid import VALID  # noqa: E402
 
 _KNOWN = (REFUSED, SAME, OTHER)
 
@@ -31,8 +34,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", default=",".join(TARGETS), help=f"of {', '.join(TARGETS)}")
     parser.add_argument("-o", "--output", type=Path, default=Path("fuzz"))
+    parser.add_argument("--bits", action="store_true", help=f"flip every bit of one {', '.join(READS)}")
     options = parser.parse_args()
     names, folder = options.target.split(","), options.output.resolve()
+    if options.bits:
+        sys.exit(1 if sum(_flip(name, folder / "bits" / name) for name in names if name in READS) else 0)
     shutil.rmtree(folder / "places", ignore_errors=True)
     (folder / "places").mkdir(parents=True)
     faults = 0
@@ -42,6 +48,22 @@ def main() -> None:
             numbers = range(options.first, options.first + share)
             faults += _fuzz(name, both[TARGETS[name].side], folder, options.seed, numbers)
     sys.exit(1 if faults else 0)
+
+
+def _flip(name: str, folder: Path) -> int:
+    """Every bit of the first valid subject; the number of those whose flip was neither refused nor without effect."""
+    began, count, faults = time.monotonic(), 0, 0
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    VALID[name](folder)
+    place = min(path for path in folder.iterdir() if path.is_dir())
+    for file, bit, fault in flips(place, name):
+        count += 1
+        if fault:
+            faults += 1
+            print(f"{name} {file.relative_to(place)} bit {bit}: {fault}", flush=True)
+    print(f"{name}: {count} bits: {faults} FAULT; {time.monotonic() - began:.0f} s in all", flush=True)
+    return faults
 
 
 def _fuzz(name: str, sandbox: Sandbox, folder: Path, seed: int, numbers: range) -> int:

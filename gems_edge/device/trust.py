@@ -15,7 +15,7 @@ from gems_edge.device import openssh
 from gems_edge.device.manifest import Product
 from gems_edge.device.openssh import BadSignature, Signer
 from gems_edge.errors import MachineError, UserError
-from gems_edge.files import locked, parse_json, read_plain, sha256_bytes, write_atomic
+from gems_edge.files import locked, opened, parse_json, read_plain, sha256_bytes, write_atomic
 
 TRUST_VARIABLE, ALLOW_OLDER_VARIABLE = "GEMS_EDGE_TRUST", "GEMS_EDGE_ALLOW_OLDER"
 SIGNATURE_FILE = "manifest.json.sig"  # as `ssh-keygen -Y sign manifest.json` names it
@@ -168,8 +168,17 @@ def _check_readable(trusted: Path) -> None:
 
 
 def _revoked(trusted: Path) -> Path | None:
+    """The file of revoked keys, if there is one. UserError for what is no file: ssh-keygen would wait for a pipe."""
     file = trusted.with_name(f"{trusted.name}.revoked")
-    return file if os.path.lexists(file) else None
+    if not os.path.lexists(file):
+        return None
+    try:
+        opened(file).close()
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); bring it back, or remove it") from None
+    return file
 
 
 def _releases_file(trusted: Path) -> Path:

@@ -64,6 +64,20 @@ def test_unsigned_and_foreign(bundle, trust, keys, tmp_path):
     read_bundle(bundle, ANYBODY)
 
 
+def test_revoked_keys_that_are_no_file_end_in_one_line(bundle, trust):
+    """A pipe is not waited for."""
+    revoked = trust.file.with_name("makers.revoked")
+    for make, message in (
+        (os.mkfifo, "is not a plain file, but a FIFO"),
+        (os.mkdir, "cannot be read .Is a directory"),
+        (lambda path: os.symlink("/nowhere", path), "cannot be read .No such file"),
+    ):
+        make(revoked)
+        refused(bundle, trust, f"makers.revoked {message}")
+        revoked.rmdir() if revoked.is_dir() else revoked.unlink()
+    read_bundle(bundle, trust)
+
+
 def test_another_product(tmp_path, keys, trust):
     for product, fits in (("fruit-7", True), ("locks", False)):
         path = write_signed(tmp_path / f"{product}.gems", keys["maker"], product)

@@ -98,10 +98,11 @@ def harm_file(path: Path, random: Random, others: Sequence[bytes] = ()) -> str:
     return f"{path.name}: {what}"
 
 
-def replace_by_special(path: Path, random: Random) -> str:
-    """Something that is no file in the place of a file."""
+def replace_by_special(path: Path, random: Random, absent: bool = True) -> str:
+    """Something that is no file in the place of a file; with `absent` perhaps nothing at all."""
     path.unlink()
-    kind = random.choice(("nothing", "directory", "FIFO", "zeros", "itself", "nowhere", "socket"))
+    gone = ("nothing", "nowhere") if absent else ()
+    kind = random.choice((*gone, "directory", "FIFO", "zeros", "itself", "socket"))
     if kind == "directory":
         path.mkdir()
     elif kind == "FIFO":

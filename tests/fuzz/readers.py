@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def bundle() -> str:
 
 def state() -> str:
     answers = call("predict", "bundle.gems", "--state", "subject.state", "query", "--threads", 1, "--json")
-    return answers + call("teach", "bundle.gems", "subject.state", "--list", "--json")
+    taught = json.loads(call("teach", "bundle.gems", "subject.state", "--list", "--json"))
+    return answers + json.dumps({name: value for name, value in taught.items() if name != "state_bytes"})
 
 
 def image() -> str:
@@ -80,8 +82,33 @@ def run() -> str:
 
 def checkpoint() -> str:
     """Gone on with."""
+    from gems_edge.meta.run import Run
+
     call("train", "--resume", "-o", "subject")
-    return hashlib.sha256(Path("subject/weights.safetensors").read_bytes()).hexdigest()
+    weights = Run("subject").weights()
+    return hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
+
+
+def exchanged() -> str:
+    return run()
+
+
+def exported() -> str:
+    return bundle()
+
+
+def verify() -> str:
+    return call("verify", next(Path().glob("subject*")), "--json")
+
+
+def trust() -> str:
+    """Looked at, and opened with a copy of the trust file, which takes down the release."""
+    from gems_edge.device.bundle import read_bundle
+    from gems_edge.device.trust import Trust
+
+    told = call("verify", "subject.gems", "--trust", "trust/makers", "--json")
+    shutil.copytree("trust", "out/trust")
+    return told + read_bundle("subject.gems", Trust(Path("out/trust/makers"))).hash
 
 
 def facts() -> str:
@@ -104,5 +131,21 @@ def answers() -> str:
 
 READERS: dict[str, Callable[[], str]] = {
     reader.__name__: reader
-    for reader in (bundle, state, image, packed, config, profile, ticket, run, checkpoint, facts, answers)
+    for reader in (
+        bundle,
+        state,
+        image,
+        packed,
+        config,
+        profile,
+        ticket,
+        run,
+        checkpoint,
+        exchanged,
+        exported,
+        verify,
+        trust,
+        facts,
+        answers,
+    )
 }

@@ -155,12 +155,17 @@ def _watch(place: Path, beyond: list[str]) -> None:
         with contextlib.suppress(TypeError, ValueError):
             if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
                 changes(arguments[0])
-            elif event in _PROGRAMS:
+            elif event in _PROGRAMS and not _checks_signature(event, arguments):
                 beyond.append(f"{event} {arguments[:2]!r}"[:200])
             for path in arguments[: _CHANGES.get(event, 0)]:
                 changes(path)
 
     sys.addaudithook(hook)
+
+
+def _checks_signature(event: str, arguments: tuple[Any, ...]) -> bool:
+    """ssh-keygen is what a trust file is heeded with."""
+    return event == "subprocess.Popen" and os.path.basename(str(arguments[0])) == "ssh-keygen"
 
 
 def _own(place: Path) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ REFUSED, SAME, OTHER = "refused", "read as before", "read otherwise"
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file. `sealed`: harm that leaves its checksums as they were must not change what it does."""
+    """A kind of file. `sealed`: damage, which leaves its checksums as they were, changes what it does only where that
+    is said."""
 
     name: str
     damage: Harm
@@ -82,13 +83,14 @@ def attempt(valid: Valid, sandbox: Sandbox, seed: int, number: int) -> Trial:
     verdict = outcome.fault(target.board, target.codes)
     if not verdict:
         verdict = REFUSED if outcome.code else SAME if outcome.effect == valid.effects[source] else OTHER
-        if verdict == OTHER and target.sealed and not forged:
+        if verdict == OTHER and target.sealed and not forged and "is damaged" not in outcome.stderr:
             verdict = "damage was not seen"
     return Trial(place, f"{'forged' if forged else 'damaged'}: {what}", outcome, verdict)
 
 
-def _any_file(pattern: str, special: bool = True) -> Harm:
-    """Damage to one of the subject's files: bits, bytes, cuts, another's parts, no file at all."""
+def _any_file(pattern: str, special: bool = True, whole: bool = True) -> Harm:
+    """Damage to one of the subject's files: bits, bytes, cuts, another's parts, no file at all. `whole`: also a whole
+    file of another's in its place, or nothing, which checksums of single files do not tell."""
 
     def damage(place: Path, random: Random, others: Sequence[Path]) -> str:
         files = sorted(file for file in place.glob(pattern) if file.is_file())
@@ -98,11 +100,11 @@ def _any_file(pattern: str, special: bool = True) -> Harm:
             path.write_bytes(flip_bit(path.read_bytes(), random))
             return f"{path.name}: one bit"
         if kind < 0.4 and special:
-            return replace_by_special(path, random)
-        if kind < 0.5 and len(files) > 1:
+            return replace_by_special(path, random, whole)
+        if kind < 0.5 and len(files) > 1 and whole:
             return exchange_files(*random.sample(files, 2))
         alike = [file.read_bytes() for other in others if (file := other / path.relative_to(place)).is_file()]
-        if kind < 0.55 and alike:
+        if kind < 0.55 and alike and whole:
             path.write_bytes(random.choice(alike))
             return f"{path.name} of another"
         return harm_file(path, random, alike)
@@ -160,22 +162,49 @@ def _forge_image(place: Path, random: Random, others: Sequence[Path]) -> str:
 
 def _forge_run(place: Path, random: Random, others: Sequence[Path]) -> str:
     if random.random() < 0.4:
+        (place / "subject" / "config.sha256").unlink()
         return _rewrite("subject/config.toml", _toml)(place, random, others)
-    return _rewrite("subject/**/*.safetensors", formats.harm_tensors)(place, random, others)
+    return _rewrite("subject/**/*.safetensors", _unsealed_tensors)(place, random, others)
+
+
+def _unsealed_tensors(content: bytes, random: Random) -> tuple[bytes, str]:
+    """Harm to a file of tensors that has no checksum."""
+    return formats.harm_tensors(formats.unsealed(content), random)
 
 
 TARGETS = {
     target.name: target
     for target in (
         Target("bundle", _any_file("subject.gems/*"), _forge_bundle, board=True, sealed=True, codes=(1, 2)),
-        Target("state", _any_file("subject.state/**/*"), _rewrite("subject.state/*", formats.harm_state), board=True),
+        Target(
+            "state",
+            _any_file("subject.state/**/*", whole=False),
+            _rewrite("subject.state/*", formats.harm_state),
+            board=True,
+            sealed=True,
+        ),
         Target("image", _any_file("subject.*"), _forge_image, board=True),
         Target("packed", _any_file("subject.npz"), _rewrite("subject.npz", formats.harm_archive)),
         Target("config", _any_file("subject.toml"), _rewrite("subject.toml", _toml)),
         Target("profile", _any_file("subject.toml"), _rewrite("subject.toml", _toml)),
-        Target("ticket", _any_file("subject.ticket"), _rewrite("subject.ticket", formats.harm_ticket)),
-        Target("run", _any_file("subject/**/*.*"), _forge_run, codes=(1, 2)),
-        Target("checkpoint", _any_file("subject/**/*.*"), _forge_run, codes=(1, 2)),
+        Target(
+            "ticket",
+            _any_file("subject.ticket", whole=False),
+            _rewrite("subject.ticket", formats.harm_ticket),
+            sealed=True,
+        ),
+        Target("run", _any_file("subject/**/*.*", whole=False), _forge_run, sealed=True, codes=(1, 2)),
+        Target(
+            "checkpoint",
+            _any_file("subject/**/*.*", whole=False),
+            _rewrite("subject/**/*.safetensors", _unsealed_tensors),
+            sealed=True,
+            codes=(1, 2),
+        ),  # another config would have it train on for long
+        Target("exchanged", _any_file("subject/**/*.*"), _forge_run, codes=(1, 2)),
+        Target("exported", _any_file("subject.gems/*"), _forge_bundle, board=True, sealed=True, codes=(1, 2)),
+        Target("verify", _any_file("subject*/**/*.*"), _any_file("subject*/**/*.*"), codes=(2,)),
+        Target("trust", _any_file("trust/*"), _any_file("trust/*")),
         Target("facts", _any_file("subject.json", special=False), _rewrite("subject.json", _json), codes=(1,)),
         Target("answers", _any_file("subject.json", special=False), _rewrite("subject.json", _json), codes=(1,)),
     )

@@ -130,6 +130,48 @@ def tickets(folder: Path) -> None:
     (folder / "photos.npz").unlink()
 
 
+def exported(folder: Path) -> None:
+    """As export writes them: a quantised one, and one whose head are class means."""
+    from readers import call
+
+    kinds = {"int8": ({}, "--int8"), "prototype": ({"head": "prototype", "normalization": "group"}, "--no-int8")}
+    for name, (changes, option) in kinds.items():
+        place = _made(folder / name)
+        subject = train_run(folder / f"run-{name}", widths=[16], **changes) / "subject"
+        options = ("--ratio", 0, "--recover-iterations", 0, "--episodes", 2, option)
+        call("export", subject, *options, "-o", place / "subject.gems")
+        write_pictures(place / "photos", PHOTOS, LABELS)
+        _write_query(place)
+        shutil.rmtree(folder / f"run-{name}")
+
+
+def verified(folder: Path) -> None:
+    """A bundle, a state and a run."""
+    for make in (bundles, states):
+        make(folder / make.__name__)
+    for source in ("bundles/maml", "states/twice"):
+        shutil.copytree(folder / source, folder / source.replace("/", "-"))
+    for made in ("bundles", "states"):
+        shutil.rmtree(folder / made)
+    train_run(_made(folder / "run"))
+
+
+def trusted(folder: Path) -> None:
+    """A signed bundle, the keys that are trusted and revoked, and the releases that were opened."""
+    from signing import make_key, trust_line, write_signed
+
+    from gems_edge.device.manifest import Product
+    from gems_edge.device.trust import remember_release
+
+    place = _made(folder / "signed")
+    keys = [make_key(folder / name) for name in ("maker", "old")]
+    write_signed(place / "subject.gems", keys[0], release=5)
+    makers = _made(place / "trust") / "makers"
+    makers.write_text(trust_line(keys[1], "plates,fruit-*") + trust_line(keys[0], "plates"))
+    makers.with_name("makers.revoked").write_text((folder / "old.pub").read_text())
+    remember_release(Product("plates", 4), makers)
+
+
 class _Ended(Exception):
     pass
 
@@ -218,5 +260,6 @@ def _write_query(place: Path) -> None:
 
 VALID: dict[str, Callable[[Path], None]] = {
     "bundle": bundles, "state": states, "image": images, "packed": packed, "config": configs, "profile": profiles,
-    "ticket": tickets, "run": runs, "checkpoint": checkpoints, "facts": facts, "answers": answers,
+    "ticket": tickets, "run": runs, "checkpoint": checkpoints, "exchanged": runs, "exported": exported,
+    "verify": verified, "trust": trusted, "facts": facts, "answers": answers,
 }  # fmt: skip

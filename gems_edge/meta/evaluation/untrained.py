@@ -30,9 +30,11 @@ def untrained(run: Run, config: TrainConfig) -> MetaModel | None:
     )  # fmt: skip
     model = FewShotModel(plain.model_spec())
     try:
-        start = run.start(config) if _holds_first_weights(config) else first_weights(plain)
+        kept = _holds_first_weights(config) and run.initial_path.exists()
+        start = {} if kept else first_weights(plain)
     except UserError:
         return None
+    start = start or run.initial()  # damaged: refused, for the bar would be missing unsaid
     weights = model.tensors()
     for name in weights.keys() - {TEMPERATURE, *HEAD}:
         if name not in start or start[name].shape != weights[name].shape:
