@@ -32,7 +32,7 @@ def tidy(model: ir.Model) -> None:
 
 def _depth_first(graph: ir.Graph) -> list[ir.Node]:
     order: dict[ir.Node, None] = {}
-    for output in sorted(graph.outputs, key=lambda value: str(value.name)):
+    for output in graph.outputs:
         producer = output.producer()
         waiting = [] if producer is None else [(producer, False)]
         while waiting:

@@ -1,8 +1,9 @@
-"""The steps of all weights that are vectors, as one: θ − rate · gradient of all of them behind each other.
+"""The steps of weights that are vectors, several as one: θ − rate · gradient of all of them behind each other.
 
 Pattern: Sub of a fed vector and the product of its gradient and a number, which is an output of the graph. Of a mobile
 network there are a hundred such vectors, two for each normalisation, and two nodes for each take onnxruntime 10 µs,
-however short it is. The graph's inputs and outputs stay what they are.
+however short it is. Only vectors that lie near each other go together: their gradients are sums over maps and over
+gradients of matrices, which all would wait for the last of them. The graph's inputs and outputs stay what they are.
 """
 
 from collections import defaultdict
@@ -13,6 +14,9 @@ import onnx_ir as ir
 from gems_edge.export.passes.rewriting import constant, replace, tidy
 
 LEAST = 3  # vectors, from which on two Concats and a Split take less than what they save
+# Vectors that wait for each other. A step of EfficientNet-Lite0 from block 11 on 25 images of 128 pixels, "balanced":
+# the arena takes 54 MB where all do, 41 in twelves, 38 in sixes and in fours; "low": 37, 30, 30 and 30.
+MOST = 6
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ def pack_updates(model: ir.Model) -> None:
         if (update := update_of(node)) is not None:
             by_rate[update.rate].append(update)
     for rate, updates in by_rate.items():
-        if len(updates) >= LEAST:
-            _pack(model.graph, rate, updates)
+        for start in range(0, len(updates), MOST):
+            if len(near := updates[start : start + MOST]) >= LEAST:
+                _pack(model.graph, rate, near)
     tidy(model)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gems_edge.device.runtime import Session
 from gems_edge.export.builder import GraphBuilder
-from gems_edge.export.passes.updates import LEAST, pack_updates, update_of
+from gems_edge.export.passes.updates import LEAST, MOST, pack_updates, update_of
 
 LENGTHS = (3, 5, 3, 8)
 
@@ -44,3 +44,14 @@ def test_a_step_of_anything_else_is_no_pattern():
         b.output(f"updated.{weight.name}.{by}", moved, weight.shape)
     model = ir.from_proto(b.model())
     assert not any(update_of(node) for node in model.graph)
+
+
+def test_vectors_that_lie_far_apart_do_not_wait_for_each_other():
+    """Each pack holds the gradients of its own vectors alone."""
+    lengths = tuple(range(2, 2 + 2 * MOST + LEAST))
+    model = ir.from_proto(step([0.1] * len(lengths), lengths))
+    pack_updates(model)
+    packs = [node for node in model.graph if node.op_type == "Split"]
+    assert [len(node.outputs) for node in packs] == [MOST, MOST, LEAST]
+    in_order = [value.name for node in packs for value in node.outputs]
+    assert in_order == [f"updated.w{number}" for number in range(len(lengths))]
