@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gems_edge.report import plots
+from gems_edge.report.foreign import foreign_section
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Picture, Section, Table
 from gems_edge.wording import (
     accuracy_text,
@@ -32,7 +33,7 @@ def bundle_sections(bundle: Path | str, devices: Sequence[str] | None = None) ->
 def manifest_sections(manifest: Mapping[str, Any], devices: Sequence[str] | None = None) -> list[Section]:
     """`bundle_sections` of a manifest that was read and checked already."""
     facts = Section(f"Bundle: {manifest['name']}", (_key_figures(manifest), _facts(manifest)))
-    sections = [facts, _accuracy_section(manifest), _size_section(manifest)]
+    sections = [facts, _accuracy_section(manifest), foreign_section(manifest), _size_section(manifest)]
     if "cost" in manifest:
         sections += [_board_section(manifest, devices), _operations_section(manifest)]
     return [section for section in sections if section]
