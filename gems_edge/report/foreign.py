@@ -14,8 +14,8 @@ _SCORES = {
 
 def foreign_section(manifest: Mapping[str, Any]) -> Section | None:
     """None of a bundle that knows nothing as unknown."""
-    entry = manifest.get("unknown")
-    tests = entry.get("test", []) if isinstance(entry, dict) else []
+    entry: Mapping[str, Any] = manifest.get("unknown") or {}
+    tests = entry.get("test", [])
     if not tests:
         return None
     rows = tuple(_row(each) for each in tests)
