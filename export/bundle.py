@@ -16,6 +16,7 @@ from gems_edge.device.bundle_files import (
     MANIFEST_SUM_FILE,
     PLAIN_VERSION,
     PROTOTYPE_VERSION,
+    SELFTEST_FILE,
     TRUNK_FILE,
     TRUNK_VERSION,
     manifest_sum,
@@ -30,6 +31,7 @@ from gems_edge.places import check_name, check_room
 
 _ALL_FILES = {
     MANIFEST_FILE, MANIFEST_SUM_FILE, SIGNATURE_FILE, *FILES, TRUNK_FILE, INT8_FILE, TRUNK_INT8_FILE, UNKNOWN_FILE,
+    SELFTEST_FILE,
 }  # fmt: skip
 
 
@@ -56,21 +58,22 @@ def write_bundle(
     contents: Mapping[str, bytes],
     manifest: dict[str, Any],
     check: Callable[[Path], dict[str, Any]],
+    answered: Callable[[Path], Mapping[str, bytes]] = lambda directory: {},
     sign: Callable[[bytes], bytes] | None = None,
 ) -> dict[str, Any]:
     """Write the files (name → bytes) beside `path`, let `check` run on them, and only then put them in its place.
 
-    `check` returns entries to add to the manifest, and `sign` the signature of its bytes; what they raise leaves `path`
-    as it was.
+    `check` returns entries to add to the manifest, `answered` files that are made with the bundle as it is then, and
+    `sign` the signature of the manifest's bytes; what they raise leaves `path` as it was.
     """
     check_target(path)
-    files = {name: {"bytes": len(content), "sha256": sha256_bytes(content)} for name, content in contents.items()}
-    manifest = {"format": FORMAT, "format_version": _version(manifest), **manifest, "files": files}
+    manifest = {"format": FORMAT, "format_version": _version(manifest), **manifest, "files": {}}
     with staging(path, _ALL_FILES) as directory:
-        for name, content in contents.items():
-            write_atomic(directory / name, content)
+        _write_files(directory, contents, manifest)
         _write_manifest(directory, manifest)
         manifest |= check(directory)
+        _write_manifest(directory, manifest)
+        _write_files(directory, answered(directory), manifest)
         content = _write_manifest(directory, manifest)
         if sign:
             write_atomic(directory / SIGNATURE_FILE, sign(content))
@@ -85,6 +88,13 @@ def _version(manifest: Mapping[str, Any]) -> int:
     if manifest.get("trunk") or manifest["normalization"] == "frozen":
         return TRUNK_VERSION
     return CARRYING_VERSION if manifest["tensors"]["carried"] else PLAIN_VERSION
+
+
+def _write_files(directory: Path, contents: Mapping[str, bytes], manifest: dict[str, Any]) -> None:
+    """Write them, and list them in the manifest."""
+    for name, content in contents.items():
+        write_atomic(directory / name, content)
+        manifest["files"][name] = {"bytes": len(content), "sha256": sha256_bytes(content)}
 
 
 def _write_manifest(directory: Path, manifest: dict[str, Any]) -> bytes:

@@ -12,8 +12,11 @@ from safetensors.numpy import save
 from gems_edge.data.episodes import EpisodeIndices
 from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.specs import distribution_name, specs_text
-from gems_edge.device.bundle_files import FILES, TRUNK_FILE
+from gems_edge.device.bundle import read_bundle
+from gems_edge.device.bundle_files import FILES, SELFTEST_FILE, TRUNK_FILE
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
+from gems_edge.device.selftest import make_selftest
+from gems_edge.device.trust import ANYBODY
 from gems_edge.export.bundle import write_bundle
 from gems_edge.export.cut import board_step, board_trunk, highest_cut, trunk_entry
 from gems_edge.export.graphs import RULE, predict_graph
@@ -123,7 +126,8 @@ def export_source(
     def check(staging: Path) -> dict[str, Any]:
         return _verified(staging, source, exported.learned, graphs.int8, options, reports)
 
-    return write_bundle(output, _contents(exported.learned, graphs, unknown), manifest, check, signing(options))
+    contents = _contents(exported.learned, graphs, unknown)
+    return write_bundle(output, contents, manifest, check, _selftest, signing(options))
 
 
 def _least_bytes(source: Source, ratio: float) -> int:
@@ -388,6 +392,11 @@ def _verified(
         accuracy = int8_accuracy(staging, images, source.tests[0], options.episodes, progress)
     entries |= {"int8": int8.about | {"accuracy": {config.normalization: accuracy}}}
     return entries | ({"precision": precision_for(accuracy)} if options.for_boards else {})
+
+
+def _selftest(staging: Path) -> dict[str, bytes]:
+    """What a board is to answer: device/selftest.py."""
+    return {SELFTEST_FILE: make_selftest(read_bundle(staging, ANYBODY))}
 
 
 def precision_for(accuracy: Mapping[str, Any]) -> str:

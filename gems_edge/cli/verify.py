@@ -20,21 +20,24 @@ if TYPE_CHECKING:
     help="Of a bundle: a key in this file (OpenSSH's allowed_signers) must have signed it.",
 )  # fmt: skip
 @click.option("--allow-older", is_flag=True, help="With --trust: a release below the highest that was opened is fine.")
+@click.option("--run", is_flag=True, help="Of a bundle that is whole: also let it answer its self-test here.")
 @json_option
-def command(path: Path, trust: Path | None, allow_older: bool, as_json: bool) -> None:
+def command(path: Path, trust: Path | None, allow_older: bool, run: bool, as_json: bool) -> None:
     """Check a bundle, a state, a run or a packed file: what is whole, what is not, and what can be saved.
 
-    Nothing is changed, and nothing of it runs. Ends with 2 if something is not whole, or not to be trusted.
+    Nothing is changed, and without --run nothing of it runs. Ends with 2 if something is not whole, or not to be
+    trusted.
 
     \b
     Example:
       gems-edge verify plates.gems --trust makers
+      gems-edge verify plates.gems --run
       gems-edge verify mine.state --json
       gems-edge verify runs/plates
     """
     from gems_edge.device.trust import Trust
 
-    finding = _inspected(path, Trust(trust, allow_older))
+    finding = _inspected(path, Trust(trust, allow_older), run)
     if as_json:
         emit(
             {
@@ -60,14 +63,16 @@ def command(path: Path, trust: Path | None, allow_older: bool, as_json: bool) ->
         raise UserError("; ".join(filter(None, (named, finding.rescue))))
 
 
-def _inspected(path: Path, trust: "Trust") -> "Finding":
+def _inspected(path: Path, trust: "Trust", run: bool) -> "Finding":
     from gems_edge.device.bundle_files import MANIFEST_FILE
     from gems_edge.device.inspect import inspect_bundle, inspect_state
     from gems_edge.device.state import SLOTS
 
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if MANIFEST_FILE in names or path.suffix == ".gems" and names:
-        return inspect_bundle(path, trust)
+        return _tested(inspect_bundle(path, trust)) if run else inspect_bundle(path, trust)
+    if run:
+        raise UserError(f"{path} is no bundle, so it has no self-test; leave out --run")
     if names & {*SLOTS}:
         return inspect_state(path)
     if names & {"config.toml", "weights.safetensors", "last"}:
@@ -81,3 +86,22 @@ def _inspected(path: Path, trust: "Trust") -> "Finding":
     if not path.exists():
         raise UserError(f"{path} does not exist; give a bundle, a state, a run or a packed file")
     raise UserError(f"{path} is no bundle, no state, no run and no packed file; name what gems-edge wrote")
+
+
+def _tested(finding: "Finding") -> "Finding":
+    """With the self-test as one more part, where all else is whole."""
+    from dataclasses import replace
+
+    from gems_edge.device.bundle import read_bundle
+    from gems_edge.device.finding import Part
+    from gems_edge.device.selftest import run_selftest
+    from gems_edge.device.trust import ANYBODY
+
+    if finding.damaged:
+        return finding
+    try:
+        outcome = run_selftest(read_bundle(finding.path, ANYBODY))
+        part = Part("self-test", about=outcome.text if outcome else "none: exported by an earlier gems-edge")
+    except UserError as error:
+        part = Part("self-test", str(error))
+    return replace(finding, parts=(*finding.parts, part))

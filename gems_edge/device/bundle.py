@@ -252,13 +252,14 @@ def _described(path: Path, content: bytes) -> Bundle:
 
 def _check_release(bundle: Bundle, manifest: bytes, signature: bytes | None, trust: Trust) -> None:
     """UserError for a product that is not the board's, and for an older release; a newer one is remembered before
-    anything of it is used."""
+    anything of it is used, unless it may yet be turned away."""
     assert trust.file is not None
     check_product(bundle.path, manifest, signature, bundle.product, trust.file)
     assert bundle.product is not None
     if not trust.allow_older:
         check_release(bundle.path, bundle.product, trust.file)
-    remember_release(bundle.product, trust.file)
+    if trust.remember:
+        remember_release(bundle.product, trust.file)
 
 
 def _checked_files(path: Path, fields: Fields) -> dict[str, np.ndarray]:

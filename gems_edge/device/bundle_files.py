@@ -21,6 +21,7 @@ MANIFEST_SUM_FILE = "manifest.sha256"
 WEIGHTS_FILE = "weights.safetensors"
 FILES = ("predict.onnx", "adapt.onnx", WEIGHTS_FILE)
 TRUNK_FILE = "trunk.onnx"
+SELFTEST_FILE = "selftest.safetensors"  # what the bundle answered where it was exported: device/selftest.py
 _MANIFEST_MOST_BYTES = 4 << 20  # fifty times the largest that an export has written
 
 

@@ -3,7 +3,7 @@
 import copy
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,17 @@ class Learner:
             check_enough(album)
             plan = Plan(album, version.change, version.steps, tuple(past), kept)
             return self._adapted(plan, started, on_step)
+
+    def relearn(
+        self, versions: Sequence[Version], kept: Mapping[str, Kept], on_step: OnStep | None = None
+    ) -> Adaptation:
+        """Learn the album of the last of `versions` from what is kept of its photos, by picture: what another state or
+        another bundle was taught. One can go back to the versions before. Raises UserError as `adapt`."""
+        started = time.perf_counter()
+        *past, version = versions
+        self.bundle.check_classes(len(version.album.classes))
+        with self._teaching:
+            return self._adapted(Plan(version.album, version.change, None, tuple(past), kept), started, on_step)
 
     def rename(self, old: Hashable, new: Hashable) -> None:
         """Give a class another name; its answers stay. UserError if there is none, or one of the new name."""

@@ -136,7 +136,7 @@ def fresh_memory(
     """
     numbers = map(str, (images, threads or 0, steps))
     command = [sys.executable, "-m", "gems_edge.device.probe", str(path), what, *numbers]
-    return list(_repeated(lambda: json.loads(_child(command)), repeats, seconds))
+    return list(_repeated(lambda: json.loads(run_child(command)), repeats, seconds))
 
 
 def _repeated(call: Callable[[], Any], repeats: int, seconds: float) -> Iterator[Any]:
@@ -160,11 +160,12 @@ def cold_starts(
         command = [sys.executable, "-m", "gems_edge", "predict", str(bundle.path), str(image), "--json"]
         command += ["--threads", str(threads)] if threads else []
         command += ["--state", str(state)] if state else []
-        _child(command)
-        return list(_repeated(lambda: _milliseconds(lambda: _child(command)) / 1e3, repeats, seconds))
+        run_child(command)
+        return list(_repeated(lambda: _milliseconds(lambda: run_child(command)) / 1e3, repeats, seconds))
 
 
-def _child(command: list[str]) -> str:
+def run_child(command: list[str]) -> str:
+    """What a process says on stdout. Raises UserError or MachineError with what it says of its failure."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return done.stdout

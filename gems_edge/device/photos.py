@@ -65,11 +65,17 @@ def thumbnail(kept: Kept, inverted: bool) -> bytes:
     return kept.thumbnail or small_picture(kept.fed, inverted)
 
 
+def picture(kept: Kept, inverted: bool) -> bytes:
+    """The best picture that is left of the photo: its pixels as PNG, or the thumbnail."""
+    if kept.fed.dtype == np.uint8:
+        return _saved(_image(kept.fed, inverted), "PNG", optimize=True)
+    return kept.thumbnail
+
+
 def encode(kept: Kept, inverted: bool) -> bytes:
     """The content of a photo's file."""
     if kept.fed.dtype == np.uint8:
-        png = _saved(_image(kept.fed, inverted), "PNG", optimize=True)
-        return safetensors.numpy.save({"picture": np.frombuffer(png, np.uint8)})
+        return safetensors.numpy.save({"picture": np.frombuffer(picture(kept, inverted), np.uint8)})
     tensors = {"fed": np.ascontiguousarray(kept.fed), "thumbnail": np.frombuffer(kept.thumbnail, np.uint8)}
     return safetensors.numpy.save(tensors)
 

@@ -8,6 +8,7 @@ product that was opened.
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gems_edge.device.manifest import Product
 from gems_edge.device.openssh import BadSignature, Signer
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import locked, opened, parse_json, read_plain, sha256_bytes, write_atomic
+from gems_edge.places import check_room
 
 TRUST_VARIABLE, ALLOW_OLDER_VARIABLE = "GEMS_EDGE_TRUST", "GEMS_EDGE_ALLOW_OLDER"
 SIGNATURE_FILE = "manifest.json.sig"  # as `ssh-keygen -Y sign manifest.json` names it
@@ -29,6 +31,7 @@ class Trust:
 
     file: Path | None = None
     allow_older: bool = False  # a release below the highest that was opened
+    remember: bool = True  # which release is opened; False: it may yet be turned away
 
     @classmethod
     def from_environment(cls) -> "Trust":
@@ -108,11 +111,16 @@ def remember_release(product: Product, trusted: Path) -> None:
     """
     if highest_releases(trusted).get(product.id, -1) >= product.release:
         return
+    _note_release(product, trusted, lambda highest: max(product.release, highest))
+
+
+def _note_release(product: Product, trusted: Path, change: Callable[[int], int]) -> None:
+    """Write what `change` makes of the highest release that was opened."""
     kept = _releases_file(trusted)
     try:
         with locked(kept.parent):
             releases = highest_releases(trusted)
-            releases[product.id] = max(product.release, releases.get(product.id, 0))
+            releases[product.id] = change(releases.get(product.id, 0))
             write_atomic(kept, _encode(releases))
     except (OSError, MachineError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -120,6 +128,23 @@ def remember_release(product: Product, trusted: Path) -> None:
             f"{kept} cannot be written ({reason}), so release {product.release} of {product.id!r} would not be "
             "remembered; open the bundle once as somebody who may write there"
         ) from None
+
+
+def check_can_remember(product: Product, trusted: Path) -> None:
+    """Raises as places.check_room where remember_release could not write."""
+    if highest_releases(trusted).get(product.id, -1) < product.release:
+        check_room(trusted.parent)
+
+
+def note_release(product: Product | None, trust: Trust) -> None:
+    """Remember the release that a board goes over to; with `allow_older` it is the highest from now on, though a higher
+    one was opened. Raises as remember_release."""
+    if trust.file is None or product is None:
+        return
+    if trust.allow_older:
+        _note_release(product, trust.file, lambda highest: product.release)
+    else:
+        remember_release(product, trust.file)
 
 
 def highest_releases(trusted: Path) -> dict[str, int]:

@@ -6,6 +6,9 @@ import pytest
 from board import assert_refused, gems_edge, handmade  # noqa: F401
 from signing import make_key, sign, trust_line, write_signed
 
+from gems_edge.device.bundle import read_bundle
+from gems_edge.device.selftest import make_selftest
+
 
 @pytest.fixture
 def here(tmp_path, gems_edge):  # noqa: F811
@@ -163,3 +166,17 @@ def test_names_that_would_move_the_cursor(gems_edge, here):  # noqa: F811
     result = gems_edge("verify", "p.gems")
     damaged(result, "outside the bundle")
     assert "\x1b" not in result.out + result.err
+
+
+def test_a_self_test_that_runs(gems_edge, here):  # noqa: F811
+    bundle = handmade.write_bundle(here / "b.gems")
+    test = make_selftest(read_bundle(bundle))
+    assert "none: exported by an earlier gems-edge" in gems_edge("verify", "b.gems", "--run").out
+    handmade.replace_file(bundle, "selftest.safetensors", test)
+    result = gems_edge("verify", "b.gems", "--run", "--json")
+    assert result.code == 0 and parts(result)["self-test"]["about"].startswith("fp32 off by")
+    handmade.write_bundle(here / "c.gems", seed=1)
+    handmade.replace_file(here / "c.gems", "selftest.safetensors", test)
+    assert gems_edge("verify", "c.gems").code == 0
+    damaged(gems_edge("verify", "c.gems", "--run"), "answers its self-test otherwise than where it was exported")
+    assert_refused(gems_edge("verify", "photos/x.state", "--run"), "no bundle")

@@ -15,6 +15,8 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from PIL import Image
 
 from gems_edge.device import Learner
+from gems_edge.device.bundle import read_bundle
+from gems_edge.device.selftest import make_selftest
 from gems_edge.files import sha256_bytes
 
 SIZE, PATCH, FEATURES, RATE, EPSILON = 16, 4, 8, 0.5, 1e-5
@@ -95,6 +97,12 @@ def write_bundle(
         manifest["trunk"] = {"cut": "head", "features": [FEATURES, SIZE // PATCH, SIZE // PATCH]}
         manifest["cost"] |= {"trunk": manifest["cost"]["predict"], "memory": MEMORY | SPLIT_MEMORY}
     write_files(path, files, manifest)
+    return path
+
+
+def write_tested(path: Path, **options) -> Path:
+    """As write_bundle, with a self-test as an export writes it."""
+    replace_file(write_bundle(path, **options), "selftest.safetensors", make_selftest(read_bundle(path)))
     return path
 
 

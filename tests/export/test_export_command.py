@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 from small_settings import EXPORT
 
+from gems_edge.device.bundle import read_bundle
+from gems_edge.device.selftest import run_selftest
+
 
 @pytest.fixture(scope="module")
 def photos(environment, tmp_path_factory):
@@ -46,8 +49,10 @@ def test_manifest_and_json(cli_here, own_small_run, tmp_path):
         "manifest.json",
         "manifest.sha256",
         "predict.onnx",
+        "selftest.safetensors",
         "weights.safetensors",
     ]
+    assert run_selftest(read_bundle(bundle)).difference["fp32"] < 1e-6
     check = manifest["verification"]
     assert check["episodes"] == 5 and check["steps"] == 3 and check["decision"] is None
     for kind in ("update", "forward", "answer"):

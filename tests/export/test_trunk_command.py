@@ -34,7 +34,9 @@ def test_export_says_where_it_cuts(split, cli_here, tmp_path):
     cost = manifest["cost"]
     assert cost["trunk"]["macs"] + 5 * 32 == cost["predict"]["macs"]  # the head has a row for each of five classes
     assert cost["adapt_step"]["macs"] < 0.01 * cost["trunk"]["macs"]
-    assert manifest["files"].keys() == {"adapt.onnx", "predict.onnx", "trunk.onnx", "weights.safetensors"}
+    assert manifest["files"].keys() == {
+        "adapt.onnx", "predict.onnx", "selftest.safetensors", "trunk.onnx", "weights.safetensors"
+    }  # fmt: skip
 
 
 def test_it_learns_and_answers_on_the_board(split, cli_here, photos):

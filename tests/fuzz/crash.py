@@ -15,9 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-CALLS = ("open", "fsync", "replace", "rename", "chmod", "mkdir", "unlink", "rmdir", "close", "truncate", "ftruncate")
-Node = bytes | dict[str, int]  # the content of a file, or of a directory: names and inodes
-_EMPTY: dict[bool, Node] = {True: {}, False: b""}
+CALLS = (
+    "open",
+    "fsync",
+    "replace",
+    "rename",
+    "chmod",
+    "mkdir",
+    "unlink",
+    "rmdir",
+    "close",
+    "truncate",
+    "ftruncate",
+    "symlink",
+)
+# The content of a file; of a directory: names and inodes; of a link: where it leads, which lies with its inode.
+Node = bytes | dict[str, int] | str
 
 
 @contextmanager
@@ -95,11 +108,15 @@ class Recording:
         for place, folders, files in os.walk(self.folder):
             names = {name: os.lstat(f"{place}/{name}").st_ino for name in (*folders, *files)}
             nodes[os.stat(place).st_ino] = names
-            for name in files:
-                nodes[names[name]] = Path(place, name).read_bytes()
+            for name in (*folders, *files):
+                path = Path(place, name)
+                if path.is_symlink():
+                    nodes[names[name]] = os.readlink(path)
+                elif name in files:
+                    nodes[names[name]] = path.read_bytes()
             for name, inode in names.items():
                 if inode not in self._held:
-                    self._held[inode] = os.open(f"{place}/{name}", os.O_PATH)
+                    self._held[inode] = os.open(f"{place}/{name}", os.O_PATH | os.O_NOFOLLOW)
         return nodes
 
     def _keep(self, now: dict[int, Node], label: str) -> None:
@@ -117,7 +134,7 @@ class Recording:
     def _left(self, inode: int, node: Node, part: float) -> Node:
         """What is left of a file if so much of what is not safe has come to the disk."""
         safe = self.durable.get(inode, b"")
-        if isinstance(node, dict) or node == safe:
+        if not isinstance(node, bytes) or node == safe:
             return node
         return node if part == 1 else safe if not part else node[: max(len(safe), len(node) // 2)]
 
@@ -136,6 +153,8 @@ def _write(tree: dict[str, Any], place: Path) -> None:
     for name, node in tree.items():
         if isinstance(node, dict):
             _write(node, place / name)
+        elif isinstance(node, str):
+            (place / name).symlink_to(node)
         else:
             (place / name).write_bytes(node)
 
@@ -143,4 +162,4 @@ def _write(tree: dict[str, Any], place: Path) -> None:
 def put(state: Path, folder: Path) -> None:
     """The folder as a cut has left it."""
     shutil.rmtree(folder)
-    shutil.copytree(state, folder)
+    shutil.copytree(state, folder, symlinks=True)

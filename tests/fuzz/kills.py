@@ -41,7 +41,7 @@ def prepare(writer: Writer, folder: Path) -> Ready:
         shutil.rmtree(folder, ignore_errors=True)
         (before / KEPT).mkdir(parents=True)
         _must(before, writer.prepare)
-        shutil.copytree(before, work)
+        shutil.copytree(before, work, symlinks=True)
         old = _must(work, writer.look) if any((work / KEPT).iterdir()) else ""
         recording = Recording(work / KEPT, states)
         began = time.monotonic()
@@ -99,7 +99,7 @@ def _fault(ready: Ready, folder: Path, ended: bool = False) -> str:
 
 def _copy(before: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
-    return shutil.copytree(before, folder)
+    return shutil.copytree(before, folder, symlinks=True)
 
 
 def _must(folder: Path, work: Callable[[], str | None]) -> str:

@@ -37,6 +37,32 @@ def state() -> str:
     return answers + json.dumps({name: value for name, value in taught.items() if name != "state_bytes"})
 
 
+def selftest() -> str:
+    return call("verify", "subject.gems", "--run", "--json")
+
+
+def installation() -> str:
+    """What the bundle in use was taught is taught to the next, and rolled back; an installation does more only in
+    processes of its own."""
+    from gems_edge.device.bundle import read_bundle
+    from gems_edge.device.carry import carry, read_lesson
+    from gems_edge.device.exam import examine
+    from gems_edge.device.installation import current_slot
+
+    slot = current_slot(Path("subject"))
+    if slot is None or slot.state is None:
+        return f"nothing in use: {slot}"
+    lesson = read_lesson(read_bundle(slot.bundle), slot.state)
+    learner, by = carry(lesson, read_bundle("next.gems"), 1)
+    learner.save("out/next.state")
+    marks = examine(learner.bundle, Path("out/next.state"), lesson, 1)
+    went = call("rollback", "subject", "--json")
+    current = "subject/current"
+    state = ("--state", f"{current}/taught.state")
+    answers = call("predict", f"{current}/bundle.gems", *state, "query", "--threads", 1, "--json")
+    return f"{by} {marks.right} {marks.asked} {went} {answers}"
+
+
 def image() -> str:
     from gems_edge.images import decode_image
 
@@ -133,6 +159,8 @@ READERS: dict[str, Callable[[], str]] = {
     reader.__name__: reader
     for reader in (
         bundle,
+        selftest,
+        installation,
         state,
         image,
         packed,

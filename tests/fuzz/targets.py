@@ -154,6 +154,30 @@ def _forge_bundle(place: Path, random: Random, others: Sequence[Path]) -> str:
     return what
 
 
+def _forge_selftest(place: Path, random: Random, others: Sequence[Path]) -> str:
+    what = _rewrite("subject.gems/selftest*", formats.harm_tensors)(place, random, others)
+    formats.seal_bundle(place / "subject.gems")
+    return what
+
+
+def _forge_installation(place: Path, random: Random, others: Sequence[Path]) -> str:
+    """Its records, its link, a slot that is gone, and the states in it."""
+    kind = random.choice(("record", "record", "link", "lost", "state"))
+    if kind == "record":
+        return _rewrite("subject/*/installed.json", _json)(place, random, others)
+    if kind == "state":
+        return _rewrite("subject/*/taught.state/*.safetensors", formats.harm_state)(place, random, others)
+    if kind == "lost":
+        slot = random.choice(sorted((place / "subject").glob("[0-9]*")))
+        shutil.rmtree(slot)
+        return f"no slot {slot.name}"
+    link = place / "subject" / "current"
+    link.unlink()
+    if target := random.choice(("", "3", "0", "1/..", "../next.gems", "/", "1" * 300, "current")):
+        link.symlink_to(target[:200])
+    return f"current → {target[:20]}"
+
+
 def _forge_image(place: Path, random: Random, others: Sequence[Path]) -> str:
     if (place / "subject.png").exists():
         return _rewrite("subject.png", formats.harm_png)(place, random, others)
@@ -176,6 +200,8 @@ TARGETS = {
     target.name: target
     for target in (
         Target("bundle", _any_file("subject.gems/*"), _forge_bundle, board=True, sealed=True, codes=(1, 2)),
+        Target("selftest", _any_file("subject.gems/selftest*"), _forge_selftest, board=True, sealed=True),
+        Target("installation", _any_file("subject/**/*"), _forge_installation, board=True),
         Target(
             "state",
             _any_file("subject.state/**/*", whole=False),

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow(60)
 
 SEED = 17
 NUMBERS = {name: 40 for name in ("bundle", "state", "image", "facts", "answers", "config", "profile", "ticket")} | {
-    name: 20 for name in ("packed", "run", "checkpoint", "verify", "trust", "exported")
+    name: 20 for name in ("packed", "run", "checkpoint", "verify", "trust", "exported", "selftest", "installation")
 }
 
 

@@ -37,6 +37,34 @@ def bundles(folder: Path) -> None:
         _write_query(place)
 
 
+def selftests(folder: Path) -> None:
+    for name, options in BUNDLES.items():
+        handmade.write_tested(_made(folder / name) / "subject.gems", **options)
+
+
+def installations(folder: Path) -> None:
+    """Two bundles, each taught by another number of steps; the second is in use, and a third is at hand."""
+    from gems_edge.device import Learner
+    from gems_edge.device.bundle import read_bundle
+    from gems_edge.device.installation import copy_bundle, new_slot, slots_of, switch, write_record
+
+    place = _made(folder / "twice")
+    _write_query(place)
+    board = _made(place / "subject")
+    for number in (1, 2):
+        before = slots_of(board)
+        bundle = read_bundle(handmade.write_bundle(folder / f"{number}.gems", steps=number))
+        slot = new_slot(board, before)
+        copy_bundle(bundle, slot)
+        learner = Learner(bundle, 1)
+        learner.adapt(PHOTOS, LABELS)
+        learner.save(slot.path / "taught.state")
+        write_record(slot, before[0] if before else None, {})
+        switch(board, slot)
+        shutil.rmtree(bundle.path)
+    handmade.write_bundle(place / "next.gems", steps=3)
+
+
 def states(folder: Path) -> None:
     """Of one bundle, taught once and twice, and with one slot only."""
     from gems_edge.device import Learner
@@ -259,7 +287,8 @@ def _write_query(place: Path) -> None:
 
 
 VALID: dict[str, Callable[[Path], None]] = {
-    "bundle": bundles, "state": states, "image": images, "packed": packed, "config": configs, "profile": profiles,
+    "bundle": bundles, "selftest": selftests, "installation": installations,
+    "state": states, "image": images, "packed": packed, "config": configs, "profile": profiles,
     "ticket": tickets, "run": runs, "checkpoint": checkpoints, "exchanged": runs, "exported": exported,
     "verify": verified, "trust": trusted, "facts": facts, "answers": answers,
 }  # fmt: skip

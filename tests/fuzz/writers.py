@@ -1,9 +1,12 @@
-"""Who writes what a user keeps: states, packed files, runs, tickets and bundles; how it is begun, and looked at again.
+"""Who writes what a user keeps: states, installed bundles, packed files, runs, tickets and bundles; how it is begun,
+and looked at again.
 
 All is called in a folder of its own, by forked processes: see kills.py.
 """
 
 import hashlib
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +46,59 @@ def _state() -> str:
     from gems_edge.device.bundle import read_bundle
     from gems_edge.device.state import load_state
 
-    state = load_state(KEPT / "a.state", read_bundle("bundle.gems").hash)
+    return _tensors(load_state(KEPT / "a.state", read_bundle("bundle.gems").hash))
+
+
+def _tensors(state: Any) -> str:
     return hashlib.sha256(b"".join(state.tensors[name].tobytes() for name in sorted(state.tensors))).hexdigest()
+
+
+def _prepare_install() -> None:
+    """A bundle that is taught, another that took its place, and a third to install."""
+    for number in (1, 2, 3):
+        handmade.write_tested(Path(f"{number}.gems"), steps=number)
+    handmade.write_pictures(Path("photos"), PHOTOS, LABELS)
+    current = KEPT / "board" / "current"
+    _install("1.gems")
+    call("adapt", current / "bundle.gems", "--support", "photos", "-o", current / "taught.state", "--threads", 1)
+    _install("2.gems")
+
+
+def _install(bundle: str = "3.gems") -> None:
+    call("install", bundle, "--into", KEPT / "board", "--threads", 1, "--most-time", 1e6, "--most-memory", 1e6)
+
+
+def _prepare_rollback() -> None:
+    _prepare_install()
+    shutil.rmtree("3.gems")
+
+
+def _rollback() -> None:
+    """Once: a second time it would go forth again."""
+    if os.readlink(KEPT / "board" / "current") != "1":
+        call("rollback", KEPT / "board")
+
+
+def _installed() -> str:
+    """The bundle in use, what it was taught, and that there is one to go back to, with all that."""
+    from gems_edge.device.installation import current_slot, previous_slot
+
+    current = current_slot(KEPT / "board")
+    assert current is not None
+    previous = previous_slot(KEPT / "board", current)
+    assert previous is not None
+    _slot(previous)
+    return _slot(current)
+
+
+def _slot(slot: Any) -> str:
+    from gems_edge.device.bundle import read_bundle
+    from gems_edge.device.carry import read_lesson
+
+    bundle = read_bundle(slot.bundle)
+    lesson = read_lesson(bundle, slot.state)
+    assert len(lesson.album.photos) == len(LABELS)
+    return f"{bundle.steps} {_tensors(lesson.state)}"
 
 
 def _prepare_pack() -> None:
@@ -141,6 +195,8 @@ WRITERS = {
     writer.name: writer
     for writer in (
         Writer("adapt", _prepare_adapt, _adapt, _state),
+        Writer("install", _prepare_install, _install, _installed),
+        Writer("rollback", _prepare_rollback, _rollback, _installed),
         Writer("pack", _prepare_pack, _pack, _packed),
         Writer("train", _prepare_train, _train, _run),
         Writer("search", _prepare_search, _train, _searched),
