@@ -3,7 +3,7 @@
 import copy
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from gems_edge.device.confusion import LeaveOneOut, leave_one_out
 from gems_edge.device.history import STEPS_BACK, next_number
 from gems_edge.device.inputs import checked_images, numbered
 from gems_edge.device.photos import Kept, thumbnail
+from gems_edge.device.pictures import Picture, pixels_of
 from gems_edge.device.runtime import check_threads
 from gems_edge.device.sessions import check_precision
 from gems_edge.device.state import State
@@ -51,7 +52,6 @@ from gems_edge.device.teaching import (
 from gems_edge.device.trunk import trunk_features
 from gems_edge.device.trust import Trust
 from gems_edge.errors import UserError
-from gems_edge.images import decode_image
 
 
 class Learner:
@@ -109,11 +109,15 @@ class Learner:
         """What was taught; None before any teaching."""
         return self._now.state
 
-    def read_images(self, files: Sequence[Path | str | bytes]) -> np.ndarray:
-        """Image files (or their bytes) as this bundle wants them: uint8 [N, S, S, C]. UserError names a bad one."""
-        size, channels, invert = self.bundle.image_size, self.bundle.channels, self.bundle.inverted
-        pixels = [decode_image(file, size, channels, invert=invert) for file in files]
-        return np.stack(pixels) if pixels else np.zeros((0, size, size, channels), np.uint8)
+    def read_images(self, pictures: Iterable[Picture], order: str = "RGB") -> np.ndarray:
+        """Pictures as this bundle wants them: uint8 [N, S, S, C].
+
+        Each is an image file or its bytes, an image of Pillow's, or a frame [height, width] or [height, width, 3] of
+        any size, uint8 or floating point in 0…1, with the channels in `order` ("RGB", or "BGR" as OpenCV has them).
+        Frames show things as people see them, dark on light, too: `bundle.inverted` is seen to here.
+        Raises UserError for a bad picture, and for one that is not in a list.
+        """
+        return pixels_of(pictures, self.bundle, order)
 
     def adapt(
         self,
