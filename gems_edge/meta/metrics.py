@@ -68,6 +68,8 @@ def _record(line: bytes) -> dict[str, Any]:
     record = parse_json(line, "a line")
     if not isinstance(record, dict):
         raise ValueError("no object")
+    if "crc32" in record:
+        raise ValueError("no checksum of eight digits")
     needed = _NEEDED.get(str(record.get("kind")), ())
     for name in {*_NUMBERS & record.keys(), *needed}:
         _check(name, record.get(name))
