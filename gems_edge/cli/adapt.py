@@ -65,7 +65,7 @@ def command(
     check_destination(state, learner.bundle.hash)
     cost = learner.bundle.manifest["cost"]
     photos = read_support(support, learner.bundle, lambda images: check_room(cost, images, "adapt"))
-    _check_place(Path(state), learner.bundle, len(photos.classes))
+    _check_place(Path(state), learner.bundle, photos, keep)
     adaptation = _adapt(learner, photos, steps, keep)
     document, lines = adaptation_report(learner, adaptation, learner.save(state), state)
     if as_json:
@@ -75,10 +75,14 @@ def command(
     show_lines(f"next: gems-edge predict {bundle} --state {state} IMAGE…")
 
 
-def _check_place(state: Path, bundle: "Bundle", classes: int) -> None:
-    """What is learned has room where it is to be kept; found out before it is learned."""
-    learned = bundle.start_weights(classes, bundle.statistics)
-    check_room(state if state.is_dir() else state.parent, sum(value.nbytes for value in learned.values()))
+def _check_place(state: Path, bundle: "Bundle", photos: "SupportSet", keep: int) -> None:
+    """What is learned, and what is kept of the photos, has room where it is to be; found out before it is learned."""
+    from gems_edge.device.photos import most_bytes
+
+    learned = bundle.start_weights(len(photos.classes), bundle.statistics)
+    count = sum(min(photos.labels.count(name), keep) for name in photos.classes)
+    size = sum(value.nbytes for value in learned.values()) + count * most_bytes(bundle)
+    check_room(state if state.is_dir() else state.parent, size)
 
 
 def _adapt(learner: "Learner", photos: "SupportSet", steps: int | None, keep: int) -> "Adaptation":

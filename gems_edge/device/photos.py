@@ -8,6 +8,7 @@ cut leaves at most files that nothing names, which the next save removes.
 import contextlib
 import hashlib
 import io
+import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _FILE = re.compile(r"[0-9a-f]{32}\.safetensors")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.safetensors\..*\.tmp")
 _MOST_BYTES = 64 << 20
 _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 96, 75
+_BESIDE = 4096  # a thumbnail and the header of its file
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,13 @@ def unnamed_photos(state: Path, used: Collection[str]) -> list[str]:
 def are_only_photos(directory: Path) -> bool:
     """Whether `directory` is what a save leaves that ended before its first slot."""
     return directory.is_dir() and all(_FILE.fullmatch(e.name) or e.name.startswith(".") for e in directory.iterdir())
+
+
+def most_bytes(bundle: Bundle) -> int:
+    """About the most that one photo of uint8 takes: features and a thumbnail, or pixels that do not pack."""
+    if bundle.trunk is None:
+        return bundle.image_size**2 * bundle.channels + _BESIDE
+    return 2 * math.prod(bundle.trunk.features) + _BESIDE
 
 
 def photos_bytes(state: Path) -> int:

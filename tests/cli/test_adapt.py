@@ -90,6 +90,18 @@ def test_full_disk(gems_edge, here, monkeypatch):  # noqa: F811
     assert not (here / "s.state").exists()
 
 
+def test_room_for_photos_is_tried_before_anything_is_learned(gems_edge, here, monkeypatch):  # noqa: F811
+    """A disk with room for the weights alone, which are smaller than what is kept of the photos."""
+
+    def small(descriptor, offset, size):
+        if size > 2_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", small)
+    assert_refused(gems_edge("adapt", "h.gems", "--support", "photos", "-o", "s.state"), "has no room for", code=1)
+    assert not (here / "s.state").exists()
+
+
 def test_no_permission(gems_edge, here, monkeypatch):  # noqa: F811
     """Root may write everywhere, so the system's refusal is put in its mouth."""
 
