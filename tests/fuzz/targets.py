@@ -107,7 +107,7 @@ def _any_file(pattern: str, special: bool = True, whole: bool = True) -> Harm:
         if kind < 0.55 and alike and whole:
             path.write_bytes(random.choice(alike))
             return f"{path.name} of another"
-        return harm_file(path, random, alike)
+        return harm_file(path, random, alike if whole else ())  # another's end may be all of it
 
     return damage
 
