@@ -101,7 +101,7 @@ def _episode(files: DemoFiles, subject: Subject, answers: Sequence[Document], ph
 
     def query(path: Path) -> Query:
         answer = answer_of[path.name]
-        return Query(pixels(path), answer["label"], answer["probability"])
+        return Query(pixels(path), answer["guess"], answer["probability"], answer["known"])
 
     return episode_section(
         list(photos),

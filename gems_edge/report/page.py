@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 # How a number is known; shown as a badge wherever a table cell is exactly one of these words.
 TAGS = ("measured", "predicted", "counted")
@@ -61,12 +61,16 @@ class Note:
     shape: ClassVar[str] = "note"
 
 
+# "unsure": not answered, for the image is like nothing that was taught.
+Verdict = Literal["right", "wrong", "unsure"]
+
+
 @dataclass(frozen=True)
 class EpisodeQuery:
     image: str  # data: URI
     predicted: str
     probability: str
-    right: bool
+    verdict: Verdict
 
 
 @dataclass(frozen=True)

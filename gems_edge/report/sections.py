@@ -1,5 +1,6 @@
 """What the report says of a run, an episode and a measurement, as sections of a page. No torch, no onnx."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from gems_edge.report.page import (
     Picture,
     Section,
     Table,
+    Verdict,
 )
 from gems_edge.report.run_choices import best_validation, choice_section, distribution_table
 from gems_edge.report.ticket_sections import ticket_section
@@ -101,11 +103,19 @@ def _data_names(specs: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Query:
-    """One query image and what was said of it. `image` is uint8 [H, W] or [H, W, C] (or floats 0…1)."""
+    """One query image and what was said of it. `image` is uint8 [H, W] or [H, W, C] (or floats 0…1); an image that is
+    not `known` was answered with "unknown", and `predicted` is the guess beside it."""
 
     image: np.ndarray
     predicted: str
     probability: float
+    known: bool = True
+
+    def verdict(self, name: str) -> Verdict:
+        """Of an image of the class `name`."""
+        if not self.known:
+            return "unsure"
+        return "right" if self.predicted == name else "wrong"
 
 
 def episode_section(
@@ -115,23 +125,26 @@ def episode_section(
     title: str = "An episode",
     note: str = "",
 ) -> Section:
-    """A picture of an episode: per class its support images, and its queries marked ✓ or ✗.
+    """A picture of an episode: per class its support images, and its queries marked ✓, ✗ or ?.
 
     `support[i]` and `queries[i]` belong to `classes[i]`; images as Query.image.
     """
     rows = tuple(_episode_row(*row) for row in zip(classes, support, queries, strict=True))
-    right = [query.right for row in rows for query in row.queries]
+    verdicts = Counter(query.verdict for row in rows for query in row.queries)
     largest = max((np.asarray(image).shape[0] for images in support for image in images), default=0)
-    summary = f"{sum(right)} of {len(right)} new images right. {note}".strip()
+    unsure = f", {verdicts['unsure']} unknown" if verdicts["unsure"] else ""
+    summary = f"{verdicts['right']} of {verdicts.total()} new images right{unsure}. {note}".strip()
     return Section(title, (EpisodePicture(rows, fine=largest > 48), Note(summary)))
 
 
 def _episode_row(name: str, support: Sequence[np.ndarray], queries: Sequence[Query]) -> EpisodeRow:
-    marked = tuple(
-        EpisodeQuery(plots.image_uri(query.image), query.predicted, f"{query.probability:.0%}", query.predicted == name)
-        for query in queries
-    )
+    marked = tuple(_episode_query(query, query.verdict(name)) for query in queries)
     return EpisodeRow(name, tuple(plots.image_uri(image) for image in support), marked)
+
+
+def _episode_query(query: Query, verdict: Verdict) -> EpisodeQuery:
+    answer = query.predicted if query.known else f"unknown ({query.predicted}?)"
+    return EpisodeQuery(plots.image_uri(query.image), answer, f"{query.probability:.0%}", verdict)
 
 
 def bench_section(bench: Mapping[str, Any], title: str = "Measured and predicted cost") -> Section:

@@ -97,12 +97,14 @@ def test_tags_become_badges():
 
 def test_episode_marks_right_and_wrong():
     grey = np.zeros((28, 28), np.uint8)
-    queries = [[Query(grey, "a", 0.91)], [Query(grey, "a", 0.4), Query(grey, "b", 0.77)]]
+    asked = [Query(grey, "a", 0.4), Query(grey, "b", 0.77), Query(grey, "b", 0.53, known=False)]
+    queries = [[Query(grey, "a", 0.91)], asked]
     section = episode_section(["a", "b"], [[grey], [grey[:, :, None]]], queries)
     page = render_page("t", [section])
     assert page.count("✓") == 2 and page.count("✗") == 1
-    assert "91%" in page and "40%" in page and "2 of 3 new images right" in page
-    assert page.count("data:image/png") == 5
+    assert "91%" in page and "40%" in page and "2 of 4 new images right, 1 unknown" in page
+    assert page.count('class="query unsure"') == 1 and "unknown (b?)" in page
+    assert page.count("data:image/png") == 6
     check(page)
 
 
