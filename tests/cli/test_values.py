@@ -101,3 +101,10 @@ def test_other_config_is_refused(tmp_path, line, message):
 def test_numbers_beyond_64_bits_are_refused():
     with pytest.raises(UserError, match="--seed is 1000000000000000000000; it must be below"):
         TrainConfig(seed=10**21)
+
+
+def test_a_config_that_lost_its_images_is_refused(tmp_path):
+    write_config(tmp_path / "a.toml", TrainConfig())
+    (tmp_path / "a.toml").write_text((tmp_path / "a.toml").read_text().replace('    "glyphs",\n', ""))
+    with pytest.raises(UserError, match="data is empty; name the images"):
+        read_config(tmp_path / "a.toml")

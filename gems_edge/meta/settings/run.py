@@ -130,6 +130,8 @@ class TrainConfig:
         check_settings(self)
         check_backbone(self.backbone)
         check_init(self.init)
+        if not self.data:
+            raise UserError("data is empty; name the images to train on, such as glyphs")
         if self.normalization == AUTO:
             object.__setattr__(self, "normalization", normalization_of(self.init))
         if not self.inner_lr > 0 or not self.lr > 0:
