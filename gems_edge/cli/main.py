@@ -1,5 +1,6 @@
 """The entry point: commands are imported only when they are called, so that --help and the board stay fast."""
 
+import contextlib
 import errno
 import importlib
 import io
@@ -88,9 +89,7 @@ def main() -> None:
 
 def run_reporting(program: Callable[[], None]) -> None:
     """Run a program; bad input ends with 2, a failing machine with 1, SIGTERM with 143, each with a line on stderr."""
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends nothing
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     # Whoever imports matplotlib would otherwise write its font list elsewhere below $HOME.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_directory() / "matplotlib"))
     try:
@@ -138,6 +137,21 @@ def run_reporting(program: Callable[[], None]) -> None:
     _stop(code, message)
 
 
+def _prepare_streams() -> None:
+    """Standard streams that the caller closed (>&-) go nowhere, and no file that is opened later takes their numbers:
+    libraries and children would write their lines into it. A name that a terminal cannot show ends nothing."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # which gets the lowest number that is free
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, "w" if number else "r", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _unexpected(error: Exception) -> None:
     if os.environ.get("GEMS_EDGE_DEBUG"):
         raise error
@@ -152,8 +166,9 @@ def _stop(code: int, message: str) -> None:
     text = printable(" ".join(str(message).split()))
     if len(text) > _LONGEST:  # a value in a file may be of any length
         text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
-    click.echo(f"gems-edge: {text}", err=True)
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # where nobody can be told, the code still says it
+        click.echo(f"gems-edge: {text}", err=True)
+        sys.stdout.flush()
     sys.exit(code)
 
 
