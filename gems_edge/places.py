@@ -22,7 +22,7 @@ def check_room(directory: Path | str, size: int = 0) -> None:
     MachineError if it has no room for `size` bytes. What is tried leaves nothing behind, not even when it is killed."""
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"{directory} does not exist; create it or choose another place with -o")
+        raise UserError(f"{directory} does not exist; create it or choose another place")
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             if size:
@@ -31,13 +31,11 @@ def check_room(directory: Path | str, size: int = 0) -> None:
         raise PermissionError(error.errno, error.strerror, str(directory)) from None
     except OSError as error:
         if error.errno == errno.EROFS:
-            raise UserError(
-                f"{directory} is on a file system that is read only; choose another place with -o"
-            ) from None
+            raise UserError(f"{directory} is on a file system that is read only; choose another place") from None
         if error.errno in _FULL:
             raise MachineError(
                 f"{directory} has no room for {size / 1e6:.1f} MB ({error.strerror}); free some space or choose "
-                "another place with -o"
+                "another place"
             ) from None
         raise
 
