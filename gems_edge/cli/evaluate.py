@@ -19,6 +19,7 @@ from gems_edge.cli.common import (
     trust_flags,
 )
 from gems_edge.cli.values import GIVEN_SHOTS, IMAGE_SETS
+from gems_edge.data import limits
 from gems_edge.wording import accuracy_text, below_bar_text, percent_text
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ COLUMNS = ("shots", "precision", "data", "normalization", "steps", "accuracy", "
 @click.option("--data", type=IMAGE_SETS, help="Images, several sets with commas; default: those of the run.")
 @data_root_option
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
-@click.option("--episodes", type=click.IntRange(2), default=600, show_default=True)
-@click.option("--ways", type=click.IntRange(2), help="Default: as trained.")
+@click.option("--episodes", type=click.IntRange(2, limits.EPISODES), default=600, show_default=True)
+@click.option("--ways", type=click.IntRange(2, limits.CLASSES), help="Default: as trained.")
 @click.option(
     "--shots", type=GIVEN_SHOTS, help="A number, or one for each class (5,1,1,1,1); default: as trained, both ends."
 )
-@click.option("--queries", type=click.IntRange(1), help="Default: as trained.")
-@click.option("--steps", type=click.IntRange(0), help="Inner steps; default: as trained.")
+@click.option("--queries", type=click.IntRange(1, limits.PER_CLASS), help="Default: as trained.")
+@click.option("--steps", type=click.IntRange(0, limits.STEPS), help="Inner steps; default: as trained.")
 @click.option("--per-step", is_flag=True, help="Accuracy after every number of steps from 0.")
 @click.option(
     "--normalization", help="The mode of the headline figure; default: as trained. All modes are in the table."

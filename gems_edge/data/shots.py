@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gems_edge.data.limits import PER_CLASS
 from gems_edge.errors import UserError
 
 # The share of the episodes with a range of shots in which every class has a number of its own.
@@ -22,8 +23,8 @@ class Shots:
     of_class: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.most:
-            raise UserError(f"--shots {self}: give numbers of 1 or more, the smaller one first")
+        if not 1 <= self.least <= self.most <= PER_CLASS:
+            raise UserError(f"--shots {self}: give numbers from 1 to {PER_CLASS}, the smaller one first")
 
     @classmethod
     def given(cls, *counts: int) -> "Shots":

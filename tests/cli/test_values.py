@@ -108,3 +108,29 @@ def test_a_config_that_lost_its_images_is_refused(tmp_path):
     (tmp_path / "a.toml").write_text((tmp_path / "a.toml").read_text().replace('    "glyphs",\n', ""))
     with pytest.raises(UserError, match="data is empty; name the images"):
         read_config(tmp_path / "a.toml")
+
+
+ABSURD = {
+    "iterations": "from 0 to 1000000000", "ways": "from 2 to 10000", "train_ways": "from 0 to 1000000",
+    "queries": "from 1 to 10000", "steps": "from 0 to 10000", "meta_batch": "from 1 to 10000",
+    "views": "from 1 to 1000", "validation_episodes": "from 2 to 1000000", "widths": "from 1 to 16384",
+    "width_multiplier": "from 0 to 16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*ABSURD, "shots", "image_size", "channels"])
+def test_absurd_settings_are_refused_with_their_range(cli_here, tmp_path, name):
+    """Before memory is taken, and before anything is written."""
+    options = ("--augment", "light") if name == "views" else ()
+    result = cli_here("train", "--" + name.replace("_", "-"), 2**40, *options, "-o", tmp_path / "run", code=2)
+    wanted = {"shots": "from 1 to 10000", "image_size": "use 8 to", "channels": "use 1 (greyscale) or 3"}
+    assert (ABSURD | wanted)[name] in result.stderr and not (tmp_path / "run").exists()
+    if name in ABSURD:
+        value = {"widths": (2**40,), "width_multiplier": 2.0**40}.get(name, 2**40)
+        with pytest.raises(UserError, match=ABSURD[name]):
+            TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("option", ["--episodes", "--ways", "--shots", "--queries", "--steps"])
+def test_absurd_evaluations_are_refused(cli_here, tmp_path, option):
+    assert option in cli_here("evaluate", tmp_path, option, 2**40, code=2).stderr

@@ -14,12 +14,13 @@ def setting(
     help: str,
     choices: tuple[str, ...] | None = None,
     least: float | None = None,
+    most: float | None = None,
     name: str = "",
     empty: str = "none",
 ) -> Any:
-    """A field. `name`: that of its command-line option where it differs from the field's (without dashes in front);
-    `empty`: what the command line calls an empty value."""
-    metadata = {"help": help, "choices": choices, "least": least, "option": name, "empty": empty}
+    """A field. `least`, `most`: of its number, or of each of its numbers; `name`: that of its command-line option where
+    it differs from the field's (without dashes in front); `empty`: what the command line calls an empty value."""
+    metadata = {"help": help, "choices": choices, "least": least, "most": most, "option": name, "empty": empty}
     return field(default=default, metadata=metadata)
 
 
@@ -35,8 +36,8 @@ def settings_of(kind: Any) -> list[Field[Any]]:
 def check_settings(values: Any) -> None:
     """UserError for an unknown choice, and for a number that is out of range or not finite."""
     for item in settings_of(values):
-        value, least, choices = getattr(values, item.name), item.metadata["least"], item.metadata["choices"]
-        option = option_name(item)
+        value, option, choices = getattr(values, item.name), option_name(item), item.metadata["choices"]
+        least, most = item.metadata["least"], item.metadata["most"]
         if choices and value not in choices:
             raise UserError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
         for number in value if isinstance(value, tuple) else (value,):
@@ -44,8 +45,9 @@ def check_settings(values: Any) -> None:
                 raise UserError(f"{option} is {number}; it must be a finite number")
             if isinstance(number, int) and not -(2**63) <= number < 2**63:
                 raise UserError(f"{option} is {number}; it must be below 2^63")
-        if least is not None and not value >= least:
-            raise UserError(f"{option} is {value}; it must be {least} or more")
+            if (least is not None and number < least) or (most is not None and number > most):
+                allowed = f"{least} or more" if most is None else f"from {least or 0} to {most}"
+                raise UserError(f"{option} is {number}; it must be {allowed}")
 
 
 def _stored(kind: Any) -> list[Field[Any]]:

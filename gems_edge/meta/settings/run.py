@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gems_edge.data import limits
 from gems_edge.data.shots import Shots
 from gems_edge.device.manifest import HEADS, NORMALIZATIONS
 from gems_edge.errors import UserError
@@ -41,9 +42,15 @@ class TrainConfig:
         "conv4", f"Network: {', '.join(BACKBONES)}, or a function in a file of yours, {FORM} (docs/networks.md)."
     )
     widths: tuple[int, ...] = setting(
-        (), "Channels: full, one number for the first layer, or one per group of channels (32,32,48,64).", empty="full"
+        (),
+        "Channels: full, one number for the first layer, or one per group of channels (32,32,48,64).",
+        least=1,
+        most=16_384,
+        empty="full",
     )
-    width_multiplier: float = setting(1.0, "Of a network's full widths, as its authors scale them (0.35).", least=0)
+    width_multiplier: float = setting(
+        1.0, "Of a network's full widths, as its authors scale them (0.35).", least=0, most=16
+    )
     init: str = setting(
         RANDOM,
         "Weights to start from: random, pretrained, or a .safetensors or .pth file; other defaults then change "
@@ -66,14 +73,15 @@ class TrainConfig:
         AUTO, "Statistics for query images (docs/training.md); auto: frozen with --init, else support.",
         (AUTO, *NORMALIZATIONS),
     )  # fmt: skip
-    ways: int = setting(5, "Classes per episode.", least=2)
+    ways: int = setting(5, "Classes per episode.", least=2, most=limits.CLASSES)
     train_ways: int = setting(
         0,
         "Classes per training episode, or as many as there are; 0: as --ways. Validation and test keep --ways.",
         least=0,
+        most=1_000_000,
     )
     shots: Shots = setting(Shots(1, 5), "Support images per class: a number, or a range that episodes draw from (1-5).")
-    queries: int = setting(15, "Query images per class.", least=1)
+    queries: int = setting(15, "Query images per class.", least=1, most=limits.PER_CLASS)
     rotate_classes: bool = setting(
         False, "Turn each training class by a random multiple of 90° (usual for Omniglot: 4 times the classes)."
     )
@@ -88,13 +96,16 @@ class TrainConfig:
         "--augment with --learn-from: so many views of each training image are kept as features, the first of which is "
         "the image itself.",
         least=1,
+        most=1000,
     )
-    steps: int = setting(5, "Inner steps; 0 with --head prototype alone: class means as they are.", least=0)
+    steps: int = setting(
+        5, "Inner steps; 0 with --head prototype alone: class means as they are.", least=0, most=limits.STEPS
+    )
     inner_lr: float = setting(0.05, "Inner learning rate.", least=0)
     head_lr: float = setting(0.0, "Inner learning rate of the head's rows; 0 takes --inner-lr.", least=0)
     first_order: bool = setting(False, "Drop second-order terms of the meta-gradient.")
-    iterations: int = setting(2000, "Outer steps.", least=0)
-    meta_batch: int = setting(4, "Episodes per outer step.", least=1)
+    iterations: int = setting(2000, "Outer steps.", least=0, most=limits.ITERATIONS)
+    meta_batch: int = setting(4, "Episodes per outer step.", least=1, most=10_000)
     lr: float = setting(0.001, "Outer learning rate (Adam).", least=0)
     schedule: str = setting("cosine", "Outer learning rate over the run.", SCHEDULES)
     clip: float = setting(10.0, "Largest norm of the meta-gradient; 0 does not clip.", least=0)
@@ -113,7 +124,7 @@ class TrainConfig:
     seed: int = setting(0, "Seed of weights and episodes.", least=0)
     init_seed: int = setting(-1, "Seed of the initial weights alone; -1 takes --seed.", least=-1)
     validate_every: int = setting(250, "Iterations between validations; the best weights are kept.", least=1)
-    validation_episodes: int = setting(100, "Episodes per validation.", least=2)
+    validation_episodes: int = setting(100, "Episodes per validation.", least=2, most=limits.EPISODES)
     checkpoint_every: int = setting(100, "Iterations between checkpoints for --resume.", least=1)
     keep: Kept = setting(
         Kept(), "Iterations whose weights are kept: numbers and every:N, with commas (500,every:1000)."

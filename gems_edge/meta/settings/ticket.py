@@ -43,11 +43,11 @@ class TicketConfig:
     ratio: float = setting(0.8, "Share of weights that the ticket removes.", least=0)
     unit: str = setting("weight", "What is removed: single weights, or whole channels (then physically).", UNITS)
     scope: str = setting("global", "Magnitudes are ranked over all layers, or inside each.", ("global", "layer"))
-    rounds: int = setting(1, "Train-and-prune rounds of mwt, rr, omt, pm; 1 prunes at once.", least=1)
+    rounds: int = setting(1, "Train-and-prune rounds of mwt, rr, omt, pm; 1 prunes at once.", least=1, most=1000)
     rewind: int = setting(0, "Iteration whose weights the ticket starts from (mwt).", least=0)
     dense_run: str = setting("", "Finished dense run to take trained weights from, instead of training one (mwt, …).")
     interval: int = setting(500, "pmt looks at the first layer every so many iterations (γ).", least=1)
-    queue: int = setting(5, "pmt remembers so many overlaps (l).", least=1)
+    queue: int = setting(5, "pmt remembers so many overlaps (l).", least=1, most=100_000)
     delta: float = setting(0.95, "pmt stops when remembered overlaps exceed this (δ).", least=0)
     stable: str = setting("any", "Which of them: any one (Algorithm 2), or all of a full queue.", ("any", "all"))
     secondary: str = setting(
@@ -58,8 +58,8 @@ class TicketConfig:
     head_keep: float = setting(
         0.3, "Share of the head that smart ratios keep (at most 3 times the overall share).", least=0
     )
-    snip_episodes: int = setting(40, "Episodes over which snip sums its gradients.", least=1)
-    round_to: int = setting(16, "Widths of a channel ticket are multiples of this.", least=1)
+    snip_episodes: int = setting(40, "Episodes over which snip sums its gradients.", least=1, most=1_000_000)
+    round_to: int = setting(16, "Widths of a channel ticket are multiples of this.", least=1, most=1024)
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -1,0 +1,7 @@
+"""The most that training and evaluation may be asked for: far beyond any use, and refused before memory is taken."""
+
+CLASSES = 10_000  # of an episode
+PER_CLASS = 10_000  # support or query images of a class of an episode
+EPISODES = 1_000_000  # of one evaluation
+STEPS = 10_000  # of a gradient in an episode
+ITERATIONS = 1_000_000_000
