@@ -63,8 +63,8 @@ def command(
 
     check_coverage(coverage)
     files = _expand(images)
-    learner = Learner.load(bundle, threads, precision)
-    check_room(learner.bundle.manifest["cost"], min(_CHUNK, len(files)), "predict")
+    count = min(_CHUNK, len(files))
+    learner = Learner.load(bundle, threads, precision, may_read=lambda cost: check_room(cost, count, "predict"))
     if state is None:
         say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")
     else:

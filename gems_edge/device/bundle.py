@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from gems_edge.files import sha256_bytes
 
 IMAGES, FEATURES = "images", "features"  # what a gradient step is fed: without a trunk, and with one
 HEAD = ("head.weight", "head.bias")
+MayRead = Callable[[Mapping[str, Any]], None]  # raises where a bundle of that cost must not be read
 FIRST = "first"  # of a prototype head, an input of adapt.onnx: above 0 where it makes the rows, before the first step
 
 
@@ -188,8 +189,9 @@ class Bundle:
             )
 
 
-def read_bundle(path: Path | str, trust: Trust | None = None) -> Bundle:
+def read_bundle(path: Path | str, trust: Trust | None = None, may_read: MayRead | None = None) -> Bundle:
     """Read and check the bundle at `path`. `trust`: whose bundles are opened; None is what the environment says.
+    `may_read` is handed the manifest's cost before the other files are read, and may raise.
 
     Raises UserError for anything that is missing, altered, of another format or version, or outside the bundle, and for
     what is not to be trusted. Warns (UserWarning) of a manifest that has no checksum of its own.
@@ -201,7 +203,7 @@ def read_bundle(path: Path | str, trust: Trust | None = None) -> Bundle:
     signature = read_signature(path) if trust.file else None
     if trust.file:
         check_maker(path, content, signature, trust.file)  # before anything looks at what it says
-    bundle = _described(path, content)
+    bundle = _described(path, content, may_read)
     if trust.file:
         _check_release(bundle, content, signature, trust)
     if not has_sum:
@@ -213,11 +215,13 @@ def read_bundle(path: Path | str, trust: Trust | None = None) -> Bundle:
     return bundle
 
 
-def _described(path: Path, content: bytes) -> Bundle:
+def _described(path: Path, content: bytes, may_read: MayRead | None) -> Bundle:
     """The bundle whose manifest is `content`, checked with all its files."""
     fields = manifest_fields(path, content)
-    stored = _checked_files(path, fields)
     check_costs(fields)
+    if may_read:
+        may_read(fields.manifest["cost"])
+    stored = _checked_files(path, fields)
     head = fields.text("head", HEADS)
     shots, steps = fields.integer("shots"), fields.integer("rule.steps", least_steps(head))
     bundle = Bundle(

@@ -28,7 +28,7 @@ from gems_edge.device.album import (
 )
 from gems_edge.device.answers import Answer, Question, answers_to, softmax
 from gems_edge.device.batching import images_per_call
-from gems_edge.device.bundle import Bundle, read_bundle
+from gems_edge.device.bundle import Bundle, MayRead, read_bundle
 from gems_edge.device.confusion import LeaveOneOut, leave_one_out
 from gems_edge.device.history import STEPS_BACK, next_number
 from gems_edge.device.inputs import checked_images, numbered
@@ -88,11 +88,17 @@ class Learner:
 
     @classmethod
     def load(
-        cls, path: Path | str, threads: int | None = None, precision: str | None = None, trust: Trust | None = None
+        cls,
+        path: Path | str,
+        threads: int | None = None,
+        precision: str | None = None,
+        trust: Trust | None = None,
+        may_read: MayRead | None = None,
     ) -> "Learner":
         """The bundle at `path`, untaught. `threads`: None is one per core. `trust`: whose bundles are opened; None is
-        what GEMS_EDGE_TRUST says. Raises UserError for a bad bundle, and for one that is not to be trusted."""
-        return cls(read_bundle(path, trust), threads, precision)
+        what GEMS_EDGE_TRUST says; `may_read`: as read_bundle has it. Raises UserError for a bad bundle, and for one
+        that is not to be trusted."""
+        return cls(read_bundle(path, trust, may_read), threads, precision)
 
     def in_precision(self, precision: str) -> "Learner":
         """A learner that was taught the same and answers in `precision`. UserError if the bundle has no such graph."""

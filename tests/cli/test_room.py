@@ -58,23 +58,30 @@ def test_swap_and_what_is_not_known(gems_edge, here, monkeypatch, machine, limit
     assert gems_edge(*ADAPT).code == code
 
 
-def test_a_real_control_group(here):
-    """In a group below this one, of a limit that has no room; and of one that has."""
+def in_group(limit, directory, *arguments):
+    """gems-edge in a control group below this one, of so many bytes."""
     script = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
-    results = {}
-    for limit in (120_000_000, 600_000_000):
-        group = own_group("memory", "memory.max")
-        try:
-            for name in ("memory.max", "memory.limit_in_bytes"):
-                if (group / name).exists():
-                    (group / name).write_text(str(limit))
-            command = [sys.executable, "-c", script, str(group / "cgroup.procs"), sys.executable, "-m", "gems_edge"]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            results[limit] = subprocess.run(
-                [*command, *ADAPT], cwd=here, env=environment, capture_output=True, text=True
-            )
-        finally:
-            group.rmdir()
-    small, large = results.values()
+    group = own_group("memory", "memory.max")
+    try:
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            if (group / name).exists():
+                (group / name).write_text(str(limit))
+        command = [sys.executable, "-c", script, str(group / "cgroup.procs"), sys.executable, "-m", "gems_edge"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run([*command, *arguments], cwd=directory, env=environment, capture_output=True, text=True)
+    finally:
+        group.rmdir()
+
+
+def test_weights_that_have_no_room_are_not_read(here):
+    """A process that read the 60 MB that the manifest lists would be killed in its group of 60."""
+    handmade.replace_file(here / "large.gems", "weights.safetensors", bytes(60_000_000))
+    done = in_group(60_000_000, here, "predict", "large.gems", "photos/kind 0")
+    assert done.returncode == 2 and "its control group leaves " in done.stderr.splitlines()[-1], done
+
+
+def test_a_real_control_group(here):
+    """In a group of a limit that has no room; and of one that has."""
+    small, large = (in_group(limit, here, *ADAPT) for limit in (120_000_000, 600_000_000))
     assert small.returncode == 2 and "its control group leaves 1" in small.stderr, small
     assert large.returncode == 0 and "warning" not in large.stderr, large
