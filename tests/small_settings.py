@@ -1,9 +1,10 @@
 """Options of the small training run that many tests share, and how to start one on two processes."""
 
 import signal
-import sys
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gems_edge")
+from gems_edge.torchrun import torchrun
+
+TORCHRUN = (*torchrun(2), "-m", "gems_edge")
 
 # Small and quick, but real: second-order MAML on glyphs.
 SMALL = (

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from small_photos import write_kinds, write_photo
 
+from gems_edge.torchrun import torchrun
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -56,8 +58,8 @@ def run_commands(cli_here, environment) -> Callable[[Path, Path], None]:
             program, *words = shlex.split(line)
             short = next((options for name, options in SHORT.items() if name in words), [])
             if program == "torchrun":
-                words[words.index("--nproc-per-node") + 1] = "2"
-                command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words, *short]
+                assert words[0] == "--nproc-per-node"
+                command = [*torchrun(2), *words[2:], *short]
                 result = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
                 assert result.returncode == 0, f"{line}\n{result.stderr}"
             else:

@@ -18,14 +18,14 @@ from pathlib import Path
 import click
 
 from gems_edge.meta.run import Run
+from gems_edge.torchrun import torchrun
 from gems_edge.wording import percent_text
 
 TICKETS = {"dense": [], "channel-pmt": ["--ticket", "pmt"], "channel-mwt": ["--ticket", "mwt"]}
 
 
 def gems_edge(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(several if processes > 1 else []), "-m", "gems_edge", *arguments]
+    command = [*(torchrun(processes) if processes > 1 else [sys.executable]), "-m", "gems_edge", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:

@@ -20,6 +20,7 @@ from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.settings.run import read_config
 from gems_edge.places import check_room
 from gems_edge.report.demo import DemoFiles, DemoResults, Photos, Subject, write_page
+from gems_edge.torchrun import torchrun
 from gems_edge.wording import accuracy_text, protocol_text
 
 BOARDS = "rpi-4b,rpi-zero-2w"
@@ -137,14 +138,14 @@ def _run(*arguments: object, many: bool = False) -> Any:
     words = [str(argument) for argument in arguments]
     processes = max(count for count in (1, 2, 4) if count <= available_cores())
     if many and processes > 1 and not Path("/dev/nvidia0").exists():
-        torchrun = ["--standalone", "--nproc-per-node", str(processes), "-m"]
-        say(f"$ torchrun {' '.join(torchrun)} gems_edge " + " ".join(words))
-        launcher = ["-m", "torch.distributed.run", *torchrun, "gems_edge"]
+        say(f"$ torchrun --standalone --nproc-per-node {processes} -m gems_edge " + " ".join(words))
+        launcher = torchrun(processes)
     else:
         say("$ gems-edge " + " ".join(words))
-        launcher = ["-m", "gems_edge"]
-    environment = {"OMP_NUM_THREADS": "1", **os.environ} if len(launcher) > 2 else None
-    result = subprocess.run([sys.executable, *launcher, *words, "--json"], stdout=subprocess.PIPE, env=environment)
+        launcher = [sys.executable]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ} if len(launcher) > 1 else None
+    command = [*launcher, "-m", "gems_edge", *words, "--json"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, env=environment)
     if result.returncode == 2:
         raise UserError(f"the demo stopped at `gems-edge {words[0]}` (see above)")
     if result.returncode:

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from gems_edge.errors import UserError
 from gems_edge.files import opened, opened_to_append, parse_json, read_plain, sha256_bytes, write_atomic
+from gems_edge.torchrun import torchrun
 
 # Seconds between SIGTERM and SIGKILL. torchrun gives its own workers 30 s before it kills them; they are in sessions
 # of their own, so killing torchrun before that would leave them running.
@@ -80,9 +81,7 @@ def run_cell(job: CellJob, stopped: Callable[[], bool] = lambda: False) -> Outco
 
 def _run_program(job: CellJob, log: IO[bytes], stopped: Callable[[], bool]) -> int | None:
     """The exit code; None when it was stopped."""
-    command = [sys.executable]
-    if job.processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.processes)]
+    command = torchrun(job.processes) if job.processes > 1 else [sys.executable]
     process = subprocess.Popen(
         [*command, *job.program, job.directory],
         stdin=subprocess.DEVNULL,

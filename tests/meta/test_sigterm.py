@@ -9,7 +9,7 @@ import time
 
 import pytest
 from safetensors.numpy import load_file
-from small_settings import SMALL
+from small_settings import SMALL, TORCHRUN
 
 from gems_edge.errors import Terminated
 from gems_edge.meta.run import Run
@@ -36,6 +36,31 @@ def same_run(one, other) -> bool:
     files = ("weights.safetensors", "last/checkpoint.safetensors")
     pairs = [(load_file(one / file), load_file(other / file)) for file in files]
     return all(a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a) for a, b in pairs)
+
+
+@pytest.mark.slow(25)
+def test_a_training_on_two_processes_is_saved_and_goes_on(environment, tmp_path):
+    """torchrun hands SIGTERM on; both processes end after the same step. Nothing is left in the temporary directory."""
+    (tmp_path / "temporary").mkdir()
+    environment = environment | {"TMPDIR": str(tmp_path / "temporary")}
+    narrow = (*SMALL, "--widths", "8", "--iterations", "100", "--checkpoint-every", "1000")
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    process = subprocess.Popen(
+        [*TORCHRUN, "train", *narrow, "-o", str(run)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not ((run / "metrics.jsonl").exists() and Run(run).metrics()):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode and "gems-edge: stopped by SIGTERM after iteration " in error, error
+    iteration = Run(run).checkpoint().iteration
+    assert 0 < iteration < 100 and not Run(run).finished()
+    for directory, options in ((run, ("--resume",)), (whole, narrow)):
+        command = [*TORCHRUN, "train", *options, "-o", str(directory)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert same_run(run, whole) and Run(run).finished()
+    assert not list((tmp_path / "temporary").glob("torchelastic_*"))
 
 
 @pytest.mark.parametrize("checkpoint_every", [1000, 1])
