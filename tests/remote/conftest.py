@@ -8,6 +8,7 @@ from pathlib import Path
 import handmade
 import pytest
 from on_board import running_sshd
+from small_settings import hear_ctrl_c
 from sshd import Server
 
 
@@ -43,6 +44,7 @@ def start_bench(environment, bundle, tmp_path_factory) -> Callable[..., subproce
         return subprocess.Popen(
             [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment | {"OMP_NUM_THREADS": "1", "TMPDIR": temporary}, start_new_session=True,
+            preexec_fn=hear_ctrl_c,
         )  # fmt: skip
 
     return start

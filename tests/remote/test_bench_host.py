@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from on_board import bench_directory, left_on, runs_in, sessions, write_wheel
+from small_settings import hear_ctrl_c
 
 pytestmark = pytest.mark.slow(8)
 
@@ -90,8 +91,9 @@ def test_a_board_can_measure_another(first, bundle, environment, server):
     [kept] = bench_directory(server).iterdir()
     command = [kept / "bin" / "python", "-m", "gems_edge", "bench", bundle, "--host", "board", "-F", server.config]
     process = subprocess.Popen(
-        [str(part) for part in (*command, "--keep")], stderr=subprocess.PIPE, text=True, env=environment, cwd=kept
-    )
+        [str(part) for part in (*command, "--keep")], stderr=subprocess.PIPE, text=True, env=environment, cwd=kept,
+        preexec_fn=hear_ctrl_c,
+    )  # fmt: skip
     said = until(process, "running adapt")
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
