@@ -67,7 +67,7 @@ def command(
     photos = read_support(support, learner.bundle, lambda images: check_room(cost, images, "adapt"))
     _check_place(Path(state), learner.bundle, photos, keep)
     adaptation = _adapt(learner, photos, steps, keep)
-    document, lines = adaptation_report(learner, adaptation, learner.save(state), state)
+    document, lines = adaptation_report(learner, adaptation, learner.explain(), learner.save(state), state)
     if as_json:
         emit(document)
         return

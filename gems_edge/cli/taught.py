@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gems_edge.cli.common import Document, say
 
 if TYPE_CHECKING:
-    from gems_edge.device import Adaptation, Learner
+    from gems_edge.device import Adaptation, Explanation, Learner
     from gems_edge.device.state import State
 
 
@@ -33,9 +33,10 @@ def state_document(saved: "State", path: str) -> Document:
 
 
 def adaptation_report(
-    learner: "Learner", adaptation: "Adaptation", saved: "State", path: str
+    learner: "Learner", adaptation: "Adaptation", explanation: "Explanation", saved: "State", path: str
 ) -> tuple[Document, list[str]]:
-    """What was learned, what it took and what it was predicted to take: for --json and for people."""
+    """What was learned, whether that is enough, what it took and what it was predicted to take: for --json and for
+    people."""
     from gems_edge.predict.memory import predict_memory
     from gems_edge.process_memory import peak_rss_mb
 
@@ -43,14 +44,18 @@ def adaptation_report(
     trunk_ms = None if adaptation.trunk_seconds is None else round(1e3 * adaptation.trunk_seconds, 3)
     measured = peak_rss_mb()
     predicted = predict_memory(learner.bundle.manifest["cost"], adaptation.images, "adapt")
-    document = state_document(saved, path) | {
-        "loss": list(adaptation.losses),
-        "ms_per_step": times or None,
-        "trunk_ms": trunk_ms,
-        "total_ms": round(1e3 * adaptation.total_seconds, 3),
-        "peak_rss_mb": None if measured is None else round(measured, 1),
-        "predicted_peak_mb": round(predicted.value, 1),
-    }
+    document = (
+        state_document(saved, path)
+        | explanation.to_json()
+        | {
+            "loss": list(adaptation.losses),
+            "ms_per_step": times or None,
+            "trunk_ms": trunk_ms,
+            "total_ms": round(1e3 * adaptation.total_seconds, 3),
+            "peak_rss_mb": None if measured is None else round(measured, 1),
+            "predicted_peak_mb": round(predicted.value, 1),
+        }
+    )
     memory = f"{predicted.value_text('.0f')} predicted ({predicted.interval_text('.0f')})"
     if measured is not None:
         memory = f"{measured:.0f} MB measured, {memory}"
@@ -59,6 +64,7 @@ def adaptation_report(
     return document, [
         f"{path}: generation {saved.generation}, {document['state_bytes']} bytes",
         f"{trunk}{step}; peak memory {memory}",
+        *explanation.lines(),
     ]
 
 

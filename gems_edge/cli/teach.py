@@ -161,7 +161,7 @@ def _taught(learner: "Learner", path: str, change: Change) -> tuple[Document, li
     for attempt in range(1, _TRIES + 1):
         try:
             check_room(learner.bundle.manifest["cost"], learner.load_state(path).images, "adapt")
-            adaptation = change(learner)
+            adaptation, explanation = change(learner), learner.explain()  # before others may remove its photos
             saved = learner.save(path)
             break
         except Overtaken:
@@ -169,10 +169,10 @@ def _taught(learner: "Learner", path: str, change: Change) -> tuple[Document, li
                 raise
             say(f"another process has taught {path} meanwhile; once more, on what it taught")
     if adaptation is None:
-        document = state_document(saved, path)
-        lines = [f"{path}: generation {saved.generation}, {document['state_bytes']} bytes"]
+        document = state_document(saved, path) | explanation.to_json()
+        lines = [f"{path}: generation {saved.generation}, {document['state_bytes']} bytes", *explanation.lines()]
     else:
-        document, lines = adaptation_report(learner, adaptation, saved, path)
+        document, lines = adaptation_report(learner, adaptation, explanation, saved, path)
     said = saved.versions[-1].change if saved.versions else ""
     return document | {"change": said}, [f"{said}; {_classes_text(learner)}", *lines]
 
@@ -184,28 +184,16 @@ def _classes_text(learner: "Learner") -> str:
 
 
 def _listed(learner: "Learner", path: str) -> tuple[Document, list[str]]:
-    """What the state holds, and what its photos are confused with."""
+    """What the state holds, and whether that is enough."""
     from gems_edge.device.history import STEPS_BACK
-    from gems_edge.wording import count_text, percent_text
+    from gems_edge.wording import count_text
 
     state = learner.taught
     assert state is not None
-    album, left_out = state.album, learner.leave_one_out()
+    album, explanation = state.album, learner.explain()
     changes = [version.change for version in reversed(state.versions)]
-    document = state_document(state, path) | {"change": changes[0], "undo": changes[:-1], "leave_one_out": None}
+    document = state_document(state, path) | {"change": changes[0], "undo": changes[:-1]} | explanation.to_json()
     lines = [table([(p.number, p.label, p.source) for p in album.photos], ("photo", "class", "file"))]
     lines += [f"generation {state.generation}, {document['state_bytes']} bytes; last: {changes[0]}"]
     lines += [f"{count_text(len(changes) - 1, 'change')} can be undone (at most {STEPS_BACK})"]
-    if left_out is not None:
-        confusions = [{"photo": p.number, "class": p.label, "guess": guess} for p, guess in left_out.confused]
-        document["leave_one_out"] = {
-            "by": "class means of the kept features",
-            "accuracy": left_out.accuracy,
-            "ci95": left_out.ci95,
-            "photos": left_out.asked,
-            "confusions": confusions,
-        }
-        text = percent_text(left_out.accuracy, left_out.ci95)
-        lines += [f"each photo left out, by class means: {text} % of {count_text(left_out.asked, 'photo')} right"]
-        lines += [f"photo {each['photo']} ({each['class']}) looks like {each['guess']}" for each in confusions]
-    return document, lines
+    return document, lines + explanation.lines()

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gems_edge.device.adapting import Adaptation
     from gems_edge.device.answers import Answer
+    from gems_edge.device.explanation import Explanation
     from gems_edge.device.learner import Learner
 
-__all__ = ["Adaptation", "Answer", "Learner"]
-_FROM = {"Adaptation": "adapting", "Answer": "answers", "Learner": "learner"}
+__all__ = ["Adaptation", "Answer", "Explanation", "Learner"]
+_FROM = {"Adaptation": "adapting", "Answer": "answers", "Explanation": "explanation", "Learner": "learner"}
 
 
 def __getattr__(name: str) -> object:

@@ -29,7 +29,7 @@ from gems_edge.device.album import (
 from gems_edge.device.answers import Answer, Question, answers_to, softmax
 from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import Bundle, MayRead, read_bundle
-from gems_edge.device.confusion import LeaveOneOut, leave_one_out
+from gems_edge.device.explanation import Explanation, explained
 from gems_edge.device.history import STEPS_BACK, next_number
 from gems_edge.device.inputs import checked_images, numbered
 from gems_edge.device.photos import Kept, thumbnail
@@ -248,12 +248,14 @@ class Learner:
             raise UserError(f"photo {photo} is damaged or missing")
         return thumbnail(kept[found.picture], self.bundle.inverted)
 
-    def leave_one_out(self) -> LeaveOneOut | None:
-        """What the taught photos are taken for when each is left out, by class means of the trunk's features; None
-        without a trunk, and where no class has two photos."""
-        if self.bundle.trunk is None:
-            return None
-        return leave_one_out(*self._gathered(self._taught_state().album))
+    def explain(self) -> Explanation:
+        """Whether enough was taught: what each photo is taken for when it is left out, by class means of the trunk's
+        features, and what would help. UserError before any teaching, and for a state without photos."""
+        state, has_trunk = self._taught_state(), self.bundle.trunk is not None
+        album, kept = state.album, {}
+        if has_trunk:
+            album, kept = gathered(album, self._now.kept, self._now.home, self.bundle)
+        return explained(album, kept, has_trunk, state.steps)
 
     def _taught_state(self) -> State:
         if self._now.state is None:
