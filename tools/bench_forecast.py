@@ -1,6 +1,6 @@
 """Have I taught enough? The forecast of `explain` beside the true accuracy.
 
-  python tools/bench_forecast.py BUNDLE --data packed:FILE.npz [--ways 3,5,10] [--shots 5] [--episodes 100] [-o FILE.json]
+  python tools/bench_forecast.py BUNDLE --data packed:FILE.npz [--ways 3,5,10] [--shots 5] [-o FILE.json]
 
 Test episodes: onnxruntime learns the support photos, `explain` forecasts from them alone, and the queries say what is
 true. Of each number of classes: the mean of both, of their difference with its 95 % interval and of its size, and the
@@ -86,9 +86,7 @@ def main(
     images = load_mixture(specs, image_size=about.image_size, channels=about.channels)
     for number in map(int, ways.split(",")):
         [sampler, *_] = mixture_sampler(images, "test", number, Shots.given(shots), queries, 0).samplers
-        rows.append(
-            compared(number, [forecast(learner, images, sampler.draw(0, task)) for task in range(episodes)])
-        )
+        rows.append(compared(number, [forecast(learner, images, sampler.draw(0, task)) for task in range(episodes)]))
     result = {"bundle": bundle.name, "shots": shots, "episodes": episodes, "queries": queries, "ways": rows}
     click.echo(json.dumps(result, indent=2))
     if output:

@@ -43,7 +43,8 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
         return 0.0, 1.0
     z2, share = 1.96**2, right / asked
     centre, half = share + z2 / (2 * asked), (z2 * (share * (1 - share) + z2 / (4 * asked)) / asked) ** 0.5
-    return max(0.0, (centre - half) / (1 + z2 / asked)), min(1.0, (centre + half) / (1 + z2 / asked))
+    low, high = (centre - half) / (1 + z2 / asked), (centre + half) / (1 + z2 / asked)
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # it holds the share, but for rounding
 
 
 def leave_one_out(album: Album, kept: Mapping[str, Kept]) -> LeaveOneOut | None:
