@@ -252,7 +252,7 @@ class Learner:
         """Whether enough was taught: what each photo is taken for when it is left out, by class means of the trunk's
         features, and what would help. UserError before any teaching, and for a state without photos."""
         state, has_trunk = self._taught_state(), self.bundle.trunk is not None
-        album, kept = state.album, {}
+        album, kept = state.album, dict[str, Kept]()
         if has_trunk:
             album, kept = gathered(album, self._now.kept, self._now.home, self.bundle)
         return explained(album, kept, has_trunk, state.steps)

@@ -32,6 +32,7 @@ def test_json_document(gems_edge, here):  # noqa: F811
     )
     assert [photo["file"] for photo in document["photos"]] == [f"{number:03}.png" for number in range(8)]
     assert result.err.count("loss") == 3
+    assert document["leave_one_out"] is None and document["no_forecast"] and document["wants_photo"]["photos"] == 2
 
 
 def test_lines_for_people(gems_edge, here):  # noqa: F811

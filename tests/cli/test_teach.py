@@ -57,7 +57,8 @@ def test_the_life_of_a_class(teach, gems_edge, here):  # noqa: F811
     listed = teach("--list")
     assert listed["undo"] == ["taught kind 2 (2 photos), kind 3 (2 photos)"][:1] and listed["generation"] == 9
     assert listed["photos"][0] == {"number": 1, "class": "kind 0", "file": "000.png"}
-    assert listed["leave_one_out"]["photos"] == 8 and 0 <= listed["leave_one_out"]["accuracy"] <= 1
+    told = listed["leave_one_out"]
+    assert told["photos"] == 8 and 0 <= told["low"] <= told["accuracy"] <= told["high"] <= 1 and told["rough"]
     answers = gems_edge("predict", "h.gems", "--state", "s.state", "more", "photos", "--json")
     assert answers.code == 2  # folders of folders: the classes' folders are named
     answers = gems_edge("predict", "h.gems", "--state", "s.state", "more/kind 3", "--json")
@@ -68,12 +69,23 @@ def test_lines_for_people(gems_edge, here):  # noqa: F811
     result = gems_edge("teach", "h.gems", "s.state", "--add", "more")
     assert result.code == 0 and "step 5  loss" in result.err
     assert "taught kind 2 (2 photos), kind 3 (2 photos); classes: kind 0 (2), kind 1 (2), kind 2 (2)" in result.out
-    assert "generation 2" in result.out and "MB predicted" in result.out
+    assert "generation 2" in result.out and "MB predicted" in result.out and "% of 8 photos right" in result.out
     result = gems_edge("teach", "h.gems", "s.state", "--rename", "kind 3=🍵 <b>tea</b>/1")
     assert result.code == 0 and "renamed kind 3 to 🍵 <b>tea</b>/1" in result.out
+    assert "% of 8 photos right" in result.out and "another photo would help" in result.out
     result = gems_edge("teach", "h.gems", "s.state", "--list")
     assert re.search("8 +🍵 <b>tea</b>/1 +003.png", result.out) and "2 changes can be undone" in result.out
     assert "% of 8 photos right" in result.out
+
+
+def test_every_change_says_whether_it_is_enough(teach, gems_edge, here):  # noqa: F811
+    keys = {"leave_one_out", "no_forecast", "pulls_away", "wants_photo"}
+    first = gems_edge("adapt", "h.gems", "--support", "photos", "-o", "other.state", "--json")
+    documents = [json.loads(first.out), *(teach(*change) for change in (("--add", "more"), ("--rename", "kind 0=a")))]
+    assert all(keys <= document.keys() for document in documents)
+    assert [document["leave_one_out"]["photos"] for document in documents] == [4, 8, 8]
+    listed = teach("--list")
+    assert all(listed[key] == documents[-1][key] for key in keys) and listed["wants_photo"]["photos"] == 2
 
 
 def test_adding_to_a_state_is_teaching_at_once(teach, gems_edge, here):  # noqa: F811
