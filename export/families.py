@@ -8,8 +8,9 @@ from typing import Any
 from gems_edge.data.mixture import mixture_sampler
 from gems_edge.device.bundle import steps_for
 from gems_edge.errors import UserError
+from gems_edge.export.accuracies import accuracies
 from gems_edge.export.budget import Budget, Candidate, adaptation, predictions, search, spread
-from gems_edge.export.pipeline import accuracies, export_source
+from gems_edge.export.pipeline import export_source
 from gems_edge.export.recovery import recover, remaining_ratio
 from gems_edge.export.signing import check_output
 from gems_edge.export.source import ExportOptions, Reports, Source, open_source

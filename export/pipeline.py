@@ -1,6 +1,6 @@
 """From a run to a bundle, stage by stage: prune and recover, specialise, trace, lower and pass over graphs, verify."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import torch
 from safetensors.numpy import save
 
 from gems_edge.data.episodes import EpisodeIndices
-from gems_edge.data.mixture import MixtureSampler
 from gems_edge.data.specs import distribution_name, specs_text
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.bundle_files import FILES, SELFTEST_FILE, TRUNK_FILE
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.device.selftest import make_selftest
 from gems_edge.device.trust import ANYBODY
+from gems_edge.export.accuracies import accuracy_of, accuracy_of_the_run, untrained_accuracy
 from gems_edge.export.bundle import write_bundle
 from gems_edge.export.cut import board_step, board_trunk, highest_cut, trunk_entry
 from gems_edge.export.graphs import RULE, predict_graph
@@ -25,23 +25,19 @@ from gems_edge.export.passes.stream import MEMORY, stream
 from gems_edge.export.quantise import EPISODES, Quantised, quantise, quantise_trunk
 from gems_edge.export.recovery import recover, remaining_ratio
 from gems_edge.export.signing import check_output, product_entry, signing
-from gems_edge.export.source import ExportOptions, MetaModel, Read, Reports, Source, open_source, read_by
+from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source, open_source, read_by
 from gems_edge.export.specialise import Specialised, specialise
 from gems_edge.export.steps import (
     CHOOSING_EPISODES,
     FACTORS,
     StepPlan,
     choose_steps,
-    shares_of,
     step_counts,
     without_steps,
 )
 from gems_edge.export.unknown import Unknown, measure_unknown
 from gems_edge.export.verify import int8_accuracy, verify_bundle
 from gems_edge.meta.allocator import keep_freed_memory
-from gems_edge.meta.evaluation.accuracy import mean_accuracy, mean_over_distributions
-from gems_edge.meta.evaluation.episodes import modes_for
-from gems_edge.meta.evaluation.untrained import untrained
 from gems_edge.meta.inner import Support, support_of
 from gems_edge.meta.meta_model import Halves, halves
 from gems_edge.meta.precision import matrix_precision
@@ -49,7 +45,6 @@ from gems_edge.models.fewshot import FewShotModel, body, initial_weights
 from gems_edge.models.normalization import Statistics
 from gems_edge.models.ticket import Ticket
 from gems_edge.places import check_room
-from gems_edge.progress import Count, Phase, counted_from, no_display
 from gems_edge.tickets.channels import Pruned, check_ratio, prune, remove_channels
 from gems_edge.wording import count_text
 
@@ -98,13 +93,13 @@ def export_source(
     keep_freed_memory()
     compact = _compacted(source, ratio, options, reports)
     exported = _specialised(source, compact.learned, options, reports)
-    bar = _untrained(source, options, reports)
-    before = after = _accuracy_of_the_run(source, options, reports)
+    bar = untrained_accuracy(source, options, reports)
+    before = after = accuracy_of_the_run(source, options, reports)
     plan = _step_plan(source, exported.learned, options, reports)
     changed = {steps for _, steps in plan.by_shots} - {source.config.steps} or plan.factor != 1
     source, exported = _planned(source, exported, plan)
     if ratio or exported.about or changed:
-        after = _accuracies(exported.learned, "what is exported", source, options, reports, plan)
+        after = accuracy_of(exported.learned, "what is exported", source, options, reports, plan)
     unknown = measure_unknown(exported.learned, source, plan, options, reports)
     graphs = _graphs(source, exported.learned, options, reports)
     manifest = {
@@ -233,75 +228,6 @@ def _planned(source: Source, exported: Specialised, plan: StepPlan) -> tuple[Sou
     if not plan.most:
         learned = without_steps(learned, config)
     return replace(source, config=config), replace(exported, learned=learned)
-
-
-# Accuracy
-
-
-def _accuracy_of_the_run(source: Source, options: ExportOptions, reports: Reports) -> dict[str, Any]:
-    reports.say(f"accuracy over {options.episodes} test episodes of {', '.join(source.images.names)} …")
-    return _accuracies(source.trained, "the run", source, options, reports)
-
-
-def _accuracies(
-    learned: MetaModel,
-    name: str,
-    source: Source,
-    options: ExportOptions,
-    reports: Reports,
-    plan: StepPlan | None = None,
-) -> dict[str, Any]:
-    with reports.evaluation(f"evaluate {name}", options.episodes * len(source.tests)) as progress:
-        return accuracies(learned, source, source.tests, options.episodes, progress, plan, reports.evaluation)
-
-
-def _untrained(source: Source, options: ExportOptions, reports: Reports) -> dict[str, Any]:
-    """The bar, as `accuracies` gives them; empty where the weights that training started from are not to be had."""
-    learned = untrained(source.run, source.config)
-    if learned is None:
-        return {}
-    plain = replace(source, config=replace(source.config, steps=0, head="prototype"))
-    total = options.episodes * len(source.tests)
-    with reports.evaluation("evaluate the network as it was before training", total) as progress:
-        return accuracies(learned, plain, source.tests, options.episodes, progress, None, reports.evaluation)
-
-
-def accuracies(
-    learned: MetaModel,
-    source: Source,
-    samplers: Sequence[MixtureSampler],
-    episodes: int,
-    progress: Count | None,
-    plan: StepPlan | None = None,
-    phase: Phase = no_display,
-) -> dict[str, Any]:
-    """Mode → accuracy over `episodes` of the first sampler, spread evenly over the distributions, and each's own; of
-    several samplers, which differ in their shots, that of each under "by_shots". Steps are the run's,
-    or those of a `plan`."""
-    plan, read = plan or StepPlan(source.config.steps), read_by(learned, source, samplers[0].samplers[0].split, phase)
-    tested = [
-        _accuracies_of(read, source, sampler, plan, episodes, counted_from(progress, number * episodes))
-        for number, sampler in enumerate(samplers)
-    ]
-    if len(tested) == 1:
-        return tested[0]
-    return {mode: entry | {"by_shots": [each[mode] for each in tested]} for mode, entry in tested[0].items()}
-
-
-def _accuracies_of(
-    read: Read, source: Source, sampler: MixtureSampler, plan: StepPlan, episodes: int, progress: Count | None
-) -> dict[str, Any]:
-    config, shots = source.config, sampler.samplers[0].shots
-    taken, modes = plan.steps(shots.mean), modes_for(config.normalization)
-    results = shares_of(read, source, sampler, [taken], modes, episodes, progress)
-    protocol = {"ways": config.ways, "shots": shots.value, "steps": taken}
-    by_mode: dict[str, Any] = {}
-    for mode, steps in next(iter(results.values())):
-        parts = {name: mean_accuracy(values[mode, steps]) for name, values in results.items()}
-        by_mode[mode] = mean_over_distributions(list(parts.values())).as_dict() | protocol
-        if len(parts) > 1:
-            by_mode[mode]["distributions"] = {name: part.as_dict() for name, part in parts.items()}
-    return by_mode
 
 
 # Trace, lower, passes
