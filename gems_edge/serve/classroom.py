@@ -1,0 +1,178 @@
+"""The learner that is asked and taught at once, and its state on disk: what is answered with is what is saved."""
+
+import copy
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gems_edge.device import Learner
+from gems_edge.device.album import Album, check_name
+from gems_edge.device.answers import Answer
+from gems_edge.device.state import SLOTS, Overtaken, check_destination
+from gems_edge.errors import UserError
+from gems_edge.predict.room import check_room
+from gems_edge.serve.waiting import MOST, Waiting, read_waiting, write_waiting
+from gems_edge.wording import count_text
+
+_TRIES = 5  # where other processes teach the same state at once
+NOTHING_TAUGHT = "nothing was taught yet; show two kinds of things, and teach each"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is answered with, as a whole: a change makes the next one."""
+
+    learner: Learner
+    generation: int  # of the saved state; 0: nothing was taught yet
+    waiting: Waiting = Waiting()
+
+    @property
+    def album(self) -> Album:
+        taught = self.learner.taught
+        return Album() if taught is None else taught.album
+
+
+class Classroom:
+    """Threads may share it. Changes come one after the other; each is made on a copy, saved, and only then answered
+    with, so a change that fails (a full disk, no photo) leaves everything as it was, and no answer mixes two."""
+
+    def __init__(self, learner: Learner, state: Path):
+        """Raises UserError for a state of another bundle, and for a place where none can be."""
+        self.state = state
+        self._changing = threading.Lock()
+        check_destination(state, learner.bundle.hash)
+        waiting, generation = read_waiting(state), 0
+        if any((state / slot).exists() for slot in SLOTS):
+            generation = learner.load_state(state).generation
+            waiting = Waiting()
+            write_waiting(state, waiting)  # the power may have gone between a save and this
+        self.lesson = Lesson(learner, generation, waiting)
+
+    def answer(self, photo: bytes, accept_all: bool = False, coverage: float | None = None) -> tuple[Lesson, Answer]:
+        """What an image file shows, and by which lesson. Raises UserError for no image, and before any teaching."""
+        lesson = self.lesson  # once: another thread may teach meanwhile
+        image = lesson.learner.read_images([photo])
+        if not lesson.generation:
+            raise UserError(NOTHING_TAUGHT)
+        return lesson, lesson.learner.answers(image, coverage=coverage, accept_all=accept_all)[0]
+
+    def teach(self, name: str, photos: Sequence[bytes], sources: Sequence[str] = ()) -> str:
+        """Learn image files as that class; what was done, in words. The photos of a first class wait for a second."""
+        name = plain_name(name)
+        if not photos:
+            raise UserError(f"no photo came with {name}; hold the button while the camera sees it")
+        images = self.lesson.learner.read_images(photos)
+        with self._changing:
+            lesson = self.lesson
+            waiting = lesson.waiting
+            if lesson.generation == 0 and waiting.name in ("", name):
+                return self._wait(Waiting(name, (*waiting.photos, *photos)[-MOST:]))
+            labels, names = [name] * len(images), list(sources)
+            if waiting.photos:
+                images = np.concatenate([lesson.learner.read_images(waiting.photos), images])
+                labels = [waiting.name] * len(waiting.photos) + labels
+                names = [""] * len(waiting.photos) + names if names else []
+            said = self._changed(lambda at: at.teach(images, labels, sources=names), len(images))
+            if waiting.photos:
+                write_waiting(self.state, Waiting())
+            return said
+
+    def forget(self, name: str) -> str:
+        with self._changing:
+            if self.lesson.waiting.photos and name == self.lesson.waiting.name:
+                return self._wait(Waiting())
+            return self._changed(lambda at: at.forget(name))
+
+    def rename(self, old: str, new: str) -> str:
+        new = plain_name(new)
+        with self._changing:
+            if self.lesson.waiting.photos and old == self.lesson.waiting.name:
+                return self._wait(Waiting(new, self.lesson.waiting.photos))
+            return self._changed(lambda at: at.rename(old, new))
+
+    def move(self, photo: int, name: str) -> str:
+        name = plain_name(name)
+        return self._of_photo(photo, lambda at: at.move(photo, name))
+
+    def drop(self, photo: int) -> str:
+        return self._of_photo(photo, lambda at: at.drop(photo))
+
+    def undo(self, changes: int = 1) -> str:
+        with self._changing:
+            if self.lesson.waiting.photos:
+                return self._wait(Waiting())
+            undone = _last_change(self.lesson.learner) if changes == 1 else count_text(changes, "change")
+            self._changed(lambda at: at.undo(changes))
+            return f"undone: {undone}"
+
+    def photo(self, number: int) -> bytes:
+        """A small JPEG of a taught photo. UserError if there is none of that number, or it is lost."""
+        return self.lesson.learner.thumbnail(number)
+
+    def saved(self, read: Callable[[Path], None]) -> None:
+        """Call `read` with the state's directory while nothing changes it. UserError where there is none yet."""
+        with self._changing:
+            if not self.lesson.generation:
+                raise UserError(NOTHING_TAUGHT)
+            read(self.state)
+
+    def _of_photo(self, photo: int, change: Callable[[Learner], object]) -> str:
+        with self._changing:
+            if photo not in {each.number for each in self.lesson.album.photos}:
+                raise UserError(f"photo {photo} is not there any more; somebody has changed the classes meanwhile")
+            return self._changed(change)
+
+    def _wait(self, waiting: Waiting) -> str:
+        """Let these photos wait for a second class."""
+        before = self.lesson.waiting
+        write_waiting(self.state, waiting)
+        self.lesson = Lesson(self.lesson.learner, 0, waiting)
+        if not waiting.photos:
+            return f"forgot {before.name}"
+        return f"{waiting.name} has {count_text(len(waiting.photos), 'photo')}; now teach something else"
+
+    def _changed(self, change: Callable[[Learner], object], more: int = 0) -> str:
+        """Make a change on a copy of the learner, save it, and answer with it from then on; in words, what it did."""
+        if not self.lesson.generation and not more:
+            raise UserError(NOTHING_TAUGHT)
+        learner = copy.copy(self.lesson.learner)
+        cost = learner.bundle.manifest["cost"]
+        for attempt in range(1, _TRIES + 1):
+            try:
+                check_room(cost, more + (learner.taught.images if learner.taught else 0), "adapt")
+                change(learner)
+                saved = learner.save(self.state)
+                break
+            except Overtaken:  # by gems-edge teach, or another server: once more, on what that taught
+                if attempt == _TRIES:
+                    raise
+                learner.load_state(self.state)
+        _warm(learner)
+        self.lesson = Lesson(learner, saved.generation)
+        return _last_change(learner)
+
+
+def plain_name(name: str) -> str:
+    """A class's name as it is kept: no breaks, tabs or spaces around it. UserError for none and for a long one."""
+    name = " ".join(name.split())
+    if not name.isprintable():
+        raise UserError("a name has letters, digits and signs that can be seen; type it again")
+    check_name(name)
+    return name
+
+
+def _last_change(learner: Learner) -> str:
+    taught = learner.taught
+    return taught.versions[-1].change if taught is not None and taught.versions else "loaded"
+
+
+def _warm(learner: Learner) -> None:
+    """Load the graph now, so that no answer waits for it."""
+    bundle = learner.bundle
+    size = bundle.image_size
+    with warnings.catch_warnings():
+        learner.predict(np.zeros((1, size, size, bundle.channels), np.uint8))
