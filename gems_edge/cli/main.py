@@ -28,6 +28,7 @@ COMMANDS = {
     "adapt": "Teach a bundle new classes from a folder of photos (board).",
     "teach": "Add, correct, rename, forget and undo what a state was taught (board).",
     "predict": "Classify images with a bundle and what it learned (board).",
+    "serve": "Teach and ask over HTTP, beside a live picture (board).",
     "install": "Go over to a new bundle, with what was taught, if it is no worse (board).",
     "rollback": "Go back to the bundle that was in use before (board).",
     "verify": "What of a bundle, state, run or packed file is whole, and who signed a bundle (board).",
