@@ -29,7 +29,7 @@ _FEW_FIELDS = 2
 
 
 @dataclass(frozen=True)
-class Taught:
+class Subject:
     """A bundle, and the state that it is examined with."""
 
     bundle: Path
@@ -48,7 +48,7 @@ class Marks:
     peak_mb: float | None
 
 
-def examined(bundle: Path, state: Path | None, lesson: Taught | None, threads: int | None) -> Marks:
+def examined(bundle: Path, state: Path | None, lesson: Subject | None, threads: int | None) -> Marks:
     """Let a fresh process examine the bundle at `bundle`, its self-test first, with `state`; pictures to ask are those
     of `lesson`. Raises UserError or MachineError with what the process says of its failure."""
     asked = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gems_edge.device.bundle import Bundle
 from gems_edge.device.carry import Lesson, carry, read_lesson
-from gems_edge.device.exam import Marks, Taught, examined
+from gems_edge.device.exam import Marks, Subject, examined
 from gems_edge.device.installation import STATE, Slot
 from gems_edge.errors import UserError
 from gems_edge.wording import count_text
@@ -67,7 +67,7 @@ def tried(candidate: Candidate, in_use: InUse | None, limits: Limits, threads: i
     lesson = None
     if in_use is not None and state is not None:
         read = _read(in_use, state)
-        lesson = Taught(in_use.slot.bundle, state)
+        lesson = Subject(in_use.slot.bundle, state)
         with _refusing(candidate):
             say(f"teaching it {count_text(len(read.album.photos), 'photo')} that the bundle in use was taught")
             learner, by = carry(read, candidate.bundle, threads)
