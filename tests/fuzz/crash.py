@@ -1,8 +1,9 @@
 """What a power cut may leave of a folder while a program writes to it: every state that its system calls allow.
 
-What was not synced may be lost: the content of a file, or its second half, until fsync on it, and names in a directory
-until fsync on that. A recording looks at the folder before each call that changes it or syncs, and keeps each state
-that a cut at that moment may leave.
+What was not synced may be lost: the content of a file, or its end, until fsync on it, and names in a directory until
+fsync on that. A disk writes in any order, so each file and each name may be lost for itself. A recording looks at the
+folder before each call that changes it or syncs, and keeps states that a cut at that moment may leave: all in order,
+and some by chance out of it.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 CALLS = (
@@ -29,6 +31,7 @@ CALLS = (
     "ftruncate",
     "symlink",
 )
+_LOST = 0.15  # of names, out of order: where many directories are new, more would leave nothing below them
 # The content of a file; of a directory: names and inodes; of a link: where it leads, which lies with its inode.
 Node = bytes | dict[str, int] | str
 
@@ -70,10 +73,11 @@ def killed_at(instant: int) -> Iterator[None]:
 
 @dataclass
 class Recording:
-    """States of `folder`, kept as folders below `output`."""
+    """States of `folder`, kept as folders below `output`; of each call `mixed` are out of order."""
 
     folder: Path
     output: Path
+    mixed: int
     calls: int = 0
     durable: dict[int, Node] = field(default_factory=dict)
     _held: dict[int, int] = field(default_factory=dict)  # open, so that no inode is used for another file
@@ -120,23 +124,46 @@ class Recording:
         return nodes
 
     def _keep(self, now: dict[int, Node], label: str) -> None:
-        every = self.durable | now
-        for names in (now, self.durable):
+        for kind, names, contents in (
+            *self._in_order(now),
+            *(self._mixed(now, number) for number in range(self.mixed)),
+        ):
+            tree = self._tree(os.stat(self.folder).st_ino, names, contents)
+            digest = hashlib.sha256(repr(tree).encode()).hexdigest()
+            if digest not in self._seen:
+                self._seen.add(digest)
+                _write(tree, self.output / f"{label}-{kind}")
+
+    def _in_order(self, now: dict[int, Node]) -> Iterator[tuple[str, dict[int, Node], dict[int, Node]]]:
+        """All names or none of those that are not safe, and of all contents the same part."""
+        for kind, names in (("names", now), ("no-names", self.durable)):
             for part in (1.0, 0.5, 0.0):
-                contents = {inode: self._left(inode, node, part) for inode, node in every.items() if inode in now}
-                tree = self._tree(os.stat(self.folder).st_ino, names, contents)
-                digest = hashlib.sha256(repr(tree).encode()).hexdigest()
-                if digest not in self._seen:
-                    self._seen.add(digest)
-                    kind = f"{'names' if names is now else 'no-names'}-{part:g}"
-                    _write(tree, self.output / f"{label}-{kind}")
+                yield f"{kind}-{part:g}", names, {inode: self._left(inode, node, part) for inode, node in now.items()}
+
+    def _mixed(self, now: dict[int, Node], number: int) -> tuple[str, dict[int, Node], dict[int, Node]]:
+        """Of each name and of each file's content chance says whether, and how much, has come to the disk: its
+        beginning, or its whole length with zeros behind that."""
+        random, names = Random(f"{self.calls} {number}"), dict[int, Node]()
+        for inode, node in now.items():
+            if isinstance(node, dict):
+                safe = self.durable.get(inode, {})
+                assert isinstance(safe, dict)
+                every = sorted(node.keys() | safe.keys())
+                chosen = {name: (safe if random.random() < _LOST else node).get(name) for name in every}
+                names[inode] = {name: there for name, there in chosen.items() if there is not None}
+        contents = {inode: self._left(inode, node, random.random()) for inode, node in now.items()}
+        for inode, node in now.items():
+            left = contents[inode]
+            if random.random() < 0.5 and isinstance(node, bytes) and isinstance(left, bytes):
+                contents[inode] = left.ljust(len(node), b"\0")
+        return f"mixed-{number}", names, contents
 
     def _left(self, inode: int, node: Node, part: float) -> Node:
         """What is left of a file if so much of what is not safe has come to the disk."""
         safe = self.durable.get(inode, b"")
         if not isinstance(node, bytes) or node == safe:
             return node
-        return node if part == 1 else safe if not part else node[: max(len(safe), len(node) // 2)]
+        return node if part == 1 else safe if not part else node[: max(len(safe), int(part * len(node)))]
 
     def _tree(self, root: int, names: dict[int, Node], contents: dict[int, Node]) -> dict[str, Any]:
         tree: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from typing import Any
 from crash import Recording, killed_at, put
 from writers import KEPT, Writer
 
+MIXED = 2
 _LOG, _SAID = "log", "said.json"
 _NOTHING = nullcontext()
 
@@ -34,8 +35,9 @@ class Ready:
     states: tuple[Path, ...]  # that a power cut may leave
 
 
-def prepare(writer: Writer, folder: Path) -> Ready:
-    """Let the writer run once, and record it; what was made before is taken as it is."""
+def prepare(writer: Writer, folder: Path, mixed: int = MIXED) -> Ready:
+    """Let the writer run once, and record it, with `mixed` states of each call that are out of order; what was made
+    before is taken as it is."""
     before, states, work = folder / "before", folder / "states", folder / "work"
     if not (folder / "made").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -43,7 +45,7 @@ def prepare(writer: Writer, folder: Path) -> Ready:
         _must(before, writer.prepare)
         shutil.copytree(before, work, symlinks=True)
         old = _must(work, writer.look) if any((work / KEPT).iterdir()) else ""
-        recording = Recording(work / KEPT, states)
+        recording = Recording(work / KEPT, states, mixed)
         began = time.monotonic()
         calls = _must(work, lambda: _recorded(recording, writer))
         seconds = time.monotonic() - began
