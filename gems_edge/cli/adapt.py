@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import emit, json_option, keep_option, say, show_lines, trust_options
+from gems_edge.cli.common import emit, json_option, keep_option, say, show_lines, threads_option, trust_options
 from gems_edge.cli.taught import adaptation_report, say_step
+from gems_edge.data import limits
 from gems_edge.places import check_name, check_room
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--steps",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, limits.STEPS),
     help="Gradient steps; default: the bundle's for so many photos. 0 (head prototype): class means alone.",
 )
 @click.option(
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     help="int8: the quantised graph of the layers that do not learn, of a bundle that has one.  "
     "[default: as the bundle was exported to]",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
+@threads_option
 @click.option(
     "-o", "--output", "state", required=True, type=click.Path(), metavar="STATE", help="Where to keep what is learned."
 )
@@ -56,9 +57,9 @@ def command(
     from gems_edge.device import Learner
     from gems_edge.device.state import check_destination
     from gems_edge.device.support import read_support
-    from gems_edge.predict.room import check_room
+    from gems_edge.predict.room import check_least_room, check_room
 
-    learner = Learner.load(bundle, threads, precision)
+    learner = Learner.load(bundle, threads, precision, may_read=check_least_room)
     if steps is not None:
         learner.bundle.check_steps(steps)
     check_name(state)

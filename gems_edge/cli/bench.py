@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gems_edge.cli.common import Document, emit, json_option, say, show_lines, trust_options
+from gems_edge.data import limits
 
 if TYPE_CHECKING:
     from gems_edge.device.bundle import Bundle
@@ -24,7 +25,9 @@ _BOTH = {
 @click.argument("bundle", type=click.Path())
 @click.option("--device", "devices", metavar="ID[,ID…]", help="Boards to predict for, e.g. rpi-4b,rpi-zero-2w.")
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads, here and on the boards; one per core if left out."
+    "--threads",
+    type=click.IntRange(1, limits.THREADS),
+    help="Threads, here and on the boards; one per core if left out.",
 )
 @click.option("--host", metavar="[USER@]HOST", help="Measure on that board, by this system's ssh, instead of here.")
 @click.option(
@@ -62,10 +65,11 @@ def command(
     from gems_edge.cli.bench_text import bench_text
     from gems_edge.device.bundle import read_bundle
     from gems_edge.predict.profiles import find_profiles
+    from gems_edge.predict.room import check_bench_room
 
     if host is None and any(value is not None and value is not False for value in connection.values()):
         raise click.UsageError("-F, --wheels, --keep and --reconnect belong with --host")
-    opened = read_bundle(bundle)
+    opened = read_bundle(bundle, may_read=check_bench_room if host is None else None)
     # Before minutes of measuring, so that an unknown board is reported at once.
     predictions = {name: _predict(opened, profile, threads) for name, profile in find_profiles(devices or "").items()}
     document = _measure_here(opened, threads) if host is None else _measure_there(opened, threads, host, **connection)
@@ -82,10 +86,7 @@ def _measure_here(bundle: "Bundle", threads: int | None) -> Document:
     """What is measured on this machine, with what the manifest says of the memory beside it."""
     from gems_edge.device.bench import measure_bundle
     from gems_edge.predict.memory import predict_memory
-    from gems_edge.predict.room import check_room
 
-    for what, images in (("predict", 1), ("adapt", bundle.ways * bundle.shots)):
-        check_room(bundle.manifest["cost"], images, what)
     document = measure_bundle(bundle, threads, on_stage=lambda stage: say(f"measuring {stage} …"))
     for what, section in document["memory"].items():
         section["predicted"] = predict_memory(bundle.manifest["cost"], section["images"], what).as_figure("peak")

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from gems_edge.data import limits
 from gems_edge.wording import printable
 
 # What click's decorators take and return: a function that becomes a command.
@@ -18,13 +20,27 @@ Document = dict[str, Any]  # of --json
 PATH = click.Path(path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
+
+class FiniteRange(click.FloatRange):
+    """As click's, which takes "nan" for a number within any range, and infinity where there is no upper end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else there."
 )
 keep_option = click.option(
-    "--keep", type=click.IntRange(min=1), default=50, show_default=True,
+    "--keep", type=click.IntRange(1, limits.PER_CLASS), default=50, show_default=True,
     help="The most photos of a class: more are thinned to those that represent it best.",
 )  # fmt: skip
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, limits.THREADS), help="Threads; one per core if left out."
+)
 data_root_option = click.option(
     "--data-root", "root", type=PATH,
     help="Where torchvision's data sets are (or are downloaded to), and NAME.npz for a bare NAME.",

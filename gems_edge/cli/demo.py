@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 
-from gems_edge.cli.common import PATH, emit, json_option, say
+from gems_edge.cli.common import PATH, FiniteRange, emit, json_option, say
 from gems_edge.clock import clock
 from gems_edge.control_groups import available_cores
+from gems_edge.data import limits
 from gems_edge.data.specs import specs_text
 from gems_edge.errors import MachineError, UserError
 from gems_edge.meta.settings.run import read_config
@@ -56,12 +57,20 @@ def of_photos(path: Path) -> Subject:
 @click.option(
     "--photos", type=PATH, help="Your own photos (a folder per class, or a packed file) with a pretrained body."
 )
-@click.option("--iterations", type=click.IntRange(1), help="Meta-training iterations.  [default: 450; photos: 240]")
 @click.option(
-    "--episodes", type=click.IntRange(2), default=200, show_default=True, help="Test episodes per evaluation."
+    "--iterations",
+    type=click.IntRange(1, limits.ITERATIONS),
+    help="Meta-training iterations.  [default: 450; photos: 240]",
 )
 @click.option(
-    "--ratio", type=click.FloatRange(0, 1, max_open=True),
+    "--episodes",
+    type=click.IntRange(2, limits.EPISODES),
+    default=200,
+    show_default=True,
+    help="Test episodes per evaluation.",
+)
+@click.option(
+    "--ratio", type=FiniteRange(0, 1, max_open=True),
     help="Share of the weights to remove.  [default: 0.8; photos: 0]",
 )  # fmt: skip
 @json_option

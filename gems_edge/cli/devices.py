@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gems_edge.cli.common import PATH, Document, emit, json_option, say, show_lines, table
+from gems_edge.data import limits
 from gems_edge.errors import UserError
 from gems_edge.places import check_file_place
 
@@ -190,7 +191,7 @@ def _warn_of_load() -> None:
 @command.command("predict")
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.option("--device", "devices", required=True, metavar="ID[,ID…]", help="Boards: ids or profiles' files.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; one per (big) core if left out.")
+@click.option("--threads", type=click.IntRange(1, limits.THREADS), help="Threads; one per (big) core if left out.")
 @click.option("--dims", default="", metavar="NAME=N[,…]", help="Sizes of dynamic dimensions, e.g. images=1,classes=5.")
 @click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime, ncnn, xnnpack or tengine.")
 @click.option("--precision", help="fp32, fp16 or int8; int8 for a graph with QuantizeLinear, else fp32, if left out.")

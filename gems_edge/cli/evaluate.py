@@ -80,16 +80,18 @@ def command(subject: Path, compute: str, as_json: bool, **protocol: Any) -> None
 def _evaluate(subject: Path, protocol: "EvaluationProtocol", compute: str) -> Document:
     from gems_edge.cli.progress import counting_progress
     from gems_edge.meta.evaluation.bundle import evaluate_bundle
-    from gems_edge.meta.evaluation.run import evaluate_run
+    from gems_edge.predict.room import check_bench_room
 
     is_bundle = (subject / "manifest.json").exists()
     trained_sets, shots = _trained(subject, is_bundle)
     rounds = (len(protocol.data) if protocol.data else trained_sets) * len(protocol.tested_shots(shots))
     with counting_progress("evaluate", protocol.episodes * rounds) as progress:
         if is_bundle:
-            result = evaluate_bundle(subject, protocol, progress)
+            result = evaluate_bundle(subject, protocol, progress, check_bench_room)
             say_unchecked()
             return result
+        from gems_edge.meta.evaluation.run import evaluate_run  # torch, which a bundle does without
+
         return evaluate_run(subject, protocol, compute, progress, counting_progress)
 
 
@@ -99,10 +101,11 @@ def _trained(subject: Path, is_bundle: bool) -> tuple[int, "Shots"]:
     from gems_edge.device.bundle import read_bundle
     from gems_edge.errors import UserError
     from gems_edge.meta.settings.run import read_config
+    from gems_edge.predict.room import check_bench_room
 
     try:
         if is_bundle:
-            bundle = read_bundle(subject)
+            bundle = read_bundle(subject, may_read=check_bench_room)
             return 1, Shots(bundle.least_shots, bundle.shots)
         config = read_config(subject / "config.toml")
     except UserError:

@@ -6,9 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import FILE, PATH, Document, compute_option, data_root_option, emit, json_option, say, table
+from gems_edge.cli.common import (
+    FILE,
+    PATH,
+    Document,
+    FiniteRange,
+    compute_option,
+    data_root_option,
+    emit,
+    json_option,
+    say,
+    table,
+)
 from gems_edge.cli.exported import document_of, show
 from gems_edge.cli.values import BOARDS, ONE_IMAGE_SET, RATIOS
+from gems_edge.data import limits
 from gems_edge.device.manifest import MOST_RELEASE
 from gems_edge.errors import UserError
 from gems_edge.places import check_file_place
@@ -38,7 +50,7 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
 @click.option("-o", "--output", type=PATH, help="Bundle to write.  [default: RUN's name + .gems, here]")
 @click.option(
     "--recover-iterations",
-    type=click.IntRange(0),
+    type=click.IntRange(0, limits.ITERATIONS),
     help="Meta-training of the compact network; of a pretrained one, iterations that teach it the dense one's "
     "features.  [default: a quarter of the run's; pretrained: 240]",
 )
@@ -56,9 +68,9 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
     metavar="ID[,ID…]",
     help="Boards that the limits are for: ids or profiles' files.",
 )
-@click.option("--max-latency-ms", type=click.FloatRange(0, min_open=True), help="Limit of a prediction of one image.")
-@click.option("--max-adapt-ms", type=click.FloatRange(0, min_open=True), help="Limit of learning, all steps together.")
-@click.option("--max-memory-mb", type=click.FloatRange(0, min_open=True), help="Limit of the peak memory of both.")
+@click.option("--max-latency-ms", type=FiniteRange(0, min_open=True), help="Limit of a prediction of one image.")
+@click.option("--max-adapt-ms", type=FiniteRange(0, min_open=True), help="Limit of learning, all steps together.")
+@click.option("--max-memory-mb", type=FiniteRange(0, min_open=True), help="Limit of the peak memory of both.")
 @click.option(
     "--limits-hold",
     type=click.Choice(["surely", "typically"]),
@@ -66,15 +78,15 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
     show_default=True,
     help="Whether the upper end of each prediction's interval must keep the limits, or its typical value.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads on the boards.  [default: all cores]")
+@click.option("--threads", type=click.IntRange(1, limits.THREADS), help="Threads on the boards.  [default: all cores]")
 @click.option(
     "--steps",
-    type=click.IntRange(0),
+    type=click.IntRange(0, limits.STEPS),
     help="Gradient steps on the board.  [default: chosen on validation episodes from the run's or fewer]",
 )
 @click.option(
     "--episodes",
-    type=click.IntRange(2),
+    type=click.IntRange(2, limits.EPISODES),
     default=200,
     show_default=True,
     help="Test episodes for the accuracies in the manifest.",
@@ -87,7 +99,7 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
 @click.option(
     "--for-tasks",
     "tasks",
-    type=click.IntRange(1),
+    type=click.IntRange(1, limits.EPISODES),
     default=100,
     show_default=True,
     help="Validation tasks of --for-data that decide by majority.",

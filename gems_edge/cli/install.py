@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import PATH, Document, emit, json_option, say, show_lines, trust_options
+from gems_edge.cli.common import (
+    PATH,
+    Document,
+    FiniteRange,
+    emit,
+    json_option,
+    say,
+    show_lines,
+    threads_option,
+    trust_options,
+)
 
 if TYPE_CHECKING:
     from gems_edge.device.install import Installed
@@ -16,19 +26,19 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=PATH)
 @click.option("--into", "directory", required=True, type=PATH, metavar="DIR", help="Where the board keeps its bundles.")
 @click.option(
-    "--most-time", type=click.FloatRange(min=0), default=1.5, show_default=True,
+    "--most-time", type=FiniteRange(min=0), default=1.5, show_default=True,
     help="How many times as long as with the bundle in use an answer, or teaching, may take.",
 )  # fmt: skip
 @click.option(
-    "--most-memory", type=click.FloatRange(min=0), default=1.25, show_default=True,
+    "--most-memory", type=FiniteRange(min=0), default=1.25, show_default=True,
     help="How many times as much memory as with the bundle in use it may take.",
 )  # fmt: skip
 @click.option(
-    "--worse", type=click.FloatRange(0, 100), default=0, show_default=True, metavar="PERCENT",
+    "--worse", type=FiniteRange(0, 100), default=0, show_default=True, metavar="PERCENT",
     help="How many of the taught photos, in %, it may answer right less.",
 )  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Leave what was taught with the bundle in use, and compare nothing.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
+@threads_option
 @trust_options
 @json_option
 def command(bundle: Path, directory: Path, as_json: bool, **options: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import PATH, Document, emit, json_option, say, table, trust_options
+from gems_edge.cli.common import PATH, Document, emit, json_option, say, table, threads_option, trust_options
 
 if TYPE_CHECKING:
     from gems_edge.device import Learner
@@ -33,7 +33,7 @@ UNKNOWN = "unknown"
     metavar="SHARE",
     help="Answer with sets of classes, the smallest that hold the right one at this rate, such as 0.9.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
+@threads_option
 @trust_options
 @json_option
 def command(

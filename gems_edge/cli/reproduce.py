@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import PATH, emit, json_option, say, table
+from gems_edge.cli.common import PATH, FiniteRange, emit, json_option, say, table
+from gems_edge.data import limits
 from gems_edge.errors import UserError
 from gems_edge.places import check_room
 
@@ -52,15 +53,25 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
             "--data", multiple=True, metavar="NAME=SPEC", help="Images of the preset's data NAME, as --data of train."
         ),
         click.option(
-            "--jobs", type=click.IntRange(1), help="Trainings at a time.  [default: one per GPU, else per core]"
+            "--jobs",
+            type=click.IntRange(1, limits.THREADS),
+            help="Trainings at a time.  [default: one per GPU, else per core]",
         ),
         click.option(
-            "--processes", type=click.IntRange(1), default=1, show_default=True, help="Processes of each (torchrun)."
+            "--processes",
+            type=click.IntRange(1, limits.THREADS),
+            default=1,
+            show_default=True,
+            help="Processes of each (torchrun).",
         ),
         click.option(
             "--ray", metavar="ADDRESS", help="Train on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local."
         ),
-        click.option("--seeds", type=click.IntRange(1), help="Trainings of each entry.  [default: the preset's]"),
+        click.option(
+            "--seeds",
+            type=click.IntRange(1, limits.TRAININGS),
+            help="Trainings of each entry.  [default: the preset's]",
+        ),
         click.option("--method", "methods", multiple=True, help="Only this method (dense, mwt, maml, bmp, …)."),
         click.option("--report-only", is_flag=True, help="Train nothing; write what is done so far."),
         json_option,
@@ -77,7 +88,13 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
 @command.command()
 @click.option("--table", "numbers", type=int, multiple=True, help="Table 2 (cost, Conv-4) or 3 (cost, ResNet-12).")
 @click.option("--figure", "figures", type=int, multiple=True, help="Figure 1 to 15; more than once for several.")
-@click.option("--ratio", "ratios", type=float, multiple=True, help="Share of weights removed.  [default: the preset's]")
+@click.option(
+    "--ratio",
+    "ratios",
+    type=FiniteRange(0, 1, max_open=True),
+    multiple=True,
+    help="Share of weights removed.  [default: the preset's]",
+)
 @_request_options(TICKETS_PRESETS)
 def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[float], **options: Any) -> None:
     """Meta winning tickets (Gao et al., KDD 2022): accuracy and cost of MWT, PMT and their baselines.
@@ -115,8 +132,14 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
 @click.option(
     "--data-root", type=PATH, help="Where the preset's sets are: DIR/NAME.npz or folder DIR/NAME."
 )  # fmt: skip
-@click.option("--iterations", type=click.IntRange(1), help="Meta-iterations of each training.  [default: the preset's]")
-@click.option("--episodes", type=click.IntRange(2), help="Test episodes of each set.  [default: the preset's]")
+@click.option(
+    "--iterations",
+    type=click.IntRange(1, limits.ITERATIONS),
+    help="Meta-iterations of each training.  [default: the preset's]",
+)
+@click.option(
+    "--episodes", type=click.IntRange(2, limits.EPISODES), help="Test episodes of each set.  [default: the preset's]"
+)
 @_request_options(GEMS_PRESETS)
 def gems(
     numbers: Sequence[int], data_root: Path | None, iterations: int | None, episodes: int | None, **options: Any

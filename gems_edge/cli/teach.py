@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gems_edge.cli.common import Document, emit, json_option, keep_option, say, show_lines, table, trust_options
+from gems_edge.cli.common import (
+    Document,
+    emit,
+    json_option,
+    keep_option,
+    say,
+    show_lines,
+    table,
+    threads_option,
+    trust_options,
+)
 from gems_edge.cli.taught import adaptation_report, say_step, state_document
+from gems_edge.data import limits
 
 if TYPE_CHECKING:
     from gems_edge.device import Adaptation, Learner
@@ -51,12 +62,14 @@ class Options:
 @click.option("--undo", type=click.IntRange(min=1), is_flag=False, flag_value=1, metavar="[N]",
               help="Go back one change, or N.")  # fmt: skip
 @click.option("--list", "list", is_flag=True, help="Show classes, photos with their numbers, and what can be undone.")
-@click.option("--steps", type=click.IntRange(min=0), help="Gradient steps; default: the bundle's for so many photos.")
+@click.option(
+    "--steps", type=click.IntRange(0, limits.STEPS), help="Gradient steps; default: the bundle's for so many photos."
+)
 @keep_option
 @click.option(
     "--precision", type=click.Choice(["fp32", "int8"]), help="As it was taught in.  [default: as of adapt]",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
+@threads_option
 @trust_options
 @json_option
 def command(
@@ -73,10 +86,11 @@ def command(
       gems-edge teach plates.gems mine.state --undo
     """
     from gems_edge.device import Learner
+    from gems_edge.predict.room import check_least_room
 
     asked = Options(**options)  # type: ignore[arg-type]
     _check_one(asked)
-    learner = Learner.load(bundle, threads, precision)
+    learner = Learner.load(bundle, threads, precision, may_read=check_least_room)
     if asked.list:
         learner.load_state(state)
         document, lines = _listed(learner, state)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import FILE, PATH, Command, data_root_option, emit, json_option, say, table
+from gems_edge.cli.common import FILE, PATH, Command, FiniteRange, data_root_option, emit, json_option, say, table
 from gems_edge.cli.options import TICKET, ticket_options
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 subjects_argument = click.argument("subjects", nargs=-1, required=True, type=PATH, metavar="RUN|TICKET…")
 run_argument = click.argument("run", type=PATH)
 ratios_option = click.option(
-    "--ratio", "ratios", type=click.FloatRange(0, 1, max_open=True), multiple=True, default=(0.8,), show_default=True,
+    "--ratio", "ratios", type=FiniteRange(0, 1, max_open=True), multiple=True, default=(0.8,), show_default=True,
     help="Share that magnitude pruning removes from a dense run; may be repeated. A ticket has its own.",
 )  # fmt: skip
 scope_option = click.option(

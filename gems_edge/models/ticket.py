@@ -4,6 +4,7 @@ The file is safetensors: every mask as bits (numpy.packbits), everything else as
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,8 +147,10 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:
-    size = int(np.prod(shape))
+def _unpacked(bits: np.ndarray, shape: Any) -> np.ndarray:
+    if not isinstance(shape, list) or not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"shape {shape!r}")
+    size = math.prod(shape)
     if bits.dtype != np.uint8 or bits.ndim != 1 or len(bits) != (size + 7) // 8:
         raise ValueError(f"{len(bits)} bytes for a mask of {size} bits")
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)

@@ -12,9 +12,28 @@ from gems_edge.wording import count_text
 
 _FREE = "close other programs or raise the limit, or "
 _ADVICE = {
-    "adapt": f"give fewer images, {_FREE}export a bundle with --memory low or a higher --ratio",
+    "adapt": f"{_FREE}export a bundle with --memory low or a higher --ratio",
     "predict": f"{_FREE}export a bundle with a higher --ratio",
 }
+
+
+# Below which nothing is taught.
+LEAST_IMAGES = 2
+
+
+def check_least_room(manifest_cost: Mapping[str, Any]) -> None:
+    """As check_room of the smallest adaptation that there is, without a warning: before a bundle's weights are read,
+    and how much it is to learn is known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_room(manifest_cost, LEAST_IMAGES, "adapt")
+
+
+def check_bench_room(manifest_cost: Mapping[str, Any]) -> None:
+    """As check_room of what a bundle is measured and evaluated with: a prediction, and the adaptation that it was
+    planned for."""
+    check_room(manifest_cost, 1, "predict")
+    check_room(manifest_cost, manifest_cost["adapt_step"]["dims"]["images"], "adapt")
 
 
 def check_room(manifest_cost: Mapping[str, Any], images: int, what: str) -> None:
@@ -38,6 +57,7 @@ def check_room(manifest_cost: Mapping[str, Any], images: int, what: str) -> None
         f"{what} with {count_text(images, 'image')} is predicted to take {needed:.0f} MB of memory, at most "
         f"{most:.0f}, and {where} {room:.0f} MB" + (f" and {swap:.0f} MB of swap" if swap else "")
     )
+    advice = ("give fewer images, " if what == "adapt" and images > LEAST_IMAGES else "") + _ADVICE[what]
     if needed > room + swap:
-        raise UserError(f"{text}; {_ADVICE[what]}")
-    warnings.warn(f"{text}: it may be slow, or be killed; {_ADVICE[what]}", stacklevel=2)
+        raise UserError(f"{text}; {advice}")
+    warnings.warn(f"{text}: it may be slow, or be killed; {advice}", stacklevel=2)

@@ -2,9 +2,12 @@
 
 import tomllib
 
+import click
 import pytest
 
 from gems_edge.cli import values
+from gems_edge.cli.common import FiniteRange
+from gems_edge.cli.main import group
 from gems_edge.errors import UserError
 from gems_edge.meta.settings.adapter import AdapterConfig
 from gems_edge.meta.settings.kept import Kept
@@ -134,3 +137,37 @@ def test_absurd_settings_are_refused_with_their_range(cli_here, tmp_path, name):
 @pytest.mark.parametrize("option", ["--episodes", "--ways", "--shots", "--queries", "--steps"])
 def test_absurd_evaluations_are_refused(cli_here, tmp_path, option):
     assert option in cli_here("evaluate", tmp_path, option, 2**40, code=2).stderr
+
+
+def _options(command, name=""):
+    """Of all commands: the command's words and an option."""
+    context = click.Context(command)
+    if isinstance(command, click.Group):
+        for word in command.list_commands(context):
+            yield from _options(command.get_command(context, word), f"{name} {word}")
+    yield from ((name, option) for option in command.params)
+
+
+def _is_endless(option):
+    """A seed may be any, and what goes back farther than is kept is refused by itself."""
+    if isinstance(option.type, click.IntRange):
+        return option.type.max is None and option.name not in ("seed", "undo")
+    return isinstance(option.type, click.FloatRange) and not isinstance(option.type, FiniteRange)
+
+
+def test_every_number_of_the_command_line_has_ends():
+    """The settings of a run have ranges of their own."""
+    assert not [f"{name} {option.opts[0]}" for name, option in _options(group) if _is_endless(option)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("demo", "--iterations", 2**40), ("export", "run", "--steps", 2**40), ("adapt", "b.gems", "--threads", 2**40),
+        ("teach", "b.gems", "s.state", "--keep", 2**40), ("reproduce", "gems", "--jobs", 2**40),
+        ("demo", "--ratio", "nan"), ("export", "run", "--max-latency-ms", "inf"), ("install", "b", "--worse", "nan"),
+    ],
+)  # fmt: skip
+def test_absurd_options_are_refused(cli_here, arguments):
+    stderr = cli_here(*arguments, code=2).stderr
+    assert arguments[-2] in stderr and ("is not in the range" in stderr or "is not a finite number" in stderr)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow(40)
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "kill_writers.py"
 # How many kills and power cuts.
-TIMES = {"adapt": (12, 40), "pack": (6, 20), "install": (3, 6), "rollback": (3, 8)}
+TIMES = {"adapt": (12, 40), "pack": (6, 20), "add": (4, 8), "install": (3, 6), "rollback": (3, 8)}
 
 
 @pytest.mark.parametrize("name", TIMES)

@@ -49,6 +49,41 @@ def _state() -> str:
     return _tensors(load_state(KEPT / "a.state", read_bundle("bundle.gems").hash))
 
 
+def _prepare_teach() -> None:
+    """A state that was taught three classes, and added to once; photos of these and of a fourth are at hand."""
+    handmade.write_bundle(Path("bundle.gems"), steps=2)
+    for seed, (name, classes) in enumerate({"first": 3, "second": 3, "third": 4}.items()):
+        handmade.write_pictures(Path(name), *handmade.pictures(classes, 2, seed=seed))
+    call("adapt", "bundle.gems", "--support", "first", "-o", KEPT / "a.state", "--threads", 1)
+    call("teach", "bundle.gems", KEPT / "a.state", "--add", "second", "--threads", 1)
+
+
+def _teach(*change: object) -> Callable[[], None]:
+    """Once: a second time it would be another change."""
+
+    def teach() -> None:
+        from gems_edge.device.bundle import read_bundle
+        from gems_edge.device.state import load_state
+
+        if load_state(KEPT / "a.state", read_bundle("bundle.gems").hash).generation == 2:
+            call("teach", "bundle.gems", KEPT / "a.state", *change, "--threads", 1)
+
+    return teach
+
+
+def _taught() -> str:
+    """The weights and the history, and every photo that either names is there."""
+    from gems_edge.device.bundle import read_bundle
+    from gems_edge.device.history import files_of
+    from gems_edge.device.photos import read_photo
+    from gems_edge.device.state import load_state
+
+    state = load_state(KEPT / "a.state", read_bundle("bundle.gems").hash)
+    for file in files_of(state.versions):
+        read_photo(KEPT / "a.state", file)
+    return f"{state.generation} {state.classes} {_tensors(state)} {state.versions}"
+
+
 def _tensors(state: Any) -> str:
     return hashlib.sha256(b"".join(state.tensors[name].tobytes() for name in sorted(state.tensors))).hexdigest()
 
@@ -195,6 +230,10 @@ WRITERS = {
     writer.name: writer
     for writer in (
         Writer("adapt", _prepare_adapt, _adapt, _state),
+        Writer("add", _prepare_teach, _teach("--add", "third"), _taught),
+        Writer("forget", _prepare_teach, _teach("--forget", LABELS[0]), _taught),
+        Writer("rename", _prepare_teach, _teach("--rename", f"{LABELS[0]}=new"), _taught),
+        Writer("undo", _prepare_teach, _teach("--undo"), _taught),
         Writer("install", _prepare_install, _install, _installed),
         Writer("rollback", _prepare_rollback, _rollback, _installed),
         Writer("pack", _prepare_pack, _pack, _packed),

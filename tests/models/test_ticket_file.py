@@ -143,7 +143,7 @@ WRONG = [
     *("", "[]", '"text"', "null", "3"),
     *(ABOUT | {"more": 1}, ABOUT | {"masks": {}}, ABOUT | {"unit": "layer"}, ABOUT | {"model": []}),
     *(ABOUT | {"shapes": shapes} for shapes in ({}, [3], {"v": [3]})),
-    *(ABOUT | {"shapes": {"w": shape}} for shape in ([9], [3.0], [-1, -3], [1 << 40, 1 << 40], None)),
+    *(ABOUT | {"shapes": {"w": shape}} for shape in ([9], [3.0], [1e308, 9], [-1, -3], [1 << 40, 1 << 40], None)),
     {name: value for name, value in ABOUT.items() if name != "ratio"},
 ]
 

@@ -12,6 +12,7 @@ from gems_edge.data.imageset import ImageSet
 from gems_edge.data.mixture import Mixture, MixtureSampler, load_mixture
 from gems_edge.data.shots import Shots
 from gems_edge.data.specs import Specs, split_specs
+from gems_edge.device.bundle import MayRead
 from gems_edge.device.learner import Learner
 from gems_edge.device.steps import Watch
 from gems_edge.errors import UserError
@@ -35,9 +36,11 @@ class Int8Answers:
     difference: float  # mean absolute difference of a probability
 
 
-def evaluate_bundle(directory: Path, protocol: EvaluationProtocol, progress: Count | None = None) -> dict[str, Any]:
-    """The document of `evaluate --json` for a bundle."""
-    learner = Learner.load(directory, precision="fp32")  # int8 beside it
+def evaluate_bundle(
+    directory: Path, protocol: EvaluationProtocol, progress: Count | None = None, may_read: MayRead | None = None
+) -> dict[str, Any]:
+    """The document of `evaluate --json` for a bundle. `may_read`: as read_bundle has it."""
+    learner = Learner.load(directory, precision="fp32", may_read=may_read)  # int8 beside it
     manifest = learner.bundle.manifest
     mode = _check(manifest, protocol)
     data = _image_sets(manifest, protocol)
