@@ -1,6 +1,6 @@
 """One adaptation: what is to be taught, and the gradient steps that teach it from the bundle's start."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,8 +61,7 @@ def learned(
     steps = bundle.steps_for(count / classes) if plan.steps is None else bundle.check_steps(plan.steps)
     places = {name: place for place, name in enumerate(album.classes)}
     index = [places[photo.label] for photo in album.photos]
-    fed = np.stack([plan.kept[photo.picture].fed for photo in album.photos])
-    inputs = network_input(fed) if bundle.trunk is None else fed.astype(np.float32)
+    inputs = _inputs([plan.kept[photo.picture].fed for photo in album.photos], bundle)
     feeds = {bundle.step_input: inputs, "targets": np.eye(classes, dtype=np.float32)[index]}
     tensors, losses, seconds = take_steps(bundle, feeds, steps, threads, on_step, watch)
     versions = (*plan.past, Version(album, steps, plan.change))[-1 - STEPS_BACK :]
@@ -71,3 +70,10 @@ def learned(
     pictures = {photo.picture for version in versions for photo in version.album.photos}
     kept = {picture: each for picture, each in plan.kept.items() if picture in pictures}
     return Learned(state, kept, tuple(losses), tuple(seconds))
+
+
+def _inputs(fed: Sequence[np.ndarray], bundle: Bundle) -> np.ndarray:
+    """What a step is fed, float32 [N, …]: the trunk's features, or pixels, of which each photo has its own type."""
+    if bundle.trunk is not None:
+        return np.stack(fed).astype(np.float32)
+    return np.concatenate([network_input(pixels[None]) for pixels in fed])

@@ -1,4 +1,4 @@
-"""What a learner is given, checked: images as arrays, and their labels."""
+"""What a learner is given, checked: images, and their labels."""
 
 from collections.abc import Hashable, Sequence
 
@@ -6,13 +6,19 @@ import numpy as np
 
 from gems_edge.device.album import check_name
 from gems_edge.device.bundle import Bundle
+from gems_edge.device.pictures import Picture, is_file_or_pillow, pixels_of
 from gems_edge.errors import UserError
 from gems_edge.images import to_input
 
+Images = np.ndarray | Sequence[Picture]
 
-def checked_images(bundle: Bundle, images: np.ndarray) -> np.ndarray:
-    """The images as an array [N, S, S, C], uint8 or floating point in 0…1; UserError for others."""
+
+def checked_images(bundle: Bundle, images: Images) -> np.ndarray:
+    """The images as an array [N, S, S, C], uint8 or floating point in 0…1; files, their bytes and Pillow's images are
+    read. UserError for others."""
     size, channels = bundle.image_size, bundle.channels
+    if is_file_or_pillow(images) or isinstance(images, list | tuple) and any(map(is_file_or_pillow, images)):
+        return pixels_of(images, bundle, "RGB")
     try:
         images = np.asarray(images)
     except ValueError:
@@ -24,7 +30,7 @@ def checked_images(bundle: Bundle, images: np.ndarray) -> np.ndarray:
         grey = f" or [N, {size}, {size}]" if channels == 1 else ""
         raise UserError(
             f"images have shape {shape} and must be [N, {size}, {size}, {channels}]{grey}; "
-            "Learner.read_images makes them from files"
+            "Learner.read_images makes them from files and camera frames"
         )
     if not len(images):
         raise UserError("no images were given; give at least one")

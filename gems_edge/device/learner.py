@@ -31,7 +31,7 @@ from gems_edge.device.batching import images_per_call
 from gems_edge.device.bundle import Bundle, MayRead, read_bundle
 from gems_edge.device.explanation import Explanation, explained
 from gems_edge.device.history import STEPS_BACK, next_number
-from gems_edge.device.inputs import checked_images, numbered
+from gems_edge.device.inputs import Images, checked_images, numbered
 from gems_edge.device.photos import Kept, thumbnail
 from gems_edge.device.pictures import Picture, pixels_of
 from gems_edge.device.runtime import check_threads
@@ -55,11 +55,12 @@ from gems_edge.errors import UserError
 
 
 class Learner:
-    """A bundle and what it was taught. numpy in and out.
+    """A bundle and what it was taught.
 
     Images are arrays [N, S, S, C], or [N, S, S] for a one-channel bundle, where S and C are the bundle's `image_size`
     and `channels`: uint8, or floating point in 0…1. They are taken as they are, light on dark where `bundle.inverted`
-    is true; `read_images` makes them from files.
+    is true. Or they are a list of files, their bytes and Pillow's images; of camera frames, whose order of channels
+    has to be said, `read_images` makes such an array.
 
     Gradient steps are in float32. With `precision` "int8" it answers with the bundle's quantised graph, made anew from
     what it was taught, and teaches on what the quantised trunk gives, where there is a trunk. None is what the bundle
@@ -127,7 +128,7 @@ class Learner:
 
     def adapt(
         self,
-        images: np.ndarray,
+        images: Images,
         labels: Sequence[Hashable],
         steps: int | None = None,
         on_step: OnStep | None = None,
@@ -159,7 +160,7 @@ class Learner:
 
     def teach(
         self,
-        images: np.ndarray,
+        images: Images,
         labels: Sequence[Hashable],
         steps: int | None = None,
         on_step: OnStep | None = None,
@@ -305,14 +306,14 @@ class Learner:
         total = time.perf_counter() - started
         return Adaptation(new.state.classes, new.state.images, new.losses, new.seconds, total, plan.trunk_seconds)
 
-    def features(self, images: np.ndarray) -> np.ndarray:
+    def features(self, images: Images) -> np.ndarray:
         """What the trunk makes of images: float32 [N, c, h, w] (of the whole body [N, F]), each image by itself.
 
         Raises UserError for images that do not fit, and for a bundle without a trunk.
         """
         return trunk_features(self.bundle, checked_images(self.bundle, images), self.threads, self.precision)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: Images) -> np.ndarray:
         """Probabilities, float32 [N, classes], columns as `classes`.
 
         Normalisation uses the statistics of the support set (mode "group": of each image by itself, mode "frozen": of
@@ -321,9 +322,7 @@ class Learner:
         """
         return softmax(self._logits(self._now, images))
 
-    def answers(
-        self, images: np.ndarray, *, coverage: float | None = None, accept_all: bool = False
-    ) -> tuple[Answer, ...]:
+    def answers(self, images: Images, *, coverage: float | None = None, accept_all: bool = False) -> tuple[Answer, ...]:
         """What each image is taken for, where it looks like anything that was taught.
 
         `coverage`: the share of photos of taught classes whose class is to be among an answer's `candidates`; None:
@@ -336,7 +335,7 @@ class Learner:
         logits = self._logits(now, images, familiar is not None)
         return answers_to(question, logits[:, : len(now.classes)], logits[:, len(now.classes) :])
 
-    def _logits(self, now: Taught, images: np.ndarray, further: bool = False) -> np.ndarray:
+    def _logits(self, now: Taught, images: Images, further: bool = False) -> np.ndarray:
         """What the predict graph gives with what was taught: as taught.logits_of."""
         pixels = checked_images(self.bundle, images)
         return logits_of(now, self.bundle, pixels, self.threads, self.precision, self.batch_size(), further)

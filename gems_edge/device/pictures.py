@@ -15,6 +15,11 @@ Picture = Path | str | bytes | bytearray | memoryview | Image.Image | np.ndarray
 ORDERS = ("RGB", "BGR")
 
 
+def is_file_or_pillow(value: object) -> bool:
+    """Whether it is one picture, other than a frame."""
+    return isinstance(value, Picture) and not isinstance(value, np.ndarray)
+
+
 def pixels_of(pictures: Iterable[Picture], bundle: Bundle, order: str) -> np.ndarray:
     """uint8 [N, S, S, C]. `order`: of the channels of frames. Raises UserError as Learner.read_images."""
     if isinstance(pictures, Picture) and not (isinstance(pictures, np.ndarray) and pictures.ndim == 4):

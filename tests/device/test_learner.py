@@ -150,7 +150,7 @@ def test_labels_that_do_not_fit(tmp_path, labels, message):
         (lambda x: x.astype(np.float32), "0…1"),
         (lambda x: x / np.nan, "0…1"),
         (lambda x: x / 255 - 0.1, "0…1"),
-        (lambda x: "photo.jpg", "shape"),
+        (lambda x: "photo.jpg", "put it into a list"),
         (lambda x: [x[0], x[1][:5]], "differ in shape"),
     ],
 )

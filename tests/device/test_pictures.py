@@ -1,6 +1,7 @@
 """What camera programs hand to Learner.read_images: every kind of one picture gives the same pixels."""
 
 import io
+import pickle
 
 import handmade as hm
 import numpy as np
@@ -71,3 +72,37 @@ def test_what_holds_no_pictures_is_told(learner):
         learner.read_images(None)
     with pytest.raises(UserError, match="order"):
         learner.read_images([FRAME], order="GRB")
+
+
+def test_verbs_take_files_bytes_and_pillow_images(learner, tmp_path):
+    kinds = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, file in enumerate(kinds):
+        Image.fromarray(np.roll(FRAME, 5 * number, axis=1)).save(file)
+    given = [kinds[0], str(kinds[1]), kinds[2].read_bytes(), Image.open(kinds[3])]
+    labels, pixels = ["cup", "mug", "cup", "mug"], learner.read_images(kinds)
+    learner.adapt(given[:2], labels[:2])
+    learner.teach(given[2:], labels[2:])
+    copied = pickle.loads(pickle.dumps(learner))
+    expected = Learner(learner.bundle, 1)
+    expected.adapt(pixels, labels)
+    for each in (learner, copied):
+        np.testing.assert_array_equal(each.predict(given), expected.predict(pixels))
+        assert [a.name for a in each.answers(tuple(given))] == [a.name for a in expected.answers(pixels)]
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("p.png", "put it into a list"),
+        ([FRAME], "read_images makes them from files and camera frames"),
+        ([FRAME, FRAME[:9]], "with Learner.read_images"),
+        (FRAME[..., 0], "shape"),
+        (["none.png"], "none.png"),
+        ([], "shape"),
+        (None, "shape"),
+    ],
+)
+def test_what_is_no_list_of_pictures_is_told_by_every_verb(learner, given, words):
+    for verb in (learner.predict, learner.answers, lambda images: learner.adapt(images, ["cup"])):
+        with pytest.raises(UserError, match=words):
+            verb(given)

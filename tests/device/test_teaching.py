@@ -252,6 +252,18 @@ def test_floating_point_images_are_kept_too(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [0, 1])
+def test_photos_of_one_album_may_be_uint8_and_floating_point(tmp_path, kind):
+    path = hm.write_bundle(tmp_path / "h.gems", **(WHOLE, SPLIT)[kind])
+    images, labels = classes(0, 1, 2)
+    learner, once = (Learner.load(path, threads=1) for _ in range(2))
+    learner.adapt(images[:6], labels[:6])
+    learner = again(learner, tmp_path / "s.state")
+    learner.teach(images[6:].astype(np.float32) / 255, labels[6:])
+    once.adapt(images, labels)
+    np.testing.assert_allclose(learner.predict(images), once.predict(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
 def test_thumbnails(tmp_path, kind):
     path = hm.write_bundle(tmp_path / "h.gems", **(WHOLE, SPLIT)[kind])
     hm.edit_manifest(path, lambda manifest: manifest["image"].update(inverted=True))

@@ -3,7 +3,8 @@
 onnxruntime picks its kernels from the "Features" and "CPU part" lines, so they must be those of the emulated core: on
 x86's lines it crashes, and on those of a newer core it dies of an illegal instruction. Core numbers and features: Arm's
 technical reference manuals (MIDR_EL1) in the words of Linux's arch/arm64/kernel/cpuinfo.c. The cryptography extension
-is left out of the Pi 3's and the Pi 4's silicon. Revision codes and clocks: Raspberry Pi's hardware documentation.
+is left out of the Pi 3's and the Pi 4's silicon. Revision codes, clocks and sizes of caches: Raspberry Pi's hardware
+documentation; their ways: Arm's manuals of the cores.
 """
 
 from dataclasses import dataclass
@@ -30,19 +31,28 @@ class Board:
     timer_mhz: float  # of the architected timer; BogoMIPS is twice that
     min_mhz: int
     max_mhz: int
+    caches: tuple[tuple[int, int], tuple[int, int]]  # of data, first and second level: KiB and ways
+
+    @property
+    def cache_options(self) -> tuple[str, str]:
+        """As count.c takes them: sets of lines of 64 bytes."""
+        first, second = (f"{1024 * kib // 64 // ways}:{ways}" for kib, ways in self.caches)
+        return f",l1={first}", f",l2={second}"
 
 
 BOARDS = {
     "cortex-a53": Board(
-        "Raspberry Pi Zero 2 W Rev 1.0", "902120", 0xD03, 0, 4, "fp asimd evtstrm crc32 cpuid", 19.2, 600, 1000
+        "Raspberry Pi Zero 2 W Rev 1.0", "902120", 0xD03, 0, 4, "fp asimd evtstrm crc32 cpuid", 19.2, 600, 1000,
+        ((32, 4), (512, 16)),
     ),
     "cortex-a72": Board(
-        "Raspberry Pi 4 Model B Rev 1.4", "c03114", 0xD08, 0, 3, "fp asimd evtstrm crc32 cpuid", 54.0, 600, 1800
+        "Raspberry Pi 4 Model B Rev 1.4", "c03114", 0xD08, 0, 3, "fp asimd evtstrm crc32 cpuid", 54.0, 600, 1800,
+        ((32, 2), (1024, 16)),
     ),
     "cortex-a76": Board(
         "Raspberry Pi 5 Model B Rev 1.0", "d04170", 0xD0B, 4, 1,
         "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
-        54.0, 1500, 2400,
+        54.0, 1500, 2400, ((64, 4), (512, 8)),
     ),
 }  # fmt: skip
 

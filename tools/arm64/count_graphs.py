@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from boards import BOARDS
-from count_instructions import marked
+from count_instructions import marks_of
 from counted_graphs import EMPTY, MARKS
 from debian import Unavailable
 from userland import userland
@@ -26,10 +26,11 @@ def main() -> int:
         root = userland()
         for bundle in options.bundles:
             for cpu in options.cpu or BOARDS:
-                marks = marked(root, cpu, bundle, "counted_graphs.py")
+                marks = {mark.number: mark.counts for mark in marks_of(root, cpu, bundle, "counted_graphs.py")}
                 empty = marks[EMPTY + 1] - marks[EMPTY]
                 counts = {of: marks[at + 1] - marks[at] - empty for of, at in MARKS.items() if at in marks}
-                print(bundle, cpu, *(f"{' '.join(of)} {count:,}" for of, count in counts.items()), sep="  ")
+                found = (f"{' '.join(of)} {count.instructions:,}" for of, count in counts.items())
+                print(bundle, cpu, *found, sep="  ")
     except Unavailable as reason:
         print(f"count_graphs: {reason}", file=sys.stderr)
         return 1

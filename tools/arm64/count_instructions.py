@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from boards import BOARDS
 from debian import Unavailable, need, source_file, unpacked
 from userland import HERE, REPOSITORY, run, userland
 
@@ -32,8 +34,8 @@ BUNDLES = {
 _TRAIN = ("--data", "glyphs", "--shots", "1", "--iterations", "0", "--validation-episodes", "2", "--compute", "cpu")
 _EXPORT = ("--ratio", "0", "--episodes", "2")
 # count.so is qemu's plugin and, preloaded, makes its random numbers and clocks repeatable.
+_PLUGIN = "file=/home/pi/count.so,out=/home/pi/counts"
 _ENVIRONMENT = {
-    "QEMU_PLUGIN": "file=/home/pi/count.so,out=/home/pi/counts",
     "LD_PRELOAD": "/home/pi/count.so",
     "QEMU_UNSET_ENV": "LD_PRELOAD",
     "QEMU_RAND_SEED": "1",
@@ -43,6 +45,38 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an emulated core has run, by kind of instruction, and what it did not find in its simulated caches."""
+
+    multiply: int  # of vectors and of floating point, with or without an addition
+    vector: int  # others of these
+    load: int
+    store: int
+    scalar: int
+    branch: int
+    l1_misses: int  # of 64 bytes each; 0 where caches are not simulated
+    l2_misses: int
+
+    @property
+    def instructions(self) -> int:
+        return sum(astuple(self)[:6])
+
+    def __sub__(self, before: "Counts") -> "Counts":
+        return Counts(*(mine - its for mine, its in zip(astuple(self), astuple(before))))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The counts so far, at the `number` that a program called, or at CLOCK: it asked for the time."""
+
+    number: int
+    counts: Counts
+
+
+CLOCK = -1
 
 
 def bundle_commands(name: str, place: Path) -> tuple[Sequence[str], Sequence[str], Path]:
@@ -55,30 +89,47 @@ def bundle_commands(name: str, place: Path) -> tuple[Sequence[str], Sequence[str
 
 def count(root: Path, bundle: Path) -> dict[str, int]:
     """Instructions of a prediction and of a gradient step of `bundle`. Unavailable where no plugin can be built."""
-    marks = marked(root, CPU, bundle, "counted.py")
-    empty = marks[11] - marks[10]
-    return {"predict": marks[31] - marks[30] - empty, "adapt_step": marks[21] - marks[20] - empty}
+    at = {mark.number: mark.counts for mark in marks_of(root, CPU, bundle, "counted.py")}
+    empty = (at[11] - at[10]).instructions
+    return {
+        "predict": (at[31] - at[30]).instructions - empty,
+        "adapt_step": (at[21] - at[20]).instructions - empty,
+    }
 
 
-def marked(root: Path, cpu: str, bundle: Path, script: str) -> dict[int, int]:
-    """Mark → the instructions until it, of a `script` beside this one that is given `bundle`. Raises as `count`."""
+def marks_of(
+    root: Path, cpu: str, subject: Path, script: str, options: Sequence[str] = (), caches: bool = False,
+    clocks: bool = False, keep: Mapping[str, Path] | None = None,
+) -> list[Mark]:  # fmt: skip
+    """The marks of a `script` beside this one that is given a copy of `subject`, a bundle or a file, and `options`.
+
+    `caches`: those of the core are simulated, which takes several times as long. `clocks`: each question for the time
+    is a mark. `keep`: files that the script leaves, and where they are to be copied. Raises as `count`.
+    """
     need("gcc")
+    plugin = _PLUGIN + (",clocks=on" if clocks else "") + ("".join(BOARDS[cpu].cache_options) if caches else "")
     with tempfile.TemporaryDirectory(prefix="gems-edge-count-") as directory:
         home = Path(directory)
         _build_plugin(home / "count.so")
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / "gems_edge", home / "package" / "gems_edge", ignore=ignored)
         shutil.copy(HERE / script, home)
-        shutil.copytree(bundle, home / "counted.gems")
-        command = ["python3", script, "counted.gems"]
-        run(root, cpu, home, command, _ENVIRONMENT, check=True, capture_output=True, text=True)
-        marks = {}
-        for line in (home / "counts").read_text().splitlines():
-            mark, threads, total = map(int, line.split())
-            if threads != 1:
-                raise RuntimeError(f"{threads} threads ran, and counts of more than one are not exact")
-            marks[mark] = total
-    return marks
+        given = f"counted{subject.suffix}"
+        (shutil.copytree if subject.is_dir() else shutil.copy)(subject, home / given)
+        command = ["python3", script, given, *options]
+        run(
+            root, cpu, home, command, _ENVIRONMENT | {"QEMU_PLUGIN": plugin}, check=True, capture_output=True, text=True
+        )
+        for name, place in (keep or {}).items():
+            shutil.copy(home / name, place)
+        return [_mark(line) for line in (home / "counts").read_text().splitlines()]
+
+
+def _mark(line: str) -> Mark:
+    number, threads, *counts = map(int, line.split())
+    if threads != 1:
+        raise RuntimeError(f"{threads} threads ran, and counts of more than one are not exact")
+    return Mark(number, Counts(*counts))
 
 
 def _build_plugin(target: Path) -> None:
