@@ -50,19 +50,24 @@ def host_facts() -> dict[str, Any]:
 
 def conditions() -> dict[str, Any]:
     """What changes while a board works. `clock_mhz` is the kernel's word, `firmware_clock_mhz` a Raspberry Pi's own."""
-    temperature = readable_text("/sys/class/thermal/thermal_zone0/temp").strip()
     clock = readable_text(_CPUFREQ + "scaling_cur_freq").strip()
     firmware, available = _vcgencmd("measure_clock", "arm"), available_mb()
     facts = {
         "governor": readable_text(_CPUFREQ + "scaling_governor").strip(),
         "clock_mhz": round(int(clock) / 1e3) if clock.isdigit() else None,
         "firmware_clock_mhz": round(int(firmware) / 1e6) if firmware and firmware.isdigit() else None,
-        "temperature_c": int(temperature) / 1e3 if temperature.lstrip("-").isdigit() else None,
+        "temperature_c": temperature_c(),
         "throttled": _vcgencmd("get_throttled"),
         "memory_available_mb": None if available is None else round(available),
         "disk_free_mb": round(shutil.disk_usage(tempfile.gettempdir()).free / 1e6),
     }
     return {name: fact for name, fact in facts.items() if fact not in ("", None)}
+
+
+def temperature_c() -> float | None:
+    """Of the processor, in °C; None where the system does not say."""
+    temperature = readable_text("/sys/class/thermal/thermal_zone0/temp").strip()
+    return int(temperature) / 1e3 if temperature.lstrip("-").isdigit() else None
 
 
 def memory_mib(entry: str) -> int:

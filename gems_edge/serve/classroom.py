@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gems_edge.device import Learner
+from gems_edge.device import Explanation, Learner
 from gems_edge.device.album import Album, check_name
 from gems_edge.device.answers import Answer
 from gems_edge.device.state import SLOTS, Overtaken, check_destination
@@ -21,6 +21,8 @@ from gems_edge.wording import count_text
 _TRIES = 5  # where other processes teach the same state at once
 NOTHING_TAUGHT = "nothing was taught yet; show two kinds of things, and teach each"
 
+_GONE = "photo {} is not there any more; somebody has changed the classes meanwhile"
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -29,6 +31,7 @@ class Lesson:
     learner: Learner
     generation: int  # of the saved state; 0: nothing was taught yet
     waiting: Waiting = Waiting()
+    explanation: Explanation | None = None  # None: nothing was taught yet
 
     @property
     def album(self) -> Album:
@@ -50,7 +53,8 @@ class Classroom:
             generation = learner.load_state(state).generation
             waiting = Waiting()
             write_waiting(state, waiting)  # the power may have gone between a save and this
-        self.lesson = Lesson(learner, generation, waiting)
+            _warm(learner)
+        self.lesson = Lesson(learner, generation, waiting, _explained(learner) if generation else None)
 
     def answer(self, photo: bytes, accept_all: bool = False, coverage: float | None = None) -> tuple[Lesson, Answer]:
         """What an image file shows, and by which lesson. Raises UserError for no image, and before any teaching."""
@@ -109,21 +113,24 @@ class Classroom:
             self._changed(lambda at: at.undo(changes))
             return f"undone: {undone}"
 
-    def photo(self, number: int) -> bytes:
-        """A small JPEG of a taught photo. UserError if there is none of that number, or it is lost."""
-        return self.lesson.learner.thumbnail(number)
+    def photo(self, number: int, picture: str) -> bytes:
+        """A small JPEG of a taught photo, whose hash is `picture`. UserError if there is none, or it is lost."""
+        lesson = self.lesson
+        if (number, picture) not in {(each.number, each.picture) for each in lesson.album.photos}:
+            raise UserError(_GONE.format(number))
+        return lesson.learner.thumbnail(number)
 
-    def saved(self, read: Callable[[Path], None]) -> None:
-        """Call `read` with the state's directory while nothing changes it. UserError where there is none yet."""
+    def saved(self, read: Callable[[Path], bytes]) -> bytes:
+        """What `read` makes of the state's directory while nothing changes it. UserError where there is none yet."""
         with self._changing:
             if not self.lesson.generation:
                 raise UserError(NOTHING_TAUGHT)
-            read(self.state)
+            return read(self.state)
 
     def _of_photo(self, photo: int, change: Callable[[Learner], object]) -> str:
         with self._changing:
             if photo not in {each.number for each in self.lesson.album.photos}:
-                raise UserError(f"photo {photo} is not there any more; somebody has changed the classes meanwhile")
+                raise UserError(_GONE.format(photo))
             return self._changed(change)
 
     def _wait(self, waiting: Waiting) -> str:
@@ -152,7 +159,7 @@ class Classroom:
                     raise
                 learner.load_state(self.state)
         _warm(learner)
-        self.lesson = Lesson(learner, saved.generation)
+        self.lesson = Lesson(learner, saved.generation, explanation=_explained(learner))
         return _last_change(learner)
 
 
@@ -168,6 +175,13 @@ def plain_name(name: str) -> str:
 def _last_change(learner: Learner) -> str:
     taught = learner.taught
     return taught.versions[-1].change if taught is not None and taught.versions else "loaded"
+
+
+def _explained(learner: Learner) -> Explanation | None:
+    try:
+        return learner.explain()
+    except UserError:  # a state without photos still answers
+        return None
 
 
 def _warm(learner: Learner) -> None:

@@ -58,7 +58,7 @@ class Guard:
         if refusal is None and scope["path"] == "/" and (token := self._token_in(scope)):
             response = RedirectResponse("/", 303)
             secure = scope["scheme"] == "https"
-            response.set_cookie(COOKIE, token, 31_536_000, httponly=True, samesite="strict", secure=secure)
+            response.set_cookie(COOKIE, token, 31_536_000, httponly=True, samesite="lax", secure=secure)
             await response(scope, receive, send)
         elif refusal is None:
             await self.app(scope, receive, send)

@@ -1,28 +1,32 @@
 """The server itself: listens, and ends cleanly at SIGTERM and Ctrl-C."""
 
+import signal
 import socket
+import ssl
 from pathlib import Path
 
 import uvicorn
 
-from gems_edge.errors import UserError
+from gems_edge.errors import Terminated, UserError
+from gems_edge.serve.app import Safe, make_app
 from gems_edge.serve.classroom import Classroom
 from gems_edge.serve.guard import Guard, own_names, read_token
 from gems_edge.serve.limits import Limits, PatientProtocol
 from gems_edge.serve.live import Live
-from gems_edge.serve.routes import make_app
+from gems_edge.serve.served import Served
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LAST_SECONDS = 10  # for requests that are under way at the end
 
 
 class _Server(uvicorn.Server):
-    """Ends at a signal without passing it on: what is under way is answered, and the program goes on."""
+    """Ends at a signal without passing it on: what is under way is answered first."""
 
     live: Live
+    ended_by: int = 0
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        self.should_exit = True
+        self.ended_by, self.should_exit = sig, True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.live.close()  # first: listeners would be waited for
@@ -33,9 +37,12 @@ def open_socket(host: str, port: int) -> socket.socket:
     """Listening there; UserError where that is not possible."""
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(place[:2], family=family, backlog=256)
+        listening = socket.create_server(place[:2], family=family, backlog=256)
     except OSError as error:
-        raise UserError(f"cannot listen at {host} port {port} ({error.strerror}); choose another --host or --port") from None
+        reason = f"cannot listen at {host} port {port} ({error.strerror})"
+        raise UserError(f"{reason}; choose another --host or --port") from None
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer waits 40 ms for Nagle's algorithm
+    return listening
 
 
 def token_for(host: str, state: Path) -> str | None:
@@ -43,15 +50,21 @@ def token_for(host: str, state: Path) -> str | None:
     return None if host in _LOOPBACK else read_token(state)
 
 
-def run(classroom: Classroom, listening: socket.socket, token: str | None) -> None:
-    """Answer until a signal ends it."""
-    live = Live()
-    app = Limits(Guard(make_app(classroom, live), token, own_names()))
-    server = _Server(
-        uvicorn.Config(
-            app, http=PatientProtocol, ws="none", lifespan="off", log_level="error", access_log=False,
-            server_header=False, proxy_headers=False, timeout_graceful_shutdown=_LAST_SECONDS, limit_concurrency=256,
-        )
+def run(classroom: Classroom, listening: socket.socket, token: str | None, tls: ssl.SSLContext | None = None) -> None:
+    """Answer until a signal ends it: then raises Terminated, or KeyboardInterrupt after Ctrl-C."""
+    served = Served(classroom, Live())
+    app = Safe(Limits(Guard(make_app(served), token, own_names())))
+    config = uvicorn.Config(
+        app, http=PatientProtocol, ws="none", lifespan="off", log_level="critical", access_log=False, workers=1,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=_LAST_SECONDS, limit_concurrency=256,
     )  # fmt: skip
-    server.live = live
+    if tls is not None:
+        config.load()
+        config.ssl = tls
+    server = _Server(config)
+    server.live = served.live
     server.run([listening])
+    if server.ended_by == signal.SIGTERM:
+        raise Terminated(f"stopped by SIGTERM; what was taught is in {classroom.state}")
+    if server.ended_by:
+        raise KeyboardInterrupt
