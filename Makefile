@@ -10,7 +10,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gems-edge needs Python 3.11 or newer; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[train,test,lint]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[train,serve,mqtt,test,lint]"
 	touch $@
 
 demo: install
@@ -44,7 +44,8 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--no-emit-index-url --upgrade pyproject.toml
 lock: install
 	$(LOCK) -o requirements/board.txt
-	$(LOCK) --extra train --extra test --extra lint -o requirements/workstation.txt
+	$(LOCK) --extra serve --extra mqtt -o requirements/board-serve.txt
+	$(LOCK) --extra train --extra serve --extra mqtt --extra test --extra lint -o requirements/workstation.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo photo-demo

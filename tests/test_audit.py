@@ -17,7 +17,10 @@ EXTRAS = PROJECT["optional-dependencies"]
 needs_pip_audit = pytest.mark.skipif(importlib.util.find_spec("pip_audit") is None, reason="pip-audit is not installed")
 
 
-@pytest.mark.parametrize("name, extras", [("board", ()), ("workstation", ("train", "test", "lint"))])
+@pytest.mark.parametrize(
+    "name, extras",
+    [("board", ()), ("board-serve", ("serve", "mqtt")), ("workstation", ("train", "serve", "mqtt", "test", "lint"))],
+)
 def test_the_lock_fits_the_project(name, extras):
     """`make lock` after a change of pyproject.toml."""
     locked = audit.locked(ROOT / "requirements" / f"{name}.txt")

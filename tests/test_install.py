@@ -108,3 +108,4 @@ def test_the_boards_commands_work(board, small_bundle, tmp_path):
     assert "rpi-4b" in run("bench", small_bundle, "--device", "rpi-4b").stdout
     assert "gems-edge[train]" in run("train", "-o", "run", code=2).stderr
     assert "gems-edge[train]" in run("export", "run", code=2).stderr
+    assert "gems-edge[serve]" in run("serve", small_bundle, "--state", "s.state", code=2).stderr

@@ -39,6 +39,11 @@ COMMANDS = {
     "data": "List, pack and show image data.",
 }
 
+# Packages of small extras; any other is of the workstation's.
+_OF_EXTRAS = {
+    "serve": ("starlette", "uvicorn", "python_multipart", "segno", "anyio", "h11"),
+    "mqtt": ("paho",),
+}
 
 # What is wrong with a path that a user gave, rather than with the machine.
 _BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
@@ -79,8 +84,10 @@ def group() -> None:
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    install = "install the workstation's part with pip install 'gems-edge[train]'"
-    return f"this command needs the package {error.name!r}: {install}"
+    package = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, packages in _OF_EXTRAS.items() if package in packages), "train")
+    part = "the workstation's part" if extra == "train" else "it"
+    return f"this command needs the package {error.name!r}: install {part} with pip install 'gems-edge[{extra}]'"
 
 
 def main() -> None:
