@@ -32,9 +32,9 @@ _NOT_HERE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EBADF
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
-def write_atomic(path: Path | str, content: bytes | str | Iterable[bytes | memoryview]) -> None:
+def write_atomic(path: Path | str, content: bytes | str | Iterable[bytes | memoryview], rights: int = 0o666) -> None:
     """Write `content`, perhaps in parts, to `path`: temporary file in the same directory, fsync, rename, fsync of the
-    directory.
+    directory. `rights`: who may read and write it, less the umask.
 
     Raises OSError (disk full, no permission) that names `path`, which is then what it was before.
     """
@@ -50,7 +50,7 @@ def write_atomic(path: Path | str, content: bytes | str | Iterable[bytes | memor
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, rights & ~_umask())
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise

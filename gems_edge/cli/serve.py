@@ -1,5 +1,7 @@
 """gems-edge serve: teach and ask over HTTP, beside a live picture."""
 
+import json
+import sys
 from pathlib import Path
 
 import click
@@ -12,25 +14,50 @@ from gems_edge.cli.common import say, say_unchecked, trust_flags
 @click.option("--state", type=click.Path(path_type=Path), required=True, help="What was taught; made at the first.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; others need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
+@click.option(
+    "--tls", is_flag=True, help="https, with a certificate of its own: phones give their cameras to no other."
+)
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), help="As it was taught in.  [default: as of adapt]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="When it listens, one line of JSON on stdout, and nothing else there."
+)
 @trust_flags
-def command(bundle: str, state: Path, host: str, port: int, precision: str | None, threads: int | None) -> None:
-    """Teach BUNDLE and ask it over HTTP. Ends at Ctrl-C and SIGTERM; nothing that was taught is lost.
+def command(
+    bundle: str, state: Path, host: str, port: int, tls: bool, precision: str | None, threads: int | None, as_json: bool
+) -> None:
+    """Teach BUNDLE and ask it over HTTP: a page for phones and laptops, and JSON. Ends at Ctrl-C and SIGTERM; nothing
+    that was taught is lost.
 
     \b
     Example:
       gems-edge serve plates.gems --state mine.state
+      gems-edge serve plates.gems --state mine.state --host 0.0.0.0 --tls
     """
     from gems_edge.device import Learner
+    from gems_edge.serve.addresses import addresses, is_loopback
+    from gems_edge.serve.certificate import certificate_for
     from gems_edge.serve.classroom import Classroom
-    from gems_edge.serve.server import open_socket, run, token_for
+    from gems_edge.serve.guard import read_token
+    from gems_edge.serve.server import open_socket, run
 
-    classroom = Classroom(Learner.load(bundle, threads, precision), state)
-    token = token_for(host, state)
     listening = open_socket(host, port)
-    place = f"[{host}]" if ":" in host else host
-    tail = f"?token={token}" if token else ""
-    say(f"http://{place}:{listening.getsockname()[1]}/{tail}")
+    classroom = Classroom(Learner.load(bundle, threads, precision), state)
+    token = None if is_loopback(listening) else read_token(state)
+    certificate = certificate_for(state, host) if tls else None
+    urls = addresses(listening, "https" if tls else "http", token)
     say_unchecked()
-    run(classroom, listening, token)
+    _say_start(urls, token, state, as_json)
+    run(classroom, listening, token, certificate)
+
+
+def _say_start(urls: list[str], token: str | None, state: Path, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"urls": urls, "token": token, "state": str(state)}))
+        return
+    for url in urls:
+        say(url)
+    if token and sys.stderr.isatty():
+        import segno
+
+        segno.make(urls[0], error="l").terminal(sys.stderr, compact=True)

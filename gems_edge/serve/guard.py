@@ -3,7 +3,6 @@
 import hmac
 import ipaddress
 import secrets
-import socket
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -34,19 +33,18 @@ def read_token(state: Path) -> str:
             raise UserError(f"{file} holds no token; remove it, and a new one is made")
     except FileNotFoundError:
         token = secrets.token_urlsafe(18)
-        write_atomic(file, token + "\n")
-        file.chmod(0o600)
+        write_atomic(file, token + "\n", rights=0o600)
     return token
 
 
 @dataclass
 class Guard:
-    """Lets through to `app` what may ask; ASGI. `token`: None for this machine alone. `names`: by which a browser may
-    reach it beside numbers, so that no foreign name that is made to point here (DNS rebinding) gets an answer."""
+    """Lets through to `app` what may ask; ASGI. `token`: None for this machine alone, whose browsers then reach it by
+    the names of loopback only: no foreign name that is made to point here (DNS rebinding) gets an answer. With a token
+    such a name is of no use, for the cookie that holds it is not sent there."""
 
     app: ASGIApp
     token: str | None
-    names: frozenset[str]
     wrong: OrderedDict[str, list[float]] = field(default_factory=OrderedDict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,20 +66,13 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
-        if not self._is_mine(host):
+        if self.token is None and not _is_loopback(host):
             return 403, "this address is not this device's; open the one that gems-edge serve shows"
         if scope["method"] not in _READS and not _is_same_site(headers, f"{scope['scheme']}://{host}"):
             return 403, "another website may change nothing here"
         if self.token is None or scope["path"] in OPEN:
             return None
         return self._no_token(scope, headers)
-
-    def _is_mine(self, host: str) -> bool:
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-        except ValueError:
-            return False
-        return name in self.names or _is_loopback(name) or (self.token is not None and _is_number(name))
 
     def _no_token(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         client = (scope.get("client") or ("",))[0]
@@ -123,18 +114,10 @@ def _cookie(headers: Headers) -> str:
     return next((value.strip() for name, _, value in pairs if name.strip() == COOKIE), "")
 
 
-def _is_loopback(name: str) -> bool:
-    return name == "localhost" or (_is_number(name) and ipaddress.ip_address(name).is_loopback)
-
-
-def _is_number(name: str) -> bool:
+def _is_loopback(host: str) -> bool:
+    """Whether a request's Host names this machine to itself."""
     try:
-        ipaddress.ip_address(name)
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-    return True
-
-
-def own_names() -> frozenset[str]:
-    name = socket.gethostname().lower()
-    return frozenset({name, f"{name.partition('.')[0]}.local"} - {""})

@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import ssl
 from pathlib import Path
 
 import uvicorn
@@ -10,12 +9,11 @@ import uvicorn
 from gems_edge.errors import Terminated, UserError
 from gems_edge.serve.app import Safe, make_app
 from gems_edge.serve.classroom import Classroom
-from gems_edge.serve.guard import Guard, own_names, read_token
+from gems_edge.serve.guard import Guard
 from gems_edge.serve.limits import Limits, PatientProtocol
 from gems_edge.serve.live import Live
 from gems_edge.serve.served import Served
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LAST_SECONDS = 10  # for requests that are under way at the end
 
 
@@ -26,6 +24,7 @@ class _Server(uvicorn.Server):
     ended_by: int = 0
 
     def handle_exit(self, sig: int, frame: object) -> None:
+        self.force_exit = self.should_exit  # the second time
         self.ended_by, self.should_exit = sig, True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -45,22 +44,18 @@ def open_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def token_for(host: str, state: Path) -> str | None:
-    """What others must know to ask; None where only this machine can."""
-    return None if host in _LOOPBACK else read_token(state)
+def run(classroom: Classroom, listening: socket.socket, token: str | None, certificate: Path | None = None) -> None:
+    """Answer until a signal ends it: then raises Terminated, or KeyboardInterrupt after Ctrl-C.
 
-
-def run(classroom: Classroom, listening: socket.socket, token: str | None, tls: ssl.SSLContext | None = None) -> None:
-    """Answer until a signal ends it: then raises Terminated, or KeyboardInterrupt after Ctrl-C."""
+    `token`: None where only this machine can ask. `certificate`: with its key, for https.
+    """
     served = Served(classroom, Live())
-    app = Safe(Limits(Guard(make_app(served), token, own_names())))
+    app = Safe(Limits(Guard(make_app(served), token)))
     config = uvicorn.Config(
         app, http=PatientProtocol, ws="none", lifespan="off", log_level="critical", access_log=False, workers=1,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=_LAST_SECONDS, limit_concurrency=256,
+        ssl_certfile=certificate,
     )  # fmt: skip
-    if tls is not None:
-        config.load()
-        config.ssl = tls
     server = _Server(config)
     server.live = served.live
     server.run([listening])
