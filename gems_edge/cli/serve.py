@@ -39,7 +39,8 @@ def command(
     from gems_edge.serve.certificate import certificate_for
     from gems_edge.serve.classroom import Classroom
     from gems_edge.serve.guard import read_token
-    from gems_edge.serve.server import open_socket, run
+    from gems_edge.serve.served import Served
+    from gems_edge.serve.server import Server, open_socket, run
 
     listening = open_socket(host, port)
     classroom = Classroom(Learner.load(bundle, threads, precision), state)
@@ -48,7 +49,7 @@ def command(
     urls = addresses(listening, "https" if tls else "http", token)
     say_unchecked()
     _say_start(urls, token, state, as_json)
-    run(classroom, listening, token, certificate)
+    run(Server(Served(classroom), token, certificate), listening)
 
 
 def _say_start(urls: list[str], token: str | None, state: Path, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """What a request says, checked."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from gems_edge.errors import UserError
 
 MOST_PHOTOS = 64  # of one request
 _LONGEST_CAMERA = 40
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # who sent a bad form is told, and nobody else
 
 
 @dataclass(frozen=True)

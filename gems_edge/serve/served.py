@@ -22,7 +22,7 @@ class Served:
     """The classroom, who listens to it, and the milliseconds of the last answers."""
 
     classroom: Classroom
-    live: Live
+    live: Live = field(default_factory=Live)
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 from gems_edge.device.answers import Answer
 
 _SECONDS = 0.4  # after which a frame counts 1/e of the newest
-_LEAD = 0.1  # by which another answer must be ahead of the one that is shown
+_LEAD = 0.2  # by which another answer must be ahead of the one that is shown
 
 
 @dataclass(frozen=True)

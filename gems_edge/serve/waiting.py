@@ -37,7 +37,7 @@ def read_waiting(state: Path) -> Waiting:
         return Waiting(str(document["class"]), photos)
     except FileNotFoundError:
         return Waiting()
-    except (KeyError, TypeError, ValueError, binascii.Error):
+    except (UserError, KeyError, TypeError, ValueError, binascii.Error):
         raise UserError(f"{file} is damaged; remove it, and show the first class again") from None
 
 
