@@ -56,7 +56,7 @@ def board(packed, tmp_path_factory) -> Path:
 
 def test_wheel_and_sdist_hold_every_file(packed):
     sdist, wheel = packed
-    kinds = (".py", ".toml", ".json", ".html", ".css", ".typed")
+    kinds = (".py", ".toml", ".json", ".html", ".css", ".js", ".typed")
     walked = os.walk(ROOT / "gems_edge", followlinks=True)  # export/ and device_profiles/ are links
     tree = {
         str(Path(directory, name).relative_to(ROOT))
