@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gems_edge.cli.common import say, say_unchecked, trust_flags
+from gems_edge.cli.common import say, say_unchecked, threads_option, trust_flags
 
 
 @click.command()
@@ -18,7 +18,7 @@ from gems_edge.cli.common import say, say_unchecked, trust_flags
     "--tls", is_flag=True, help="https, with a certificate of its own: phones give their cameras to no other."
 )
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), help="As it was taught in.  [default: as of adapt]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads; one per core if left out.")
+@threads_option
 @click.option(
     "--json", "as_json", is_flag=True, help="When it listens, one line of JSON on stdout, and nothing else there."
 )
@@ -35,6 +35,7 @@ def command(
       gems-edge serve plates.gems --state mine.state --host 0.0.0.0 --tls
     """
     from gems_edge.device import Learner
+    from gems_edge.predict.room import check_least_room
     from gems_edge.serve.addresses import addresses, is_loopback
     from gems_edge.serve.certificate import certificate_for
     from gems_edge.serve.classroom import Classroom
@@ -43,7 +44,7 @@ def command(
     from gems_edge.serve.server import Server, open_socket, run
 
     listening = open_socket(host, port)
-    classroom = Classroom(Learner.load(bundle, threads, precision), state)
+    classroom = Classroom(Learner.load(bundle, threads, precision, may_read=check_least_room), state)
     token = None if is_loopback(listening) else read_token(state)
     certificate = certificate_for(state, host) if tls else None
     urls = addresses(listening, "https" if tls else "http", token)

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MOST_BYTES = 24_000_000  # of one request
 BODY_SECONDS = 20.0  # for all of it
 HEADER_SECONDS = 10.0
-PER_SECOND, AT_ONCE = 100.0, 300.0  # requests from one address
+PER_SECOND, AT_ONCE = 200.0, 600.0  # requests from one address
 _MOST_ADDRESSES = 1024
 _CLOSE = {"connection": "close"}  # what is not read of a refused request is not waited for
 
