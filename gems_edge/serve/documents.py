@@ -20,7 +20,12 @@ def state_document(lesson: Lesson) -> Document:
     versions = taught.versions if taught is not None else ()
     return {
         "generation": lesson.generation,
-        "bundle": {"name": bundle.name, "image_size": bundle.image_size, "channels": bundle.channels},
+        "bundle": {
+            "name": bundle.name,
+            "image_size": bundle.image_size,
+            "channels": bundle.channels,
+            "knows_unknown": bundle.familiar is not None,
+        },
         "classes": [
             {
                 "class": shown(name),

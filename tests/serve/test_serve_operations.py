@@ -45,7 +45,7 @@ def test_the_life_of_a_class(phone, tmp_path):
     assert phone.classes == {"mug": [1, 2, 3], "cup": [4, 5, 6], "pot": [7, 8, 9]}
     state = phone.state
     assert state["history"] == ["taught pot (3 photos)", "taught mug (3 photos), cup (3 photos)"] and state["undo"] == 1
-    assert state["bundle"] == {"name": "h", "image_size": 16, "channels": 1}
+    assert state["bundle"] == {"name": "h", "image_size": 16, "channels": 1, "knows_unknown": False}
     learner = Learner.load(bundle_in(tmp_path), threads=1)
     assert learner.load_state(tmp_path / "s.state").generation == state["generation"] == 8
 

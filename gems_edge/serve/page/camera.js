@@ -140,7 +140,7 @@ async function opened(file) {
   try {
     return await createImageBitmap(file);
   } catch {
-    throw new Error(`${file.name} is not a picture that this browser can read.`);
+    throw new Error(`this is no picture that the browser can read: ${file.name}`);
   }
 }
 

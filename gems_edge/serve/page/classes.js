@@ -13,7 +13,7 @@ export function showClasses() {
   const names = all.map((each) => each.name);
   if (held.name !== null && !names.includes(held.name)) names.push(held.name); // forgotten elsewhere meanwhile
   const keys = names.map((name) => CLASS + name);
-  if (isTaught() && lesson.state.bundle.knows_unknown !== false) keys.push(UNKNOWN);
+  if (isTaught() && lesson.state.bundle.knows_unknown) keys.push(UNKNOWN);
   const cards = reconcile(list, keys, (key) => (key === UNKNOWN ? unknownCard() : classCard(key.slice(CLASS.length))));
   all.forEach((each, place) => showPhotos(cards[place], each));
   byId("first-steps").hidden = !lesson.read || isTaught();
@@ -48,7 +48,7 @@ function showPhotos(card, { name, photos, count }) {
   const hint = card.querySelector(".hint");
   hint.hidden = photos.length > 0;
   hint.textContent = count
-    ? `${count === 1 ? "1 photo waits" : `${count} photos wait`} for a second class to be told from.`
+    ? `${count === 1 ? "1 photo is" : `${count} photos are`} kept until there is a second thing to tell it from.`
     : "No photo yet: hold the button while the camera sees it.";
 }
 
