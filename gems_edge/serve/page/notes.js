@@ -1,4 +1,4 @@
-/** One line at the foot of the page: what was done, with a way back, or why it was not. */
+/** One line over the picture, where it covers no button: what was done, with a way back, or why it was not. */
 
 import { byId, make, sentence } from "./elements.js";
 

@@ -98,7 +98,7 @@ function showCost(cost) {
   const figures = [
     ["one answer", cost.answer_ms, (ms) => `${rounded(ms)} ms`, pace.roundTrip && `${rounded(pace.roundTrip)} ms there and back`],
     ["answers a second", pace.perSecond, (each) => rounded(each, 1), "on this page"],
-    ["most memory so far", cost.peak_mb, (mb) => `${rounded(mb)} MB`, `${rounded(cost.predicted_peak_mb)} MB predicted`],
+    ["most memory so far", cost.peak_mb, (mb) => `${rounded(mb)} MB`, `${rounded(cost.predicted_peak_mb)} MB predicted, without the server`],
     ["processor", cost.temperature_c, (degrees) => `${rounded(degrees)} °C`, ""],
   ];
   const known = figures.filter(([, value]) => value !== null && value !== undefined);
