@@ -9,7 +9,7 @@ import numpy as np
 from gems_edge.device.answers import Answer
 
 _SECONDS = 0.4  # after which a frame counts 1/e of the newest
-_LEAD = 0.2  # by which another answer must be ahead of the one that is shown
+_LEAD = 0.2  # of the frames, by which another answer must be ahead of the one that is shown
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Shown:
     shares: np.ndarray  # float64 [classes]
     unknown: float
     guesses: np.ndarray  # float64 [classes], as if nothing were unknown
+    votes: np.ndarray  # float64 [classes + 1]: the share of the frames that were answered so, the last unknown
     name: Hashable | None  # None: like nothing that was taught
     at: float  # when the newest frame was answered, seconds
 
@@ -33,7 +34,8 @@ def steadied(before: Shown | None, classes: Sequence[Hashable], answer: Answer, 
     known = answer.name is not None
     guesses = answer.shares.astype(np.float64)
     shares = guesses if known else np.zeros_like(guesses)
-    fresh = Shown(tuple(classes), shares, 0.0 if known else 1.0, guesses, answer.name, at)
+    votes = np.array([answer.name == name for name in (*classes, None)], np.float64)
+    fresh = Shown(tuple(classes), shares, 0.0 if known else 1.0, guesses, votes, answer.name, at)
     if before is None or before.classes != fresh.classes:
         return fresh
     weight = 1 - math.exp(-max(at - before.at, 0.0) / _SECONDS)
@@ -42,13 +44,14 @@ def steadied(before: Shown | None, classes: Sequence[Hashable], answer: Answer, 
         shares=before.shares + weight * (fresh.shares - before.shares),
         unknown=before.unknown + weight * (fresh.unknown - before.unknown),
         guesses=before.guesses + weight * (fresh.guesses - before.guesses),
+        votes=before.votes + weight * (fresh.votes - before.votes),
     )
     return replace(mixed, name=_name(mixed, before))
 
 
 def _name(mixed: Shown, before: Shown) -> Hashable | None:
-    """The largest share; the name that was shown before stays until another is well ahead of it."""
+    """The answer to most frames; that which was shown before stays until another is well ahead of it. By frames and not
+    by shares, of which the largest need not be far ahead however long it stays."""
     names = (*mixed.classes, None)
-    shares = np.append(mixed.shares, mixed.unknown)
-    best, held = int(shares.argmax()), names.index(before.name)
-    return before.name if shares[best] < shares[held] + _LEAD else names[best]
+    best, held = int(mixed.votes.argmax()), names.index(before.name)
+    return before.name if mixed.votes[best] < mixed.votes[held] + _LEAD else names[best]

@@ -56,7 +56,7 @@ def test_shares_and_unknown_come_to_one(frames):
         assert steady.shares.min() >= 0 and 0 <= steady.unknown <= 1 and steady.guess in CLASSES
 
 
-@given(st.sampled_from((*CLASSES, None)), st.sampled_from((*CLASSES, None)))
-def test_after_long_only_the_newest_counts(first, second):
-    steady = steadied(steadied(None, CLASSES, answer(first), 0.0), CLASSES, answer(second), 60.0)
+@given(st.sampled_from((*CLASSES, None)), st.sampled_from((*CLASSES, None)), st.floats(0.34, 1))
+def test_after_long_only_the_newest_counts(first, second, share):
+    steady = steadied(steadied(None, CLASSES, answer(first), 0.0), CLASSES, answer(second, share), 60.0)
     assert steady.name == second
