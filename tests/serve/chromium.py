@@ -134,7 +134,7 @@ def opened(camera: Path | None, size: tuple[int, int] = (1200, 900)) -> Iterator
     options = webdriver.ChromeOptions()
     options.binary_location = browser_file
     flags = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-    for flag in (*flags, "--window-size=%d,%d" % size, *(fake_camera.options(camera) if camera else ())):
+    for flag in (*flags, f"--window-size={size[0]},{size[1]}", *(fake_camera.options(camera) if camera else ())):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -151,7 +151,9 @@ def served(bundle: Path, state: Path, port: int = 0) -> Iterator[str]:
     """The address of `gems-edge serve`, which SIGTERM ends cleanly afterwards."""
     command = [sys.executable, "-m", "gems_edge", "serve", bundle, "--state", state, "--port", port, "--threads", 1]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*map(str, command), "--json"], stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        [*map(str, command), "--json"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())["urls"][0]
