@@ -8,6 +8,7 @@ import torch
 
 from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler, make_sampler
 from gems_edge.device.bundle import HEAD
+from gems_edge.device.familiar import squared_distances
 from gems_edge.errors import UserError
 from gems_edge.export.source import MetaModel, Read, Source, read_by
 from gems_edge.export.steps import StepPlan
@@ -15,7 +16,7 @@ from gems_edge.meta.evaluation.still import BATCH
 from gems_edge.meta.inner import adapt, detached, one_hot, query_features, support_of
 from gems_edge.models.fewshot import Weights, body
 from gems_edge.models.head import logits_of, prototypes
-from gems_edge.models.spec import PER_IMAGE
+from gems_edge.models.spec import PER_IMAGE, ModelSpec
 from gems_edge.progress import Phase, no_display
 
 PER_CLASS = 100  # images of a class that take part, where they do not come in groups
@@ -36,6 +37,7 @@ class Asked:
 
     logits: np.ndarray
     background: np.ndarray  # of training classes, as many rows; no column without any
+    distances: np.ndarray  # squared, to the classes' means of what the head reads; no column where features stand still
     own: np.ndarray  # int64 [n]; behind the n known ones come the foreign
 
 
@@ -80,13 +82,19 @@ class Asking:
         """`rows`: the head's, of training classes; {}: none."""
         indices, model = task.indices, self.read.learned.model
         ways, queries = indices.query.shape
-        weights, features = self._still(task) if self.still else self._adapted(task)
+        weights, features, taught = self._still(task) if self.still else self._adapted(task)
         with torch.no_grad():
             all_rows = {name: torch.cat([weights[name], rows[name].to(features)]) for name in HEAD} if rows else {}
             logits = logits_of(model.spec, weights | all_rows, features).float().cpu().numpy()
-        return Asked(logits[:, :ways], logits[:, ways:], np.repeat(np.arange(ways), queries))
+            distances = np.zeros((len(logits), 0))
+            if taught is not None:
+                read, of_support = (_read(model.spec, weights, each) for each in (features, taught))
+                means = np.stack([of_support[indices.labels == place].mean(axis=0) for place in range(ways)])
+                distances = squared_distances(read, means)
+        return Asked(logits[:, :ways], logits[:, ways:], distances, np.repeat(np.arange(ways), queries))
 
-    def _adapted(self, task: Task) -> tuple[Weights, torch.Tensor]:
+    def _adapted(self, task: Task) -> tuple[Weights, torch.Tensor, torch.Tensor]:
+        """The weights, and features of the queries and of the support set."""
         learned, indices = self.read.learned, task.indices
         episode, steps = self.read.episodes.episode(indices), self.plan.steps(len(indices.labels) / len(indices.query))
         support = support_of(episode, len(indices.query))
@@ -94,16 +102,19 @@ class Asking:
         foreign = self.read.episodes.taken(task.foreign, torch.float32)
         images = torch.cat([episode.query_images, foreign])
         with torch.no_grad():
-            found = query_features(learned.model, reached.adapted, images, support, self.mode, reached.statistics)
-        return reached.adapted, found
+            found, taught = (
+                query_features(learned.model, reached.adapted, some, support, self.mode, reached.statistics)
+                for some in (images, episode.support_images)
+            )
+        return reached.adapted, found, taught
 
-    def _still(self, task: Task) -> tuple[Weights, torch.Tensor]:
+    def _still(self, task: Task) -> tuple[Weights, torch.Tensor, None]:
         indices, learned = task.indices, self.read.learned
         support = self._features(indices.support)
         targets = one_hot(torch.from_numpy(indices.labels).to(support.device), len(indices.query), support.dtype)
         with torch.no_grad():
             rows = prototypes(learned.model.spec, learned.weights, support, targets)
-        return learned.weights | rows, self._features(np.concatenate([indices.query.reshape(-1), task.foreign]))
+        return learned.weights | rows, self._features(np.concatenate([indices.query.reshape(-1), task.foreign])), None
 
     def _features(self, numbers: np.ndarray) -> torch.Tensor:
         missing = np.array([number for number in np.unique(numbers) if number not in self.features], np.int64)
@@ -113,6 +124,12 @@ class Asking:
                 some.tolist(), features_of(self.read.learned, self.read.episodes.taken(some, torch.float32))
             )
         return torch.stack([self.features[number] for number in numbers.tolist()])
+
+
+def _read(spec: ModelSpec, weights: Weights, features: torch.Tensor) -> np.ndarray:
+    """What the head reads of features [N, F]: its logits for unit rows, as a board has them."""
+    rows = dict(zip(HEAD, (torch.eye(spec.feature_size).to(features), torch.zeros(spec.feature_size).to(features))))
+    return logits_of(spec, weights | rows, features).float().cpu().numpy()
 
 
 def stands_still(learned: MetaModel, plan: StepPlan, mode: str) -> bool:

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from gems_edge.device.familiar import (
     KEPT,
+    MOST_READ,
     UNKNOWN_FILE,
     Cell,
     Familiar,
@@ -24,6 +25,7 @@ from gems_edge.device.familiar import (
     levels_of,
     share_below,
 )
+from gems_edge.export.cut import highest_cut
 from gems_edge.export.foreign import Asked, Asking, background_rows, samplers_for, stands_still, tasks_of
 from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source
 from gems_edge.export.steps import StepPlan
@@ -33,6 +35,7 @@ from gems_edge.progress import Count, counted_from
 
 PHOTOS, CLASSES = (1, 2, 5, 10), (2, 5, 10)  # that are measured, where there are as many
 EPISODES, ADAPTED_EPISODES = 200, 40  # of each pair, at most: without and with gradient steps
+ADAPTED_PHOTOS = (1, 5)  # that are measured with gradient steps, beside those of training
 COVERAGE = 0.9
 _ROC_POINTS = 21
 
@@ -63,7 +66,8 @@ def measure_unknown(
             validated = _results(Asking(learned, source, "val", plan), source, rows, settings, episodes, progress)
             behind = counted_from(progress, sum(map(len, validated.values())))
             tested = _results(Asking(learned, source, "test", plan), source, rows, tests, episodes, behind)
-    areas = {score: _mean_area(score, validated) for score in candidates(source.config.metric, rows)}
+    scores = candidates(source.config.metric, rows, _may_read(learned) and not still)
+    areas = {score: _mean_area(score, validated) for score in scores}
     score = max(areas, key=areas.__getitem__)
     familiar = Familiar(score, tuple(_cell(score, setting, asked) for setting, asked in validated.items()))
     in_tests = [measured(familiar, setting, asked) for setting, asked in tested.items()]
@@ -80,11 +84,17 @@ def measure_unknown(
     return Unknown(entry, _files(score, rows))
 
 
-def candidates(metric: str, rows: Mapping[str, object]) -> list[Score]:
+def candidates(metric: str, rows: Mapping[str, object], distances: bool) -> list[Score]:
     """Scores to choose from. Squared distances can be compared by their differences alone."""
     weights = (0.5, 0.75, 1.0) if metric == "cosine" else (1.0,)
     behind = [Score("background", weight, nearest) for weight in weights for nearest in (1, 3, 10)]
-    return [Score("largest"), Score("energy"), *(behind if rows else [])]
+    further = [*(behind if rows else []), *([Score("distance")] if distances else [])]
+    return [Score("largest"), Score("energy"), Score("share"), *further]
+
+
+def _may_read(learned: MetaModel) -> bool:
+    """Whether a board can ask what the head reads of taught photos: their pixels are kept, and unit rows are small."""
+    return highest_cut(learned) is None and learned.model.spec.feature_size <= MOST_READ
 
 
 def area(known: np.ndarray, foreign: np.ndarray) -> float:
@@ -125,7 +135,8 @@ def _settings(learned: MetaModel, source: Source, plan: StepPlan, split: str) ->
     """All pairs of numbers of photos and of classes for which every distribution has episodes with foreign queries."""
     config = source.config
     ends = {shots.most for shots in config.shots.ends}
-    photos = sorted({*PHOTOS, *ends} if stands_still(learned, plan, config.normalization) else ends)
+    still = stands_still(learned, plan, config.normalization)
+    photos = sorted({*(PHOTOS if still else ADAPTED_PHOTOS), *ends})
     most = min(len(each.of_split(split)) for each in source.images.sets) - 1
     ways = [w for w in {*CLASSES, config.ways} if w <= (config.ways if config.head == "per-class" else most)]
     if most not in ways and most >= 2 and not [w for w in ways if w <= most]:
@@ -159,12 +170,15 @@ def _results(
 
 def _scores(score: Score, asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of known photos the best class's score and of foreign ones, of known ones their own class's and every class's."""
-    scores = [class_scores(score, each.logits, each.background) for each in asked]
-    known = [rows[: len(each.own)] for rows, each in zip(scores, asked)]
-    foreign = [rows[len(each.own) :].max(axis=1) for rows, each in zip(scores, asked)]
-    own = [rows[np.arange(len(rows)), each.own] for rows, each in zip(known, asked)]
-    every = np.concatenate(known)
-    return every.max(axis=1), np.concatenate(foreign), np.concatenate(own), every
+    best, foreign, own, every = [], [], [], []
+    for each in asked:
+        scores = class_scores(score, each.logits, each.distances if score.kind == "distance" else each.background)
+        known, likeliest = len(each.own), scores[np.arange(len(scores)), each.logits.argmax(axis=1)]
+        best.append(likeliest[:known])
+        foreign.append(likeliest[known:])
+        own.append(scores[np.arange(known), each.own])
+        every.append(scores[:known])
+    return np.concatenate(best), np.concatenate(foreign), np.concatenate(own), np.concatenate(every)
 
 
 def _mean_area(score: Score, results: Results) -> float:

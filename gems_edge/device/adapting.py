@@ -1,6 +1,6 @@
 """One adaptation: what is to be taught, and the gradient steps that teach it from the bundle's start."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from gems_edge.device.album import Album, Version
 from gems_edge.device.bundle import Bundle
 from gems_edge.device.history import STEPS_BACK
-from gems_edge.device.inputs import network_input
+from gems_edge.device.inputs import network_input, together
 from gems_edge.device.photos import Kept
 from gems_edge.device.state import State
 from gems_edge.device.steps import OnStep, Watch, take_steps
@@ -61,7 +61,8 @@ def learned(
     steps = bundle.steps_for(count / classes) if plan.steps is None else bundle.check_steps(plan.steps)
     places = {name: place for place, name in enumerate(album.classes)}
     index = [places[photo.label] for photo in album.photos]
-    inputs = _inputs([plan.kept[photo.picture].fed for photo in album.photos], bundle)
+    fed = [plan.kept[photo.picture].fed for photo in album.photos]
+    inputs = network_input(together(fed)) if bundle.trunk is None else np.stack(fed).astype(np.float32)
     feeds = {bundle.step_input: inputs, "targets": np.eye(classes, dtype=np.float32)[index]}
     tensors, losses, seconds = take_steps(bundle, feeds, steps, threads, on_step, watch)
     versions = (*plan.past, Version(album, steps, plan.change))[-1 - STEPS_BACK :]
@@ -70,10 +71,3 @@ def learned(
     pictures = {photo.picture for version in versions for photo in version.album.photos}
     kept = {picture: each for picture, each in plan.kept.items() if picture in pictures}
     return Learned(state, kept, tuple(losses), tuple(seconds))
-
-
-def _inputs(fed: Sequence[np.ndarray], bundle: Bundle) -> np.ndarray:
-    """What a step is fed, float32 [N, …]: the trunk's features, or pixels, of which each photo has its own type."""
-    if bundle.trunk is not None:
-        return np.stack(fed).astype(np.float32)
-    return np.concatenate([network_input(pixels[None]) for pixels in fed])

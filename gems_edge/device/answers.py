@@ -42,8 +42,8 @@ class Question:
     photos: Mapping[Hashable, float] = field(default_factory=dict)  # with which each class was taught
 
 
-def answers_to(question: Question, logits: np.ndarray, background: np.ndarray | None = None) -> tuple[Answer, ...]:
-    """Answers to images by their logits [N, classes], and by those of training classes [N, K] where there are any.
+def answers_to(question: Question, logits: np.ndarray, beside: np.ndarray | None = None) -> tuple[Answer, ...]:
+    """Answers to images by their logits [N, classes], and by what scores are made of beside them, where it is anything.
 
     Raises UserError for a coverage that is not between 0 and 1.
     """
@@ -52,7 +52,7 @@ def answers_to(question: Question, logits: np.ndarray, background: np.ndarray | 
     if question.familiar is None:
         return tuple(_by_shares(question, row) for row in shares)
     none = np.zeros((len(logits), 0), np.float32)
-    scores = class_scores(question.familiar.score, logits, none if background is None else background)
+    scores = class_scores(question.familiar.score, logits, none if beside is None else beside)
     ranks = _Ranks(question.familiar, question)
     return tuple(_measured(question, ranks, *rows) for rows in zip(shares, scores))
 

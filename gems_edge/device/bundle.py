@@ -20,7 +20,7 @@ from gems_edge.device.bundle_files import (
     manifest_content,
     manifest_fields,
 )
-from gems_edge.device.familiar import UNKNOWN_FILE, Familiar, familiar_of
+from gems_edge.device.familiar import MOST_READ, UNKNOWN_FILE, Familiar, familiar_of
 from gems_edge.device.int8 import Quantisation
 from gems_edge.device.manifest import (
     HEADS,
@@ -102,12 +102,18 @@ class Bundle:
         return safetensors.numpy.load(self.content(WEIGHTS_FILE))
 
     def background(self) -> dict[str, np.ndarray]:
-        """Head rows of training classes, weight [K, F] and bias [K], float32; K is 0 where scores do without them.
+        """Further rows of the head that scores are made of, weight [K, F] and bias [K], float32: those of training
+        classes, or the unit ones, whose logits are what the head reads; K is 0 where scores do without.
 
         Raises UserError for a file that does not hold them.
         """
         width = self.stored_head[HEAD[0]].shape[1]
-        if self.familiar is None or self.familiar.score.kind != "background":
+        kind = self.familiar.score.kind if self.familiar else ""
+        if kind == "distance" and width > MOST_READ:
+            raise UserError(f"{self.path} compares more than {MOST_READ} features by distance; export the bundle again")
+        if kind == "distance":
+            return dict(zip(HEAD, (np.eye(width, dtype=np.float32), np.zeros(width, np.float32))))
+        if kind != "background":
             return dict(zip(HEAD, (np.zeros((0, width), np.float32), np.zeros(0, np.float32))))
         stored = _tensors(self.path / UNKNOWN_FILE, self.content(UNKNOWN_FILE))
         rows = {name: stored[name].astype(np.float32) for name in HEAD if name in stored}

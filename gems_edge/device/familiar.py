@@ -3,7 +3,7 @@
 An export chooses the score and measures its distribution on validation episodes, for numbers of photos and of classes
 (export/unknown.py); the manifest holds both as "unknown". A prototype head's classes compete with the means of training
 classes, which lie in unknown.safetensors as further rows of the head: what is nearer to them than photos of taught
-classes are is foreign.
+classes are is foreign. Where steps move the features, they are compared with those of the photos that were taught.
 """
 
 import math
@@ -19,6 +19,7 @@ UNKNOWN_FILE = "unknown.safetensors"  # head rows of training classes: weight [K
 KEPT = 0.9  # the share of photos of taught classes that are answered
 # Shares of photos with a lower score, of which a cell holds the scores.
 LEVELS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+MOST_READ = 2048  # features, of which "distance" feeds unit rows: 16 MB
 _MOST_CELLS = 64
 
 
@@ -26,7 +27,9 @@ _MOST_CELLS = 64
 class Score:
     """A class's score is its logit less `weight` times the mean of the `nearest` largest logits of training classes.
 
-    "energy": the logarithm of the sum of all classes' exponentials takes the place of the largest logit.
+    "energy": the logarithm of the sum of all classes' exponentials takes the place of the largest logit. "share": the
+    logarithm of the class's probability. "distance": minus the squared distance of what the head reads of the image to
+    the mean of that of the class's photos.
     """
 
     kind: str = "largest"  # of KINDS
@@ -34,7 +37,7 @@ class Score:
     nearest: int = 0
 
 
-KINDS = ("largest", "energy", "background")
+KINDS = ("largest", "energy", "share", "background", "distance")
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,29 @@ class Familiar:
     cells: tuple[Cell, ...]
 
 
-def class_scores(score: Score, logits: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Scores [N, classes] of logits [N, classes] and of those of training classes, `background` [N, K].
+def class_scores(score: Score, logits: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    """Scores [N, classes] of logits [N, classes] and of what a score needs beside them: for "background" the logits of
+    training classes [N, K], for "distance" the squared distances [N, classes]; others read nothing of it.
 
-    The largest of a row is that of its largest logit.
+    An image's score is that of its largest logit; but for "distance" that is a row's largest.
     """
     scores: np.ndarray = logits.astype(np.float64)
-    if score.kind == "energy":
+    if score.kind in ("energy", "share"):
         most = scores.max(axis=1, keepdims=True)
-        scores = scores + np.log(np.exp(scores - most).sum(axis=1, keepdims=True))
+        summed = np.log(np.exp(scores - most).sum(axis=1, keepdims=True))
+        scores = scores + summed if score.kind == "energy" else scores - most - summed
     elif score.kind == "background":
-        nearest = np.sort(background.astype(np.float64), axis=1)[:, ::-1][:, : score.nearest]
+        nearest = np.sort(beside.astype(np.float64), axis=1)[:, ::-1][:, : score.nearest]
         scores = scores - score.weight * nearest.mean(axis=1, keepdims=True)
+    elif score.kind == "distance":
+        scores = -beside.astype(np.float64)
     return scores
+
+
+def squared_distances(read: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Of what the head reads [N, F] to the means of classes [classes, F]: float64 [N, classes]."""
+    apart: np.ndarray = np.stack([np.square(read.astype(np.float64) - mean).sum(axis=1) for mean in means], axis=1)
+    return apart
 
 
 def levels_of(scores: np.ndarray) -> tuple[float, ...]:
@@ -118,6 +131,8 @@ def familiar_of(fields: Fields) -> Familiar | None:
         score = Score(kind, float(weight), fields.integer("unknown.score.nearest"))
         if not fields.has_file(UNKNOWN_FILE) or not math.isfinite(score.weight):
             raise fields.error("unknown.score", f"one that fits {UNKNOWN_FILE}")
+    elif kind == "distance" and fields.has("trunk"):  # whose features are kept of photos, not their pixels
+        raise fields.error("unknown.score", "one of a bundle with a trunk")
     else:
         score = Score(kind)
     entries = fields.get("unknown.cells", list, "a list of measured scores")

@@ -45,6 +45,13 @@ def checked_images(bundle: Bundle, images: Images) -> np.ndarray:
     return images
 
 
+def together(pixels: Sequence[np.ndarray]) -> np.ndarray:
+    """Images [S, S, C] as one array [N, S, S, C], also where some are uint8 and some floating point."""
+    if len({image.dtype for image in pixels}) == 1:
+        return np.stack(pixels)
+    return np.stack([image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1) for image in pixels])
+
+
 def network_input(pixels: np.ndarray) -> np.ndarray:
     """Images [N, S, S, C] as graphs are fed them: float32 [N, C, S, S] in 0…1."""
     if pixels.dtype == np.uint8:

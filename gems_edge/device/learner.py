@@ -38,7 +38,7 @@ from gems_edge.device.runtime import check_threads
 from gems_edge.device.sessions import check_precision
 from gems_edge.device.state import State
 from gems_edge.device.steps import OnStep, Watch
-from gems_edge.device.taught import Taught, logits_of, photos_of, read, taught_by, untaught, write
+from gems_edge.device.taught import Taught, compared, logits_of, photos_of, read, taught_by, untaught, write
 from gems_edge.device.teaching import (
     KEEP,
     check_enough,
@@ -330,10 +330,10 @@ class Learner:
         not between 0 and 1.
         """
         now = self._now  # once: another thread may teach meanwhile
-        familiar = self.bundle.familiar if now.state is not None else None
-        question = Question(now.classes, coverage, accept_all, familiar, photos_of(now))
-        logits = self._logits(now, images, familiar is not None)
-        return answers_to(question, logits[:, : len(now.classes)], logits[:, len(now.classes) :])
+        pixels = checked_images(self.bundle, images)
+        found = compared(now, self.bundle, pixels, lambda *asked: self._logits(now, *asked))
+        question = Question(now.classes, coverage, accept_all, found.familiar, photos_of(now))
+        return answers_to(question, found.logits, found.beside)
 
     def _logits(self, now: Taught, images: Images, further: bool = False) -> np.ndarray:
         """What the predict graph gives with what was taught: as taught.logits_of."""

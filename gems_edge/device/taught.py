@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,12 +12,17 @@ import numpy as np
 
 from gems_edge.device.bundle import HEAD, Bundle
 from gems_edge.device.delta import as_delta, restored
+from gems_edge.device.familiar import Familiar, squared_distances
+from gems_edge.device.inputs import together
 from gems_edge.device.photos import Kept
 from gems_edge.device.runtime import Session
 from gems_edge.device.sessions import Arrays, answered, predict_session
 from gems_edge.device.state import State, load_state
-from gems_edge.device.teaching import Home, save_with_photos
+from gems_edge.device.teaching import Home, gathered, save_with_photos
 from gems_edge.errors import UserError
+
+# Logits of images [N, S, S, C], and with the second behind them those of the bundle's `background`.
+Ask = Callable[[np.ndarray, bool], np.ndarray]
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Taught:
     home: Home | None = None
     session: Session | None = None
     background: Arrays | None = None  # the bundle's, loaded when it is first needed
+    means: np.ndarray | None = None  # of what the head reads of each class's photos [classes, F], when first needed
     lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
 
     def __reduce__(self) -> tuple[Any, ...]:  # a copy loads its own session
@@ -73,6 +79,40 @@ def logits_of(
         head = {name: np.concatenate([rows, now.background[name]]) for name, rows in head.items()}
     parts = (pixels[i : i + batch] for i in range(0, len(pixels), batch))
     return np.concatenate([answered(now.session, part, head) for part in parts])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Logits of images [N, classes], and what scores are made of beside them (familiar.class_scores)."""
+
+    familiar: Familiar | None  # None: it cannot be said what is like what was taught
+    logits: np.ndarray
+    beside: np.ndarray
+
+
+def compared(now: Taught, bundle: Bundle, images: np.ndarray, ask: Ask) -> Compared:
+    """Images [N, S, S, C] asked, and compared with what was taught."""
+    familiar = bundle.familiar if now.state is not None else None
+    logits, further = np.split(ask(images, familiar is not None), [len(now.classes)], axis=1)
+    if familiar is None or familiar.score.kind != "distance":
+        return Compared(familiar, logits, further)
+    means = _class_means(now, bundle, ask)
+    if means is None:
+        return Compared(None, logits, further)
+    return Compared(familiar, logits, squared_distances(further, means))
+
+
+def _class_means(now: Taught, bundle: Bundle, ask: Ask) -> np.ndarray | None:
+    """Means [classes, F] of what the head reads of the photos that are kept; None where a class has none."""
+    with now.lock:
+        if now.means is None and now.state is not None and now.state.versions:
+            album, kept = gathered(now.state.album, now.kept, now.home, bundle)
+            fed = [kept[photo.picture].fed for photo in album.photos]
+            labels = np.array([now.classes.index(photo.label) for photo in album.photos])
+            if len(np.unique(labels)) == len(now.classes):
+                read = ask(together(fed), True)[:, len(now.classes) :]
+                now.means = np.stack([read[labels == place].mean(axis=0) for place in range(len(now.classes))])
+        return now.means
 
 
 def write(now: Taught, path: Path, bundle: Bundle) -> State:

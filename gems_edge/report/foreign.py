@@ -9,6 +9,8 @@ from gems_edge.report.page import Block, Note, Picture, Section, Table
 _SCORES = {
     "largest": "the largest logit",
     "energy": "the logarithm of the sum of all classes' exponentials",
+    "share": "the likeliest class's probability",
+    "distance": "the distance to the mean of the class's photos in what the head reads",
 }
 
 

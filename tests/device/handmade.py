@@ -313,11 +313,15 @@ def reference(
 
 
 def reference_probabilities(weights: dict, images: np.ndarray) -> np.ndarray:
-    x = _patches(images)
-    y = x @ weights[CONV].reshape(FEATURES, -1).T
-    f = np.maximum((y - weights[MEAN]) / np.sqrt(weights[VAR] + EPSILON), 0).mean(1)
+    f = reference_features(weights, images)
     exponentials = np.exp(f @ weights["head.weight"].T + weights["head.bias"])
     return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def reference_features(weights: dict, images: np.ndarray) -> np.ndarray:
+    """What the head reads of images that are not the support set, [N, FEATURES]."""
+    y = _patches(images) @ weights[CONV].reshape(FEATURES, -1).T
+    return np.maximum((y - weights[MEAN]) / np.sqrt(weights[VAR] + EPSILON), 0).mean(1)
 
 
 def _features(weights, images):

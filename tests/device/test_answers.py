@@ -1,5 +1,7 @@
 """What a learner answers: guesses, unknown ones and sets, against what its probabilities say."""
 
+from dataclasses import replace
+
 import handmade as hm
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from gems_edge.device import Learner
 from gems_edge.device.answers import Question, answers_to, softmax
 from gems_edge.device.bundle import HEAD
 from gems_edge.device.familiar import LEVELS, UNKNOWN_FILE, Cell, Familiar, Score
+from gems_edge.device.state import save_state
 from gems_edge.errors import UserError
 
 LOGITS = hnp.arrays(
@@ -69,6 +72,49 @@ def test_what_is_further_than_photos_of_taught_classes_is_unknown(tmp_path):
         if answer.candidates:
             assert answer.candidates[0] == answer.guess
     assert 0 <= nearest.min() < nearest.max() <= 1
+
+
+def test_by_distance_an_image_is_as_familiar_as_it_is_near_to_the_photos_of_its_class(tmp_path):
+    """What was taught is loaded from disk, too, where photos lie as pictures and as floats; against plain numpy."""
+    path = hm.write_bundle(tmp_path / "h.gems")
+    queries, _ = hm.pictures(4, 6, seed=5)
+    images, labels = hm.pictures(3, 2)
+    learner = Learner.load(path, threads=1)
+    learner.adapt(images[:4], labels[:4])
+    learner.teach(images[4:].astype(np.float32) / 255, labels[4:])
+    likeliest = learner.predict(queries).argmax(axis=1)
+    read, taught = (hm.reference_features(learner._now.weights, each) for each in (queries, images))
+    means = taught.reshape(3, 2, hm.FEATURES).mean(axis=1)
+    scores = -((read - means[likeliest]) ** 2).sum(axis=1)
+    levels = np.quantile(scores, LEVELS)
+    cells = [{"photos": 2, "classes": 3, "best": levels.tolist(), "own": levels.tolist()}]
+    hm.edit_manifest(path, lambda manifest: manifest.update(unknown={"score": {"kind": "distance"}, "cells": cells}))
+    again = Learner.load(path, threads=1)
+    again.adapt(images[:4], labels[:4])
+    again.teach(images[4:].astype(np.float32) / 255, labels[4:])
+    again.save(tmp_path / "s.state")
+    loaded = Learner.load(path, threads=1)
+    loaded.load_state(tmp_path / "s.state")
+    for each in (again, loaded):
+        answers = each.answers(queries, coverage=0.9)
+        np.testing.assert_allclose([a.score for a in answers], np.interp(scores, levels, LEVELS), atol=1e-3)
+        assert {answer.known for answer in answers} == {True, False}
+        assert all(answer.guess == each.classes[place] for answer, place in zip(answers, likeliest))
+    again.rename("kind 0", "mug")
+    assert [a.score for a in again.answers(queries)] == [a.score for a in answers]
+
+
+def test_by_distance_a_state_without_photos_answers_as_one_that_was_not_measured(tmp_path):
+    path = hm.write_bundle(tmp_path / "h.gems")
+    measured(path, {"kind": "distance"})
+    images, labels = hm.pictures(3, 2)
+    learner = Learner.load(path, threads=1)
+    learner.adapt(images, labels)
+    save_state(tmp_path / "old.state", replace(learner.taught, versions=()))
+    old = Learner.load(path, threads=1)
+    old.load_state(tmp_path / "old.state")
+    assert {a.known for a in learner.answers(images)} == {False}  # the levels are of another world
+    assert all(a.known and a.score == pytest.approx(a.shares.max()) for a in old.answers(images))
 
 
 @given(LOGITS, st.floats(0.3, 0.9), st.floats(0.01, 0.09))

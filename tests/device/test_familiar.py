@@ -19,10 +19,11 @@ from gems_edge.device.familiar import (
     class_scores,
     levels_of,
     share_below,
+    squared_distances,
 )
 from gems_edge.errors import UserError
 
-SCORES = [Score(), Score("energy"), Score("background", 0.75, 3), Score("background", 1.0, 1)]
+SCORES = [Score(), Score("energy"), Score("share"), Score("background", 0.75, 3), Score("background", 1.0, 1)]
 
 
 def rows(columns):
@@ -34,6 +35,8 @@ def plain(score, logits, background):
         return list(logits)
     if score.kind == "energy":
         return [x + np.log(sum(np.exp(y - max(logits)) for y in logits)) for x in logits]
+    if score.kind == "share":
+        return [-np.log(sum(np.exp(y - x) for y in logits)) for x in logits]
     nearest = sorted(background)[::-1][: score.nearest]
     return [x - score.weight * sum(nearest) / len(nearest) for x in logits]
 
@@ -46,6 +49,16 @@ def test_scores_equal_a_plain_reference_and_rank_classes_as_logits_do(score, log
     expected = [plain(score, *pair) for pair in zip(logits, background)]
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     np.testing.assert_array_equal(np.diff(logits) > 1e-6, np.diff(scores) > 1e-6)
+
+
+@given(hnp.arrays(np.float32, (3, 5), elements=st.floats(-9, 9, width=32)), rows(5), rows(3))
+def test_distances_are_to_the_means_in_what_the_head_reads(means, read, logits):
+    apart = squared_distances(read, means)
+    expected = [
+        [sum((a - b) ** 2 for a, b in zip(row, mean)) for mean in means.astype(float)] for row in read.astype(float)
+    ]
+    np.testing.assert_allclose(apart, expected, atol=1e-9)
+    np.testing.assert_array_equal(class_scores(Score("distance"), logits, apart), -apart)
 
 
 def cell(photos, classes, shift=0.0):
@@ -103,6 +116,22 @@ def test_a_manifest_that_says_something_else_is_refused(tmp_path, unknown):
     hm.edit_manifest(path, lambda manifest: manifest.update(unknown=unknown or {"score": 3}))
     with pytest.raises(UserError, match="'unknown"):
         read_bundle(path)
+
+
+def test_features_of_a_trunk_are_no_pixels_to_ask_again(tmp_path):
+    path = hm.write_bundle(tmp_path / "h.gems", split=True, method="anil", normalization="group")
+    hm.edit_manifest(path, lambda manifest: manifest.update(unknown=entry({"kind": "distance"})))
+    with pytest.raises(UserError, match="'unknown.score'"):
+        read_bundle(path)
+
+
+def test_unit_rows_of_a_wide_head_are_refused(tmp_path, monkeypatch):
+    path = hm.write_bundle(tmp_path / "h.gems")
+    hm.edit_manifest(path, lambda manifest: manifest.update(unknown=entry({"kind": "distance"})))
+    assert (read_bundle(path).background()[HEAD[0]] == np.eye(hm.FEATURES)).all()
+    monkeypatch.setattr("gems_edge.device.bundle.MOST_READ", hm.FEATURES - 1)
+    with pytest.raises(UserError, match="by distance"):
+        read_bundle(path).background()
 
 
 def with_background(path, rows):
