@@ -78,5 +78,6 @@ def test_systemd_takes_the_units():
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not installed")
     units = [FLEET / f"gems-edge-update.{kind}" for kind in ("service", "timer")]
+    units.append(FLEET / "gems-edge-serve.service")
     result = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
     assert result.returncode == 0 and not [line for line in result.stderr.splitlines() if "gems-edge" in line]

@@ -18,13 +18,22 @@ from gems_edge.cli.common import say, say_unchecked, threads_option, trust_flags
     "--tls", is_flag=True, help="https, with a certificate of its own: phones give their cameras to no other."
 )
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), help="As it was taught in.  [default: as of adapt]")
+@click.option("--camera", metavar="WHERE", help="One at the board: its number (V4L2, OpenCV), an address, a folder.")
 @threads_option
 @click.option(
     "--json", "as_json", is_flag=True, help="When it listens, one line of JSON on stdout, and nothing else there."
 )
 @trust_flags
 def command(
-    bundle: str, state: Path, host: str, port: int, tls: bool, precision: str | None, threads: int | None, as_json: bool
+    bundle: str,
+    state: Path,
+    host: str,
+    port: int,
+    tls: bool,
+    precision: str | None,
+    camera: str | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Teach BUNDLE and ask it over HTTP: a page for phones and laptops, and JSON. Ends at Ctrl-C and SIGTERM; nothing
     that was taught is lost.
@@ -37,12 +46,15 @@ def command(
     from gems_edge.device import Learner
     from gems_edge.predict.room import check_least_room
     from gems_edge.serve.addresses import addresses, is_loopback
+    from gems_edge.serve.cameras import check_camera
     from gems_edge.serve.certificate import certificate_for
     from gems_edge.serve.classroom import Classroom
     from gems_edge.serve.guard import read_token
     from gems_edge.serve.served import Served
     from gems_edge.serve.server import Server, open_socket, run
 
+    if camera is not None:
+        check_camera(camera)
     listening = open_socket(host, port)
     classroom = Classroom(Learner.load(bundle, threads, precision, may_read=check_least_room), state)
     token = None if is_loopback(listening) else read_token(state)
@@ -50,7 +62,7 @@ def command(
     urls = addresses(listening, "https" if tls else "http", token)
     say_unchecked()
     _say_start(urls, token, state, as_json)
-    run(Server(Served(classroom), token, certificate), listening)
+    run(Server(Served(classroom), token, certificate, camera), listening)
 
 
 def _say_start(urls: list[str], token: str | None, state: Path, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from gems_edge.serve.documents import answer_document, state_document, steady_document
+from gems_edge.serve.documents import state_document
 from gems_edge.serve.fields import camera_in, coverage_in, fields_in, number, photos_in, text
 from gems_edge.serve.live import Live
 from gems_edge.serve.openapi import NUMBER, TEXT, Operation, described
@@ -24,15 +24,10 @@ async def predict(served: Served, request: Request) -> Response:
     coverage, camera = coverage_in(request), camera_in(request)
     accept_all = request.query_params.get("accept_all") in ("1", "true")
     photo = await request.body()
-    with served.timed():
-        ask = partial(served.classroom.answer, photo, accept_all, coverage)
-        lesson, answer = await to_thread.run_sync(ask)
-    document = answer_document(lesson, answer, served.times[-1])
-    if camera:
-        steady = served.live.steady(camera, lesson, answer, time.monotonic())
-        document["steady"] = steady_document(steady)
-        served.live.tell({"event": "answer", "camera": camera, **document})
-    return JSONResponse(document)
+    began = time.perf_counter()
+    lesson, answer = await to_thread.run_sync(partial(served.classroom.answer, photo, accept_all, coverage))
+    milliseconds = round(1e3 * (time.perf_counter() - began), 2)
+    return JSONResponse(served.seen(camera, lesson, answer, milliseconds))
 
 
 async def teach(served: Served, request: Request) -> Response:
@@ -80,6 +75,12 @@ async def photo(served: Served, request: Request) -> Response:
     return Response(await to_thread.run_sync(taken), media_type="image/jpeg", headers=_FOREVER)
 
 
+async def picture(served: Served, request: Request) -> Response:
+    if served.picture is None:
+        raise HTTPException(404, "no camera at the board gives a picture")
+    return Response(served.picture, media_type=_kind(served.picture))
+
+
 async def health(served: Served, request: Request) -> Response:
     return JSONResponse({"ok": True, "generation": served.classroom.lesson.generation, "cost": served.cost()})
 
@@ -92,6 +93,11 @@ async def events(served: Served, request: Request) -> Response:
 
 async def description(served: Served, request: Request) -> Response:
     return JSONResponse(described(OPERATIONS))
+
+
+def _kind(image: bytes) -> str:
+    kinds = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif", b"BM": "image/bmp"}
+    return next((kind for start, kind in kinds.items() if image.startswith(start)), "image/jpeg")
 
 
 async def _changed(served: Served, change: Callable[[], str]) -> Response:
@@ -129,6 +135,7 @@ OPERATIONS = (
         "GET", "/api/photos/{number:int}/{picture}", photo, "A small JPEG of a photo; the state has its address.",
         path_parameters=("number", "picture"), gives="image/jpeg",
     ),
+    Operation("GET", "/api/camera.jpg", picture, "The newest picture of the camera at the board.", gives="image/*"),
     Operation("GET", "/api/events", events, "Answers and changes as they come.", gives="text/event-stream"),
     Operation("GET", "/api/health", health, "Whether it works, and what answers cost; needs no token."),
     Operation("GET", "/api/openapi.json", description, "This description."),

@@ -1,5 +1,6 @@
 """The server itself: listens, and ends cleanly at SIGTERM and Ctrl-C."""
 
+import asyncio
 import signal
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ from gems_edge.serve.app import Safe, make_app
 from gems_edge.serve.guard import Guard
 from gems_edge.serve.limits import Limits, PatientProtocol
 from gems_edge.serve.served import Served
+from gems_edge.serve.watching import watch
 
 _LAST_SECONDS = 10  # for requests that are under way at the end
 
@@ -20,9 +22,10 @@ class Server(uvicorn.Server):
 
     ended_by: int = 0  # the signal
 
-    def __init__(self, served: Served, token: str | None, certificate: Path | None = None):
-        """`token`: None where only this machine can ask. `certificate`: with its key, for https."""
-        self.served = served
+    def __init__(self, served: Served, token: str | None, certificate: Path | None = None, camera: str | None = None):
+        """`token`: None where only this machine can ask. `certificate`: with its key, for https. `camera`: one at the
+        board, as cameras.frames has it."""
+        self.served, self.camera = served, camera
         app = Safe(Limits(Guard(make_app(served), token)))
         super().__init__(
             uvicorn.Config(
@@ -35,6 +38,11 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: object) -> None:
         self.force_exit = self.should_exit  # the second time
         self.ended_by, self.should_exit = sig, True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.camera is not None:
+            watch(self.served, self.camera, asyncio.get_running_loop())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.served.live.close()  # first: listeners would be waited for

@@ -80,11 +80,11 @@ def bundle_in(place: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(place: Path, token: str | None = None) -> Iterator[Phone]:
-    """A server of place/s.state."""
+def serving(place: Path, token: str | None = None, camera: str | None = None) -> Iterator[Phone]:
+    """A server of place/s.state, with a camera at the board."""
     classroom = Classroom(Learner.load(bundle_in(place), threads=1), place / "s.state")
     listening = open_socket("127.0.0.1", 0)
-    server = Server(Served(classroom), token)
+    server = Server(Served(classroom), token, camera=camera)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

@@ -1,0 +1,55 @@
+"""A camera at the board that is answered as it comes, without a page: what it shows is told to who listens."""
+
+import asyncio
+import threading
+import time
+
+from gems_edge.errors import UserError
+from gems_edge.serve.cameras import frames
+from gems_edge.serve.served import Served
+
+CAMERA = "board"  # its name in answers
+AGAIN = 2.0  # seconds until a camera that is gone is tried again
+
+
+def watch(served: Served, where: str, loop: asyncio.AbstractEventLoop) -> None:
+    """Answer this camera's pictures in a thread of their own, as long as the program runs."""
+    threading.Thread(target=_watch, args=(served, where, loop), daemon=True).start()
+
+
+def _watch(served: Served, where: str, loop: asyncio.AbstractEventLoop) -> None:
+    while not served.live.closed:
+        try:
+            for picture in frames(where):
+                if served.live.closed:
+                    return
+                served.picture = picture
+                if served.classroom.lesson.generation:
+                    _answer(served, picture, loop)
+        except Exception as error:  # OpenCV's, too: a camera ends nothing but its pictures
+            served.picture = None
+            _tell(loop, served.live.tell, {"event": "camera", "camera": CAMERA, "error": _sentence(error)})
+            time.sleep(AGAIN)
+
+
+def _answer(served: Served, picture: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    began = time.perf_counter()
+    try:
+        lesson, answer = served.classroom.answer(picture)
+    except UserError:  # half a picture, as folders and streams may have
+        return
+    milliseconds = round(1e3 * (time.perf_counter() - began), 2)
+    _tell(loop, lambda: served.seen(CAMERA, lesson, answer, milliseconds))
+
+
+def _tell(loop: asyncio.AbstractEventLoop, *call: object) -> None:
+    try:
+        loop.call_soon_threadsafe(*call)  # type: ignore[arg-type]
+    except RuntimeError:  # it has ended
+        return
+
+
+def _sentence(error: Exception) -> str:
+    return (
+        f"the camera gives no picture ({getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error})"
+    )
