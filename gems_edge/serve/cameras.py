@@ -4,6 +4,7 @@ import base64
 import contextlib
 import email.message
 import io
+import os
 import time
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
@@ -48,6 +49,7 @@ def frames(where: str) -> Iterator[bytes]:
 
 
 def _device(number: int) -> Iterator[bytes]:
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # else a line each time that it is not there
     import cv2
 
     camera = cv2.VideoCapture(number, cv2.CAP_V4L2)
