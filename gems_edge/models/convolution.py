@@ -23,12 +23,19 @@ class Form:
     groups: int = 1
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self._is_product(x, weight):
+            return _maps(F.linear(_rows(x), weight.flatten(1), bias), x)
         return F.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
 
     def gradients(
         self, gradient: Tensor, x: Tensor, weight: Tensor, needed: Needed
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """At the input, weight and bias, from the gradient at the output; None for one that is not `needed`."""
+        if self._is_product(x, weight):
+            rows = _rows(gradient)
+            of_x = _maps(rows @ weight.flatten(1), x) if needed[0] else None
+            of_weight = (rows.t() @ _rows(x)).view(weight.shape) if needed[1] else None
+            return of_x, of_weight, rows.sum(0) if needed[2] else None
         by_columns = needed[1] and self._weight_by_columns(gradient, weight)
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradient, x, weight, weight.shape[:1], self.stride, self.padding, (1, 1), False, (0, 0), self.groups,
@@ -38,6 +45,12 @@ class Form:
             of_weight, of_bias = self._gradient_of_columns(gradient, x, weight), gradient.sum((0, 2, 3))
         return of_x, of_weight, of_bias if needed[2] else None
 
+    def _is_product(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether it is a matrix product over the places of maps that lie channels last on a CPU, where that is faster
+        than oneDNN's convolution. A trace (no plain tensors) has a convolution."""
+        plain = type(x) is Tensor and x.device.type == "cpu" and self == Form()
+        return plain and weight.shape[2:] == (1, 1) and x.is_contiguous(memory_format=torch.channels_last)
+
     def _weight_by_columns(self, gradient: Tensor, weight: Tensor) -> bool:
         """Whether the weight's gradient comes faster a few columns of the kernel at a time: of a depthwise convolution
         on a CPU, where oneDNN falls back to plain loops for wider kernels. A trace (no plain tensors) has it whole."""
@@ -46,17 +59,42 @@ class Form:
 
     def _gradient_of_columns(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """The gradient at a depthwise convolution's weight [C, 1, kh, kw]: of each three of its columns by itself."""
-        (top, left), width = self.padding, weight.shape[3]
-        x = F.pad(x, (left, left - width % -_COLUMNS, top, top))
-        length = (gradient.shape[3] - 1) * self.stride[1] + _COLUMNS  # of a row, that three columns read
-        narrow = replace(self, padding=(0, 0))  # few paddings are fast, too
+        width, narrow = weight.shape[3], replace(self, padding=(0, 0))  # few paddings are fast, too
         parts = []
         for column in range(0, width, _COLUMNS):
-            read = x[..., column : column + length]
-            _, part, _ = narrow.gradients(gradient, read, weight[..., :_COLUMNS], (False, True, False))
+            columns = weight[..., column : column + _COLUMNS]
+            read = self._read_by(column, columns.shape[3], gradient.shape[3], x)
+            _, part, _ = narrow.gradients(gradient, read, columns, (False, True, False))
             assert part is not None
             parts.append(part)
-        return torch.cat(parts, 3)[..., :width]
+        return torch.cat(parts, 3)
+
+    def _read_by(self, column: int, columns: int, places: int, x: Tensor) -> Tensor:
+        """What `columns` columns of the kernel from `column` on read of x, with its zeros, for `places` of a row."""
+        top, left = self.padding
+        length = (places - 1) * self.stride[1] + columns
+        before = column - left  # of x's own columns
+        inner = x[..., max(0, before) : max(0, before + length)]
+        if not top and inner.shape[3] == length:
+            return inner
+        images, channels, height, _ = x.shape
+        padded = torch.empty(
+            (images, channels, height + 2 * top, length), dtype=x.dtype, memory_format=torch.channels_last
+        ).zero_()
+        start = max(0, -before)
+        padded[:, :, top : top + height, start : start + inner.shape[3]] = inner
+        return padded
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """Maps [N, C, H, W] → [N · H · W, C]."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def _maps(rows: Tensor, like: Tensor) -> Tensor:
+    """The other way round, for as many images and places as `like` [N, ?, H, W] has."""
+    images, _, height, width = like.shape
+    return rows.view(images, height, width, -1).permute(0, 3, 1, 2)
 
 
 class _DoublyDifferentiable(torch.autograd.Function):

@@ -37,7 +37,8 @@ def test_moments_and_their_gradients(shares, layout):
 FORMS = [
     (1, 1, 0, 1, False), (3, 1, 1, 1, False), (3, 2, 1, 1, True), ((5, 3), (2, 1), (0, 2), 1, True),
     (1, 2, 0, 1, False), (3, 1, 1, 4, False), (3, 2, 1, 4, True), (5, 2, 2, 4, False), (3, 1, 1, 2, True),
-    (3, 2, 0, 2, False), ((3, 7), (1, 2), (1, 3), 4, True), ((2, 4), 1, 0, 4, False),
+    (3, 2, 0, 2, False), ((3, 7), (1, 2), (1, 3), 4, True), ((2, 4), 1, 0, 4, False), (1, 1, 0, 1, True),
+    ((5, 17), 1, (2, 8), 4, True),
 ]  # fmt: skip
 
 
