@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fake_camera
 import pytest
@@ -146,17 +146,25 @@ def opened(camera: Path | None, size: tuple[int, int] = (1200, 900)) -> Iterator
         browser.quit()
 
 
+@dataclass(frozen=True)
+class Started:
+    """A server in a process of its own."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+
 @contextlib.contextmanager
-def served(bundle: Path, state: Path, port: int = 0) -> Iterator[str]:
-    """The address of `gems-edge serve`, which SIGTERM ends cleanly afterwards."""
+def started(bundle: Path, state: Path, port: int = 0, errors: IO[str] | None = None) -> Iterator[Started]:
+    """`gems-edge serve`, which SIGTERM ends cleanly afterwards; what it says on stderr goes to `errors`."""
     command = [sys.executable, "-m", "gems_edge", "serve", bundle, "--state", state, "--port", port, "--threads", 1]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [*map(str, command), "--json"], stdout=subprocess.PIPE, text=True, env=environment
+        [*map(str, command), "--json"], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
     ) as process:
         try:
             assert process.stdout is not None
-            yield json.loads(process.stdout.readline())["urls"][0]
+            yield Started(json.loads(process.stdout.readline())["urls"][0], process)
         finally:
             process.terminate()
             assert process.wait(SECONDS) == 143

@@ -5,7 +5,7 @@ import io
 import httpx
 import numpy as np
 import pytest
-from chromium import opened, port_of, served
+from chromium import opened, port_of, started
 from fake_camera import open_camera
 from PIL import Image
 
@@ -54,8 +54,8 @@ def teach(url: str, name: str, pictures: list[np.ndarray]) -> None:
 
 
 def test_teach_recognise_correct_undo_and_start_again(page, glyphs, small_bundle, state):
-    with served(small_bundle, state) as url:
-        page.open(url)
+    with started(small_bundle, state) as server:
+        page.open(server.url)
         page.until_answer("Hello")
         for name, code in THINGS.items():
             page.teach(name, glyphs(code, 3))
@@ -76,9 +76,9 @@ def test_teach_recognise_correct_undo_and_start_again(page, glyphs, small_bundle
         page.until(lambda: "gee" not in page.classes)
         taught = page.classes
     page.until(lambda: "does not answer" in page.text("connection"))
-    with served(small_bundle, state, port_of(url)):
+    with started(small_bundle, state, port_of(server.url)):
         page.until(lambda: page.text("connection") == small_bundle.stem)
-        page.open(url)
+        page.open(server.url)
         page.until(lambda: page.classes == taught)
         page.show(glyphs(THINGS["bang"], 1)[0])
         page.until_answer("bang")
@@ -86,11 +86,11 @@ def test_teach_recognise_correct_undo_and_start_again(page, glyphs, small_bundle
 
 
 def test_two_phones_and_the_life_of_a_class(page, glyphs, small_bundle, state):
-    with served(small_bundle, state) as url:
-        page.open(url)
+    with started(small_bundle, state) as server:
+        page.open(server.url)
         page.until_answer("Hello")
         for name in ("one", "two"):
-            teach(url, name, glyphs(THINGS["bang"] if name == "one" else THINGS["ampersand"], 2))
+            teach(server.url, name, glyphs(THINGS["bang"] if name == "one" else THINGS["ampersand"], 2))
         page.until(lambda: page.classes == {"one": 2, "two": 2})  # taught by another phone
 
         page.click("[data-key='class:one'] .name")
@@ -116,9 +116,9 @@ def test_two_phones_and_the_life_of_a_class(page, glyphs, small_bundle, state):
 def test_the_space_bar_is_held(page, glyphs, small_bundle, state):
     from selenium.webdriver import ActionChains
 
-    with served(small_bundle, state) as url:
-        page.open(url)
-        teach(url, "one", glyphs(THINGS["bang"], 1))
+    with started(small_bundle, state) as server:
+        page.open(server.url)
+        teach(server.url, "one", glyphs(THINGS["bang"], 1))
         page.until(lambda: "one" in page.text("classes"))
         page.name("#new-name", "two")
         page.show(glyphs(THINGS["ampersand"], 1)[0])
@@ -133,10 +133,10 @@ def test_without_a_camera_a_file_is_asked_and_taught(glyphs, small_bundle, state
     photo, text = tmp_path / "new.jpg", tmp_path / "text.jpg"
     photo.write_bytes(jpeg(glyphs(THINGS["ampersand"], 1)[0]))
     text.write_text("no picture")
-    with served(small_bundle, state) as url, opened(None, (390, 844)) as page:
-        page.open(url)
+    with started(small_bundle, state) as server, opened(None, (390, 844)) as page:
+        page.open(server.url)
         page.until(lambda: "no camera here" in page.text("blind-text"))
-        teach(url, "one", glyphs(THINGS["bang"], 1))
+        teach(server.url, "one", glyphs(THINGS["bang"], 1))
         field = page.browser.find_element("id", "photo-file")
         field.send_keys(str(text))
         page.until(lambda: "no picture that the browser can read: text.jpg" in page.text("refusal"))
