@@ -25,7 +25,8 @@ async def predict(served: Served, request: Request) -> Response:
     accept_all = request.query_params.get("accept_all") in ("1", "true")
     photo = await request.body()
     began = time.perf_counter()
-    lesson, answer = await to_thread.run_sync(partial(served.classroom.answer, photo, accept_all, coverage))
+    ask = partial(served.classroom.answer, photo, accept_all, coverage)
+    lesson, answer = await to_thread.run_sync(ask, limiter=served.answering)
     milliseconds = round(1e3 * (time.perf_counter() - began), 2)
     return JSONResponse(served.seen(camera, lesson, answer, milliseconds))
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from anyio import CapacityLimiter
+
+from gems_edge.control_groups import available_cores
 from gems_edge.device.answers import Answer
 from gems_edge.device.host import temperature_c
 from gems_edge.predict.memory import predict_memory
@@ -26,6 +29,8 @@ class Served:
     live: Live = field(default_factory=Live)
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     picture: bytes | None = None
+    # As many answers at once as there are cores: more threads only wait for each other, and for Python's lock.
+    answering: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(available_cores()))
 
     def seen(self, camera: str, lesson: Lesson, answer: Answer, milliseconds: float) -> Document:
         """What is said of an answer, which took so long from a photo's bytes to its class; that of a camera ("": none)
