@@ -2,11 +2,16 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gems_edge.cli.common import say, say_unchecked, threads_option, trust_flags
+
+if TYPE_CHECKING:
+    from gems_edge.serve.server import Beside
 
 
 @click.command()
@@ -19,6 +24,7 @@ from gems_edge.cli.common import say, say_unchecked, threads_option, trust_flags
 )
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), help="As it was taught in.  [default: as of adapt]")
 @click.option("--camera", metavar="WHERE", help="One at the board: its number (V4L2, OpenCV), an address, a folder.")
+@click.option("--mqtt", metavar="HOST[:PORT]", help="Tell this broker what cameras show; Home Assistant finds it.")
 @threads_option
 @click.option(
     "--json", "as_json", is_flag=True, help="When it listens, one line of JSON on stdout, and nothing else there."
@@ -32,6 +38,7 @@ def command(
     tls: bool,
     precision: str | None,
     camera: str | None,
+    mqtt: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -46,15 +53,13 @@ def command(
     from gems_edge.device import Learner
     from gems_edge.predict.room import check_least_room
     from gems_edge.serve.addresses import addresses, is_loopback
-    from gems_edge.serve.cameras import check_camera
     from gems_edge.serve.certificate import certificate_for
     from gems_edge.serve.classroom import Classroom
     from gems_edge.serve.guard import read_token
     from gems_edge.serve.served import Served
     from gems_edge.serve.server import Server, open_socket, run
 
-    if camera is not None:
-        check_camera(camera)
+    beside = _beside(camera, mqtt)
     listening = open_socket(host, port)
     classroom = Classroom(Learner.load(bundle, threads, precision, may_read=check_least_room), state)
     token = None if is_loopback(listening) else read_token(state)
@@ -62,7 +67,22 @@ def command(
     urls = addresses(listening, "https" if tls else "http", token)
     say_unchecked()
     _say_start(urls, token, state, as_json)
-    run(Server(Served(classroom), token, certificate, camera), listening)
+    run(Server(Served(classroom), token, certificate, beside), listening)
+
+
+def _beside(camera: str | None, mqtt: str | None) -> "list[Beside]":
+    """What goes on beside the page; UserError for no camera and no broker."""
+    beside: list[Beside] = []
+    if camera is not None:
+        from gems_edge.serve.cameras import check_camera
+        from gems_edge.serve.watching import watch
+
+        beside.append(partial(watch, check_camera(camera)))
+    if mqtt is not None:
+        from gems_edge.serve.mqtt import broker_in, publish
+
+        beside.append(partial(publish, broker_in(mqtt)))
+    return beside
 
 
 def _say_start(urls: list[str], token: str | None, state: Path, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -12,8 +13,9 @@ from gems_edge.serve.app import Safe, make_app
 from gems_edge.serve.guard import Guard
 from gems_edge.serve.limits import Limits, PatientProtocol
 from gems_edge.serve.served import Served
-from gems_edge.serve.watching import watch
 
+# Of a server that listens: ends by itself when its `live` is closed.
+Beside = Callable[[Served], Coroutine[None, None, None]]
 _LAST_SECONDS = 10  # for requests that are under way at the end
 
 
@@ -22,10 +24,12 @@ class Server(uvicorn.Server):
 
     ended_by: int = 0  # the signal
 
-    def __init__(self, served: Served, token: str | None, certificate: Path | None = None, camera: str | None = None):
-        """`token`: None where only this machine can ask. `certificate`: with its key, for https. `camera`: one at the
-        board, as cameras.frames has it."""
-        self.served, self.camera = served, camera
+    def __init__(
+        self, served: Served, token: str | None, certificate: Path | None = None, beside: Sequence[Beside] = ()
+    ):
+        """`token`: None where only this machine can ask. `certificate`: with its key, for https. `beside`: what goes on
+        beside the answers over HTTP."""
+        self.served, self.beside, self._begun = served, beside, list[asyncio.Task[None]]()
         app = Safe(Limits(Guard(make_app(served), token)))
         super().__init__(
             uvicorn.Config(
@@ -41,12 +45,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.camera is not None:
-            watch(self.served, self.camera, asyncio.get_running_loop())
+        self._begun = [asyncio.create_task(each(self.served)) for each in self.beside]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.served.live.close()  # first: listeners would be waited for
         await super().shutdown(sockets)
+        await asyncio.gather(*self._begun, return_exceptions=True)
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -12,9 +12,9 @@ CAMERA = "board"  # its name in answers
 AGAIN = 2.0  # seconds until a camera that is gone is tried again
 
 
-def watch(served: Served, where: str, loop: asyncio.AbstractEventLoop) -> None:
-    """Answer this camera's pictures in a thread of their own, as long as the program runs."""
-    threading.Thread(target=_watch, args=(served, where, loop), daemon=True).start()
+async def watch(where: str, served: Served) -> None:
+    """Begin to answer this camera's pictures, as cameras.frames has them, in a thread of its own."""
+    threading.Thread(target=_watch, args=(served, where, asyncio.get_running_loop()), daemon=True).start()
 
 
 def _watch(served: Served, where: str, loop: asyncio.AbstractEventLoop) -> None:

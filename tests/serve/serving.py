@@ -5,7 +5,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from PIL import Image
 from gems_edge.device import Learner
 from gems_edge.serve.classroom import Classroom
 from gems_edge.serve.served import Served
-from gems_edge.serve.server import Server, open_socket
+from gems_edge.serve.server import Beside, Server, open_socket
 
 BUNDLE = {"method": "anil", "normalization": "group", "split": True}
 
@@ -80,11 +80,11 @@ def bundle_in(place: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(place: Path, token: str | None = None, camera: str | None = None) -> Iterator[Phone]:
-    """A server of place/s.state, with a camera at the board."""
+def serving(place: Path, token: str | None = None, beside: Sequence[Beside] = ()) -> Iterator[Phone]:
+    """A server of place/s.state, and what goes on beside it."""
     classroom = Classroom(Learner.load(bundle_in(place), threads=1), place / "s.state")
     listening = open_socket("127.0.0.1", 0)
-    server = Server(Served(classroom), token, camera=camera)
+    server = Server(Served(classroom), token, beside=beside)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -14,6 +15,7 @@ from serving import photos, serving
 from gems_edge.errors import UserError
 from gems_edge.serve import cameras, watching
 from gems_edge.serve.cameras import check_camera
+from gems_edge.serve.watching import watch
 
 FILES = photos(2, 4)
 
@@ -83,7 +85,7 @@ def wait_for(phone, wanted, camera="board"):
 def test_a_camera_of_the_network(tmp_path, path):
     with (
         camera_of_the_network() as (camera, host),
-        serving(tmp_path, camera=f"http://me:se%20cret@{host}{path}") as phone,
+        serving(tmp_path, beside=[partial(watch, f"http://me:se%20cret@{host}{path}")]) as phone,
     ):
         teach_two(phone)
         answer = wait_for(phone, lambda event: event.get("class") == "a")
@@ -105,7 +107,7 @@ def test_a_folder_that_a_camera_writes_to(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "old.png").write_bytes(FILES[0][3])
-    with serving(tmp_path, camera=str(folder)) as phone:
+    with serving(tmp_path, beside=[partial(watch, str(folder))]) as phone:
         teach_two(phone)
         assert phone.client.get("/api/camera.jpg").status_code == 404
         writing = threading.Thread(target=lambda: (time.sleep(0.1), (folder / "new.png").write_bytes(FILES[1][3])))
@@ -118,7 +120,7 @@ def test_a_folder_that_a_camera_writes_to(tmp_path):
 
 
 def test_a_camera_that_is_none_yet(tmp_path):
-    with serving(tmp_path, camera="http://127.0.0.1:9/") as phone:
+    with serving(tmp_path, beside=[partial(watch, "http://127.0.0.1:9/")]) as phone:
         told = wait_for(phone, lambda event: event["event"] == "camera")
         assert "Connection refused" in told["error"] and phone.client.get("/api/camera.jpg").status_code == 404
 
