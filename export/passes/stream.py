@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from gems_edge.export.passes.again import compute_again
 from gems_edge.export.passes.batches import Batches
+from gems_edge.export.passes.channel_products import multiply_channels
 from gems_edge.export.passes.join_images import join_images
 from gems_edge.export.passes.kept import kept_values
 from gems_edge.export.passes.levels import Levels
@@ -65,7 +66,8 @@ def _streamed(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> o
     joined = join_images(rewritten, dims, memory.least_bytes)
     streamed = stream_images(rewritten, memory, dims)
     again = compute_again(rewritten, Batches.of(rewritten, dims))
-    if not (joined or streamed or again):
+    multiplied = multiply_channels(rewritten, dims)
+    if not (joined or streamed or again or multiplied):
         return model
     result: onnx.ModelProto = ir.to_proto(rewritten)
     onnx.checker.check_model(result, full_check=True)
