@@ -56,7 +56,7 @@ class Guard:
         if refusal is None and scope["path"] == "/" and (token := self._token_in(scope)):
             response = RedirectResponse("/", 303)
             secure = scope["scheme"] == "https"
-            response.set_cookie(COOKIE, token, 31_536_000, httponly=True, samesite="lax", secure=secure)
+            response.set_cookie(cookie_name(scope), token, 31_536_000, httponly=True, samesite="lax", secure=secure)
             await response(scope, receive, send)
         elif refusal is None:
             await self.app(scope, receive, send)
@@ -79,7 +79,8 @@ class Guard:
         tries = [at for at in self.wrong.get(client, []) if time.monotonic() - at < _SECONDS]
         if len(tries) >= _TRIES:
             return 429, "too many wrong tokens; wait a minute"
-        given = _bearer(headers) or _cookie(headers) or self._token_in(scope)
+        # The address first: who scans a new code may hold the cookie of an old one.
+        given = self._token_in(scope) or _bearer(headers) or _cookie(headers, cookie_name(scope))
         if given and hmac.compare_digest(given.encode(), (self.token or "").encode()):
             return None
         if given:
@@ -109,9 +110,14 @@ def _bearer(headers: Headers) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _cookie(headers: Headers) -> str:
+def cookie_name(scope: Scope) -> str:
+    """Of this server's own: browsers give cookies of one port to another, and let http overwrite none of https."""
+    return f"{COOKIE}_{scope['scheme']}_{scope['server'][1]}"
+
+
+def _cookie(headers: Headers, wanted: str) -> str:
     pairs = (pair.partition("=") for pair in headers.get("cookie", "").split(";"))
-    return next((value.strip() for name, _, value in pairs if name.strip() == COOKIE), "")
+    return next((value.strip() for name, _, value in pairs if name.strip() == wanted), "")
 
 
 def _is_loopback(host: str) -> bool:

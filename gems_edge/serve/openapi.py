@@ -52,13 +52,10 @@ def described(operations: Sequence[Operation]) -> dict[str, Any]:
             "version": __version__,
             "description": 'Teach and ask a bundle. Errors are one sentence: {"error": …}.',
         },
-        "security": [{"token": []}, {"cookie": []}, {}],
+        "security": [{"token": []}, {}],
         "paths": paths,
         "components": {
-            "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": "gems_edge"},
-            },
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": {"Error": {"type": "object", "required": ["error"], "properties": {"error": TEXT}}},
         },
     }

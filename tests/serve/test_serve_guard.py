@@ -45,13 +45,24 @@ def test_the_token_opens_as_a_header_or_by_the_address_that_was_scanned(phone):
     assert phone.client.get("/", headers={"authorization": "Basic abc"}).status_code == 200
 
 
+def cookie(phone):
+    return f"gems_edge_http_{phone.client.base_url.port}"
+
+
+def test_a_new_code_is_scanned_with_the_cookie_of_an_old_one_or_of_another_server(phone):
+    old = {"cookie": f"{cookie(phone)}=of-an-old-token; gems_edge_https_1=of-another"}
+    assert phone.client.get("/", headers=old).status_code == 401
+    scanned = phone.client.get(f"/?token={TOKEN}", headers=old)
+    assert scanned.status_code == 303 and scanned.headers["set-cookie"].startswith(f"{cookie(phone)}={TOKEN};")
+
+
 @pytest.mark.parametrize("how", ["header", "cookie", "address"])
 def test_a_token_that_is_guessed(phone, how, monkeypatch):
     def guess(token):
         if how == "header":
             return phone.client.get("/api/state", headers={"authorization": f"Bearer {token}"})
         if how == "cookie":
-            return phone.client.get("/api/state", headers={"cookie": f"a=b; gems_edge={token}"})
+            return phone.client.get("/api/state", headers={"cookie": f"a=b; {cookie(phone)}={token}"})
         return phone.client.get("/", params={"token": token})
 
     guesses = ["é", TOKEN[:-1], TOKEN + "x", "x" * 5000, *map(str, range(20))]

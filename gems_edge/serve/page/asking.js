@@ -73,6 +73,7 @@ function show() {
   showShares(isTaught() ? said : null);
   correct.hidden = !isTaught() || !said;
   if (!isTaught()) return say(classes().length ? "Keep going" : "Hello", hello());
+  if (!said && !sees()) return say("Show me something", "Take or choose a photo with the button in the picture.");
   if (!said) return say("…", isChanging() ? "Learning …" : "");
   if (said.class === null) {
     correct.textContent = "It is …";
@@ -97,7 +98,7 @@ function say(text, ...more) {
 correct.onclick = () => correctDialog(now.photo, now.said.class);
 onLesson(() => {
   const names = new Set(lesson.state.classes.map((each) => each.class));
-  if (now.said && ![...(now.said.class === null ? [] : [now.said.class])].every((name) => names.has(name))) now.said = null;
+  if (now.said && now.said.class !== null && !names.has(now.said.class)) now.said = null;
   show();
 });
 watch(show);

@@ -56,7 +56,7 @@ function pulls({ pulls_away: pull }) {
 function confusions({ leave_one_out: left, pulls_away: pull }) {
   const confused = (left?.confusions ?? []).filter((each) => each.photo !== pull?.photo);
   const shown = confused.slice(0, MOST_LINES).flatMap(({ photo, guess }) =>
-    doubt(photo, (name) => ["Taught as ", named(name), ", looks like ", named(guess), "."], small("Move it there", () => move(photo, guess))),
+    doubt(photo, (name) => ["Taught as ", named(name), ", looks like ", named(guess), "."], small("Move it", () => move(photo, guess))),
   );
   const more = confused.length - MOST_LINES;
   return more > 0 ? [...shown, make("p", { className: "beside" }, `And ${count(more, "other photo")}.`)] : shown;
