@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 
 _TRIES = 5  # where other processes teach the same state at once
 CHANGES = ("--add", "--photo", "--forget", "--rename", "--move", "--drop", "--undo", "--list")
-# A verb of a learner that has loaded the state; None: nothing was to be learned.
-Change = Callable[["Learner"], "Adaptation | None"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A verb of a learner that has loaded the state, which gives None where nothing was to be learned, and the number
+    of photos that it brings."""
+
+    verb: Callable[["Learner"], "Adaptation | None"]
+    news: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,24 +134,24 @@ def _change(asked: Options, learner: "Learner") -> Change:
     if asked.add is not None:
         photos = read_support(asked.add, learner.bundle, partial(check_room, cost, what="adapt"), least=1)
         names = [file.name for file in photos.files]
-        return lambda at: at.teach(photos.images, photos.labels, steps, say_step, keep, names)
+        return Change(lambda at: at.teach(photos.images, photos.labels, steps, say_step, keep, names), len(names))
     if asked.photo is not None:
         images, file, label = learner.read_images([asked.photo]), asked.photo.name, str(asked.class_name)
-        return lambda at: at.teach(images, [label], steps, say_step, keep, [file])
+        return Change(lambda at: at.teach(images, [label], steps, say_step, keep, [file]), 1)
     if asked.forget is not None:
         name = asked.forget
-        return lambda at: at.forget(name, steps, say_step)
+        return Change(lambda at: at.forget(name, steps, say_step))
     if asked.rename is not None:
         pair = asked.rename
-        return lambda at: at.rename(*_names(pair, at))
+        return Change(lambda at: at.rename(*_names(pair, at)))
     if asked.move is not None:
         number, new = _number_and_name(asked.move)
-        return lambda at: at.move(number, new, steps, say_step)
+        return Change(lambda at: at.move(number, new, steps, say_step))
     if asked.drop is not None:
         dropped = asked.drop
-        return lambda at: at.drop(dropped, steps, say_step)
+        return Change(lambda at: at.drop(dropped, steps, say_step))
     changes = asked.undo or 1
-    return lambda at: at.undo(changes, say_step)
+    return Change(lambda at: at.undo(changes, say_step))
 
 
 def _names(pair: str, learner: "Learner") -> tuple[str, str]:
@@ -174,8 +181,8 @@ def _taught(learner: "Learner", path: str, change: Change) -> tuple[Document, li
 
     for attempt in range(1, _TRIES + 1):
         try:
-            check_room(learner.bundle.manifest["cost"], learner.load_state(path).images, "adapt")
-            adaptation, explanation = change(learner), learner.explain()  # before others may remove its photos
+            check_room(learner.bundle.manifest["cost"], learner.load_state(path).images + change.news, "adapt")
+            adaptation, explanation = change.verb(learner), learner.explain()  # before others may remove its photos
             saved = learner.save(path)
             break
         except Overtaken:

@@ -41,6 +41,20 @@ def test_no_room(gems_edge, here, monkeypatch, arguments):  # noqa: F811
     assert "fewer images" not in result.err  # with two, or one, there are none
 
 
+def test_photos_that_come_count_beside_those_that_are_kept(gems_edge, here, monkeypatch):  # noqa: F811
+    def grow(manifest):
+        manifest["cost"]["memory"]["adapt"] |= {"images": [3, 6], "arena_bytes": [1_000_000, 400_000_000]}
+
+    handmade.edit_manifest(here / "large.gems", grow)
+    handmade.write_pictures(here / "more", *handmade.pictures(3, 1, seed=5))
+    monkeypatch.setattr(process_memory, "memory_left", lambda: 250_000_000)
+    monkeypatch.setattr(room, "swap_mb", lambda: 0.0)
+    monkeypatch.setattr(room, "rss_mb", lambda: None)
+    assert gems_edge(*ADAPT).code == 0
+    assert_refused(gems_edge("teach", "large.gems", "s.state", "--add", "more"), "adapt with 6 images is predicted")
+    assert gems_edge("teach", "large.gems", "s.state", "--move", "3=kind 1").code == 0
+
+
 def test_little_room_is_a_warning(gems_edge, here, monkeypatch):  # noqa: F811
     for name, value in {"limit_mb": None, "machine_mb": 235.0, "rss_mb": None, "swap_mb": 0.0}.items():
         monkeypatch.setattr(room, name, lambda value=value: value)
