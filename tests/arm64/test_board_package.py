@@ -9,13 +9,32 @@ import numpy as np
 import pytest
 from boards import BOARDS
 from count_instructions import BUNDLES
+from handmade import pictures, write_pictures, write_tested
 from PIL import Image
 from userland import install_board_package, run
 
 from gems_edge.device import Learner
+from gems_edge.device.bundle import read_bundle
 from gems_edge.device.support import read_support
 
-pytestmark = pytest.mark.slow(20)
+pytestmark = pytest.mark.slow(60)
+
+# What an owner does with a state, and with a directory that bundles are installed into.
+LIFE = """adapt small.gems --support photos --threads 1 -o life.state
+teach small.gems life.state --add more --threads 1
+teach small.gems life.state --rename kind3=mug
+teach small.gems life.state --move 7=kind0 --threads 1
+teach small.gems life.state --undo --threads 1
+teach small.gems life.state --forget kind0 --threads 1
+teach small.gems life.state --list
+predict small.gems --state life.state --threads 1 queries --coverage 0.9
+install small.gems --into board --threads 1
+adapt board/current/bundle.gems --support photos --threads 1 -o board/current/taught.state
+install other.gems --into board --threads 1 --worse 100 --most-time 1e6 --most-memory 1e6
+rollback board
+"""
+
+LIVED = {"life.txt", "life.state", "more", "other.gems", "board"}
 
 # One process a board: the start of Python and onnxruntime is most of the time under emulation.
 SCRIPT = """
@@ -24,16 +43,20 @@ from gems_edge.cli.main import main
 from gems_edge.device.host import host_facts
 import gems_edge
 
-cpu = sys.argv[1]
-for line in (
-    f"adapt small.gems --support photos --threads 1 -o {cpu}.state",
-    f"predict small.gems --state {cpu}.state --threads 1 queries --json",
-):
+def call(line):
     sys.argv = ["gems-edge", *line.split()]
     try:
         main()
     except SystemExit as end:
-        assert not end.code, end
+        assert not end.code, (line, end)
+
+cpu = sys.argv[1]
+call(f"adapt small.gems --support photos --threads 1 -o {cpu}.state")
+call(f"predict small.gems --state {cpu}.state --threads 1 queries --json")
+print("LIFE")
+if cpu == "cortex-a72":
+    for line in open("life.txt"):
+        call(line)
 print("FACTS", json.dumps(host_facts() | {"package": gems_edge.__file__, "loaded": sorted(sys.modules)}))
 """
 
@@ -45,6 +68,9 @@ def home(root, bundle, tmp_path_factory) -> Path:
     home.mkdir()
     install_board_package(root, home)
     shutil.copytree(bundle(next(iter(BUNDLES))), home / "small.gems")
+    write_tested(home / "other.gems")
+    write_pictures(home / "more", pictures(1, 2, seed=3)[0], ["kind3", "kind3"])
+    (home / "life.txt").write_text(LIFE)
     return home
 
 
@@ -69,7 +95,7 @@ def sessions(root, photos):
 
     def session(cpu):
         return run(
-            root, cpu, photos, ["env/bin/python", "session.py", cpu], capture_output=True, text=True, timeout=500
+            root, cpu, photos, ["env/bin/python", "session.py", cpu], capture_output=True, text=True, timeout=900
         )
 
     with ThreadPoolExecutor(2) as pool:
@@ -96,7 +122,7 @@ def test_a_board_learns_and_answers_as_this_machine(cpu, sessions, here, photos)
     assert learned.keys() == tensors.keys() and board.classes == classes
     for name, tensor in tensors.items():
         assert np.abs(learned[name] - tensor).max() <= 1e-5 * max(1, np.abs(tensor).max()), name
-    answers = json.loads(done.stdout[done.stdout.index("[\n") : done.stdout.index("FACTS")])
+    answers = json.loads(done.stdout[done.stdout.index("[\n") : done.stdout.index("LIFE")])
     assert [answer["label"] for answer in answers] == [classes[best] for best in probabilities.argmax(axis=1)]
     found = np.array([[answer["probabilities"][name] for name in classes] for answer in answers])
     assert np.abs(found - probabilities).max() < 1e-4
@@ -112,9 +138,21 @@ def test_a_board_tells_what_it_is_and_loads_the_installed_package(cpu, sessions)
     assert not {"torch", "onnx", "scipy", "matplotlib"} & set(facts["loaded"])
 
 
+def test_what_was_taught_comes_and_goes_and_bundles_are_changed(sessions, photos):
+    done = sessions["cortex-a72"]
+    said = done.stdout.partition("LIFE")[2]
+    assert done.returncode == 0, done.stderr
+    life = Learner.load(photos / "small.gems")
+    changes = [version.change for version in life.load_state(photos / "life.state").versions]
+    assert life.classes == ("kind1", "kind2", "mug") and changes[-1] == "forgot kind0"
+    assert "taught kind3 (2 photos)" in said and "moved photo 7 to kind0" in said and "forecast" in said
+    board = read_bundle(photos / "board" / "current" / "bundle.gems")
+    assert board.hash == life.bundle.hash and (photos / "board" / "2" / "bundle.gems").is_dir()
+
+
 def test_nothing_is_left_in_the_home_but_the_states(sessions, photos):
     assert all(done.returncode == 0 for done in sessions.values())
-    expected = {"env", "photos", "queries", "session.py", "small.gems", *(f"{cpu}.state" for cpu in BOARDS)}
+    expected = {"env", "photos", "queries", "session.py", "small.gems", *LIVED, *(f"{cpu}.state" for cpu in BOARDS)}
     assert {path.name for path in photos.iterdir() if path.suffix != ".whl"} == expected
 
 
