@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -81,17 +81,24 @@ class Page:
             self.name("#new-name", name)
         self.show(pictures[0])
         self.run(f"{_CARD}.querySelector('.hold').scrollIntoView({{block: 'center'}})", name)
-        before = self.text("history")
+        before = self.photos_of(name)
         ActionChains(self.browser).click_and_hold(self.button(name)).perform()
         for picture in pictures[1:]:
             self.show(picture)
             photos = self.photos_taken()
             self.until(lambda photos=photos: self.photos_taken() > photos)
         ActionChains(self.browser).release().perform()
-        self.until(lambda: self.text("history") != before or "tell it from" in self.text("classes"))
+        self.until(lambda: self.photos_of(name) != before)
 
     def button(self, name: str) -> Any:
         return self.run(f"return {_CARD}.querySelector('.hold')", name)
+
+    def photos_of(self, name: str) -> str:
+        """What a class's card says of its photos."""
+        script = (
+            f"const card = {_CARD}; return [card.querySelectorAll('img').length, card.querySelector('.hint').innerText]"
+        )
+        return str(self.run(script, name))
 
     def photos_taken(self) -> int:
         return int(self.run("return parseInt(document.getElementById('counter').innerText) || 0"))
@@ -155,12 +162,14 @@ class Started:
 
 
 @contextlib.contextmanager
-def started(bundle: Path, state: Path, port: int = 0, errors: IO[str] | None = None) -> Iterator[Started]:
+def started(
+    bundle: Path, state: Path, port: int = 0, errors: IO[str] | None = None, more: Sequence[str] = ()
+) -> Iterator[Started]:
     """`gems-edge serve`, which SIGTERM ends cleanly afterwards; what it says on stderr goes to `errors`."""
     command = [sys.executable, "-m", "gems_edge", "serve", bundle, "--state", state, "--port", port, "--threads", 1]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [*map(str, command), "--json"], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        [*map(str, command), "--json", *more], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
     ) as process:
         try:
             assert process.stdout is not None

@@ -147,3 +147,23 @@ def test_without_a_camera_a_file_is_asked_and_taught(glyphs, small_bundle, state
         page.until_answer("two")
         assert page.run("return document.documentElement.scrollWidth <= window.innerWidth")
         assert page.complaints() == []
+
+
+def test_a_camera_at_the_device_is_looked_through(glyphs, small_bundle, state, tmp_path):
+    (tmp_path / "camera").mkdir()
+    with (
+        started(small_bundle, state, more=["--camera", str(tmp_path / "camera")]) as server,
+        opened(None, (390, 844)) as page,
+    ):
+        for name in ("bang", "ampersand"):
+            teach(server.url, name, glyphs(THINGS[name], 3))
+        (tmp_path / "camera" / "1.jpg").write_bytes(jpeg(glyphs(THINGS["ampersand"], 1)[0]))
+        page.until(lambda: httpx.get(f"{server.url}api/camera.jpg").status_code == 200)
+        page.open(server.url)
+        page.until_answer("ampersand")
+        (tmp_path / "camera" / "2.jpg").write_bytes(jpeg(glyphs(THINGS["bang"], 1)[0]))
+        page.until_answer("bang")
+        page.name("#new-name", "third")
+        page.click("[data-key='class:third'] .hold")
+        page.until(lambda: page.classes.get("third") == 1 or "bang" in page.text("refusal"))
+        assert page.complaints() == []

@@ -14,12 +14,19 @@ const NOT_SECURE =
   "Browsers give the camera to https addresses only. Start gems-edge serve with --tls, or take single photos.";
 
 const video = byId("video"), still = byId("still");
-const seen = { stream: null, hasStill: false, opening: 0, gone: () => {} };
+const BOARD = "api/camera.jpg", BOARD_MS = 100;
+const seen = { stream: null, hasStill: false, board: false, opening: 0, gone: () => {} };
 
-/** Show the camera that was chosen last, on a phone the one on its back. Resolves to "", or why there is none. */
+/** Show the camera that was chosen last, on a phone the one on its back; without any, that of the device. Resolves to "",
+ * or why there is none. */
 export async function openCamera() {
   const turn = ++seen.opening;
   stop();
+  const why = await openOwn(turn);
+  return why && turn === seen.opening && (await lookThroughBoard(turn)) ? "" : why;
+}
+
+async function openOwn(turn) {
   if (!navigator.mediaDevices?.getUserMedia) return NOT_SECURE;
   try {
     const stream = await firstOf(wishes());
@@ -29,6 +36,28 @@ export async function openCamera() {
   } catch (error) {
     return SENTENCES[error.name] ?? "The camera does not start. Try again, or choose single photos.";
   }
+}
+
+/** Show what the camera at the device sees, for as long as it gives pictures. Resolves to whether it gives any. */
+async function lookThroughBoard(turn) {
+  const picture = await fetch(BOARD, { cache: "no-store" }).then((answer) => answer.ok && answer.blob(), () => false);
+  if (turn !== seen.opening) return true;
+  if (!picture) return false;
+  seen.board = true;
+  if (!seen.hasStill) showSquare(await createImageBitmap(picture));
+  setTimeout(async () => {
+    if (turn !== seen.opening || (await lookThroughBoard(turn))) return;
+    seen.board = false;
+    seen.gone("The camera at the device went away. Plug it in, or take single photos.");
+  }, document.hidden ? 1000 : BOARD_MS);
+  return true;
+}
+
+function showSquare(bitmap) {
+  drawSquare(still, bitmap, 640);
+  bitmap.close();
+  still.hidden = false;
+  video.hidden = true;
 }
 
 function wishes() {
@@ -49,6 +78,7 @@ async function firstOf([wish, ...others]) {
 
 function show(stream) {
   seen.stream = stream;
+  if (!seen.hasStill) backToCamera();
   const [track] = stream.getVideoTracks();
   track.onended = () => {
     stop();
@@ -65,6 +95,7 @@ function stop() {
     track.stop();
   }
   seen.stream = video.srcObject = null;
+  seen.board = false;
 }
 
 /** Call `gone(sentence)` when the camera is unplugged or taken away, and `more()` when cameras come or go. */
@@ -104,12 +135,8 @@ function remember(id) {
 
 /** Look at a photo instead of through the camera, until backToCamera. Rejects with a sentence for what is none. */
 export async function lookAt(file) {
-  const bitmap = await opened(file);
-  drawSquare(still, bitmap, 640);
-  bitmap.close();
+  showSquare(await opened(file));
   seen.hasStill = true;
-  still.hidden = false;
-  video.hidden = true;
 }
 
 export function backToCamera() {
@@ -121,11 +148,11 @@ export function backToCamera() {
 export const isStill = () => seen.hasStill;
 
 /** Whether there is a picture to send. */
-export const sees = () => seen.hasStill || (seen.stream !== null && video.readyState >= video.HAVE_CURRENT_DATA);
+export const sees = () => seen.hasStill || seen.board || (seen.stream !== null && video.readyState >= video.HAVE_CURRENT_DATA);
 
 /** What is seen now, as a JPEG of the centred square, which is what the device looks at, in its size. */
 export async function frame(side) {
-  return squareOf(seen.hasStill ? still : video, side);
+  return squareOf(seen.hasStill || seen.board ? still : video, side);
 }
 
 /** A photo's file as such a JPEG, with its name. */
