@@ -16,7 +16,7 @@ from gems_edge.errors import UserError
 from gems_edge.files import opened
 from gems_edge.image_checks import Damaged, check_file, size_of
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # The same for Pillow, which goes by content: it knows 40 formats more, of which EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 # What a file may have, and take while it is decoded: a 512 MB board holds the model beside it. 50 megapixels of RGB, at

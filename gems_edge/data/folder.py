@@ -16,6 +16,8 @@ from gems_edge.images import MOST_FILE_BYTES, decode_image, list_images, open_im
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
 # Side of the images where none is asked for: mini-ImageNet's for colour, Omniglot's for greyscale.
 COLOUR_SIZE, GREY_SIZE = 84, 28
+# What other tools call a split.
+_SPLIT_OF = {"valid": "val", "validation": "val"}
 
 
 def read_folder(
@@ -96,7 +98,7 @@ def _class_folders(path: Path) -> dict[str, tuple[str | None, Path]]:
     top = _sub_folders(path)
     if not top:
         raise UserError(f"{path} has no sub-folders; put the images into one sub-folder per class")
-    if not all(folder.name in SPLITS for folder in top):
+    if not all(folder.name in (*SPLITS, *_SPLIT_OF) for folder in top):
         return {folder.name: (None, folder) for folder in top}
     classes: dict[str, tuple[str | None, Path]] = {}
     for part in top:
@@ -104,9 +106,9 @@ def _class_folders(path: Path) -> dict[str, tuple[str | None, Path]]:
             if folder.name in classes:
                 raise UserError(
                     f"class {folder.name!r} is in {classes[folder.name][0]} and in {part.name}: the split leaks; "
-                    "keep it in one of them"
+                    f"keep it in one of them, or give {part.parent / 'train'} alone, whose classes are split anew"
                 )
-            classes[folder.name] = (part.name, folder)
+            classes[folder.name] = (_SPLIT_OF.get(part.name, part.name), folder)
     if not classes:
         raise UserError(f"{path} has split folders but no class folders inside; expected {path}/train/CLASS/image")
     return classes

@@ -109,11 +109,14 @@ def load_model(model: onnx.ModelProto | Path | str) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         return model
     try:
-        return onnx.load(str(model), load_external_data=False)
+        loaded = onnx.load(str(model), load_external_data=False)
     except FileNotFoundError:
         raise UserError(f"{model} does not exist") from None
     except Exception as error:
         raise UserError(f"{model} is not a readable ONNX file ({type(error).__name__})") from None
+    if not loaded.graph.node:  # an empty file is a model to protobuf
+        raise UserError(f"{model} holds no graph; name a whole ONNX file")
+    return loaded
 
 
 def _stored_bytes(tensor: onnx.TensorProto) -> int:

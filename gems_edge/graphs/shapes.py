@@ -29,6 +29,11 @@ def fix_dims(model: onnx.ModelProto, dims: dict[str, int]) -> onnx.ModelProto:
     for value in graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.WhichOneof("value") == "dim_value":
+                if dim.dim_value < 1:
+                    raise UserError(
+                        f"input {value.name!r} has a dimension of {dim.dim_value}; write the model with 1 or more "
+                        "there, or with a name, and give that its number"
+                    )
                 continue
             if dim.dim_param not in dims:
                 known = ", ".join(dims) or "none"

@@ -79,8 +79,17 @@ def test_copies_in_a_class_count_once(tmp_path):
 def test_class_in_two_splits(tmp_path):
     for part in ("train", "test"):
         write_image(tmp_path / part / "cat" / "a.png", len(part))
-    with pytest.raises(UserError, match="class 'cat' is in test and in train: the split leaks"):
+    with pytest.raises(UserError, match="class 'cat' is in test and in train: the split leaks; .* give .*train alone"):
         read_folder(tmp_path)
+
+
+def test_other_names_of_a_split_and_of_jpegs(tmp_path):
+    for number, (part, ending) in enumerate({"train": "jfif", "valid": "jpe", "test": "jpg"}.items()):
+        for name in "ab":
+            write_image(tmp_path / part / (part + name) / "1.jpg", 10 * number + ord(name))
+            (tmp_path / part / (part + name) / "1.jpg").rename(tmp_path / part / (part + name) / f"1.{ending}")
+    image_set = read_folder(tmp_path, image_size=16)
+    assert len(image_set.images) == 6 and len(image_set.of_split("val")) == 2
 
 
 def test_identical_file_in_two_splits(tmp_path):

@@ -182,3 +182,14 @@ def test_unreadable_files_are_refused(tmp_path):
     for path in (tmp_path / "broken.onnx", tmp_path / "absent.onnx"):
         with pytest.raises(UserError, match=path.name):
             describe(path, {"images": 1})
+
+
+def test_files_that_hold_nothing_to_count(tmp_path):
+    """A file of no bytes is an empty model; a negative number of images counted negative work."""
+    (tmp_path / "empty.onnx").touch()
+    with pytest.raises(UserError, match="empty.onnx holds no graph"):
+        describe(tmp_path / "empty.onnx", {})
+    given, made = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [-1, 4]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [given], [made])
+    with pytest.raises(UserError, match="'x' has a dimension of -1"):
+        describe(onnx.helper.make_model(graph), {})
