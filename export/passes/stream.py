@@ -65,8 +65,8 @@ def _streamed(model: onnx.ModelProto, memory: Memory, dims: dict[str, int]) -> o
     rewritten = ir.from_proto(model)
     joined = join_images(rewritten, dims, memory.least_bytes)
     streamed = stream_images(rewritten, memory, dims)
-    again = compute_again(rewritten, Batches.of(rewritten, dims))
     multiplied = multiply_channels(rewritten, dims)
+    again = compute_again(rewritten, Batches.of(rewritten, dims))
     if not (joined or streamed or again or multiplied):
         return model
     result: onnx.ModelProto = ir.to_proto(rewritten)
