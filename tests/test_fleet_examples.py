@@ -30,7 +30,12 @@ def mender(environment, tmp_path):
     hm.write_tested(tmp_path / "new.gems", steps=4)
     subprocess.run(["tar", "-cf", update / "files/bundle.tar", "-C", tmp_path, "new.gems"], check=True)
     path = f"{programs}:{os.environ['PATH']}"
-    changes = {"PATH": path, "GEMS_EDGE_FLEET": str(tmp_path / "fleet.conf"), "PYTHONPATH": str(FLEET.parents[1])}
+    changes = {
+        "INSTALL_OPTIONS": "--most-time 1e6 --most-memory 1e6",
+        "PATH": path,
+        "GEMS_EDGE_FLEET": str(tmp_path / "fleet.conf"),
+        "PYTHONPATH": str(FLEET.parents[1]),
+    }
 
     def call(state):
         command = ["sh", MODULE, state, update]
