@@ -12,8 +12,9 @@ from pathlib import Path
 
 from boards import BOARDS
 from count_instructions import marks_of
-from counted_graphs import EMPTY, MARKS
+from counted_graphs import MARKS
 from debian import Unavailable
+from marking import EMPTY
 from userland import userland
 
 

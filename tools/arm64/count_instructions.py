@@ -64,6 +64,9 @@ class Counts:
     def instructions(self) -> int:
         return sum(astuple(self)[:6])
 
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*map(sum, zip(astuple(self), astuple(other))))
+
     def __sub__(self, before: "Counts") -> "Counts":
         return Counts(*(mine - its for mine, its in zip(astuple(self), astuple(before))))
 
@@ -113,7 +116,8 @@ def marks_of(
         _build_plugin(home / "count.so")
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / "gems_edge", home / "package" / "gems_edge", ignore=ignored)
-        shutil.copy(HERE / script, home)
+        for name in (script, "marking.py"):
+            shutil.copy(HERE / name, home)
         given = f"counted{subject.suffix}"
         (shutil.copytree if subject.is_dir() else shutil.copy)(subject, home / given)
         command = ["python3", script, given, *options]

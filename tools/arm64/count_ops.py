@@ -20,11 +20,12 @@ from typing import Any
 
 from boards import BOARDS
 from count_instructions import CLOCK, Counts, Mark, marks_of
-from counted_ops import EMPTY, LOADING, RUN
+from counted_ops import LOADING, RUN
 from debian import Unavailable
+from marking import EMPTY
 from userland import userland
 
-_COLUMNS = ("node", "op", "instructions", *Counts.__dataclass_fields__)
+_COLUMNS = ("instructions", *Counts.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ def call_of(marks: Sequence[Mark], profile: Iterable[dict[str, Any]]) -> Call:
     empty = marks[places[EMPTY + 1]].counts - marks[places[EMPTY]].counts
     at = {mark.counts.instructions: mark.counts for mark in marks if mark.number == CLOCK}
     events = [event for event in profile if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
-    zero = _zero(marks[places[LOADING] :], at, events)
+    start = _start(marks[places[LOADING] :], at, events)
     first, last = (marks[place].counts.instructions for place in (begin, end))
-    nodes = [_node(event, zero, at) for event in events if first <= zero + event["ts"] < last]
+    nodes = [_node(event, start, at) for event in events if first <= start + event["ts"] < last]
     return Call(marks[end].counts - marks[begin].counts - empty, tuple(nodes))
 
 
-def _zero(marks: Sequence[Mark], at: dict[int, Counts], events: Sequence[dict[str, Any]]) -> int:
+def _start(marks: Sequence[Mark], at: dict[int, Counts], events: Sequence[dict[str, Any]]) -> int:
     """The time at which the profile began, from which its events are counted: the mark that has all of them fall on
     marks."""
     ends = [time for event in events for time in (event["ts"], event["ts"] + event["dur"])]
@@ -78,8 +79,8 @@ def _zero(marks: Sequence[Mark], at: dict[int, Counts], events: Sequence[dict[st
     raise RuntimeError("the profile's times are none of the clock's; is repeatable.c preloaded?")
 
 
-def _node(event: dict[str, Any], zero: int, at: dict[int, Counts]) -> Node:
-    begin, told = zero + event["ts"], event["args"]
+def _node(event: dict[str, Any], start: int, at: dict[int, Counts]) -> Node:
+    begin, told = start + event["ts"], event["args"]
     counts = at[begin + event["dur"]] - at[begin]
     shapes = (
         tuple(tuple(shape) for typed in told[key] for shape in typed.values())
@@ -90,11 +91,10 @@ def _node(event: dict[str, Any], zero: int, at: dict[int, Counts]) -> Node:
 
 def by_op(nodes: Iterable[Node]) -> dict[str, tuple[int, Counts]]:
     """Op → how many nodes, and what they run together; the most instructions first."""
-    sums: dict[str, tuple[int, tuple[int, ...]]] = {}
+    found: dict[str, tuple[int, Counts]] = {}
     for node in nodes:
-        number, total = sums.get(node.op, (0, (0,) * len(astuple(node.counts))))
-        sums[node.op] = number + 1, tuple(map(sum, zip(total, astuple(node.counts))))
-    found = {op: (number, Counts(*total)) for op, (number, total) in sums.items()}
+        number, total = found.get(node.op, (0, node.counts - node.counts))
+        found[node.op] = number + 1, total + node.counts
     return dict(sorted(found.items(), key=lambda item: -item[1][1].instructions))
 
 
@@ -118,7 +118,7 @@ def main() -> int:
         print(f"count_ops: {options.graph} does not run there: {said[-1]}", file=sys.stderr)
         return 2
     rows = [(str(number), op, counts) for op, (number, counts) in by_op(call.nodes).items()]
-    print(f"{'nodes':>6}  {'op':24}" + "".join(f"{name:>14}" for name in _COLUMNS[2:]))
+    print(f"{'nodes':>6}  {'op':24}" + "".join(f"{name:>14}" for name in _COLUMNS))
     for number, op, counts in [*rows, ("", "whole call", call.whole)]:
         print(f"{number:>6}  {op:24}" + "".join(f"{value:>14,}" for value in (counts.instructions, *astuple(counts))))
     if options.json:

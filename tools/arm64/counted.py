@@ -1,23 +1,14 @@
 """Runs on the emulated board: python counted.py BUNDLE. Marks what count.c counts between."""
 
-import ctypes
 import gc
 import sys
 
 import numpy as np
+from marking import WARM_UP, mark, mark_nothing
 
 from gems_edge.device import Learner
 
-MARKER = 0x6E5  # as in count.c
-# The first two calls fill caches: lazily bound symbols, onnxruntime's arena, malloc's bins.
-WARM_UP = 2
-EMPTY, STEP, PREDICT = 10, 20, 30
-
-_syscall = ctypes.CDLL(None).syscall
-
-
-def mark(number: int) -> None:
-    _syscall(MARKER, number)
+STEP, PREDICT = 20, 30
 
 
 def main(path: str) -> None:
@@ -28,8 +19,7 @@ def main(path: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
     labels = [number % bundle.ways for number in range(count)]
     gc.disable()
-    for number in (0, 1):
-        mark(EMPTY + number)
+    mark_nothing()
     learner.adapt(pixels, labels, WARM_UP + 1, lambda step, loss, seconds: mark(STEP + step - WARM_UP))
     for _ in range(WARM_UP):
         learner.predict(pixels[:1])

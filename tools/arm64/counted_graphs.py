@@ -1,35 +1,26 @@
 """Runs on the emulated board: python counted_graphs.py BUNDLE. Marks what count.c counts between: a warm call of each
 graph on one image."""
 
-import ctypes
 import gc
 import sys
+
+from marking import WARM_UP, mark, mark_nothing
 
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.int8 import PRECISIONS
 from gems_edge.device.measure import predict_call, trunk_call
 
-MARKER = 0x6E5  # as in count.c
-WARM_UP = 2
-EMPTY = 10
 # Of (graph, precision); the mark behind the call is one more.
 MARKS = {
     (graph, precision): 20 + 10 * number
     for number, (graph, precision) in enumerate((graph, each) for graph in ("predict", "trunk") for each in PRECISIONS)
 }
 
-_syscall = ctypes.CDLL(None).syscall
-
-
-def mark(number: int) -> None:
-    _syscall(MARKER, number)
-
 
 def main(path: str) -> None:
     bundle = read_bundle(path)
     gc.disable()
-    for number in (0, 1):
-        mark(EMPTY + number)
+    mark_nothing()
     for (graph, precision), number in MARKS.items():
         if (precision == "int8" and bundle.quantisation is None) or (graph == "trunk" and bundle.trunk is None):
             continue

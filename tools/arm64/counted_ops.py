@@ -5,26 +5,18 @@ The time is the number of instructions so far (repeatable.c), so the profile tel
 begin and the end of each node.
 """
 
-import ctypes
 import gc
 import os
 import sys
 
 import numpy as np
+from marking import WARM_UP, mark, mark_nothing
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # noqa: E402
 
-MARKER = 0x6E5  # as in count.c
-WARM_UP = 2
-LOADING, EMPTY, RUN = 5, 10, 20
+LOADING, RUN = 5, 20
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_}
-
-_syscall = ctypes.CDLL(None).syscall
-
-
-def mark(number: int) -> None:
-    _syscall(MARKER, number)
 
 
 def feeds(session: onnxruntime.InferenceSession, sizes: dict[str, int]) -> dict[str, np.ndarray]:
@@ -47,8 +39,7 @@ def main(path: str, *sizes: str) -> None:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     fed = feeds(session, {name: int(size) for name, _, size in (text.partition("=") for text in sizes)})
     gc.disable()
-    for number in (0, 1):
-        mark(EMPTY + number)
+    mark_nothing()
     for _ in range(WARM_UP):
         session.run(None, fed)
     mark(RUN)
