@@ -15,12 +15,13 @@ from typing import Any
 
 import click
 import numpy as np
+from bundle_images import images_for
 
 from gems_edge.cli.values import IMAGE_SETS
 from gems_edge.data.episodes import EpisodeIndices
-from gems_edge.data.mixture import Mixture, load_mixture, mixture_sampler
+from gems_edge.data.mixture import Mixture, mixture_sampler
 from gems_edge.data.shots import Shots
-from gems_edge.data.specs import Specs, split_specs
+from gems_edge.data.specs import Specs
 from gems_edge.device.learner import Learner
 from gems_edge.files import write_atomic
 from gems_edge.meta.evaluation.accuracy import mean_accuracy
@@ -83,8 +84,7 @@ def main(
 ) -> None:
     learner = Learner.load(bundle, threads)
     about, rows = learner.bundle, []
-    specs = data or split_specs(about.manifest["provenance"]["data"])
-    images = load_mixture(specs, image_size=about.image_size, channels=about.channels)
+    images = images_for(about, data)
     for number in map(int, ways.split(",")):
         [sampler, *_] = mixture_sampler(images, "test", number, Shots.given(shots), queries, 0).samplers
         rows.append(compared(number, [forecast(learner, images, sampler.draw(0, task)) for task in range(episodes)]))

@@ -25,13 +25,14 @@ import click
 import httpx
 import numpy as np
 import pytest
+from bundle_images import images_for
 from malformed_requests import malformed
 from PIL import Image
 
 from gems_edge.cli.values import IMAGE_SETS
-from gems_edge.data.mixture import load_mixture, mixture_sampler
+from gems_edge.data.mixture import mixture_sampler
 from gems_edge.data.shots import Shots
-from gems_edge.data.specs import Specs, split_specs
+from gems_edge.data.specs import Specs
 from gems_edge.device.bundle import Bundle, read_bundle
 from gems_edge.device.learner import Learner
 from gems_edge.files import write_atomic
@@ -60,8 +61,8 @@ class Photos:
     asked: dict[str, list[bytes]]
 
 
-def photos_for(bundle: Bundle, specs: Specs, ways: int, shots: int) -> Photos:
-    images = load_mixture(specs, image_size=bundle.image_size, channels=bundle.channels)
+def photos_for(bundle: Bundle, data: Specs | None, ways: int, shots: int) -> Photos:
+    images = images_for(bundle, data)
     [sampler, *_] = mixture_sampler(images, "test", ways, Shots.given(shots), QUERIES, 0).samplers
     drawn = sampler.draw(0, 0)
 
@@ -226,7 +227,7 @@ def main(
     output: Path | None,
 ) -> None:  # fmt: skip
     about = read_bundle(bundle)
-    photos = photos_for(about, data or split_specs(about.manifest["provenance"]["data"]), ways, shots)
+    photos = photos_for(about, data, ways, shots)
     with tempfile.TemporaryDirectory() as place:
         state, said = Path(place) / "bench.state", Path(place) / "said.txt"
         with said.open("w") as errors, started(bundle, state, errors=errors) as server:

@@ -17,13 +17,14 @@ from typing import NamedTuple
 import click
 import numpy as np
 import torch
+from bundle_images import images_for
 
 from gems_edge.cli.common import table
 from gems_edge.cli.values import IMAGE_SETS
 from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler
 from gems_edge.data.mixture import Mixture, load_mixture, mixture_sampler
 from gems_edge.data.shots import ONE_SHOT, Shots
-from gems_edge.data.specs import Specs, own_specs, split_specs
+from gems_edge.data.specs import Specs, own_specs
 from gems_edge.device.learner import Learner
 from gems_edge.files import write_atomic
 from gems_edge.meta.evaluation.accuracy import mean_accuracy
@@ -98,8 +99,7 @@ def of_run(directory: Path, data: Specs | None, split: str, steps: int | None, e
 def of_bundle(directory: Path, data: Specs | None, split: str, steps: int | None, episodes: int) -> Opened:
     learner = Learner.load(directory)
     bundle = learner.bundle
-    specs = data or split_specs(bundle.manifest["provenance"]["data"])
-    images = load_mixture(specs, image_size=bundle.image_size, channels=bundle.channels)
+    images = images_for(bundle, data)
 
     def tested(sampler: FirstPhotos) -> Sequence[float]:
         tasks = (sampler.draw(0, task) for task in range(episodes))

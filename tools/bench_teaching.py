@@ -17,12 +17,13 @@ from pathlib import Path
 
 import click
 import numpy as np
+from bundle_images import images_for
 
 from gems_edge.cli.values import IMAGE_SETS
 from gems_edge.data.episodes import EpisodeIndices
-from gems_edge.data.mixture import Mixture, load_mixture, mixture_sampler
+from gems_edge.data.mixture import Mixture, mixture_sampler
 from gems_edge.data.shots import Shots
-from gems_edge.data.specs import Specs, split_specs
+from gems_edge.data.specs import Specs
 from gems_edge.device.learner import Learner
 from gems_edge.device.photos import photos_bytes
 from gems_edge.files import write_atomic
@@ -88,8 +89,7 @@ def main(
 ) -> None:
     learner = Learner.load(bundle, threads)
     about = learner.bundle
-    specs = data or split_specs(about.manifest["provenance"]["data"])
-    images = load_mixture(specs, image_size=about.image_size, channels=about.channels)
+    images = images_for(about, data)
     [sampler, *_] = mixture_sampler(images, "test", about.ways, Shots.given(shots), queries, 0).samplers
     rows = []
     for task in range(episodes):
