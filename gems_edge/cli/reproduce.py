@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import PATH, FiniteRange, emit, json_option, say, table
+from gems_edge.cli.common import PATH, emit, json_option, say, table
 from gems_edge.data import limits
 from gems_edge.errors import UserError
 from gems_edge.places import check_room
@@ -88,13 +88,7 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
 @command.command()
 @click.option("--table", "numbers", type=int, multiple=True, help="Table 2 (cost, Conv-4) or 3 (cost, ResNet-12).")
 @click.option("--figure", "figures", type=int, multiple=True, help="Figure 1 to 15; more than once for several.")
-@click.option(
-    "--ratio",
-    "ratios",
-    type=FiniteRange(0, 1, max_open=True),
-    multiple=True,
-    help="Share of weights removed.  [default: the preset's]",
-)
+@click.option("--ratio", "ratios", type=float, multiple=True, help="Share of weights removed.  [default: the preset's]")
 @_request_options(TICKETS_PRESETS)
 def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[float], **options: Any) -> None:
     """Meta winning tickets (Gao et al., KDD 2022): accuracy and cost of MWT, PMT and their baselines.

@@ -147,7 +147,7 @@ def test_an_interrupt_leaves_the_page(environment, tmp_path):
     [
         (["--figure", "16"], "the paper has figures 1 to 15"),
         (["--table", "1"], "the paper's tables of costs are 2 and 3"),
-        (["--ratio", "1"], "not in the range 0<=x<1"),
+        (["--ratio", "1"], "above 0 and below 1"),
         (["--ratio", "0"], "above 0 and below 1"),
         (["--data", "mini=glyphs"], "the preset tiny has glyphs"),
         (["--data", "glyphs"], "write NAME=SPEC"),
