@@ -67,13 +67,8 @@ def test_phones_that_teach_at_once_all_are_heard(phone, tmp_path):
     with ThreadPoolExecutor(5) as phones:
         done = list(phones.map(lambda lesson: phone.teach(lesson[0], [lesson[1]]), lessons))
     assert {answer.status_code for answer in done} == {200}
-    assert {answer.json()["generation"] for answer in done} <= {
-        2,
-        3,
-        4,
-        5,
-        6,
-    }  # of the newest state when it was answered
+    # Each is told the newest state when it was answered, which may be that of a later change.
+    assert {answer.json()["generation"] for answer in done} <= set(range(2, 7))
     assert phone.state["generation"] == 6
     assert {name: len(numbers) for name, numbers in phone.classes.items()} == {"a": 3, "b": 2, "c": 1, "d": 1}
 

@@ -33,7 +33,10 @@ export function teachButton(name) {
     button.classList.add("held");
     taking = takePhotos(name, finish(true));
   };
-  const end = async () => (taking || !sees() ? (taking ? finish(true)() : chooseFiles(name)) : undefined);
+  const end = async () => {
+    if (taking) await finish(true)();
+    else if (!sees()) chooseFiles(name);
+  };
   const once = async () => (sees() ? taught(name, [frame(side())]) : chooseFiles(name));
   holdable(button, { start, end, cancel: finish(false), once });
   return button;
