@@ -19,6 +19,7 @@ from gems_edge.image_checks import Damaged, check_file, size_of
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # The same for Pillow, which goes by content: it knows 40 formats more, of which EPS starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 # What a file may have, and take while it is decoded: a 512 MB board holds the model beside it. 50 megapixels of RGB, at
 # four bytes each, or 108 of a phone's JPEG, which is decoded at a smaller size.
 MOST_FILE_BYTES, MOST_DECODED_BYTES, MOST_PIXELS = 100_000_000, 210_000_000, 200_000_000
@@ -196,6 +197,21 @@ def _too_large(label: str, size: str = "far") -> str:
 def to_input(pixels: np.ndarray) -> np.ndarray:
     """uint8 [N, H, W, C] → the network's input, float32 [N, C, H, W] in 0…1."""
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) * np.float32(1 / 255)
+
+
+def left_out(directory: Path) -> list[str]:
+    """The names of a directory that `list_images` does not give and that are no directories: files of other kinds and
+    links to nothing; hidden files and what systems keep beside pictures do not count."""
+    read = {path.name for path in list_images(directory)}
+    others = (p for p in directory.iterdir() if p.name not in read and not p.name.startswith(".") and not p.is_dir())
+    return sorted(path.name for path in others if path.name.lower() not in _OF_SYSTEMS)
+
+
+def warn_left_out(directory: Path) -> None:
+    """A warning (UserWarning) that names what is `left_out`."""
+    if names := left_out(directory):
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        warnings.warn(f"{directory}: {shown}: no pictures that are read ({', '.join(FORMATS)})", stacklevel=3)
 
 
 def list_images(directory: Path) -> list[Path]:

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from gems_edge.cli.common import PATH, Document, emit, json_option, say, table, threads_option, trust_options
+from gems_edge.wording import count_text
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gems_edge.device import Learner
+    from gems_edge.errors import UserError
 
 _PROGRESS_SECONDS = 5.0
 # Images decoded and held at a time.
@@ -48,6 +52,8 @@ def command(
 ) -> None:
     """Classify images, or all images of a directory, with BUNDLE.
 
+    Images that cannot be read are named, and the others are answered; the exit code is 2 then.
+
     What is like nothing that was taught is "unknown", with the best guess beside it; so is what is most like a class
     named "none".
 
@@ -59,6 +65,7 @@ def command(
     """
     from gems_edge.device import Learner
     from gems_edge.device.answers import check_coverage
+    from gems_edge.errors import UserError
     from gems_edge.predict.room import check_room
 
     check_coverage(coverage)
@@ -74,24 +81,27 @@ def command(
                 f"{bundle} was exported without foreign objects, so it knows nothing as unknown, and sets follow its "
                 "probabilities; export it again to have both measured"
             )
-    answers = _answers(learner, files, accept_all, coverage)
-    if as_json:
-        emit(answers)
-    else:
-        titles = ("image", "class", "probability", "next" if coverage is None else "set")
-        click.echo(table(map(_line, answers), titles))
+    answers, refused = _answers(learner, files, accept_all, coverage)
+    if refused and not answers:
+        raise refused[0]
+    _show(answers, coverage, as_json)
+    if refused:
+        raise UserError(f"{count_text(len(refused), 'image')} of {len(files)} could not be read (named above)")
 
 
-def _answers(learner: "Learner", files: Sequence[Path], accept_all: bool, coverage: float | None) -> list[Document]:
-    """The document of `predict --json`: one entry for each image."""
+def _answers(
+    learner: "Learner", files: Sequence[Path], accept_all: bool, coverage: float | None
+) -> tuple[list[Document], list["UserError"]]:
+    """The document of `predict --json`: one entry for each image that can be read; and what is wrong with others."""
     import time
 
+    refused: list[UserError] = []
     names = [str(name) for name in learner.classes]
     answers: list[Document] = []
     said = time.monotonic()
     for start in range(0, len(files), _CHUNK):
-        chunk = files[start : start + _CHUNK]
-        found = learner.answers(learner.read_images(chunk), coverage=coverage, accept_all=accept_all)
+        chunk, pixels = _read(learner, files[start : start + _CHUNK], refused)
+        found = learner.answers(pixels, coverage=coverage, accept_all=accept_all) if chunk else []
         for file, answer in zip(chunk, found):
             shares = dict(zip(names, map(float, answer.shares)))
             guess, sets = str(answer.guess), answer.candidates
@@ -108,7 +118,34 @@ def _answers(learner: "Learner", files: Sequence[Path], accept_all: bool, covera
         if time.monotonic() - said > _PROGRESS_SECONDS:
             said = time.monotonic()
             say(f"{len(answers)} of {len(files)} images")
-    return answers
+    return answers, refused
+
+
+def _show(answers: list[Document], coverage: float | None, as_json: bool) -> None:
+    if as_json:
+        emit(answers)
+        return
+    titles = ("image", "class", "probability", "next" if coverage is None else "set")
+    click.echo(table(map(_line, answers), titles))
+
+
+def _read(learner: "Learner", files: Sequence[Path], refused: list["UserError"]) -> tuple[list[Path], "np.ndarray"]:
+    """The files that can be read, and their pixels [N, S, S, C]; of the others `refused` gets what is wrong, which is
+    said as it is found, where there is more than one file."""
+    import numpy as np
+
+    from gems_edge.errors import UserError
+
+    good, pixels = [], [learner.read_images([])]
+    for file in files:
+        try:
+            pixels.append(learner.read_images([file]))
+            good.append(file)
+        except UserError as error:
+            refused.append(error)
+            if len(files) > 1:
+                say(str(error))
+    return good, np.concatenate(pixels)
 
 
 def _expand(images: Iterable[Path]) -> list[Path]:

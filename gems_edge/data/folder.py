@@ -11,7 +11,7 @@ from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, split_c
 from gems_edge.data.published import split_of_folder
 from gems_edge.errors import UserError
 from gems_edge.files import read_file, sha256_bytes
-from gems_edge.images import MOST_FILE_BYTES, decode_image, list_images, open_image
+from gems_edge.images import MOST_FILE_BYTES, decode_image, list_images, open_image, warn_left_out
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
 # Side of the images where none is asked for: mini-ImageNet's for colour, Omniglot's for greyscale.
@@ -35,6 +35,7 @@ def read_folder(
     classes = tuple(sorted(folders))
     files = {name: list_images(folders[name][1]) for name in classes}
     for class_name in classes:
+        warn_left_out(folders[class_name][1])
         if not files[class_name]:
             raise UserError(
                 f"class {class_name!r} ({folders[class_name][1]}) has no images; add JPEG or PNG files or remove it"

@@ -10,7 +10,7 @@ import numpy as np
 from gems_edge.device.album import check_name
 from gems_edge.device.bundle import Bundle
 from gems_edge.errors import UserError
-from gems_edge.images import EXTENSIONS, decode_image, list_images
+from gems_edge.images import EXTENSIONS, decode_image, list_images, warn_left_out
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def _class_name(folder: Path) -> str:
 
 def _files(folder: Path) -> list[Path]:
     images = list_images(folder)
+    warn_left_out(folder)
     inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
     nested = next((entry for entry in inner if list_images(entry)), None)
     if nested:

@@ -78,6 +78,18 @@ def test_damaged_newest_slot_is_said(gems_edge, here):  # noqa: F811
     assert result.code == 0 and "b.safetensors is damaged" in result.err and len(json.loads(result.out)) == 4
 
 
+def test_one_bad_image_keeps_no_other_from_its_answer(gems_edge, here):  # noqa: F811
+    """By itself and within a directory; it is named once, and the exit code says that not all is well."""
+    cut = here / "new/kind 0/002a.png"
+    cut.write_bytes((here / "new/kind 0/000.png").read_bytes()[:-40])
+    (here / "none.png").write_bytes(b"")
+    result = gems_edge("predict", "h.gems", "--state", "s.state", "none.png", "new/kind 0", "--json")
+    assert result.code == 2 and len(json.loads(result.out)) == 4
+    assert result.err.count("002a.png is damaged") == 1 and result.err.count("none.png is not an image") == 1
+    assert "gems-edge: 2 images of 6 could not be read (named above)" in result.err.splitlines()
+    assert len(gems_edge("predict", "h.gems", "--state", "s.state", "none.png", "new/kind 0").out.splitlines()) == 6
+
+
 def test_bad_input(gems_edge, here):  # noqa: F811
     handmade.write_bundle(here / "other.gems", seed=5)
     (here / "empty").mkdir()
@@ -88,7 +100,7 @@ def test_bad_input(gems_edge, here):  # noqa: F811
     good = "new/kind 0/000.png"
     for arguments, message in [
         (["h.gems", "absent.png"], "absent.png does not exist"),
-        (["h.gems", good, "bad.png"], "bad.png"),
+        (["h.gems", "bad.png"], "bad.png"),
         (["h.gems", "text.jpg"], "text.jpg is not an image"),
         (["h.gems", "moving.gif"], "animated"),
         (["h.gems", "empty"], "holds no image"),

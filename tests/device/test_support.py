@@ -85,3 +85,13 @@ def test_one_picture_in_two_classes(photos, bundle):
     refused(photos, bundle, "same picture in two classes")
     (photos / "kind 2/copy.png").rename(photos / "kind 0/copy.png")
     assert len(read_support(photos, bundle).labels) == 7
+
+
+def test_what_is_left_out_is_named(photos, bundle):
+    """Pictures of a kind that is not read, and links to nothing; not what systems keep beside pictures."""
+    folder = sorted(photos.iterdir())[0]
+    for name in ("4.heic", "Thumbs.db", ".hidden"):
+        (folder / name).write_bytes(b"x")
+    (folder / "5.jpg").symlink_to("nowhere.jpg")
+    with pytest.warns(UserWarning, match=f"{folder.name}: 4.heic, 5.jpg: no pictures that are read"):
+        read_support(photos, bundle)
