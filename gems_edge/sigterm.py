@@ -1,16 +1,20 @@
 """SIGTERM, with which systems and containers stop a program: it ends as Ctrl-C does, or waits until a step is done."""
 
+import _thread
 import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 from gems_edge.errors import Terminated
 
-# Seconds after which the signal comes again to who lost it.
+# Seconds after which the signal comes again to who lost it or could not take it yet.
 _AGAIN = 0.1
+# Seconds for which an import may keep it waiting: below the ten that containers give a program to end.
+_IMPORT = 8.0
 
 
 class Sigterm:
@@ -18,11 +22,13 @@ class Sigterm:
     only noted as `came`, for the caller to end at a moment of its choice. In other threads nothing changes.
 
     Where Python can raise nothing (a callback of the importer's locks, a destructor) Terminated is lost, and the signal
-    comes again."""
+    comes again. Libraries that are being imported take it for a failure of theirs and go on (torch does, in C++): there
+    it comes again until the import is done."""
 
     def __init__(self) -> None:
         self.came = False
         self._waiting = False
+        self._patience = float("inf")
 
     def __enter__(self) -> "Sigterm":
         self._mine = threading.current_thread() is threading.main_thread()
@@ -38,17 +44,20 @@ class Sigterm:
             sys.unraisablehook = self._hook
 
     def _lost(self, lost: "sys.UnraisableHookArgs") -> None:
-        if not issubclass(lost.exc_type, Terminated):
+        if issubclass(lost.exc_type, Terminated):
+            _comes_again()
+        else:
             self._hook(lost)
-            return
-        main = threading.main_thread()
-        again = threading.Timer(_AGAIN, lambda: signal.pthread_kill(main.ident or 0, signal.SIGTERM))
-        again.daemon = True
-        again.start()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
-        if not self._waiting:
+        now = time.monotonic()
+        if not self.came:
+            self.came, self._patience = True, now + _IMPORT
+        if self._waiting:
+            return
+        if now < self._patience and _importing(frame):
+            _comes_again()
+        else:
             self.heed()
 
     @contextlib.contextmanager
@@ -75,3 +84,20 @@ class Sigterm:
         """Raise Terminated if SIGTERM came."""
         if self.came:
             raise Terminated("stopped by SIGTERM")
+
+
+def _comes_again() -> None:
+    """Not by threading.Timer, whose locks the code that was interrupted may hold."""
+    main = threading.main_thread().ident or 0
+
+    def send() -> None:
+        time.sleep(_AGAIN)
+        signal.pthread_kill(main, signal.SIGTERM)
+
+    _thread.start_new_thread(send, ())
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None

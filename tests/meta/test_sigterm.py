@@ -1,5 +1,6 @@
 """SIGTERM, with which systems and containers stop programs: training saves where it stands and goes on bit for bit."""
 
+import importlib
 import json
 import os
 import signal
@@ -112,6 +113,19 @@ def test_a_terminated_process_says_so(environment, tmp_path):
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
     assert process.returncode in (143, -signal.SIGTERM), error  # before the first line of ours, the system's way
+
+
+def test_a_library_that_is_imported_does_not_swallow_the_signal(tmp_path, monkeypatch):
+    """Torch's, in C++, take what is raised in them for a failure of theirs."""
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal, time\ntry:\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0)\n"
+        "    whole = True\nexcept BaseException:\n    whole = False\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Terminated), Sigterm() as sigterm:
+        module = importlib.import_module("swallows")
+        assert sigterm.came and module.whole
+        time.sleep(10)
 
 
 def test_a_signal_where_nothing_can_be_raised_comes_again():
