@@ -54,7 +54,7 @@ def in_thread(work):
     pool = futures.ThreadPoolExecutor(1)
     waiting = pool.submit(work)
     pool.shutdown(wait=False)
-    return lambda: waiting.result(timeout=20)
+    return lambda: waiting.result(timeout=120)
 
 
 def test_a_graph_loaded_while_teaching_ends_is_not_kept(rivals, monkeypatch):

@@ -111,7 +111,7 @@ def test_a_terminated_process_says_so(environment, tmp_path):
     process = started(environment, "train", *SMALL, "-o", tmp_path / "run")
     time.sleep(1.5)
     process.send_signal(signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=120)[1]
     assert process.returncode in (143, -signal.SIGTERM), error  # before the first line of ours, the system's way
 
 
@@ -145,5 +145,5 @@ def test_json_says_nothing_of_a_run_that_was_stopped(environment, tmp_path):
     while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=120)
     assert out == "" and error.strip().splitlines()[-1].startswith("gems-edge: stopped by SIGTERM"), json.dumps(error)

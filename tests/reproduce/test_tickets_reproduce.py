@@ -137,7 +137,7 @@ def test_an_interrupt_leaves_the_page(environment, tmp_path):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode != 0 and "Traceback" not in stderr, stderr
     assert log.exists() and "RM" in stdout and (tmp_path / "report.html").exists()
 

@@ -91,7 +91,7 @@ def serving(place: Path, token: str | None = None, beside: Sequence[Beside] = ()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         while not server.started and thread.is_alive():
             time.sleep(0.005)
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, timeout=120) as client:
             yield Phone(client, server)
     finally:
         server.should_exit = True

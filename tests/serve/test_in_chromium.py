@@ -50,7 +50,7 @@ def jpeg(pixels: np.ndarray) -> bytes:
 def teach(url: str, name: str, pictures: list[np.ndarray]) -> None:
     """As another phone would."""
     files = [("photo", (f"{number}.jpg", jpeg(picture))) for number, picture in enumerate(pictures)]
-    httpx.post(f"{url}api/teach", data={"class": name}, files=files, timeout=60).raise_for_status()
+    httpx.post(f"{url}api/teach", data={"class": name}, files=files, timeout=120).raise_for_status()
 
 
 def test_teach_recognise_correct_undo_and_start_again(page, glyphs, small_bundle, state):

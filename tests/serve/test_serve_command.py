@@ -48,12 +48,12 @@ def started(place, *options):
 
 
 def phone_of(document, **options):
-    return Phone(httpx.Client(base_url=document["urls"][0].partition("?")[0], timeout=30, **options), None)
+    return Phone(httpx.Client(base_url=document["urls"][0].partition("?")[0], timeout=120, **options), None)
 
 
 def ended(program, number):
     program.send_signal(number)
-    out, err = program.communicate(timeout=30)
+    out, err = program.communicate(timeout=120)
     return program.returncode, out, err
 
 

@@ -55,7 +55,7 @@ def listener(port):
 
 def next_of(came, topic):
     while True:
-        name, text = came.get(timeout=20)
+        name, text = came.get(timeout=120)
         if name == topic:
             return text
 

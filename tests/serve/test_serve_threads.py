@@ -28,7 +28,7 @@ def test_answers_beside_teaching_never_mix_old_and_new(phone, tmp_path, monkeypa
     taught, ended, answers = {1: reference(tmp_path)}, threading.Event(), []
 
     def ask():
-        with httpx.Client(base_url=phone.client.base_url, timeout=30) as client:
+        with httpx.Client(base_url=phone.client.base_url, timeout=120) as client:
             while not ended.is_set():
                 answers.append(client.post("/api/predict", content=FILES[2][0]).json())
 
