@@ -146,18 +146,37 @@ def read_plain(path: Path | str, most: int) -> bytes:
 
     Raises UserError for these, and for more than `most` bytes; OSError if it is not there or cannot be read.
     """
+    with _opened_plain(path) as file:
+        return _all_of(file, path, most)
+
+
+def plain_sha256(path: Path | str, most: int) -> str:
+    """The SHA-256 of what `read_plain` reads, without memory for all of it. Raises as `read_plain`."""
+    digest, part, length = hashlib.sha256(), bytearray(1 << 18), 0
+    with _opened_plain(path) as file:
+        while count := file.readinto(part):  # type: ignore[attr-defined]
+            if (length := length + count) > most:
+                raise _too_long(path, most)
+            digest.update(memoryview(part)[:count])
+    return digest.hexdigest()
+
+
+def _opened_plain(path: Path | str) -> IO[bytes]:
     mode = os.lstat(path).st_mode
     _check_plain(path, mode)
-    with _opened(path, mode, os.O_NOFOLLOW) as file:
-        return _all_of(file, path, most)
+    return _opened(path, mode, os.O_NOFOLLOW)
 
 
 def _all_of(file: IO[bytes], path: Path | str, most: int) -> bytes:
     size = os.fstat(file.fileno()).st_size  # read() takes memory for all that it is asked for; /proc says 0
     content = file.read(min(most, max(size, 1 << 20)) + 1)
     if len(content) > most:
-        raise UserError(f"{path} is larger than the {most:,} bytes that it may have; copy it again")
+        raise _too_long(path, most)
     return content
+
+
+def _too_long(path: Path | str, most: int) -> UserError:
+    return UserError(f"{path} is larger than the {most:,} bytes that it may have; copy it again")
 
 
 def _check_plain(path: Path | str, mode: int, advice: str = "copy it again") -> None:

@@ -7,7 +7,16 @@ import threading
 import pytest
 
 from gems_edge.errors import UserError
-from gems_edge.files import opened_to_append, parse_json, parse_toml, read_file, read_json, read_plain
+from gems_edge.files import (
+    opened_to_append,
+    parse_json,
+    parse_toml,
+    plain_sha256,
+    read_file,
+    read_json,
+    read_plain,
+    sha256_bytes,
+)
 
 
 @pytest.fixture
@@ -45,9 +54,11 @@ def test_links_to_files_are_read_where_a_user_names_them(tmp_path):
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "link").symlink_to("a")
     assert read_file(tmp_path / "link", 7) == b"content" == read_plain(tmp_path / "a", 7)
-    with pytest.raises(UserError, match="but a link"):
-        read_plain(tmp_path / "link", 7)
-    for read, path in ((read_file, tmp_path / "link"), (read_plain, tmp_path / "a")):
+    assert plain_sha256(tmp_path / "a", 7) == sha256_bytes(b"content")
+    for read in (read_plain, plain_sha256):
+        with pytest.raises(UserError, match="but a link"):
+            read(tmp_path / "link", 7)
+    for read, path in ((read_file, tmp_path / "link"), (read_plain, tmp_path / "a"), (plain_sha256, tmp_path / "a")):
         with pytest.raises(UserError, match="larger than the 6 bytes"):
             read(path, 6)
     with pytest.raises(IsADirectoryError):

@@ -15,6 +15,7 @@ from gems_edge.device.bundle_files import (
     MANIFEST_FILE,
     MANIFEST_SUM_FILE,
     WEIGHTS_FILE,
+    check_content,
     file_content,
     listed_files,
     manifest_content,
@@ -276,7 +277,7 @@ def _checked_files(path: Path, fields: Fields) -> dict[str, np.ndarray]:
     """All that the manifest lists is there and is what it says; the tensors of the weights' file."""
     listed = listed_files(path, fields)
     for file in (file for file in listed if file != WEIGHTS_FILE):
-        file_content(path, file, listed[file])
+        check_content(path, file, listed[file])
     return _tensors(path / WEIGHTS_FILE, file_content(path, WEIGHTS_FILE, listed[WEIGHTS_FILE]))
 
 

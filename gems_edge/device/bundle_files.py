@@ -7,7 +7,7 @@ from typing import Any
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.device.manifest import Fields
 from gems_edge.errors import UserError
-from gems_edge.files import parse_json, read_plain, sha256_bytes
+from gems_edge.files import parse_json, plain_sha256, read_plain, sha256_bytes
 
 FORMAT = "gems-edge-bundle"
 # Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Version 3: adapt.onnx is fed with what
@@ -88,9 +88,26 @@ def file_content(path: Path, file: str, entry: Mapping[str, Any]) -> bytes:
     try:
         content = read_plain(path / file, entry["bytes"])
     except FileNotFoundError:
-        raise UserError(f"{path} is incomplete: {file} is missing; copy the bundle again") from None
-    if sha256_bytes(content) != entry["sha256"]:
+        raise _missing(path, file) from None
+    _check_sum(path, file, sha256_bytes(content), entry)
+    return content
+
+
+def check_content(path: Path, file: str, entry: Mapping[str, Any]) -> None:
+    """As file_content, of a file whose bytes are not wanted yet."""
+    try:
+        found = plain_sha256(path / file, entry["bytes"])
+    except FileNotFoundError:
+        raise _missing(path, file) from None
+    _check_sum(path, file, found, entry)
+
+
+def _check_sum(path: Path, file: str, found: str, entry: Mapping[str, Any]) -> None:
+    if found != entry["sha256"]:
         raise UserError(
             f"{path / file} was altered: its SHA-256 is not the manifest's; copy or export the bundle again"
         )
-    return content
+
+
+def _missing(path: Path, file: str) -> UserError:
+    return UserError(f"{path} is incomplete: {file} is missing; copy the bundle again")

@@ -117,7 +117,7 @@ def initializers(model: bytes, what: str) -> dict[str, Initializer]:
 
 def values_of(model: bytes, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
     """The initialisers of these names. Raises UserError, naming `what`, for one that is missing or of another type."""
-    tensors, values = initializers(model, what), {}
+    tensors, values = initializers(model, what) if names else {}, {}
     for name in names:
         tensor = tensors.get(name)
         count = math.prod(tensor.shape) if tensor else 0
@@ -140,6 +140,8 @@ def with_values(model: bytes, values: Mapping[str, np.ndarray], what: str) -> by
     Raises UserError, naming `what`, if an initialiser is missing or differs in shape or type.
     """
     tensors = initializers(model, what)
+    if not values:
+        return model
     changed = bytearray(model)
     for name, value in values.items():
         tensor = tensors.get(name)

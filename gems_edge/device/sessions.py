@@ -39,7 +39,7 @@ def predict_session(bundle: Bundle, weights: Arrays, threads: int | None, precis
     values; the head is fed, and what `weights` holds of it counts for nothing here."""
     changed = {name: value for name, value in weights.items() if name not in HEAD}
     if precision == "int8":
-        what, quantisation = str(bundle.path / INT8_FILE), _quantisation(bundle)
+        what, quantisation = str(bundle.path / INT8_FILE), _quantisation(bundle).made_of(changed)
         start = bundle.tensors(name for name in quantisation.needed if name not in changed)
         model = refreshed(bundle.content(INT8_FILE), quantisation, start | changed, what)
     else:

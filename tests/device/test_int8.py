@@ -215,6 +215,8 @@ def test_graphs_that_do_not_fit(path):
         changed.CopyFrom(model)
         changed.graph.initializer.remove(next(t for t in changed.graph.initializer if t.name == name))
         hm.replace_file(path, INT8_FILE, changed.SerializeToString())
+        learner = Learner.load(path, precision="int8")
+        learner.adapt(*hm.pictures(2, 3, channels=3))
         with pytest.raises(UserError, match=message) as caught:
-            Learner.load(path, precision="int8").predict(hm.pictures(2, 1, channels=3)[0])
+            learner.predict(hm.pictures(2, 1, channels=3)[0])
         assert "\n" not in str(caught.value)
