@@ -161,6 +161,13 @@ def plain_sha256(path: Path | str, most: int) -> str:
     return digest.hexdigest()
 
 
+def plain_size(path: Path | str) -> int:
+    """The bytes of a file that others wrote. Raises as `read_plain`."""
+    status = os.lstat(path)
+    _check_plain(path, status.st_mode)
+    return status.st_size
+
+
 def _opened_plain(path: Path | str) -> IO[bytes]:
     mode = os.lstat(path).st_mode
     _check_plain(path, mode)

@@ -1,7 +1,9 @@
 """The entry point: commands are imported only when they are called, so that --help and the board stay fast."""
 
+import atexit
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import os
@@ -92,6 +94,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def main() -> None:
     """The command line."""
+    atexit.register(gc.freeze)  # the interpreter's end would look for cycles, which takes longer than an answer
     run_reporting(lambda: group(standalone_mode=False))
 
 

@@ -71,7 +71,8 @@ def command(
     check_coverage(coverage)
     files = _expand(images)
     count = min(_CHUNK, len(files))
-    learner = Learner.load(bundle, threads, precision, may_read=lambda cost: check_room(cost, count, "predict"))
+    has_room = lambda cost: check_room(cost, count, "predict")  # noqa: E731
+    learner = Learner.load(bundle, threads, precision, may_read=has_room, check_all=False)  # the first answer waits
     if state is None:
         say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")
     else:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from gems_edge.device.bundle_files import (
     MANIFEST_FILE,
     MANIFEST_SUM_FILE,
     WEIGHTS_FILE,
     check_content,
+    check_presence,
     file_content,
     listed_files,
     manifest_content,
@@ -37,6 +36,7 @@ from gems_edge.device.manifest import (
     steps_by_shots,
     trunk_of,
 )
+from gems_edge.device.tensors import tensor_views
 from gems_edge.device.trust import (
     SIGNATURE_FILE,
     Trust,
@@ -95,12 +95,15 @@ class Bundle:
         names = tuple(names)
         if not names:
             return {}
-        stored = self.all_tensors()
-        return {name: stored[name] for name in names}
+        stored = self._stored(WEIGHTS_FILE)
+        return {name: stored[name].copy() for name in names}
 
     def all_tensors(self) -> dict[str, np.ndarray]:
         """As `tensors`, all of them."""
-        return safetensors.numpy.load(self.content(WEIGHTS_FILE))
+        return {name: tensor.copy() for name, tensor in self._stored(WEIGHTS_FILE).items()}
+
+    def _stored(self, file: str) -> dict[str, np.ndarray]:
+        return tensor_views(self.content(file), str(self.path / file))
 
     def background(self) -> dict[str, np.ndarray]:
         """Further rows of the head that scores are made of, weight [K, F] and bias [K], float32: those of training
@@ -116,7 +119,7 @@ class Bundle:
             return dict(zip(HEAD, (np.eye(width, dtype=np.float32), np.zeros(width, np.float32))))
         if kind != "background":
             return dict(zip(HEAD, (np.zeros((0, width), np.float32), np.zeros(0, np.float32))))
-        stored = _tensors(self.path / UNKNOWN_FILE, self.content(UNKNOWN_FILE))
+        stored = self._stored(UNKNOWN_FILE)
         rows = {name: stored[name].astype(np.float32) for name in HEAD if name in stored}
         weight, bias = (rows.get(name, np.zeros(0)) for name in HEAD)
         fits = weight.ndim == 2 and weight.shape[1] == width and bias.shape == (len(weight),) and len(weight)
@@ -196,9 +199,12 @@ class Bundle:
             )
 
 
-def read_bundle(path: Path | str, trust: Trust | None = None, may_read: MayRead | None = None) -> Bundle:
+def read_bundle(
+    path: Path | str, trust: Trust | None = None, may_read: MayRead | None = None, check_all: bool = True
+) -> Bundle:
     """Read and check the bundle at `path`. `trust`: whose bundles are opened; None is what the environment says.
-    `may_read` is handed the manifest's cost before the other files are read, and may raise.
+    `may_read` is handed the manifest's cost before the other files are read, and may raise. Without `check_all` the
+    graphs are there and of the right size, and each is checked as a whole when it is used, before anything of it runs.
 
     Raises UserError for anything that is missing, altered, of another format or version, or outside the bundle, and for
     what is not to be trusted. Warns (UserWarning) of a manifest that has no checksum of its own.
@@ -210,7 +216,7 @@ def read_bundle(path: Path | str, trust: Trust | None = None, may_read: MayRead 
     signature = read_signature(path) if trust.file else None
     if trust.file:
         check_maker(path, content, signature, trust.file)  # before anything looks at what it says
-    bundle = _described(path, content, may_read)
+    bundle = _described(path, content, may_read, check_all)
     if trust.file:
         _check_release(bundle, content, signature, trust)
     if not has_sum:
@@ -222,13 +228,13 @@ def read_bundle(path: Path | str, trust: Trust | None = None, may_read: MayRead 
     return bundle
 
 
-def _described(path: Path, content: bytes, may_read: MayRead | None) -> Bundle:
+def _described(path: Path, content: bytes, may_read: MayRead | None, check_all: bool) -> Bundle:
     """The bundle whose manifest is `content`, checked with all its files."""
     fields = manifest_fields(path, content)
     check_costs(fields)
     if may_read:
         may_read(fields.manifest["cost"])
-    stored = _checked_files(path, fields)
+    stored = _checked_files(path, fields, check_content if check_all else check_presence)
     head = fields.text("head", HEADS)
     shots, steps = fields.integer("shots"), fields.integer("rule.steps", least_steps(head))
     bundle = Bundle(
@@ -273,19 +279,12 @@ def _check_release(bundle: Bundle, manifest: bytes, signature: bytes | None, tru
         remember_release(bundle.product, trust.file)
 
 
-def _checked_files(path: Path, fields: Fields) -> dict[str, np.ndarray]:
-    """All that the manifest lists is there and is what it says; the tensors of the weights' file."""
+def _checked_files(path: Path, fields: Fields, check: Callable[..., None]) -> dict[str, np.ndarray]:
+    """All that the manifest lists is there and passes `check`; the tensors of the weights' file, which is read."""
     listed = listed_files(path, fields)
     for file in (file for file in listed if file != WEIGHTS_FILE):
-        check_content(path, file, listed[file])
-    return _tensors(path / WEIGHTS_FILE, file_content(path, WEIGHTS_FILE, listed[WEIGHTS_FILE]))
-
-
-def _tensors(file: Path, content: bytes) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as safetensors ({error}); export the bundle again") from None
+        check(path, file, listed[file])
+    return tensor_views(file_content(path, WEIGHTS_FILE, listed[WEIGHTS_FILE]), str(path / WEIGHTS_FILE))
 
 
 def _carried(fields: Fields) -> tuple[str, ...]:
@@ -301,7 +300,7 @@ def _checked_head(path: Path, fields: Fields, stored: Mapping[str, np.ndarray]) 
                 f"{path / WEIGHTS_FILE} lacks finite float32 values for {name}, which the manifest lists; export the "
                 "bundle again"
             )
-    return {name: stored[name] for name in HEAD}
+    return {name: stored[name].copy() for name in HEAD}
 
 
 def _is_finite(tensor: np.ndarray) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.device.manifest import Fields
 from gems_edge.errors import UserError
-from gems_edge.files import parse_json, plain_sha256, read_plain, sha256_bytes
+from gems_edge.files import parse_json, plain_sha256, plain_size, read_plain, sha256_bytes
 
 FORMAT = "gems-edge-bundle"
 # Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Version 3: adapt.onnx is fed with what
@@ -100,6 +100,19 @@ def check_content(path: Path, file: str, entry: Mapping[str, Any]) -> None:
     except FileNotFoundError:
         raise _missing(path, file) from None
     _check_sum(path, file, found, entry)
+
+
+def check_presence(path: Path, file: str, entry: Mapping[str, Any]) -> None:
+    """It is a plain file of the size that the manifest says."""
+    try:
+        size = plain_size(path / file)
+    except FileNotFoundError:
+        raise _missing(path, file) from None
+    if size != entry["bytes"]:
+        raise UserError(
+            f"{path / file} was altered: it has {size:,} bytes, not the manifest's {entry['bytes']:,}; copy or export "
+            "the bundle again"
+        )
 
 
 def _check_sum(path: Path, file: str, found: str, entry: Mapping[str, Any]) -> None:

@@ -95,11 +95,12 @@ class Learner:
         precision: str | None = None,
         trust: Trust | None = None,
         may_read: MayRead | None = None,
+        check_all: bool = True,
     ) -> "Learner":
         """The bundle at `path`, untaught. `threads`: None is one per core. `trust`: whose bundles are opened; None is
-        what GEMS_EDGE_TRUST says; `may_read`: as read_bundle has it. Raises UserError for a bad bundle, and for one
-        that is not to be trusted."""
-        return cls(read_bundle(path, trust, may_read), threads, precision)
+        what GEMS_EDGE_TRUST says; `may_read` and `check_all`: as read_bundle has them. Raises UserError for a bad
+        bundle, and for one that is not to be trusted."""
+        return cls(read_bundle(path, trust, may_read, check_all), threads, precision)
 
     def in_precision(self, precision: str) -> "Learner":
         """A learner that was taught the same and answers in `precision`. UserError if the bundle has no such graph."""

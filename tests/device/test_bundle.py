@@ -251,6 +251,23 @@ def test_a_file_that_was_changed_after_it_was_checked_is_not_used(path):
     learner.adapt(*hm.pictures(2, 1))
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_opened_for_one_answer_is_checked_before_it_is_used(path, file):
+    content = (path / file).read_bytes()
+    for wrong in (content[:-1], content + b"\0"):
+        (path / file).write_bytes(wrong)
+        with pytest.raises(UserError, match=f"{file} (was altered|is larger than)"):
+            read_bundle(path, check_all=False)
+    (path / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=f"{file} was altered"):
+        learner = Learner.load(path, check_all=False)
+        learner.predict(hm.pictures(2, 1)[0])
+        learner.adapt(*hm.pictures(2, 1))
+    (path / file).unlink()
+    with pytest.raises(UserError, match=f"{file} is missing"):
+        read_bundle(path, check_all=False)
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "manifest.sha256"])
 def test_every_bit_of_the_manifest_counts(path, file):
     content = bytearray((path / file).read_bytes())
