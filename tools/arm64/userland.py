@@ -34,7 +34,7 @@ _PACKAGES = (
     "procps", "openssh-sftp-server", "rsync", "qemu-user:amd64",
 )  # fmt: skip
 _LEFT_OUT = ("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/qemu/*")
-_PLATFORMS = [f"manylinux_2_{minor}_aarch64" for minor in range(36, 16, -1)] + ["manylinux2014_aarch64"]
+PLATFORMS = [f"manylinux_2_{minor}_aarch64" for minor in range(36, 16, -1)] + ["manylinux2014_aarch64"]
 # Raised with what a person changes here, so that every cache is made anew.
 _VERSION = 1
 _NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--uts", "--pid", "--fork", "--kill-child")
@@ -103,7 +103,7 @@ def _install_wheels(directory: Path, python: str) -> list[str]:
     """The pinned dependencies as arm64 wheels; their names and versions."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
-    command += [f"--platform={name}" for name in _PLATFORMS]
+    command += [f"--platform={name}" for name in PLATFORMS]
     command += ["--target", str(directory), "--requirement", str(_REQUIREMENTS)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
