@@ -100,6 +100,7 @@ def open_source(directory: Path, options: ExportOptions, reports: Reports) -> So
         image_size=config.image_size,
         channels=config.channels,
         root=options.root,
+        skip_bad=config.skip_bad,
     )
     if options.int8:
         check_quantisable(model)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,8 +70,7 @@ def open_image(
             "which needs no reading)"
         )
     try:
-        with _opened(source) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _opened(source) as file, _QUIET:
             if (length := size_of(file)) > MOST_FILE_BYTES:
                 raise UserError(
                     f"{label} has {length / 1e6:,.0f} MB, above {MOST_FILE_BYTES / 1e6:.0f}; shrink it first"
@@ -99,6 +99,34 @@ def open_image(
         raise UserError(_too_large(label)) from None
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, LookupError, TypeError) as error:
         raise UserError(f"{label} is damaged and cannot be decoded ({error}); replace it") from None
+
+
+class _Quiet:
+    """Pillow's warnings are not shown while any thread decodes; those of others are.
+
+    The filters belong to the process, and warnings.catch_warnings in two threads that leave in another order than they
+    came would leave all warnings ignored for good.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.caught = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.caught = warnings.catch_warnings()
+                self.caught.__enter__()
+                warnings.filterwarnings("ignore", module="PIL")
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
 
 
 def _opened(source: Path | str | bytes) -> IO[bytes]:

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+import warnings
 import zlib
 
 import numpy as np
@@ -285,3 +286,14 @@ def test_what_is_no_file_is_named_by_its_type(source):
     with pytest.raises(UserError, match=f"^a {type(source).__name__} is no image file; give a path") as error:
         decode_image(source, 4, 1)
     assert "\n" not in str(error.value)
+
+
+def test_threads_that_decode_leave_warnings_as_they_were():
+    """Whatever the order in which they end; and meanwhile others' warnings are heard."""
+    before, shown = list(warnings.filters), warnings.showwarning
+    one, two = (open_image(saved(grey, "PNG"), name) for name in "ab")
+    one.__enter__(), two.__enter__()
+    with pytest.warns(UserWarning, match="heard"):
+        warnings.warn("heard", stacklevel=1)
+    one.__exit__(None, None, None), two.__exit__(None, None, None)
+    assert warnings.filters == before and warnings.showwarning is shown

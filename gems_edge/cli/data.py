@@ -21,6 +21,9 @@ size_option = click.option(
     type=int,
     help="Side of the square images in pixels.  [default: the source's own, 84 for colour photos]",
 )
+skip_option = click.option(
+    "--skip-bad", is_flag=True, help="Leave out images that cannot be read, each named, instead of refusing."
+)
 channels_option = click.option(
     "--channels", type=click.Choice(["1", "3"]), help="1: greyscale, 3: colour.  [default: the source's own]"
 )
@@ -64,10 +67,17 @@ def list_command(root: Path | None, as_json: bool) -> None:
 @click.option("-o", "--output", type=FILE, help="Write a contact sheet (PNG).")
 @size_option
 @channels_option
+@skip_option
 @root_option
 @json_option
 def show(
-    spec: str, output: Path | None, image_size: int | None, channels: str | None, root: Path | None, as_json: bool
+    spec: str,
+    output: Path | None,
+    image_size: int | None,
+    channels: str | None,
+    skip_bad: bool,
+    root: Path | None,
+    as_json: bool,
 ) -> None:
     """Classes, images and splits of SPEC, and a picture of it.
 
@@ -81,7 +91,8 @@ def show(
 
     if output is not None:
         check_file_place(output)
-    image_set = load_images(spec, image_size=image_size, channels=int(channels) if channels else None, root=root)
+    depth = int(channels) if channels else None
+    image_set = load_images(spec, image_size=image_size, channels=depth, root=root, skip_bad=skip_bad)
     facts = _facts(image_set)
     if output is not None:
         buffer = io.BytesIO()
@@ -106,9 +117,20 @@ def show(
     show_default=True,
     help="Of the split by class, where FOLDER gives none.",
 )
+@skip_option
 @json_option
-def pack(folder: Path, output: Path, image_size: int | None, channels: str | None, seed: int, as_json: bool) -> None:
+def pack(
+    folder: Path,
+    output: Path,
+    image_size: int | None,
+    channels: str | None,
+    seed: int,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
     """Put the images of FOLDER (CLASS/image or train|val|test/CLASS/image) into one file for packed:FILE.npz.
+
+    Images that cannot be read are all named, and nothing is written; with --skip-bad the others are packed.
 
     \b
     Example:
@@ -123,8 +145,9 @@ def pack(folder: Path, output: Path, image_size: int | None, channels: str | Non
     check_file_place(output)
     depth = int(channels) if channels else None
     check_format(image_size, depth)
-    image_set = read_folder(folder, image_size, depth, seed)
-    write_packed(image_set, output, source=f"packed from {folder.resolve().name}")
+    image_set = read_folder(folder, image_size, depth, seed, skip_bad=skip_bad)
+    source = image_set.source.replace(f"folder {folder}", f"packed from {folder.resolve().name}", 1)
+    write_packed(image_set, output, source=source)
     facts = {**_facts(image_set), "packed": str(output), "bytes": output.stat().st_size}
     if as_json:
         emit(facts)

@@ -86,12 +86,14 @@ def load_mixture(
     image_size: int | None = None,
     channels: int | None = None,
     root: Path | None = None,
+    skip_bad: bool = False,
     say: Say = silent,
 ) -> Mixture:
     """Load the image sets of `specs`, all in one size and number of channels.
 
     By default the size is the smallest of theirs (no pixel is made up), and images are in colour if those of any set
-    are; `say` is told when sets differ. Raises UserError for the same set twice, and as load_images.
+    are; `say` is told when sets differ. `skip_bad` and what is raised: as load_images; UserError for the
+    same set twice, too.
     """
     specs = located(specs, root)
     names = tuple(distribution_name(spec) for spec in specs)
@@ -100,11 +102,11 @@ def load_mixture(
     check_format(image_size, channels)
     # Grey images become coloured here, not in the readers: line art among photos stays inverted, as it is alone.
     grey = 1 if channels == 1 else None
-    sets = [load_images(spec, image_size=image_size, channels=grey, root=root) for spec in specs]
+    sets = [load_images(spec, image_size=image_size, channels=grey, root=root, skip_bad=skip_bad) for spec in specs]
     shapes = [each.images.shape[1:] for each in sets]
     size, depth = min(shape[0] for shape in shapes), channels or max(shape[2] for shape in shapes)
     if any(shape[0] != size for shape in shapes):  # read again: resized once, as any later reading will
-        sets = [load_images(spec, image_size=size, channels=grey, root=root) for spec in specs]
+        sets = [load_images(spec, image_size=size, channels=grey, root=root, skip_bad=skip_bad) for spec in specs]
     if len(set(shapes)) > 1:
         differing = ", ".join(f"{name} {shape[0]}×{shape[1]}×{shape[2]}" for name, shape in zip(names, shapes))
         say(f"image sets differ ({differing}): all are read as {size}×{size}×{depth} (--image-size, --channels)")

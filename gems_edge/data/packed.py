@@ -9,7 +9,7 @@ The images are as a camera sees them; meta.inverted says that a reader must give
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, resize_
 from gems_edge.errors import UserError
 from gems_edge.files import cache_directory, parse_json, write_atomic
 from gems_edge.images import decode_image, open_image
+from gems_edge.refusals import SKIP, check_readable
 
 JPEG_QUALITY = 92
 # Read if present; any other key of the file is left alone.
@@ -28,12 +29,17 @@ KEYS = ("classes", "label", "split", "data", "offset", "images", "group", "meta"
 
 
 def read_packed(
-    path: Path | str, image_size: int | None = None, channels: int | None = None, name: str = ""
+    path: Path | str,
+    image_size: int | None = None,
+    channels: int | None = None,
+    name: str = "",
+    skip_bad: bool = False,
 ) -> ImageSet:
     """Read a packed file; size and channels are the file's own unless given.
 
     Greyscale images are inverted if meta.inverted says so or, where it says nothing, if their border is bright.
-    Raises UserError for a file that is missing, foreign, truncated or not consistent, naming what is wrong.
+    Raises UserError for a file that is missing, foreign, truncated or not consistent, naming what is wrong, and for
+    images that cannot be decoded: all are named. With `skip_bad` they are left out, each named in a warning.
     """
     path = Path(path)
     arrays = read_arrays(path, KEYS)
@@ -42,9 +48,9 @@ def read_packed(
     if "images" in arrays:
         images = _stored_pixels(arrays["images"], len(label), path)
         size, channels = image_size or min(images.shape[1:3]), channels or images.shape[3]
-        images = resize_images(images, size, channels)
+        images, good = resize_images(images, size, channels), np.arange(len(label))
     elif "data" in arrays and "offset" in arrays:
-        images = _decoded(arrays, [classes[i] for i in label], image_size, channels, path)
+        images, good = _decoded(arrays, [classes[i] for i in label], image_size, channels, path, skip_bad)
     else:
         raise UserError(
             f"{path} holds no images (neither images nor data and offset); pack it with gems-edge data pack"
@@ -52,13 +58,15 @@ def read_packed(
     inverted = bool(meta.get("inverted", has_bright_border(images)))
     terms = str(meta.get("licence") or meta.get("terms") or "").strip()
     source = str(meta.get("source") or path.name)
+    if len(good) < len(label):
+        source += f"; {len(label) - len(good)} unreadable images left out"
     return ImageSet(
         name=name or f"packed:{path}",
         images=255 - images if inverted else images,
-        label=label,
+        label=label[good],
         classes=classes,
         split=split,
-        group=_group(arrays, len(label), path) if meta.get("group_kind") == "track" else None,
+        group=_group(arrays, len(label), path)[good] if meta.get("group_kind") == "track" else None,
         inverted=inverted,
         source=f"{source}; {terms}" if terms else source,
     )
@@ -165,8 +173,14 @@ def _stored_pixels(images: np.ndarray, count: int, path: Path) -> np.ndarray:
 
 
 def _decoded(
-    arrays: dict[str, np.ndarray], class_names: list[str], image_size: int | None, channels: int | None, path: Path
-) -> np.ndarray:
+    arrays: dict[str, np.ndarray],
+    class_names: list[str],
+    image_size: int | None,
+    channels: int | None,
+    path: Path,
+    skip_bad: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images that can be read, uint8 [n, S, S, C], and their numbers, int64 [n]."""
     data, offset = arrays["data"], arrays["offset"]
     count = len(class_names)
     sound = data.dtype == np.uint8 and data.ndim == 1 and offset.dtype.kind in "iu" and offset.shape == (count + 1,)
@@ -174,18 +188,25 @@ def _decoded(
         raise UserError(f"{path}: data and offset do not hold {count} images; the file is inconsistent, pack it anew")
     parts = [data[offset[i] : offset[i + 1]].tobytes() for i in range(count)]
     if image_size is None or channels is None:
-        size, own_channels = _format(parts[0], _meta(arrays, path), image_size, path)
+        size, own_channels = _format(parts, _meta(arrays, path), image_size, path)
         image_size, channels = image_size or size, channels or own_channels
     check_memory(count * image_size * image_size * channels, path, "decoded")
     images = np.empty((count, image_size, image_size, channels), np.uint8)
+    good, problems = [], []
     for i, part in enumerate(parts):
-        images[i] = decode_image(part, image_size, channels, name=f"{path}: image {i} (class {class_names[i]!r})")
-    return images
+        try:
+            images[i] = decode_image(part, image_size, channels, name=f"{path}: image {i} (class {class_names[i]!r})")
+            good.append(i)
+        except UserError as error:
+            problems.append(str(error))
+    check_readable(problems, count, skip_bad, SKIP)
+    return images[good] if problems else images, np.array(good, dtype=np.int64)
 
 
-def _format(first: bytes, meta: dict[str, Any], asked: int | None, path: Path) -> tuple[int, int]:
-    """Size (`asked`, if any) and channels of the file: what meta says, else those of the first image."""
-    with open_image(first, f"{path}: image 0") as image:
+def _format(parts: Sequence[bytes], meta: dict[str, Any], asked: int | None, path: Path) -> tuple[int, int]:
+    """Size (`asked`, if any) and channels of the file: what meta says, else those of the first image that opens."""
+    number = next((number for number, part in enumerate(parts) if _opens(part)), 0)
+    with open_image(parts[number], f"{path}: image {number}") as image:
         size, largest = min(image.size), max(image.size)
         channels = 1 if image.mode in ("1", "L", "LA", "I;16") else 3
     sides = meta.get("size")
@@ -196,6 +217,14 @@ def _format(first: bytes, meta: dict[str, Any], asked: int | None, path: Path) -
                 f"{path}: meta says {size} pixels, its first image has {largest}; pack it anew, or give --image-size"
             )
     return asked or size, meta["channels"] if meta.get("channels") in (1, 3) else channels
+
+
+def _opens(part: bytes) -> bool:
+    try:
+        with open_image(part, ""):
+            return True
+    except UserError:
+        return False
 
 
 def _group(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray:

@@ -24,12 +24,18 @@ class ListedSource:
 
 
 def load_images(
-    spec: str, *, image_size: int | None = None, channels: int | None = None, root: Path | None = None
+    spec: str,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    root: Path | None = None,
+    skip_bad: bool = False,
 ) -> ImageSet:
     """Load `glyphs`, a torchvision set by name, `folder:PATH` or `packed:FILE.npz`.
 
     `image_size` (pixels) and `channels` (1 or 3) default to the source's own. `root` is where torchvision's sets are
-    or are downloaded to (default: the cache directory). Raises UserError and MachineError, each one line.
+    or are downloaded to (default: the cache directory). `skip_bad`: images of folders and packed files that cannot be
+    read are left out, each named in a warning. Raises UserError and MachineError, each one line.
     """
     check_format(image_size, channels)
     kind, colon, path = spec.partition(":")
@@ -39,7 +45,7 @@ def load_images(
                 f"--data {spec} names no {'folder' if kind == 'folder' else 'file'}; write it after the colon"
             )
         read = read_folder if kind == "folder" else read_packed
-        return read(Path(path).expanduser(), image_size, channels, name=spec)
+        return read(Path(path).expanduser(), image_size, channels, name=spec, skip_bad=skip_bad)
     if spec == "glyphs":
         return resized(load_glyphs(), image_size, channels)
     if spec in PUBLIC_SETS:

@@ -18,6 +18,7 @@ from gems_edge.data.packed import cached_set
 from gems_edge.data.published import read_split, split_of
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import cache_directory, sha256_bytes
+from gems_edge.refusals import check_readable
 
 # Part of the caches' names: raise it when the decoding changes.
 VERSION = 1
@@ -114,7 +115,8 @@ def load_public(
     key = sha256_bytes((listing + json.dumps(read_split(name))).encode())[:12]
 
     def build() -> ImageSet:
-        images, _ = decode_files(paths, size, channels)
+        images, _, problems = decode_files(paths, size, channels)
+        check_readable(problems, len(paths))
         return _labelled(name, public, 255 - images if public.inverted else images, names)
 
     return cached_set(f"{name}-{size}x{size}x{channels}-v{VERSION}-{key}.npz", name, build)

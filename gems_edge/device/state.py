@@ -89,9 +89,10 @@ def load_state(path: Path | str, bundle_hash: str) -> State:
     slots, damaged = read_slots(path)
     if not slots:
         if damaged:
-            raise UserError(
-                f"both slots of {path} are damaged ({'; '.join(damaged.values())}); run gems-edge adapt again"
-            )
+            which = "both slots" if len(damaged) > 1 else "the only slot"
+            are = "are" if len(damaged) > 1 else "is"
+            reasons = "; ".join(damaged.values())
+            raise UserError(f"{which} of {path} {are} damaged ({reasons}); run gems-edge adapt again")
         raise UserError(f"{path} holds no state; write one with gems-edge adapt")
     state = max(slots.values(), key=lambda slot: slot.generation)
     if state.bundle != bundle_hash:

@@ -1,7 +1,7 @@
 """Support photos in folders: DIR/CLASS/image, one folder per class."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from gems_edge.device.album import check_name
 from gems_edge.device.bundle import Bundle
 from gems_edge.errors import UserError
 from gems_edge.images import EXTENSIONS, decode_image, list_images, warn_left_out
+from gems_edge.refusals import check_readable, refuse_all
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ def read_support(
 
     `check` is called with the number of images before any is decoded, and may raise.
     Raises UserError for a layout that is not one folder of images per class, fewer than `least` classes, more than a
-    per-class bundle can learn, a name that no class should have, an image that cannot be read, and one picture under
-    two class names.
+    per-class bundle can learn, a name that no class should have, images that cannot be read, all of which are named,
+    and one picture under two class names.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -56,11 +57,22 @@ def read_support(
         check_name(name)
     files = [(name, file) for name, images in listed for file in images]
     check(len(files))
-    pixels = np.stack(
-        [decode_image(file, bundle.image_size, bundle.channels, invert=bundle.inverted) for _, file in files]
-    )
+    pixels = _decoded([file for _, file in files], bundle)
     _refuse_shared_pictures(files, pixels)
     return SupportSet(pixels, tuple(name for name, _ in files), tuple(file for _, file in files))
+
+
+def _decoded(files: Sequence[Path], bundle: Bundle) -> np.ndarray:
+    """uint8 [N, S, S, C]; UserError names all that cannot be read."""
+    pixels = np.zeros((len(files), bundle.image_size, bundle.image_size, bundle.channels), np.uint8)
+    problems = []
+    for number, file in enumerate(files):
+        try:
+            pixels[number] = decode_image(file, bundle.image_size, bundle.channels, invert=bundle.inverted)
+        except UserError as error:
+            problems.append(str(error))
+    check_readable(problems, len(files))
+    return pixels
 
 
 def _class_name(folder: Path) -> str:
@@ -87,7 +99,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _refuse_shared_pictures(files: list[tuple[str, Path]], pixels: np.ndarray) -> None:
     seen: dict[bytes, tuple[str, Path]] = {}
+    problems = []
     for (name, file), image in zip(files, pixels):
         other = seen.setdefault(image.tobytes(), (name, file))
         if other[0] != name:
-            raise UserError(f"{file} and {other[1]} are the same picture in two classes; remove it from one")
+            problems.append(f"{file} and {other[1]} are the same picture in two classes; remove it from one")
+    refuse_all(problems, f"{len(problems)} pictures (named above) are in two classes; remove each from one")

@@ -89,7 +89,12 @@ def resolve(config: TrainConfig, root: Path | None = None, say: Say = silent) ->
     backbone, file = _network(config)
     data = located(config.data, root)
     images = load_mixture(
-        data, image_size=config.image_size or None, channels=config.channels or None, root=root, say=say
+        data,
+        image_size=config.image_size or None,
+        channels=config.channels or None,
+        root=root,
+        skip_bad=config.skip_bad,
+        say=say,
     )
     size, channels = images.shape
     widths = full_widths(config.widths, backbone, config.width_multiplier, channels, size, file)

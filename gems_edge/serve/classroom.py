@@ -2,7 +2,6 @@
 
 import copy
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,5 +187,4 @@ def _warm(learner: Learner) -> None:
     """Load the graph now, so that no answer waits for it."""
     bundle = learner.bundle
     size = bundle.image_size
-    with warnings.catch_warnings():
-        learner.predict(np.zeros((1, size, size, bundle.channels), np.uint8))
+    learner.predict(np.zeros((1, size, size, bundle.channels), np.uint8))

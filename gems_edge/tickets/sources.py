@@ -93,7 +93,13 @@ def find_in(path: Path, settings: TicketConfig, output: Path, root: Path | None 
         raise UserError(f"{path} trained a ticket already; its file is {run.ticket_path}")
     if method.from_trained:
         settings = replace(settings, dense_run=str(path.absolute()))
-    images = load_mixture(config.data, image_size=config.image_size, channels=config.channels, root=root)
+    images = load_mixture(
+        config.data,
+        image_size=config.image_size,
+        channels=config.channels,
+        root=root,
+        skip_bad=config.skip_bad,
+    )
     start = Start(replace(config, ticket=settings), images, start_processes(config.compute))
     ticket = find_ticket(Search(start, run, train_run))
     save_ticket(output, ticket)

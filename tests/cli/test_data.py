@@ -83,6 +83,11 @@ def test_pack_keeps_what_was_there_if_it_fails(run, photos, tmp_path):
     (photos / "kind 3" / "1.jpg").write_bytes(b"no image")
     refused(run("pack", photos, "-o", "photos.npz"), 2, "kind 3/1.jpg is not an image")
     assert (tmp_path / "photos.npz").read_bytes() == b"before"
+    (photos / "kind 4" / "0.jpg").write_bytes(b"")
+    packed = run("pack", photos, "-o", "photos.npz", "--skip-bad", "--json")
+    assert packed.returncode == 0 and json.loads(packed.stdout)["images"] == 16
+    for name in ("kind 3/1.jpg", "kind 4/0.jpg"):
+        assert f"{name} is not an image" in packed.stderr
 
 
 def test_bad_input(run, photos):

@@ -113,6 +113,39 @@ def test_corrupt_image_is_named(tmp_path):
         read_folder(root)
 
 
+def test_all_bad_images_are_named_at_once_and_left_out_if_asked(tmp_path):
+    """Left out, they count for nothing: neither for colour, which the first image of a class decides, nor as copies of
+    each other."""
+    root = write_tree(tmp_path / "photos", mode="L", paper=True)
+    whole = read_folder(root, image_size=16)
+    bad = [root / "class_01" / "0.png", root / "class_04" / "2.png", root / "class_05" / "1.png"]
+    for victim in bad:
+        victim.write_bytes(b"no image")
+    with (
+        pytest.warns(UserWarning) as named,
+        pytest.raises(UserError, match="^3 of 18 images .named above. cannot be read"),
+    ):
+        read_folder(root, image_size=16)
+    assert [str(warning.message).split(" is ")[0] for warning in named] == list(map(str, bad))
+    with pytest.warns(UserWarning, match="^left out: ") as named:
+        image_set = load_images(f"folder:{root}", image_size=16, skip_bad=True)
+    assert len(named) == 3 and "; 3 unreadable images left out" in image_set.source
+    assert (image_set.images == np.delete(whole.images, [3, 14, 16], axis=0)).all()
+    assert (image_set.label == np.delete(whole.label, [3, 14, 16])).all()
+    for j in range(3):
+        (root / "class_03" / f"{j}.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="no image of .*class_03 can be read"):
+        read_folder(root, skip_bad=True)
+
+
+def test_one_file_in_two_classes_is_named(tmp_path):
+    root = write_tree(tmp_path)
+    first, second = np.flatnonzero((split := split_classes(6)) == split[0])[:2]
+    shutil.copy(root / f"class_{first:02d}" / "0.png", root / f"class_{second:02d}" / "copy.png")
+    with pytest.warns(UserWarning, match="copy.png are the same file in two classes"):
+        assert len(read_folder(root, image_size=16).images) == 19
+
+
 def test_other_refusals(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_images(f"folder:{tmp_path / 'no'}")

@@ -48,6 +48,21 @@ def test_a_packed_folder_reads_like_the_folder(tmp_path):
     )
 
 
+def test_bad_images_of_a_packed_file_are_named_at_once_and_left_out_if_asked(tmp_path):
+    write_packed(read_folder(write_tree(tmp_path / "photos"), image_size=16), tmp_path / "a.npz")
+    content = dict(np.load(tmp_path / "a.npz"))
+    for number in (0, 7):
+        content["data"][content["offset"][number] :][:9] = 0
+    np.savez(tmp_path / "bad.npz", **content)
+    with pytest.warns(UserWarning, match="image 7 .class 'class_02'.*is not an image"):
+        with pytest.raises(UserError, match="^2 of 18 images"):
+            read_packed(tmp_path / "bad.npz")
+    with pytest.warns(UserWarning, match="^left out: .*image 0"):
+        back, whole = read_packed(tmp_path / "bad.npz", skip_bad=True), read_packed(tmp_path / "a.npz")
+    assert (back.images == np.delete(whole.images, [0, 7], axis=0)).all() and "2 unreadable" in back.source
+    assert (back.label == np.delete(whole.label, [0, 7])).all()
+
+
 def test_bright_border_decides_where_meta_says_nothing(tmp_path):
     images = np.full((4, 8, 8), 255, np.uint8)
     images[:, 3:5, 3:5] = 0

@@ -105,10 +105,10 @@ def test_nothing_valid(tmp_path):
     path.mkdir()
     with pytest.raises(UserError, match="holds no state"):
         load_state(path, BUNDLE)
-    for slot in SLOTS:
+    for slot, damaged in zip(SLOTS, ("the only slot of .* is damaged", "both slots of .* are damaged")):
         (path / slot).write_bytes(b"")
-    with pytest.raises(UserError, match="both slots .* are damaged"):
-        load_state(path, BUNDLE)
+        with pytest.raises(UserError, match=damaged):
+            load_state(path, BUNDLE)
     save_state(path, make(1))
     with pytest.warns(UserWarning, match="b.safetensors is damaged"):
         assert number_of(load_state(path, BUNDLE)) == 1

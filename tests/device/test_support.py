@@ -76,6 +76,10 @@ def test_images_that_cannot_be_used(photos, bundle):
     for content in (b"", b"text", whole[: len(whole) // 2]):
         bad.write_bytes(content)
         refused(photos, bundle, "bad.png")
+    (photos / "kind 2/worse.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="worse.png"):
+        refused(photos, bundle, "^2 of 8 images .named above.")
+    (photos / "kind 2/worse.png").unlink()
     Image.new("1", (15_000, 15_000)).save(bad)
     refused(photos, bundle, "bad.png is too large")
 

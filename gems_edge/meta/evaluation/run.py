@@ -90,7 +90,13 @@ def evaluate_run(
     if processes.device.type == "cpu":
         keep_freed_memory()
     data = own_specs(protocol.data, config.data) if protocol.data else config.data
-    images = load_mixture(data, image_size=config.image_size, channels=config.channels, root=protocol.root)
+    images = load_mixture(
+        data,
+        image_size=config.image_size,
+        channels=config.channels,
+        root=protocol.root,
+        skip_bad=config.skip_bad,
+    )
     samplers = protocol.samplers(images, config.ways, config.shots, config.queries)
     steps, modes = protocol.step_counts(config.steps), protocol.modes or modes_for(config.normalization)
     test = _Test(steps, modes, protocol.episodes)

@@ -36,6 +36,9 @@ class TrainConfig:
     data_weights: tuple[float, ...] = setting(
         (), "Shares of several image sets in the meta-batches (2,1); none: alike."
     )
+    skip_bad: bool = setting(
+        False, "Leave out images of folders and packed files that cannot be read, each named, instead of refusing."
+    )
     image_size: int = setting(0, "Pixels on a side; 0 takes the data's own.", least=0)
     channels: int = setting(0, "1 grey, 3 colour; 0 takes the data's own.", least=0)
     backbone: str = setting(
