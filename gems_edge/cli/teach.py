@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,8 @@ from gems_edge.cli.taught import adaptation_report, say_step, state_document
 from gems_edge.data import limits
 
 if TYPE_CHECKING:
-    from gems_edge.device import Adaptation, Learner
+    from gems_edge.device import Adaptation, Explanation, Learner
 
-_TRIES = 5  # where other processes teach the same state at once
 CHANGES = ("--add", "--photo", "--forget", "--rename", "--move", "--drop", "--undo", "--list")
 
 
@@ -124,8 +124,6 @@ def _check_one(asked: Options) -> None:
 
 def _change(asked: Options, learner: "Learner") -> Change:
     """The verb that was asked for; what it needs of files is read once, here. UserError for what it cannot be."""
-    from functools import partial
-
     from gems_edge.device.support import read_support
     from gems_edge.predict.room import check_room
 
@@ -176,19 +174,17 @@ def _number_and_name(pair: str) -> tuple[int, str]:
 
 def _taught(learner: "Learner", path: str, change: Change) -> tuple[Document, list[str]]:
     """Change the state at `path`, whatever other processes teach it meanwhile."""
-    from gems_edge.device.state import Overtaken
+    from gems_edge.device.changing import saved_change
     from gems_edge.predict.room import check_room
 
-    for attempt in range(1, _TRIES + 1):
-        try:
-            check_room(learner.bundle.manifest["cost"], learner.load_state(path).images + change.news, "adapt")
-            adaptation, explanation = change.verb(learner), learner.explain()  # before others may remove its photos
-            saved = learner.save(path)
-            break
-        except Overtaken:
-            if attempt == _TRIES:
-                raise
-            say(f"another process has taught {path} meanwhile; once more, on what it taught")
+    def changed(at: "Learner") -> "tuple[Adaptation | None, Explanation]":
+        assert at.taught is not None
+        check_room(at.bundle.manifest["cost"], at.taught.images + change.news, "adapt")
+        return change.verb(at), at.explain()  # before others may remove its photos
+
+    learner.load_state(path)
+    overtaken = partial(say, f"another process has taught {path} meanwhile; once more, on what it taught")
+    (adaptation, explanation), saved = saved_change(learner, path, changed, overtaken)
     if adaptation is None:
         document = state_document(saved, path) | explanation.to_json()
         lines = [f"{path}: generation {saved.generation}, {document['state_bytes']} bytes", *explanation.lines()]

@@ -1,9 +1,11 @@
 """The learner that is asked and taught at once, and its state on disk: what is answered with is what is saved."""
 
+import contextlib
 import copy
+import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,13 @@ import numpy as np
 from gems_edge.device import Explanation, Learner
 from gems_edge.device.album import Album, check_name
 from gems_edge.device.answers import Answer
-from gems_edge.device.state import SLOTS, Overtaken, check_destination
+from gems_edge.device.changing import saved_change
+from gems_edge.device.state import SLOTS, check_destination
 from gems_edge.errors import UserError
 from gems_edge.predict.room import check_room
 from gems_edge.serve.waiting import MOST, Waiting, read_waiting, write_waiting
 from gems_edge.wording import count_text
 
-_TRIES = 5  # where other processes teach the same state at once
 NOTHING_TAUGHT = "nothing was taught yet; show two kinds of things, and teach each"
 
 _GONE = "photo {} is not there any more; somebody has changed the classes meanwhile"
@@ -46,6 +48,7 @@ class Classroom:
         """Raises UserError for a state of another bundle, and for a place where none can be."""
         self.state = state
         self._changing = threading.Lock()
+        self._read = _stamp(state)  # of what was last read: another process may write
         check_destination(state, learner.bundle.hash)
         waiting, generation = read_waiting(state), 0
         if any((state / slot).exists() for slot in SLOTS):
@@ -57,11 +60,39 @@ class Classroom:
 
     def answer(self, photo: bytes, accept_all: bool = False, coverage: float | None = None) -> tuple[Lesson, Answer]:
         """What an image file shows, and by which lesson. Raises UserError for no image, and before any teaching."""
-        lesson = self.lesson  # once: another thread may teach meanwhile
+        lesson = self.current()  # once: another thread may teach meanwhile
         image = lesson.learner.read_images([photo])
         if not lesson.generation:
             raise UserError(NOTHING_TAUGHT)
         return lesson, lesson.learner.answers(image, coverage=coverage, accept_all=accept_all)[0]
+
+    def current(self) -> Lesson:
+        """What is answered with; where another process has taught the state meanwhile, what that taught."""
+        if _stamp(self.state) != self._read and self._changing.acquire(blocking=False):
+            try:
+                self._read_again()
+            finally:
+                self._changing.release()
+        return self.lesson
+
+    @contextlib.contextmanager
+    def _changes(self) -> Iterator[None]:
+        """Nobody else here changes anything meanwhile, and the lesson is the newest."""
+        with self._changing:
+            if _stamp(self.state) != self._read:
+                self._read_again()
+            yield
+
+    def _read_again(self) -> None:
+        """A state that is gone, damaged or another bundle's changes nothing: the next change says so."""
+        self._read, learner = _stamp(self.state), copy.copy(self.lesson.learner)
+        try:
+            generation = learner.load_state(self.state).generation
+        except (UserError, OSError):
+            return
+        if generation != self.lesson.generation:
+            _warm(learner)
+            self.lesson = Lesson(learner, generation, self.lesson.waiting, _explained(learner))
 
     def teach(self, name: str, photos: Sequence[bytes], sources: Sequence[str] = ()) -> str:
         """Learn image files as that class; what was done, in words. The photos of a first class wait for a second."""
@@ -69,7 +100,7 @@ class Classroom:
         if not photos:
             raise UserError(f"no photo came with {name}; hold the button while the camera sees it")
         images = self.lesson.learner.read_images(photos)
-        with self._changing:
+        with self._changes():
             lesson = self.lesson
             waiting = lesson.waiting
             if lesson.generation == 0 and waiting.name in ("", name):
@@ -85,14 +116,14 @@ class Classroom:
             return said
 
     def forget(self, name: str) -> str:
-        with self._changing:
+        with self._changes():
             if self.lesson.waiting.photos and name == self.lesson.waiting.name:
                 return self._wait(Waiting())
             return self._changed(lambda at: at.forget(name))
 
     def rename(self, old: str, new: str) -> str:
         new = plain_name(new)
-        with self._changing:
+        with self._changes():
             if self.lesson.waiting.photos and old == self.lesson.waiting.name:
                 return self._wait(Waiting(new, self.lesson.waiting.photos))
             return self._changed(lambda at: at.rename(old, new))
@@ -105,7 +136,7 @@ class Classroom:
         return self._of_photo(photo, lambda at: at.drop(photo))
 
     def undo(self, changes: int = 1) -> str:
-        with self._changing:
+        with self._changes():
             if self.lesson.waiting.photos:
                 return self._wait(Waiting())
             undone = _last_change(self.lesson.learner) if changes == 1 else count_text(changes, "change")
@@ -127,7 +158,7 @@ class Classroom:
             return read(self.state)
 
     def _of_photo(self, photo: int, change: Callable[[Learner], object]) -> str:
-        with self._changing:
+        with self._changes():
             if photo not in {each.number for each in self.lesson.album.photos}:
                 raise UserError(_GONE.format(photo))
             return self._changed(change)
@@ -136,7 +167,7 @@ class Classroom:
         """Let these photos wait for a second class."""
         before = self.lesson.waiting
         write_waiting(self.state, waiting)
-        self.lesson = Lesson(self.lesson.learner, 0, waiting)
+        self.lesson = replace(self.lesson, waiting=waiting)
         if not waiting.photos:
             return f"forgot {before.name}"
         return f"{waiting.name} has {count_text(len(waiting.photos), 'photo')}; now teach something else"
@@ -147,19 +178,28 @@ class Classroom:
             raise UserError(NOTHING_TAUGHT)
         learner = copy.copy(self.lesson.learner)
         cost = learner.bundle.manifest["cost"]
-        for attempt in range(1, _TRIES + 1):
-            try:
-                check_room(cost, more + (learner.taught.images if learner.taught else 0), "adapt")
-                change(learner)
-                saved = learner.save(self.state)
-                break
-            except Overtaken:  # by gems-edge teach, or another server: once more, on what that taught
-                if attempt == _TRIES:
-                    raise
-                learner.load_state(self.state)
+
+        def checked(at: Learner) -> None:
+            check_room(cost, more + (at.taught.images if at.taught else 0), "adapt")
+            change(at)
+
+        saved = saved_change(learner, self.state, checked)[1]
         _warm(learner)
         self.lesson = Lesson(learner, saved.generation, explanation=_explained(learner))
         return _last_change(learner)
+
+
+def _stamp(state: Path) -> list[tuple[int, int, int] | None]:
+    """Another one after every save to the state, which replaces a slot."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for slot in SLOTS:
+        try:
+            found = os.stat(state / slot)
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
+    return stamps
 
 
 def plain_name(name: str) -> str:

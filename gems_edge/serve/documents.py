@@ -43,7 +43,7 @@ def state_document(lesson: Lesson) -> Document:
     }
 
 
-def answer_document(lesson: Lesson, answer: Answer, milliseconds: float) -> Document:
+def answer_document(lesson: Lesson, answer: Answer, milliseconds: float, waited: float) -> Document:
     """`class` is null for what is like nothing that was taught."""
     return {
         "generation": lesson.generation,
@@ -53,6 +53,7 @@ def answer_document(lesson: Lesson, answer: Answer, milliseconds: float) -> Docu
         "shares": _shares(lesson.learner.classes, answer.shares),
         "set": None if answer.candidates is None else [shown(name) for name in answer.candidates],
         "ms": milliseconds,
+        "waited_ms": waited,
     }
 
 

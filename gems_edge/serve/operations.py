@@ -24,11 +24,8 @@ async def predict(served: Served, request: Request) -> Response:
     coverage, camera = coverage_in(request), camera_in(request)
     accept_all = request.query_params.get("accept_all") in ("1", "true")
     photo = await request.body()
-    began = time.perf_counter()
-    ask = partial(served.classroom.answer, photo, accept_all, coverage)
-    lesson, answer = await to_thread.run_sync(ask, limiter=served.answering)
-    milliseconds = round(1e3 * (time.perf_counter() - began), 2)
-    return JSONResponse(served.seen(camera, lesson, answer, milliseconds))
+    ask = partial(served.ask, photo, accept_all, coverage, time.perf_counter())
+    return JSONResponse(served.seen(camera, await to_thread.run_sync(ask, limiter=served.answering)))
 
 
 async def teach(served: Served, request: Request) -> Response:
@@ -62,7 +59,7 @@ async def undo(served: Served, request: Request) -> Response:
 
 
 async def state(served: Served, request: Request) -> Response:
-    return JSONResponse(state_document(served.classroom.lesson))
+    return JSONResponse(state_document(await to_thread.run_sync(served.classroom.current)))
 
 
 async def download(served: Served, request: Request) -> Response:

@@ -20,30 +20,50 @@ from gems_edge.serve.live import Live
 _REMEMBERED = 100  # answers
 
 
+@dataclass(frozen=True)
+class Answered:
+    """An answer, by which lesson, and the milliseconds from a photo's bytes to its class, and before, for a core."""
+
+    lesson: Lesson
+    answer: Answer
+    milliseconds: float
+    waited: float = 0.0
+
+
 @dataclass
 class Served:
-    """The classroom, who listens to it, and the milliseconds of the last answers. `picture`: the newest of the camera
-    at the board; None where there is none, and while it is gone."""
+    """The classroom, who listens to it, and how many milliseconds the last answers took, and waited. `picture`: the
+    newest of the camera at the board; None where there is none, and while it is gone."""
 
     classroom: Classroom
     live: Live = field(default_factory=Live)
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    waits: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     picture: bytes | None = None
     # As many answers at once as there are cores: more threads only wait for each other, and for Python's lock.
     answering: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(available_cores()))
 
-    def seen(self, camera: str, lesson: Lesson, answer: Answer, milliseconds: float) -> Document:
-        """What is said of an answer, which took so long from a photo's bytes to its class; that of a camera ("": none)
-        is steadied and told to who listens. In the event loop's thread."""
-        self.times.append(milliseconds)
-        document = answer_document(lesson, answer, milliseconds)
+    def ask(self, photo: bytes, accept_all: bool = False, coverage: float | None = None, since: float = 0) -> Answered:
+        """As Classroom.answer; `since`: from when on it waited (time.perf_counter), 0 where it did not."""
+        began = time.perf_counter()
+        lesson, answer = self.classroom.answer(photo, accept_all, coverage)
+        waited = began - since if since else 0.0
+        return Answered(lesson, answer, round(1e3 * (time.perf_counter() - began), 2), round(1e3 * waited, 2))
+
+    def seen(self, camera: str, answered: Answered) -> Document:
+        """What is said of an answer; that of a camera ("": none) is steadied and told to who listens. In the event
+        loop's thread."""
+        lesson, answer = answered.lesson, answered.answer
+        self.times.append(answered.milliseconds)
+        self.waits.append(answered.waited)
+        document = answer_document(lesson, answer, answered.milliseconds, answered.waited)
         if camera:
             document["steady"] = steady_document(self.live.steady(camera, lesson, answer, time.monotonic()))
             self.live.tell({"event": "answer", "camera": camera, **document})
         return document
 
     def cost(self) -> dict[str, Any]:
-        """`answer_ms` is the median of the last 100 answers; null stands for what this machine does not say."""
+        """`answer_ms` and `wait_ms` are medians of the last 100 answers; null: this machine does not say it."""
         lesson, peak = self.classroom.lesson, peak_rss_mb()
         taught = lesson.learner.taught
         cost = lesson.learner.bundle.manifest["cost"]
@@ -51,6 +71,7 @@ class Served:
         temperature = temperature_c()
         return {
             "answer_ms": median(self.times) if self.times else None,
+            "wait_ms": median(self.waits) if self.waits else None,
             "peak_mb": None if peak is None else round(peak, 1),
             "predicted_peak_mb": round(predicted.value, 1),
             "temperature_c": None if temperature is None else round(temperature, 1),

@@ -24,7 +24,7 @@ def _watch(served: Served, where: str, loop: asyncio.AbstractEventLoop) -> None:
                 if served.live.closed:
                     return
                 served.picture = picture
-                if served.classroom.lesson.generation:
+                if served.classroom.current().generation:
                     _answer(served, picture, loop)
         except Exception as error:  # OpenCV's, too: a camera ends nothing but its pictures
             served.picture = None
@@ -33,13 +33,11 @@ def _watch(served: Served, where: str, loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _answer(served: Served, picture: bytes, loop: asyncio.AbstractEventLoop) -> None:
-    began = time.perf_counter()
     try:
-        lesson, answer = served.classroom.answer(picture)
+        answered = served.ask(picture)
     except UserError:  # half a picture, as folders and streams may have
         return
-    milliseconds = round(1e3 * (time.perf_counter() - began), 2)
-    _tell(loop, lambda: served.seen(CAMERA, lesson, answer, milliseconds))
+    _tell(loop, lambda: served.seen(CAMERA, answered))
 
 
 def _tell(loop: asyncio.AbstractEventLoop, *call: object) -> None:

@@ -145,13 +145,15 @@ def test_a_cameras_answers_are_steadied_and_begin_anew_after_a_change(phone):
 
 
 def test_health_says_what_answers_cost(phone):
-    assert phone.client.get("/api/health").json()["cost"]["answer_ms"] is None
+    before = phone.client.get("/api/health").json()["cost"]
+    assert before["answer_ms"] is before["wait_ms"] is None
     phone.teach("a", FILES[0])
     phone.teach("b", FILES[1])
-    phone.ask(FILES[0][0])
+    answer = phone.ask(FILES[0][0]).json()
     health = phone.client.get("/api/health").json()
     assert health["ok"] and health["generation"] == 1
-    assert health["cost"]["answer_ms"] > 0 and health["cost"]["peak_mb"] > 10 < health["cost"]["predicted_peak_mb"]
+    assert health["cost"]["answer_ms"] == answer["ms"] > 0 and health["cost"]["wait_ms"] == answer["waited_ms"] >= 0
+    assert health["cost"]["peak_mb"] > 10 < health["cost"]["predicted_peak_mb"]
 
 
 def test_every_route_is_described(phone):

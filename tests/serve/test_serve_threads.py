@@ -9,6 +9,7 @@ import pytest
 from serving import bundle_in, photos, serving
 
 from gems_edge.device import Learner
+from gems_edge.device.state import SLOTS
 from gems_edge.serve import limits
 
 FILES = photos(6)
@@ -89,5 +90,24 @@ def test_another_program_that_teaches_the_same_state(phone, tmp_path):
     other.load_state(tmp_path / "s.state")
     other.teach(other.read_images(FILES[2]), ["from elsewhere"] * 3)
     other.save(tmp_path / "s.state")
-    assert phone.teach("c", FILES[3]).json()["generation"] == 3
-    assert list(phone.classes) == ["a", "b", "from elsewhere", "c"]
+    answer = phone.ask(FILES[2][0]).json()
+    assert answer["generation"] == 2 and answer["shares"][2]["class"] == "from elsewhere"
+    other.rename("from elsewhere", "elsewhere")
+    other.save(tmp_path / "s.state")
+    assert list(phone.classes) == ["a", "b", "elsewhere"]
+    assert phone.teach("c", FILES[3]).json()["generation"] == 4
+    assert list(phone.classes) == ["a", "b", "elsewhere", "c"]
+    for slot in SLOTS:  # a state that is gone is answered with
+        (tmp_path / "s.state" / slot).unlink()
+    assert phone.ask(FILES[3][0]).json()["generation"] == 4 and len(phone.classes) == 4
+
+
+def test_another_program_that_teaches_while_the_first_class_waits(phone, tmp_path):
+    phone.teach("a", FILES[0])
+    other = Learner.load(bundle_in(tmp_path), threads=1)
+    other.teach(other.read_images([*FILES[1], *FILES[2]]), ["b"] * 3 + ["c"] * 3)
+    other.save(tmp_path / "s.state")
+    assert phone.ask(FILES[1][0]).json()["generation"] == 1 and phone.state["waiting"] == {"class": "a", "photos": 3}
+    assert phone.do("rename", **{"class": "a", "to": "d"}).json()["generation"] == 1  # nothing is saved yet
+    phone.teach("e", FILES[3])
+    assert list(phone.classes) == ["b", "c", "d", "e"] and phone.state["waiting"] is None
