@@ -92,11 +92,13 @@ class Bundle:
 
     def tensors(self, names: Iterable[str]) -> dict[str, np.ndarray]:
         """These tensors, float32, in arrays of their own; the file is checked against the manifest once more."""
+        return {name: tensor.copy() for name, tensor in self.views(names).items()}
+
+    def views(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """As `tensors`, to be read alone: each of them keeps the whole file in memory."""
         names = tuple(names)
-        if not names:
-            return {}
-        stored = self._stored(WEIGHTS_FILE)
-        return {name: stored[name].copy() for name in names}
+        stored = self._stored(WEIGHTS_FILE) if names else {}
+        return {name: stored[name] for name in names}
 
     def all_tensors(self) -> dict[str, np.ndarray]:
         """As `tensors`, all of them."""

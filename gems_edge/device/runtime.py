@@ -154,9 +154,11 @@ class Session:
                 f"{self.what} is not the graph that its manifest describes: it {reason}; export the bundle again"
             )
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], *, last: bool = False) -> list[np.ndarray]:
         """The named `outputs`. Every node runs whatever is asked for: onnxruntime 1.31.1 ignores
         `only_execute_path_to_fetches` (387 kernels of an adaptation step with it and without).
+
+        `last`: none follows soon, so what the arena has left goes back to the system.
 
         Raises UserError for feeds that do not fit and in a process that was forked meanwhile, MachineError when memory
         runs out.
@@ -164,6 +166,8 @@ class Session:
         self._refuse_fork()
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4
+        if last:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             tensors: list[np.ndarray] = self._session.run(list(outputs), dict(feeds), options)
             return tensors

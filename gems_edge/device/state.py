@@ -26,6 +26,7 @@ import safetensors.numpy
 from gems_edge.device.album import Album, Version
 from gems_edge.device.history import files_of, history_document, history_of
 from gems_edge.device.photos import DIRECTORY, are_only_photos, photos_bytes, sweep_photos, write_photos
+from gems_edge.device.tensors import tensor_parts
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import locked, read_plain, sync_directory, write_atomic
 
@@ -226,7 +227,8 @@ def read_slots(path: Path) -> tuple[dict[str, State], dict[str, str]]:
     return slots, damaged
 
 
-def _encode(state: State) -> bytes:
+def _encode(state: State) -> list[bytes | memoryview]:
+    """The content of a slot, in parts."""
     tensors = {name: np.asarray(value, order="C") for name, value in state.tensors.items()}
     metadata = {
         "format": FORMAT,
@@ -242,7 +244,7 @@ def _encode(state: State) -> bytes:
     if state.versions:
         metadata["history"] = json.dumps(history_document(state.versions), ensure_ascii=False)
         metadata["precision"] = state.precision
-    return safetensors.numpy.save(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
+    return tensor_parts(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
 
 
 def _decode(content: bytes, path: Path) -> State:
@@ -292,5 +294,5 @@ def _checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) ->
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(json.dumps([name, list(value.shape), value.dtype.str]).encode())
-        digest.update(value.tobytes())
+        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

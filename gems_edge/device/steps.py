@@ -27,7 +27,7 @@ def take_steps(
     def run(outputs: Sequence[str], step: int, first: bool = False) -> Arrays:
         """`step`: the number of steps after which what it gives counts."""
         feed = bundle.first_feed(first) | carried | {name: weights[name] for name in fed}
-        return _run(session, outputs, feeds | feed, step)
+        return _run(session, outputs, feeds | feed, step, step == steps)
 
     losses, seconds = [], []
     for step in range(1, steps + 1):
@@ -72,9 +72,9 @@ def _fitting(what: str, output: str, outputs: Arrays, like: np.ndarray) -> np.nd
     return value
 
 
-def _run(session: Session, outputs: Sequence[str], feeds: Arrays, step: int) -> Arrays:
+def _run(session: Session, outputs: Sequence[str], feeds: Arrays, step: int, last: bool) -> Arrays:
     """The outputs by name; UserError if the numbers at `step` are not finite."""
-    values = dict(zip(outputs, session.run(outputs, feeds)))
+    values = dict(zip(outputs, session.run(outputs, feeds, last=last)))
     if not all(np.isfinite(value).all() for value in values.values()):
         loss = f" (loss {float(values['loss']):g})" if "loss" in values else ""
         raise UserError(f"adaptation diverged at step {step}{loss}; use fewer steps or other images")

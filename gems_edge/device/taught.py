@@ -138,8 +138,9 @@ def read(path: Path, bundle: Bundle) -> Taught:
 
 
 def _start(bundle: Bundle, classes: int) -> Arrays:
-    """The start values of what a state holds."""
-    start = bundle.start_weights(classes, bundle.statistics)
+    """The start values of what a state holds, to be read alone."""
+    body = [name for name in (*bundle.adapted, *bundle.statistics) if name not in HEAD]
+    start = bundle.start_head(classes) | bundle.views(body)
     return {name: start[name] for name in (*bundle.learned, *bundle.statistics)}
 
 

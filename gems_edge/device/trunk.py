@@ -22,7 +22,7 @@ def trunk_features(bundle: Bundle, pixels: np.ndarray, threads: int | None, prec
     features: np.ndarray | None = None
     for start in range(0, len(pixels), batch):
         some = network_input(pixels[start : start + batch])
-        [result] = session.run([FEATURES], {IMAGES: some})
+        [result] = session.run([FEATURES], {IMAGES: some}, last=start + batch >= len(pixels))
         if result.shape != (len(some), *trunk.features):
             raise UserError(
                 f"{session.what} gives features of shape {list(result.shape[1:])}, not {list(trunk.features)} as "

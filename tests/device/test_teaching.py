@@ -154,7 +154,7 @@ def test_the_trunk_runs_for_new_photos_alone(tmp_path, monkeypatch):
     def watched(*arguments):
         session = load(*arguments)
         run = session.run
-        session.run = lambda outputs, feeds: seen.append(len(feeds["images"])) or run(outputs, feeds)
+        session.run = lambda outputs, feeds, **how: seen.append(len(feeds["images"])) or run(outputs, feeds, **how)
         return session
 
     monkeypatch.setattr(trunk, "trunk_session", watched)

@@ -65,7 +65,7 @@ def test_the_trunk_sees_as_many_images_at_a_time_as_predict(tmp_path, monkeypatc
     def watched(*arguments):
         session = run(*arguments)
         own = session.run
-        session.run = lambda outputs, feeds: seen.append(len(feeds["images"])) or own(outputs, feeds)
+        session.run = lambda outputs, feeds, **how: seen.append(len(feeds["images"])) or own(outputs, feeds, **how)
         return session
 
     monkeypatch.setattr(trunk, "trunk_session", watched)
