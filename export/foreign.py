@@ -9,7 +9,10 @@ import torch
 from gems_edge.data.episodes import EpisodeIndices, EpisodeSampler, make_sampler
 from gems_edge.device.bundle import HEAD
 from gems_edge.device.familiar import squared_distances
+from gems_edge.device.left_out import LeftOut, left_out
+from gems_edge.device.photos import as_kept
 from gems_edge.errors import UserError
+from gems_edge.export.cut import highest_cut
 from gems_edge.export.source import MetaModel, Read, Source, read_by
 from gems_edge.export.steps import StepPlan
 from gems_edge.meta.evaluation.still import BATCH
@@ -17,6 +20,7 @@ from gems_edge.meta.inner import adapt, detached, one_hot, query_features, suppo
 from gems_edge.models.fewshot import Weights, body
 from gems_edge.models.head import logits_of, prototypes
 from gems_edge.models.spec import PER_IMAGE, ModelSpec
+from gems_edge.models.tensor_names import TEMPERATURE
 from gems_edge.progress import Phase, no_display
 
 PER_CLASS = 100  # images of a class that take part, where they do not come in groups
@@ -39,6 +43,7 @@ class Asked:
     background: np.ndarray  # of training classes, as many rows; no column without any
     distances: np.ndarray  # squared, to the classes' means of what the head reads; no column where features stand still
     own: np.ndarray  # int64 [n]; behind the n known ones come the foreign
+    left: LeftOut | None  # the support photos, each left out; None where a board does not ask them
 
 
 def samplers_for(source: Source, split: str, ways: int, shots: int) -> list[EpisodeSampler]:
@@ -76,6 +81,7 @@ class Asking:
         self.read: Read = read_by(learned, source, split, phase)
         self.split, self.mode, self.plan = split, source.config.normalization, plan
         self.still = stands_still(learned, plan, self.mode)
+        self.temperature = temperature_of(learned) if self.still else None
         self.features: dict[int, torch.Tensor] = {}
 
     def ask(self, task: Task, rows: Weights) -> Asked:
@@ -91,7 +97,14 @@ class Asking:
                 read, of_support = (_read(model.spec, weights, each) for each in (features, taught))
                 means = np.stack([of_support[indices.labels == place].mean(axis=0) for place in range(ways)])
                 distances = squared_distances(read, means)
-        return Asked(logits[:, :ways], logits[:, ways:], distances, np.repeat(np.arange(ways), queries))
+        left = self._left_out(indices, weights, rows) if self.temperature else None
+        return Asked(logits[:, :ways], logits[:, ways:], distances, np.repeat(np.arange(ways), queries), left)
+
+    def _left_out(self, indices: EpisodeIndices, weights: Weights, rows: Weights) -> LeftOut:
+        assert self.temperature is not None
+        support, head = as_kept(self._features(indices.support).cpu().numpy()), weights[HEAD[0]].float().cpu().numpy()
+        training = rows[HEAD[0]].float().numpy() if rows else head[:0]
+        return left_out(support, indices.labels, head, training, self.temperature)
 
     def _adapted(self, task: Task) -> tuple[Weights, torch.Tensor, torch.Tensor]:
         """The weights, and features of the queries and of the support set."""
@@ -135,6 +148,14 @@ def _read(spec: ModelSpec, weights: Weights, features: torch.Tensor) -> np.ndarr
 def stands_still(learned: MetaModel, plan: StepPlan, mode: str) -> bool:
     """Whether an image's features are the same in every task."""
     return learned.model.spec.head == "prototype" and not plan.most and mode in PER_IMAGE
+
+
+def temperature_of(learned: MetaModel) -> float | None:
+    """What a cosine head multiplies cosines with, where a board keeps the features that it reads; else None."""
+    spec, cut = learned.model.spec, highest_cut(learned)
+    if spec.head != "prototype" or spec.metric != "cosine" or cut is None or cut.sides:
+        return None
+    return float(learned.weights[TEMPERATURE].exp())
 
 
 def features_of(learned: MetaModel, images: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ episodes, whose classes have chosen nothing.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,22 @@ from gems_edge.device.familiar import (
     Cell,
     Familiar,
     Score,
-    cell_at,
     class_scores,
+    levels_at,
     levels_of,
     share_below,
 )
+from gems_edge.device.left_out import NO_RANKS, OwnRanks, counted_in, own_ranks
 from gems_edge.export.cut import highest_cut
-from gems_edge.export.foreign import Asked, Asking, background_rows, samplers_for, stands_still, tasks_of
+from gems_edge.export.foreign import (
+    Asked,
+    Asking,
+    background_rows,
+    samplers_for,
+    stands_still,
+    tasks_of,
+    temperature_of,
+)
 from gems_edge.export.source import ExportOptions, MetaModel, Reports, Source
 from gems_edge.export.steps import StepPlan
 from gems_edge.meta.precision import matrix_precision
@@ -69,12 +78,14 @@ def measure_unknown(
     scores = candidates(source.config.metric, rows, _may_read(learned) and not still)
     areas = {score: _mean_area(score, validated) for score in scores}
     score = max(areas, key=areas.__getitem__)
-    familiar = Familiar(score, tuple(_cell(score, setting, asked) for setting, asked in validated.items()))
+    cells = tuple(_cell(score, setting, asked) for setting, asked in validated.items())
+    familiar = Familiar(score, cells, temperature_of(learned) if any(cell.left_best for cell in cells) else None)
     in_tests = [measured(familiar, setting, asked) for setting, asked in tested.items()]
     _tell(in_tests, source.config.ways, reports)
     entry = {
         "score": asdict(score),
         "kept": KEPT,
+        "temperature": familiar.temperature,
         "cells": [asdict(cell) for cell in familiar.cells],
         "candidates": [asdict(each) | {"area": round(area, 4)} for each, area in areas.items()],
         "episodes": episodes,
@@ -86,9 +97,8 @@ def measure_unknown(
 
 def candidates(metric: str, rows: Mapping[str, object], distances: bool) -> list[Score]:
     """Scores to choose from. Squared distances can be compared by their differences alone."""
-    weights = (0.5, 0.75, 1.0) if metric == "cosine" else (1.0,)
-    behind = [Score("background", weight, nearest) for weight in weights for nearest in (1, 3, 10)]
-    further = [*(behind if rows else []), *([Score("distance")] if distances else [])]
+    behind = Score("background", 0.75 if metric == "cosine" else 1.0, 3)
+    further = [*([behind] if rows else []), *([Score("distance")] if distances else [])]
     return [Score("largest"), Score("energy"), Score("share"), *further]
 
 
@@ -106,22 +116,37 @@ def area(known: np.ndarray, foreign: np.ndarray) -> float:
 
 def measured(familiar: Familiar, setting: Setting, asked: Sequence[Asked]) -> dict[str, Any]:
     """What the calibration does in episodes of this setting, and their ROC."""
-    known, foreign, own, every = _scores(familiar.score, asked)
-    best, of_own = cell_at(familiar, *setting)
-    sets = share_below(every, of_own) >= 1 - COVERAGE
+    known, foreign, _ = _scores(familiar.score, asked)
+    best, of_own = levels_at(familiar, *setting, "best", "own")
+    kept, refused, held, sizes = [], [], [], []
+    for each in asked:
+        ranks = _ranks(familiar, setting, each)
+        of_known, of_foreign, every = _scores(familiar.score, [each])
+        kept.append(counted_in(share_below(of_known, best), ranks.best) >= 1 - KEPT)
+        refused.append(counted_in(share_below(of_foreign, best), ranks.best) < 1 - KEPT)
+        sets = counted_in(share_below(every, of_own), ranks.own) >= 1 - COVERAGE
+        held.append(sets[np.arange(len(sets)), each.own])
+        sizes.append(sets.sum(axis=1))
     return {
         "photos": setting[0],
         "classes": setting[1],
         "area": round(area(known, foreign), 4),
-        "kept": round(float((share_below(known, best) >= 1 - KEPT).mean()), 4),
-        "refused": round(float((share_below(foreign, best) < 1 - KEPT).mean()), 4),
-        "coverage": {
-            "asked": COVERAGE,
-            "reached": round(float((share_below(own, of_own) >= 1 - COVERAGE).mean()), 4),
-            "classes": round(float(sets.sum(axis=1).mean()), 3),
-        },
+        "kept": _mean(kept),
+        "refused": _mean(refused),
+        "coverage": {"asked": COVERAGE, "reached": _mean(held), "classes": _mean(sizes)},
         "roc": roc(known, foreign),
     }
+
+
+def _mean(parts: Sequence[np.ndarray]) -> float:
+    return round(float(np.concatenate(parts).mean()), 4)
+
+
+def _ranks(familiar: Familiar, setting: Setting, asked: Asked) -> OwnRanks:
+    if familiar.temperature is None or asked.left is None:
+        return NO_RANKS
+    photos, classes = setting
+    return own_ranks(familiar, asked.left, [photos] * classes, [True] * classes)
 
 
 def roc(known: np.ndarray, foreign: np.ndarray) -> list[list[float]]:
@@ -168,17 +193,16 @@ def _results(
     return results
 
 
-def _scores(score: Score, asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of known photos the best class's score and of foreign ones, of known ones their own class's and every class's."""
-    best, foreign, own, every = [], [], [], []
+def _scores(score: Score, asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of known photos the best class's score and of foreign ones, and of known ones every class's."""
+    best, foreign, every = [], [], []
     for each in asked:
         scores = class_scores(score, each.logits, each.distances if score.kind == "distance" else each.background)
         known, likeliest = len(each.own), scores[np.arange(len(scores)), each.logits.argmax(axis=1)]
         best.append(likeliest[:known])
         foreign.append(likeliest[known:])
-        own.append(scores[np.arange(known), each.own])
         every.append(scores[:known])
-    return np.concatenate(best), np.concatenate(foreign), np.concatenate(own), np.concatenate(every)
+    return np.concatenate(best), np.concatenate(foreign), np.concatenate(every)
 
 
 def _mean_area(score: Score, results: Results) -> float:
@@ -186,8 +210,16 @@ def _mean_area(score: Score, results: Results) -> float:
 
 
 def _cell(score: Score, setting: Setting, asked: Sequence[Asked]) -> Cell:
-    known, _, own, _ = _scores(score, asked)
-    return Cell(*setting, levels_of(known), levels_of(own))
+    known, _, every = _scores(score, asked)
+    own = np.concatenate([each.own for each in asked])
+    cell = Cell(*setting, levels_of(known), levels_of(every[np.arange(len(own)), own]))
+    photos = [each.left for each in asked if each.left is not None and len(each.left.own)]
+    if not photos:
+        return cell
+    scores = [class_scores(score, each.logits, each.beside) for each in photos]
+    left_own = [rows[np.arange(len(rows)), each.own] for rows, each in zip(scores, photos)]
+    of_best = np.concatenate([rows.max(axis=1) for rows in scores])
+    return replace(cell, left_best=levels_of(of_best), left_own=levels_of(np.concatenate(left_own)))
 
 
 def _files(score: Score, rows: Weights) -> dict[str, bytes]:

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gems_edge.device.familiar import KEPT, Familiar, cell_at, class_scores, share_below
+from gems_edge.device.familiar import KEPT, NONE, Familiar, class_scores, levels_at, share_below
+from gems_edge.device.left_out import NO_RANKS, OwnRanks, counted_in
 from gems_edge.errors import UserError
-
-NONE = "none"  # a class of this name, taught by owners with what is nothing of theirs, is never answered
 
 
 @dataclass(frozen=True)
 class Answer:
     """What one image is taken for. `name` is None where it is like nothing that was taught.
 
-    `score`: the share of photos of taught classes that are less like their classes, from 0 to 1, as measured at export;
-    below 1 − KEPT an image is unknown. Of a bundle that was not measured it is the likeliest class's probability, no
-    image is unknown, and candidates are the likeliest classes up to the probability that was asked for.
+    `score`: the share of photos of taught classes that are less like their classes, from 0 to 1, as measured at export
+    and on the photos that were taught, each left out; below 1 − KEPT an image is unknown. Of a bundle that was not
+    measured it is the likeliest class's probability, no image is unknown, and candidates are the likeliest classes up
+    to the probability that was asked for.
     """
 
     name: Hashable | None
@@ -40,6 +40,7 @@ class Question:
     accept_all: bool = False
     familiar: Familiar | None = None
     photos: Mapping[Hashable, float] = field(default_factory=dict)  # with which each class was taught
+    ranks: OwnRanks = NO_RANKS  # of the photos that were taught
 
 
 def answers_to(question: Question, logits: np.ndarray, beside: np.ndarray | None = None) -> tuple[Answer, ...]:
@@ -64,18 +65,22 @@ def check_coverage(coverage: float | None) -> None:
 
 
 class _Ranks:
-    """Where scores stand among those of validation photos, by class: each with its own number of photos."""
+    """Where scores stand among those of validation photos, by class: each with its own number of photos; and among
+    those of the photos that were taught."""
 
     def __init__(self, familiar: Familiar, question: Question):
         counts = [question.photos.get(name, 1.0) for name in question.classes]
-        cells = {count: cell_at(familiar, count, len(counts)) for count in set(counts)}
-        self.cells = [cells[count] for count in counts]
+        cells = {count: levels_at(familiar, count, len(counts), "best", "own") for count in set(counts)}
+        self.cells, self.ranks = [cells[count] for count in counts], question.ranks
 
     def best(self, place: int, score: float) -> float:
-        return float(share_below(np.array([score]), self.cells[place][0])[0])
+        return self._counted(score, self.cells[place][0], self.ranks.best)
 
     def own(self, place: int, score: float) -> float:
-        return float(share_below(np.array([score]), self.cells[place][1])[0])
+        return self._counted(score, self.cells[place][1], self.ranks.own)
+
+    def _counted(self, score: float, at_levels: np.ndarray, ranks: np.ndarray) -> float:
+        return float(counted_in(share_below(np.array([score]), at_levels), ranks)[0])
 
 
 def _answerable(question: Question, shares: np.ndarray) -> tuple[list[int], bool]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gems_edge.device.manifest import Fields
+from gems_edge.device.manifest import Fields, trunk_of
 
 UNKNOWN_FILE = "unknown.safetensors"  # head rows of training classes: weight [K, F], bias [K]
+NONE = "none"  # a class of this name, taught by owners with what is nothing of theirs, is never answered
 KEPT = 0.9  # the share of photos of taught classes that are answered
 # Shares of photos with a lower score, of which a cell holds the scores.
 LEVELS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
@@ -48,14 +49,20 @@ class Cell:
     classes: int
     best: tuple[float, ...]  # of the class that is most like the photo, for photos of taught classes
     own: tuple[float, ...]  # of the photo's own class
+    left_best: tuple[float, ...] = ()  # the same of the taught photos, each left out; of 2 photos of a class and more
+    left_own: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Familiar:
-    """A score and its distribution, over all pairs of some numbers of photos and of classes."""
+    """A score and its distribution, over all pairs of some numbers of photos and of classes.
+
+    `temperature`: of a cosine head that takes no steps, whose taught photos are asked, too (device/left_out.py).
+    """
 
     score: Score
     cells: tuple[Cell, ...]
+    temperature: float | None = None
 
 
 def class_scores(score: Score, logits: np.ndarray, beside: np.ndarray) -> np.ndarray:
@@ -95,19 +102,20 @@ def share_below(scores: np.ndarray, at_levels: np.ndarray) -> np.ndarray:
     return shares
 
 
-def cell_at(familiar: Familiar, photos: float, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """`best` and `own` for so many photos and classes: between those that were measured linear in the logarithms of
-    both, and beyond them as at the nearest."""
-    by = {(cell.photos, cell.classes): cell for cell in familiar.cells}
-    photo_weights = _between(sorted({cell.photos for cell in familiar.cells}), photos)
-    class_weights = _between(sorted({cell.classes for cell in familiar.cells}), classes)
-    best, own = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
-    for number, first in photo_weights:
-        for ways, second in class_weights:
-            cell = by[number, ways]
-            best += first * second * np.array(cell.best)
-            own += first * second * np.array(cell.own)
-    return best, own
+def levels_at(familiar: Familiar, photos: float, classes: int, *names: str) -> list[np.ndarray]:
+    """The cells' levels of these names for so many photos and classes: between those that were measured linear in the
+    logarithms of both, and beyond them as at the nearest."""
+    by = {(cell.photos, cell.classes): cell for cell in familiar.cells if getattr(cell, names[0])}
+    photo_weights = _between(sorted({number for number, _ in by}), photos)
+    class_weights = _between(sorted({ways for _, ways in by}), classes)
+    found = []
+    for name in names:
+        levels = np.zeros(len(LEVELS))
+        for number, first in photo_weights:
+            for ways, second in class_weights:
+                levels += first * second * np.array(getattr(by[number, ways], name))
+        found.append(levels)
+    return found
 
 
 def _between(measured: Sequence[int], value: float) -> list[tuple[int, float]]:
@@ -141,16 +149,30 @@ def familiar_of(fields: Fields) -> Familiar | None:
     whole = len({photos for photos, _ in pairs}) * len({classes for _, classes in pairs})
     if not 0 < len(cells) <= _MOST_CELLS or not len(pairs) == len(cells) == whole:
         raise fields.error("unknown.cells", "scores for every pair of some numbers of photos and of classes")
-    return Familiar(score, tuple(cells))
+    return Familiar(score, tuple(cells), _temperature(fields, cells))
+
+
+def _temperature(fields: Fields, cells: Sequence[Cell]) -> float | None:
+    if not fields.has("unknown.temperature"):
+        return None
+    value = fields.get("unknown.temperature", int | float, "a number")
+    measured = [bool(cell.left_best) for cell in cells if cell.photos > 1]
+    trunk = trunk_of(fields)
+    if not 0 < value < 1e9 or not measured or not all(measured) or trunk is None or len(trunk.features) != 1:
+        raise fields.error("unknown.temperature", "above 0, of features before the head, with left_best and left_own")
+    return float(value)
 
 
 def _cell(fields: Fields, entry: Any) -> Cell:
     try:
-        cell = Cell(entry["photos"], entry["classes"], tuple(entry["best"]), tuple(entry["own"]))
-    except (TypeError, KeyError):
+        levels = (tuple(entry[name]) for name in ("best", "own"))
+        left = (tuple(entry.get(name, ())) for name in ("left_best", "left_own"))
+        cell = Cell(entry["photos"], entry["classes"], *levels, *left)
+    except (TypeError, KeyError, AttributeError):
         raise fields.error("unknown.cells", "objects with photos, classes, best and own") from None
     counts = all(type(number) is int and 1 <= number <= 10_000 for number in (cell.photos, cell.classes))
-    if not counts or not all(map(_rises, (cell.best, cell.own))):
+    further = (cell.left_best, cell.left_own) if cell.left_best or cell.left_own else ()
+    if not counts or not all(map(_rises, (cell.best, cell.own, *further))):
         raise fields.error("unknown.cells", f"objects with photos, classes, and {len(LEVELS)} rising scores twice")
     return cell
 

@@ -333,7 +333,7 @@ class Learner:
         now = self._now  # once: another thread may teach meanwhile
         pixels = checked_images(self.bundle, images)
         found = compared(now, self.bundle, pixels, lambda *asked: self._logits(now, *asked))
-        question = Question(now.classes, coverage, accept_all, found.familiar, photos_of(now))
+        question = Question(now.classes, coverage, accept_all, found.familiar, photos_of(now), found.ranks)
         return answers_to(question, found.logits, found.beside)
 
     def _logits(self, now: Taught, images: Images, further: bool = False) -> np.ndarray:

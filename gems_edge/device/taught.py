@@ -12,8 +12,9 @@ import numpy as np
 
 from gems_edge.device.bundle import HEAD, Bundle
 from gems_edge.device.delta import as_delta, restored
-from gems_edge.device.familiar import Familiar, squared_distances
+from gems_edge.device.familiar import NONE, Familiar, squared_distances
 from gems_edge.device.inputs import together
+from gems_edge.device.left_out import NO_RANKS, OwnRanks, left_out, own_ranks
 from gems_edge.device.photos import Kept
 from gems_edge.device.runtime import Session
 from gems_edge.device.sessions import Arrays, answered, predict_session
@@ -41,6 +42,7 @@ class Taught:
     session: Session | None = None
     background: Arrays | None = None  # the bundle's, loaded when it is first needed
     means: np.ndarray | None = None  # of what the head reads of each class's photos [classes, F], when first needed
+    ranks: OwnRanks | None = None  # of the photos, each left out, when first needed
     lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)  # a signal's handler may answer, too
 
     def __reduce__(self) -> tuple[Any, ...]:  # a copy loads its own session
@@ -88,6 +90,7 @@ class Compared:
     familiar: Familiar | None  # None: it cannot be said what is like what was taught
     logits: np.ndarray
     beside: np.ndarray
+    ranks: OwnRanks = NO_RANKS  # of the photos that were taught
 
 
 def compared(now: Taught, bundle: Bundle, images: np.ndarray, ask: Ask) -> Compared:
@@ -95,23 +98,43 @@ def compared(now: Taught, bundle: Bundle, images: np.ndarray, ask: Ask) -> Compa
     familiar = bundle.familiar if now.state is not None else None
     logits, further = np.split(ask(images, familiar is not None), [len(now.classes)], axis=1)
     if familiar is None or familiar.score.kind != "distance":
-        return Compared(familiar, logits, further)
+        return Compared(familiar, logits, further, NO_RANKS if familiar is None else _own_ranks(now, bundle, familiar))
     means = _class_means(now, bundle, ask)
     if means is None:
         return Compared(None, logits, further)
     return Compared(familiar, logits, squared_distances(further, means))
 
 
+def _own_ranks(now: Taught, bundle: Bundle, familiar: Familiar) -> OwnRanks:
+    """Of the photos that are kept, but for those of `none`, which is no class to be like."""
+    if familiar.temperature is None or now.background is None:
+        return NO_RANKS
+    with now.lock:
+        if now.ranks is None and (found := _photos(now, bundle)) is not None:
+            features, labels = np.stack(found[0]), found[1]
+            training, counts = now.background[HEAD[0]], photos_of(now)
+            photos = left_out(features, labels, now.weights[HEAD[0]], training, familiar.temperature)
+            asked = [name != NONE for name in now.classes]
+            now.ranks = own_ranks(familiar, photos, [counts[name] for name in now.classes], asked)
+        return now.ranks or NO_RANKS
+
+
+def _photos(now: Taught, bundle: Bundle) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """What is fed of the photos that are kept, and the places of their classes; None where a class has none."""
+    if now.state is None or not now.state.versions:
+        return None
+    album, kept = gathered(now.state.album, now.kept, now.home, bundle)
+    labels = np.array([now.classes.index(photo.label) for photo in album.photos])
+    whole = len(np.unique(labels)) == len(now.classes)
+    return ([kept[photo.picture].fed for photo in album.photos], labels) if whole else None
+
+
 def _class_means(now: Taught, bundle: Bundle, ask: Ask) -> np.ndarray | None:
     """Means [classes, F] of what the head reads of the photos that are kept; None where a class has none."""
     with now.lock:
-        if now.means is None and now.state is not None and now.state.versions:
-            album, kept = gathered(now.state.album, now.kept, now.home, bundle)
-            fed = [kept[photo.picture].fed for photo in album.photos]
-            labels = np.array([now.classes.index(photo.label) for photo in album.photos])
-            if len(np.unique(labels)) == len(now.classes):
-                read = ask(together(fed), True)[:, len(now.classes) :]
-                now.means = np.stack([read[labels == place].mean(axis=0) for place in range(len(now.classes))])
+        if now.means is None and (found := _photos(now, bundle)) is not None:
+            read, labels = ask(together(found[0]), True)[:, len(now.classes) :], found[1]
+            now.means = np.stack([read[labels == place].mean(axis=0) for place in range(len(now.classes))])
         return now.means
 
 

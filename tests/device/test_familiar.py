@@ -15,8 +15,8 @@ from gems_edge.device.familiar import (
     Cell,
     Familiar,
     Score,
-    cell_at,
     class_scores,
+    levels_at,
     levels_of,
     share_below,
     squared_distances,
@@ -72,11 +72,11 @@ def familiar(score=None):
 
 
 def test_between_measured_settings_scores_are_linear_in_logarithms_and_beyond_them_as_at_the_nearest():
-    best, own = cell_at(familiar(), 5**0.5, 20**0.5)
+    best, own = levels_at(familiar(), 5**0.5, 20**0.5, "best", "own")
     np.testing.assert_allclose(best, np.array(LEVELS) + (0 + 2 + 4 + 8) / 4)
     np.testing.assert_allclose(own, best - 1)
-    np.testing.assert_allclose(cell_at(familiar(), 99, 100)[0], np.array(LEVELS) + 8)
-    np.testing.assert_allclose(cell_at(familiar(), 0.5, 2)[0], np.array(LEVELS))
+    np.testing.assert_allclose(levels_at(familiar(), 99, 100, "best")[0], np.array(LEVELS) + 8)
+    np.testing.assert_allclose(levels_at(familiar(), 0.5, 2, "best")[0], np.array(LEVELS))
 
 
 @given(hnp.arrays(float, st.integers(50, 300), elements=st.floats(-5, 5)), st.floats(0.05, 0.9))
@@ -90,7 +90,7 @@ def test_a_share_below_is_the_share_of_what_was_measured(measured, level):
 def entry(score=None, **changes):
     document = {
         "score": {"kind": "largest"} if score is None else score,
-        "cells": [vars(each) | {"best": list(each.best), "own": list(each.own)} for each in familiar().cells],
+        "cells": [{name: value for name, value in vars(each).items() if value != ()} for each in familiar().cells],
     }
     return document | changes
 
@@ -109,6 +109,8 @@ def entry(score=None, **changes):
         entry(cells=[entry()["cells"][0] | {"own": list(LEVELS)[::-1]}]),
         entry(cells=[entry()["cells"][0] | {"photos": 0}]),
         entry(cells=[entry()["cells"][0] | {"photos": True}]),
+        entry(cells=[entry()["cells"][0] | {"left_best": [1.0]}]),
+        entry(temperature=10.0),  # without a trunk, and without photos that were left out
     ],
 )
 def test_a_manifest_that_says_something_else_is_refused(tmp_path, unknown):

@@ -9,6 +9,7 @@ import pytest
 from small_settings import SMALL
 
 from gems_edge.device import Learner
+from gems_edge.device.left_out import counted_in
 from gems_edge.errors import UserError
 from gems_edge.export.budget import Budget, Limit, adaptation, predictions, search
 from gems_edge.export.families import front_points
@@ -53,8 +54,11 @@ def test_what_tells_foreign_objects_is_measured_and_travels_with_the_bundle(made
     unknown = json.loads((bundle / "manifest.json").read_text())["unknown"]
     areas = [each["area"] for each in unknown["candidates"]]
     chosen = next(each for each in unknown["candidates"] if unknown["score"].items() <= each.items())
-    assert len(areas) == {"steps": 13, "still": 12}[name] and chosen["area"] == max(areas)
+    assert len(areas) == {"steps": 5, "still": 4}[name] and chosen["area"] == max(areas)
     assert (bundle / "unknown.safetensors").exists() == (unknown["score"]["kind"] == "background")
+    # Where the photos' features are kept, each taught photo is asked, too, when it is left out.
+    assert (unknown["temperature"] is not None) == (name == "still")
+    assert all(bool(each["left_best"]) == (name == "still" and each["photos"] > 1) for each in unknown["cells"])
     # On the photos that it was set on a threshold keeps the share that was asked, to within their number.
     for each in unknown["validation"]:
         assert 0.85 <= each["kept"] <= 0.95 and 0.85 <= each["coverage"]["reached"] <= 0.95
@@ -71,6 +75,31 @@ def test_what_tells_foreign_objects_is_measured_and_travels_with_the_bundle(made
         assert answer["label"] == (answer["guess"] if answer["known"] else "unknown")
         assert anyway["known"] and anyway["label"] == answer["guess"] == several["guess"]
         assert set(several["set"]) <= {"kind 0", "kind 1", "kind 2"} and "set" not in answer
+
+
+def test_photos_that_were_taught_move_the_scores(made, tmp_path):
+    """Of a learner that taught them and of one that read them; those of `none` and of steps move nothing."""
+    images, labels = noise()
+    queries = np.random.default_rng(1).integers(0, 256, (20, 28, 28, 1), np.uint8)
+    for place, (name, classes) in enumerate(
+        (("still", labels), ("still", ["none", "b", "none"] * 2), ("steps", labels))
+    ):
+        state = tmp_path / f"{place}.state"
+        learner, plain = (Learner.load(made / f"{name}.gems", threads=1) for _ in range(2))
+        plain.bundle = replace(plain.bundle, familiar=replace(plain.bundle.familiar, temperature=None))
+        for each in (learner, plain):
+            each.adapt(images, classes)
+        learner.save(state)
+        again = Learner.load(made / f"{name}.gems", threads=1)
+        again.load_state(state)
+        scores, of_loaded, validation = ([a.score for a in each.answers(queries)] for each in (learner, again, plain))
+        assert scores == of_loaded
+        if name == "steps":
+            assert scores == validation
+            continue
+        ranks = learner._now.ranks.best
+        assert len(ranks) == 2 * len({*classes} - {"none"})
+        np.testing.assert_allclose(scores, counted_in(np.array(validation), ranks))
 
 
 def test_it_learns_any_number_of_classes_in_any_number_of_steps(made, cli_here, photos):
