@@ -1,13 +1,8 @@
 """gems-edge reproduce: train a paper's tables and figures, and write them beside what the paper says."""
 
 import json
-import math
-import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +14,8 @@ from gems_edge.errors import UserError
 from gems_edge.places import check_room
 
 if TYPE_CHECKING:
-    from gems_edge.reproduce.looks import Looks
-    from gems_edge.reproduce.page import P, Study
+    from gems_edge.reproduce.page import P, Reproduction, Study
     from gems_edge.reproduce.protocol import S
-    from gems_edge.reproduce.training import Paper
 
 # Keys of each paper's protocol.PRESETS, repeated so that --help need not import it.
 TICKETS_PRESETS = ("small", "paper", "tiny")
@@ -45,9 +38,6 @@ class Request:
     processes: int
     ray: str | None
     seeds: int | None
-    until_decided: int | None
-    budget: float | None
-    nice: bool
     methods: tuple[str, ...]
     report_only: bool
     as_json: bool
@@ -82,19 +72,6 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
             type=click.IntRange(1, limits.TRAININGS),
             help="Trainings of each entry.  [default: the preset's]",
         ),
-        click.option(
-            "--until-decided",
-            type=click.IntRange(2, limits.TRAININGS),
-            metavar="SEEDS",
-            help="Train up to so many where a claim is not decided by fewer.",
-        ),
-        click.option(
-            "--budget",
-            type=click.FloatRange(0, limits.HOURS, min_open=True),
-            metavar="HOURS",
-            help="Start no training later.",
-        ),
-        click.option("--nice", is_flag=True, help="Give way to other programs."),
         click.option("--method", "methods", multiple=True, help="Only this method (dense, mwt, maml, bmp, …)."),
         click.option("--report-only", is_flag=True, help="Train nothing; write what is done so far."),
         json_option,
@@ -130,23 +107,18 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
     """
     from gems_edge.reproduce.page import Study
     from gems_edge.reproduce.tickets import plan, protocol
-    from gems_edge.reproduce.tickets.page import judge, reproduce
-    from gems_edge.reproduce.training import Paper
+    from gems_edge.reproduce.tickets.page import reproduce
 
     request = Request(**options)
     _check_methods(request.methods, (*plan.METHODS, "omt", "pm"))
     preset = protocol.with_data(protocol.PRESETS[request.preset], _data(request.data))
     preset = protocol.cut(preset, request.seeds, ratios)
-    looks = _looks(preset.seeds, request)
-    preset = replace(preset, seeds=looks.seeds[-1])
     parts = plan.parts(preset, numbers, figures, request.methods)
-    cells_of = partial(plan.cells, preset)
-    output = request.output or Path(f"reproduce-{request.preset}")
-    study = Study(preset, output, parts, cells_of(chain.from_iterable(parts.values())), {}, looks)
+    cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
+    study = Study(preset, request.output or Path(f"reproduce-{request.preset}"), parts, cells, {})
 
     specs = [spec for setup in preset.setups for spec in setup.config.data]
-    paper = Paper(f"Meta winning tickets, preset {preset.name}", cells_of, judge, reproduce)
-    _run(study, paper, specs, request)
+    _run(f"Meta winning tickets, preset {preset.name}", study, reproduce, specs, request)
 
 
 @command.command()
@@ -184,9 +156,8 @@ def gems(
       gems-edge reproduce gems --preset paper --data-root fine-grained --ray auto
     """
     from gems_edge.reproduce.gems import plan, protocol
-    from gems_edge.reproduce.gems.page import judge, reproduce
+    from gems_edge.reproduce.gems.page import reproduce
     from gems_edge.reproduce.page import Study
-    from gems_edge.reproduce.training import Paper
 
     request = Request(**options)
     preset = protocol.PRESETS[request.preset]
@@ -194,18 +165,14 @@ def gems(
     data = _data(request.data, lambda word: protocol.in_root(word, data_root))
     preset = protocol.with_data(preset, data, data_root)
     preset = protocol.cut(preset, request.seeds, iterations, episodes)
-    looks = _looks(preset.seeds, request)
-    preset = replace(preset, seeds=looks.seeds[-1])
     parts = plan.parts(preset, numbers, request.methods)
-    cells_of = partial(plan.cells, preset)
-    output = request.output or Path(f"reproduce-gems-{request.preset}")
-    study = Study(preset, output, parts, cells_of(chain.from_iterable(parts.values())), {}, looks)
+    cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
+    study = Study(preset, request.output or Path(f"reproduce-gems-{request.preset}"), parts, cells, {})
     if preset.pretrained and not request.report_only:  # before cells are written that would all fail
         from gems_edge.models.pretrained import KNOWN
 
         KNOWN[preset.config.backbone].find()
-    paper = Paper(f"GEMS, preset {preset.name}", cells_of, judge, reproduce)
-    _run(study, paper, preset.data.values(), request)
+    _run(f"GEMS, preset {preset.name}", study, reproduce, preset.data.values(), request)
 
 
 def _check_methods(methods: Sequence[str], known: Sequence[str]) -> None:
@@ -226,53 +193,42 @@ def _data(texts: Sequence[str], spec_of: Callable[[str], str] = lambda word: "")
     return data
 
 
-def _looks(seeds: int, request: Request) -> "Looks":
-    from gems_edge.reproduce.looks import Looks, plan_text
-
-    most = request.until_decided or seeds
-    if most < seeds:
-        raise UserError(f"--until-decided {most} is fewer than the {seeds} trainings to begin with; lower --seeds")
-    looks = Looks.between(seeds, most)
-    if len(looks.seeds) > 1:
-        say(plan_text(looks))
-    return looks
-
-
-def _run(study: "Study[P, S]", paper: "Paper[P, S]", specs: Iterable[str], request: Request) -> None:
+def _run(
+    title: str,
+    study: "Study[P, S]",
+    reproduce: "Callable[[Study[P, S]], Reproduction]",
+    specs: Iterable[str],
+    request: Request,
+) -> None:
     """Train the cells that are not done and write the page of what is; also when some fail or the user stops."""
-    from gems_edge.reproduce.grid import GridOptions, read_results
-    from gems_edge.reproduce.training import reached, train
+    from gems_edge.reproduce.grid import GridOptions, read_results, run_grid
 
-    directory = study.directory
+    directory, cells = study.directory, study.cells
+
+    def write(results: Mapping[str, Mapping[str, Any]]) -> None:
+        _write(title, directory, reproduce(replace(study, results=results)), request.as_json)
+
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; choose another directory with -o")
-    there = request.report_only or (directory / "cells").is_dir()
-    study = replace(study, results=read_results(directory, study.cells) if there else {})
-    now = reached(study, paper)
     if request.report_only:
-        say(f"{len(now.cells)} cells, {len(now.cells) - len(now.missing)} done")
-        _write(now, paper, request.as_json)
+        results = read_results(directory, cells)
+        say(f"{len(cells)} cells, {len(results)} done")
+        write(results)
         return
-    if now.missing and not request.ray:
+    done = read_results(directory, cells) if (directory / "cells").is_dir() else {}
+    if len(done) < len(cells) and not request.ray:
         _check_data(specs)
     directory.mkdir(parents=True, exist_ok=True)
     check_room(directory)
-    if request.nice:
-        os.nice(19)
-    until = time.monotonic() + 3600 * request.budget if request.budget else math.inf
     try:
-        now = train(study, paper, GridOptions(request.jobs, request.processes, request.ray, until), say)
+        results = run_grid(directory, cells, GridOptions(request.jobs, request.processes, request.ray), say)
     except UserError:
         raise
     except BaseException:  # cells failed, or the user stops: what is done is worth its page
         if (directory / "cells").is_dir():
-            results = read_results(directory, study.cells)
-            _write(reached(replace(study, results=results), paper), paper, request.as_json)
+            write(read_results(directory, cells))
         raise
-    if now.missing:
-        hours = f"{request.budget:g} hour{'s' * (request.budget != 1)}"
-        say(f"the budget of {hours} is spent; {len(now.missing)} cells are left; the same command goes on")
-    _write(now, paper, request.as_json)
+    write(results)
 
 
 def _check_data(specs: Iterable[str]) -> None:
@@ -287,13 +243,12 @@ def _check_data(specs: Iterable[str]) -> None:
             load_images(spec)
 
 
-def _write(study: "Study[P, S]", paper: "Paper[P, S]", as_json: bool) -> None:
+def _write(title: str, directory: Path, reproduction: "Reproduction", as_json: bool) -> None:
     from gems_edge.files import write_atomic
     from gems_edge.report.page import Table, render_page
 
-    directory, reproduction = study.directory, paper.reproduce(study)
     page = directory / "report.html"
-    write_atomic(page, render_page(paper.title, reproduction.sections))
+    write_atomic(page, render_page(title, reproduction.sections))
     document = reproduction.document | {"report": str(page)}
     write_atomic(directory / "results.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if as_json:

@@ -6,5 +6,4 @@ EPISODES = 1_000_000  # of one evaluation
 STEPS = 10_000  # of a gradient in an episode
 ITERATIONS = 1_000_000_000
 THREADS = 1_024  # also processes, and trainings at a time
-HOURS = 100_000  # of a study
 TRAININGS = 10_000  # of an entry of a study, by seed

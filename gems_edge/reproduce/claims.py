@@ -7,7 +7,7 @@ from typing import Any
 from gems_edge.reproduce import verdicts
 from gems_edge.reproduce.pooling import Difference, Spread
 from gems_edge.reproduce.protocol import S, Setup
-from gems_edge.reproduce.results import Row, RowKey, common_seeds, difference, factor, wanted_seeds
+from gems_edge.reproduce.results import Row, common_seeds, difference, factor
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, INSIDE, MISSING, NONE, ONE, OPEN, SIDES, Bound
 
 
@@ -35,12 +35,10 @@ class Finding:
     verdict: str
     data: Mapping[str, Any]
     reason: str = ""  # why it is not decided
-    bound: Bound = Bound()  # of `data`'s points, where it is a difference
-    rests_on: tuple[RowKey, ...] = ()  # the rows of which more trainings may decide it
 
 
-def not_done(label: str, text: str = NONE, rests_on: tuple[RowKey, ...] = ()) -> Finding:
-    return Finding(label, text, MISSING, {}, rests_on=rests_on)
+def not_done(label: str, text: str = NONE) -> Finding:
+    return Finding(label, text, MISSING, {})
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,8 @@ def rules(alike: str, *of_paper: str) -> tuple[str, ...]:
     """How verdicts are reached. `alike`: what networks of one seed share; `of_paper`: rules of its other claims."""
     return (
         f"Accuracies: the difference is taken seed by seed (one seed gives both networks {alike}; the test episodes "
-        "are the same for all). Its interval (of 95 %, or more where claims are looked at more than once) is the wider "
-        "of two: that of the episodes, as if both were tested on different ones, and Student's over the seeds' "
-        "differences. A claim holds at a place (a ratio, a "
+        "are the same for all). Its 95 % interval is the wider of two: that of the episodes, as if both were tested "
+        "on different ones, and Student's over the seeds' differences. A claim holds at a place (a ratio, a "
         "distribution) if the whole interval is on the claim's side of the bound, does not hold if all of it is on "
         "the other side, and is not decided otherwise; with one training it never is.",
         *of_paper,
@@ -108,29 +105,25 @@ def accuracy_finding(
     """
     if row is None or reference is None:
         return None
-    return difference_finding(label, difference(row, reference, sets), bound, row, reference)
+    return difference_finding(label, difference(row, reference, sets), bound, row)
 
 
-def difference_finding(
-    label: str, gap: Difference | None, bound: Bound, row: Row[S], reference: Row[S]
-) -> Finding:  # fmt: skip
-    rests_on = (row.key, reference.key)
+def difference_finding(label: str, gap: Difference | None, bound: Bound, row: Row[S]) -> Finding:
     if gap is None:
-        return not_done(label, rests_on=rests_on)
-    wanted = len(wanted_seeds(row, reference))
+        return not_done(label)
     text, reason = f"{verdicts.points(gap.mean)} points", ONE
     if gap.trainings > 1:
         seeds = f"{verdicts.points(gap.low)} … {verdicts.points(gap.high)}"
         text = f"{verdicts.points(gap.mean, gap.half)} points (seeds {seeds})"
         reason = INSIDE
-    verdict = bound.verdict(gap.mean - gap.half, gap.mean + gap.half) if gap.trainings == wanted else MISSING
+    verdict = bound.verdict(gap.mean - gap.half, gap.mean + gap.half) if gap.trainings == len(row.wanted) else MISSING
     data = gap.as_dict() | {"mode": row.mode}
-    return Finding(label, text + verdicts.part(gap.trainings, wanted), verdict, data, reason, bound, rests_on)
+    return Finding(label, text + verdicts.part(gap.trainings, len(row.wanted)), verdict, data, reason)
 
 
 def factor_finding(label: str, reference: Row[S], row: Row[S], cost: str, least: float, note: str = "") -> Finding:
     """How many times less `row` costs than `reference`, at least `least` times where it holds."""
-    seeds = len(common_seeds(row, reference)), len(wanted_seeds(row, reference))
+    seeds = len(common_seeds(row, reference)), len(row.wanted)
     return spread_finding(label, factor(reference, row, cost), Bound(least), "{:.2f}×", seeds, note)
 
 

@@ -6,10 +6,8 @@ DIR/cells/NAME/cell.json says what a cell is, result.json beside it that it is d
 import contextlib
 import graphlib
 import json
-import math
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, replace
@@ -46,7 +44,6 @@ class GridOptions:
     jobs: int | None = None  # cells at a time; None: one per CUDA GPU, else one per core (divided by `processes`)
     processes: int = 1  # more than 1: each cell is a torchrun job of that many processes
     ray: str | None = None  # a Ray cluster: "auto", "local" (started for this call), "ray://HOST:PORT", "HOST:PORT"
-    until: float = math.inf  # of time.monotonic(): from then on no cell is started
     program: tuple[str, ...] = ("-m", "gems_edge.cli.cell")  # Python's arguments before the cell's directory
 
 
@@ -70,8 +67,7 @@ def run_grid(
 
     Raises UserError (the directory holds other settings, is in use by another grid, or Ray is not to be had),
     MachineError at the end when cells failed, KeyboardInterrupt on Ctrl-C and SIGTERM when all children are gone;
-    what is done stays done, and the same call goes on from there. From `options.until` on no cell is started, and those
-    that were not are missing in what is returned.
+    what is done stays done, and the same call goes on from there.
     """
     _check_names(cells)
     directory = Path(directory).resolve()
@@ -87,7 +83,7 @@ def run_grid(
                 _schedule(directory, cells, options, executor, results, report)
         else:
             report(f"{len(cells)} cells, all done")
-    return {cell.name: results[cell.name] for cell in cells if cell.name in results}
+    return {cell.name: results[cell.name] for cell in cells}
 
 
 def _schedule(
@@ -105,8 +101,7 @@ def _schedule(
         for cell in list(waiting):
             if not lost.isdisjoint(cell.needs):
                 lost.add(cell.name)
-            timely = time.monotonic() < options.until
-            if timely and len(running) < executor.slots() and all(name in results for name in cell.needs):
+            if len(running) < executor.slots() and all(name in results for name in cell.needs):
                 waiting.remove(cell)
                 running.add(cell.name)
                 if in_use(directory / "cells" / cell.name):

@@ -6,7 +6,7 @@ Each paper gives the sections that are its own.
 import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,6 @@ from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Section, T
 from gems_edge.reproduce.claims import Claim
 from gems_edge.reproduce.grid import Cell
 from gems_edge.reproduce.job import Document
-from gems_edge.reproduce.looks import Looks, power_section
 from gems_edge.reproduce.protocol import RUN, TEST_SEED, Preset, S, Trial
 from gems_edge.reproduce.results import Row, Rows, rows_of
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, NONE, OPEN
@@ -35,10 +34,9 @@ class Study(Generic[P, S]):
     parts: Mapping[str, Sequence[Trial[S]]]  # "table 2", … → its trials
     cells: Sequence[Cell]
     results: Mapping[str, Document]  # of the trials that are done
-    looks: Looks  # up to the last of which the trials go
 
     def rows(self, part: str) -> Rows[S]:
-        return rows_of(self.parts[part], self.results, self.looks.confidence)
+        return rows_of(self.parts[part], self.results)
 
     @cached_property
     def trials(self) -> list[Trial[S]]:
@@ -46,18 +44,12 @@ class Study(Generic[P, S]):
 
     @cached_property
     def all_rows(self) -> Rows[S]:
-        return rows_of(self.trials, self.results, self.looks.confidence)
+        return rows_of(self.trials, self.results)
 
     @property
     def missing(self) -> list[str]:
         """Names of the cells that are not done."""
         return [cell.name for cell in self.cells if cell.name not in self.results]
-
-    def only(self, trials: Iterable[Trial[S]], cells: Sequence[Cell]) -> "Study[P, S]":
-        """Cut to `trials`, whose cells are `cells`."""
-        kept = set(trials)
-        parts = {part: [trial for trial in own if trial in kept] for part, own in self.parts.items()}
-        return replace(self, parts=parts, cells=cells)
 
     def resolved(self, trials: Iterable[Trial[S]], config: TrainConfig) -> TrainConfig:
         """The settings of the first run of `trials`, which has found image size, channels and widths; else `config`."""
@@ -89,7 +81,7 @@ def reproduction(
     """`shown`: the paper's tables and figures; `printed`: those of them for a terminal; `how`: what was trained how."""
     sections = [_summary(study, paper, claims), *_claims_sections(claims, paper), *shown]
     if claims:
-        sections += [power_section(claims, study.looks), _quotes_section(claims, paper)]
+        sections.append(_quotes_section(claims, paper))
     sections.append(Section("How it was done", tuple(how)))
     lines = [(claim.setup, claim.text, claim.explained) for claim in claims]
     brief = [Section(paper.title, [Table(("setup", "claim", "here"), lines)])] if claims else []
@@ -110,8 +102,7 @@ def _document(
     return {
         "preset": preset.name, "parts": list(study.parts),
         "cells": {"planned": planned, "done": planned - len(missing), "missing": missing},
-        "seeds": preset.seeds, "looks": list(study.looks.seeds), "confidence": study.looks.confidence,
-        "episodes": preset.episodes,
+        "seeds": preset.seeds, "episodes": preset.episodes,
         "rows": rows, "claims": [claim.as_dict() for claim in claims],
     }  # fmt: skip
 
@@ -123,7 +114,7 @@ def _summary(study: Study[P, S], paper: PaperPage, claims: Sequence[Claim]) -> S
     figures = (
         KeyFigure("preset", preset.name, "what was asked for: " + ", ".join(study.parts)),
         KeyFigure("cells done", f"{planned - missing} of {planned}", "trainings, each tested on new episodes"),
-        KeyFigure("trainings", study.looks.range_text, "of each entry, from other seeds"),
+        KeyFigure("trainings", str(preset.seeds), "of each entry, from other seeds"),
         KeyFigure("test episodes", str(preset.episodes), "a training, the same for all"),
         KeyFigure(paper.title, f"{counts[HOLDS]} hold, {counts[FAILS]} do not", rest),
     )
@@ -192,11 +183,11 @@ def settings_table(ours: Mapping[str, str], theirs: Mapping[str, str], paper: st
     return Table(("setting", "here", paper), rows, caption)
 
 
-def conditions_table(study: Study[P, S], *more: tuple[str, str]) -> Table:
+def conditions_table(preset: Preset, *more: tuple[str, str]) -> Table:
     """How much was trained and tested, and on what machine the page was written."""
-    episodes, facts = f"{study.preset.episodes} of each distribution, seed {TEST_SEED}", host_facts()
+    episodes, facts = f"{preset.episodes} of each distribution, seed {TEST_SEED}", host_facts()
     rows = (
-        ("trainings of each entry", study.looks.range_text),
+        ("trainings of each entry", str(preset.seeds)),
         *more,
         ("test episodes a training", f"{episodes}: the same for every network"),
         ("CPU cores of the machine that wrote this page", str(facts["cores"])),

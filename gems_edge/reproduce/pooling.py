@@ -76,22 +76,17 @@ class Difference:
     """Accuracy of one row less another's, over the seeds that both have done."""
 
     mean: float
-    half: float  # of its interval; infinite with one training
+    half: float  # of the 95 % interval; infinite with one training
     low: float
     high: float
     trainings: int
-    deviation: float = math.nan  # of the trainings' differences; not known of one
-    confidence: float = 0.95  # of the interval
 
     def as_dict(self) -> dict[str, Any]:
-        half, deviation = ((value if math.isfinite(value) else None) for value in (self.half, self.deviation))
-        return {
-            "points": self.mean, "half": half, "confidence": self.confidence, "low": self.low, "high": self.high,
-            "trainings": self.trainings, "deviation": deviation,
-        }  # fmt: skip
+        half = self.half if math.isfinite(self.half) else None
+        return {"points": self.mean, "ci95": half, "low": self.low, "high": self.high, "trainings": self.trainings}
 
 
-def paired(pairs: Sequence[tuple[Entry, Entry]], confidence: float = 0.95) -> Difference | None:
+def paired(pairs: Sequence[tuple[Entry, Entry]]) -> Difference | None:
     """First less second entry, in shares, over pairs of one seed each; None without pairs.
 
     The interval is the wider of two: that of the episodes, as if the two were tested on different ones, and Student's
@@ -102,24 +97,14 @@ def paired(pairs: Sequence[tuple[Entry, Entry]], confidence: float = 0.95) -> Di
     differences = np.array([own["accuracy"] - other["accuracy"] for own, other in pairs])
     low, high, count = float(differences.min()), float(differences.max()), len(differences)
     if count == 1:
-        return Difference(low, math.inf, low, high, 1, confidence=confidence)
-    episodes = math.hypot(*(pooled(side).ci95 for side in zip(*pairs))) / 1.96 * normal(confidence)
-    deviation = float(differences.std(ddof=1))
-    trainings = student(count - 1, confidence) * deviation / math.sqrt(count)
-    return Difference(
-        float(differences.mean()), max(episodes, trainings), low, high, count, deviation, confidence
-    )  # fmt: skip
+        return Difference(low, math.inf, low, high, 1)
+    episodes = math.hypot(*(pooled(side).ci95 for side in zip(*pairs)))
+    trainings = student(count - 1) * float(differences.std(ddof=1)) / math.sqrt(count)
+    return Difference(float(differences.mean()), max(episodes, trainings), low, high, count)
 
 
-def student(freedom: int, confidence: float = 0.95) -> float:
-    """How many standard errors an interval of Student's t reaches to either side."""
+def student(freedom: int) -> float:
+    """97.5 % quantile of Student's t."""
     from scipy.stats import t
 
-    return float(t.ppf((1 + confidence) / 2, freedom))
-
-
-def normal(confidence: float) -> float:
-    """The same of a normal distribution; 1.96 at 95 %, as everywhere here."""
-    from statistics import NormalDist
-
-    return 1.96 if confidence == 0.95 else NormalDist().inv_cdf((1 + confidence) / 2)
+    return float(t.ppf(0.975, freedom))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
 from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.pooling import Difference, Entry, Pooled, Spread, paired, pooled, spread, times_less
@@ -54,19 +54,6 @@ def cost_of(document: Document, name: str) -> float | None:
     return value
 
 
-class RowKey(NamedTuple):
-    """What a row is, whatever is done of it."""
-
-    setup: str
-    method: str
-    ratio: float
-    variant: str
-
-
-def key_of(trial: Trial[S]) -> RowKey:
-    return RowKey(trial.setup.name, trial.method, trial.ratio, trial.variant)
-
-
 @dataclass(frozen=True)
 class Row(Generic[S]):
     """One row of a table or figure: what its trainings gave, as far as they are done."""
@@ -77,11 +64,6 @@ class Row(Generic[S]):
     variant: str
     wanted: tuple[int, ...]  # seeds
     done: Mapping[int, Document]  # seed → result
-    confidence: float = 0.95  # of the intervals of differences from other rows
-
-    @property
-    def key(self) -> RowKey:
-        return RowKey(self.setup.name, self.method, self.ratio, self.variant)
 
     @property
     def mode(self) -> str:
@@ -114,11 +96,6 @@ def common_seeds(row: Row[S], reference: Row[S]) -> list[int]:
     return [seed for seed in row.done if seed in reference.done]
 
 
-def wanted_seeds(row: Row[S], reference: Row[S]) -> list[int]:
-    """The seeds that are asked for of both."""
-    return [seed for seed in row.wanted if seed in reference.wanted]
-
-
 def factor(reference: Row[S] | None, row: Row[S], name: str) -> Spread | None:
     """How many times less `row` costs than `reference` (see `cost_of`), over the seeds that both have done."""
     if reference is None:
@@ -134,15 +111,15 @@ def difference(row: Row[S], reference: Row[S], sets: Sequence[str] = (), mode: s
     """
     sets, mode, seeds = sets or row.setup.sets, mode or row.mode, common_seeds(row, reference)
     own, others = ([accuracy_of(r.done[seed], sets, mode) for seed in seeds] for r in (row, reference))
-    return paired(list(zip(own, others)), row.confidence)
+    return paired(list(zip(own, others)))
 
 
 class Rows(list[Row[S]]):
     """Rows in order, and by what they are."""
 
     def find(self, setup: S, method: str, ratio: float = 0.0, variant: str = "") -> Row[S] | None:
-        key = RowKey(setup.name, method, ratio, variant)
-        return next((row for row in self if row.key == key), None)
+        key = (setup.name, method, ratio, variant)
+        return next((row for row in self if (row.setup.name, row.method, row.ratio, row.variant) == key), None)
 
     @property
     def setups(self) -> list[S]:
@@ -152,7 +129,7 @@ class Rows(list[Row[S]]):
         return Rows(row for row in self if row.setup == setup)
 
 
-def rows_of(trials: Iterable[Trial[S]], results: Mapping[str, Document], confidence: float = 0.95) -> Rows[S]:
+def rows_of(trials: Iterable[Trial[S]], results: Mapping[str, Document]) -> Rows[S]:
     """The rows of `trials`, in their order, with the seeds that are done. A trial that is asked for twice is one."""
     members: dict[tuple[S, str, float, str], list[Trial[S]]] = {}
     for trial in dict.fromkeys(trials):
@@ -160,5 +137,5 @@ def rows_of(trials: Iterable[Trial[S]], results: Mapping[str, Document], confide
     rows: Rows[S] = Rows()
     for key, group in members.items():
         done = {trial.seed: results[trial.name] for trial in group if trial.name in results}
-        rows.append(Row(*key, tuple(trial.seed for trial in group), done, confidence))
+        rows.append(Row(*key, tuple(trial.seed for trial in group), done))
     return rows

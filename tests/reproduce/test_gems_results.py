@@ -14,14 +14,12 @@ from gems_edge.reproduce.gems import plan
 from gems_edge.reproduce.gems.claims import claims_of
 from gems_edge.reproduce.gems.page import reproduce
 from gems_edge.reproduce.gems.plan import with_multi_maml
-from gems_edge.reproduce.looks import Looks
 from gems_edge.reproduce.page import Study
 from gems_edge.reproduce.results import accuracy_of, difference, factor
 from gems_edge.reproduce.results import rows_of as rows_of_cells
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, OPEN
 
 MODE = "transductive"
-LOOKS = Looks((3,))
 
 
 def rows_of(trials, results):
@@ -175,9 +173,7 @@ def test_claims_of_the_ablations():
 
 def study(numbers=(), results=None) -> Study:
     parts = plan.parts(PRESET, numbers)
-    return Study(
-        PRESET, Path("nowhere"), parts, cells_of(parts), results_of(parts) if results is None else results, LOOKS
-    )
+    return Study(PRESET, Path("nowhere"), parts, cells_of(parts), results_of(parts) if results is None else results)
 
 
 def lines(sections, title: str) -> list[tuple[str, ...]]:

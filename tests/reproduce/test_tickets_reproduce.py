@@ -84,18 +84,6 @@ def test_tables_and_figures_share_the_cells(cli_here, grid):
     assert "Figure 12: accuracy of tickets" in (directory / "report.html").read_text()
 
 
-def test_what_is_not_decided_goes_on_until_the_budget_is_spent(cli_here, grid):
-    """One training each decides nothing: the second is asked for, and not begun."""
-    directory, *_ = grid
-    result = cli_here(*CUT, *METHODS, "-o", directory, "--until-decided", "2", "--budget", "1e-9", "--json")
-    said = result.stderr.splitlines()
-    assert said[0].startswith("Claims are judged after 1, 2 trainings") and "8 cells, 4 done" in result.stderr
-    assert said[-1] == "the budget of 1e-09 hours is spent; 4 cells are left; the same command goes on"
-    assert json.loads(result.stdout)["cells"]["done"] == 4 and cells(directory) == DONE
-    few = cli_here(*CUT, *METHODS, "-o", directory, "--seeds", "3", "--until-decided", "2", code=2)
-    assert "fewer than the 3 trainings to begin with" in few.stderr
-
-
 def test_report_only_shows_what_is_missing(cli_here, grid):
     directory, *_ = grid
     result = cli_here("reproduce", "tickets", "--preset", "tiny", "--report-only", "-o", directory)

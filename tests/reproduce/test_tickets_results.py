@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from gems_edge.report.page import Table, render_page
-from gems_edge.reproduce.looks import Looks
 from gems_edge.reproduce.page import Study
 from gems_edge.reproduce.pooling import pooled
 from gems_edge.reproduce.protocol import Trial
@@ -269,13 +268,10 @@ def made_up(parts: Mapping[str, list[TicketTrial]]) -> dict:
     }
 
 
-LOOKS = Looks((3,))
-
-
 def study_of(figures=(), numbers=(), results=None) -> Study:
     parts = plan.parts(PRESET, numbers, figures)
     cells = plan.cells(PRESET, [trial for trials in parts.values() for trial in trials])
-    return Study(PRESET, Path("nowhere"), parts, cells, made_up(parts) if results is None else results, LOOKS)
+    return Study(PRESET, Path("nowhere"), parts, cells, made_up(parts) if results is None else results)
 
 
 def tables_of(sections) -> str:

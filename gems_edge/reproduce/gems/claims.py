@@ -1,7 +1,6 @@
 """Does what GEMS claims hold here? Each claim is computed, with the findings it rests on."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 from gems_edge.reproduce import verdicts
@@ -73,14 +72,14 @@ def _greatest(row: GemsRow | None, reference: GemsRow | None, bound: float) -> F
         return None
     gaps = {name: gap for name in row.setup.sets if (gap := difference(row, reference, (name,)))}
     if len(gaps) < len(row.setup.sets):
-        return not_done(MEAN, rests_on=(row.key, reference.key))
-    findings = {name: difference_finding(name, gap, above(bound), row, reference) for name, gap in gaps.items()}
+        return not_done(MEAN)
+    findings = {name: difference_finding(name, gap, above(bound), row) for name, gap in gaps.items()}
     words = [finding.verdict for finding in findings.values()]
     verdict = next((word for word in (MISSING, HOLDS, OPEN) if word in words), FAILS)
     best = max(gaps, key=lambda name: gaps[name].mean)
     others = ", ".join(f"{name} {verdicts.points(gap.mean)}" for name, gap in gaps.items() if name != best)
     reason = next((finding.reason for finding in findings.values() if finding.verdict == OPEN), "")
-    return replace(findings[best], text=f"{findings[best].text}; {others}", verdict=verdict, reason=reason)
+    return Finding(best, f"{findings[best].text}; {others}", verdict, findings[best].data, reason)
 
 
 def _times(rows: GemsRows, setup: Setup) -> Iterator[Claim]:

@@ -8,7 +8,6 @@ from typing import Any
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.report.page import Block, Note, Section, Table
 from gems_edge.reproduce import page as pages
-from gems_edge.reproduce.claims import Claim
 from gems_edge.reproduce.gems.bar import UNTRAINED, at_shots, bar_row
 from gems_edge.reproduce.gems.choices import choice_sections
 from gems_edge.reproduce.gems.claims import RULES, claims_of
@@ -32,22 +31,13 @@ ABOUT = (
 GemsStudy = pages.Study[GemsPreset, Setup]
 
 
-def judge(study: GemsStudy) -> list[Claim]:
-    """The paper's claims, or our questions to a pretrained network."""
-    rows = _with_multi(study).all_rows
-    return answers(study.preset, rows) if study.preset.pretrained else claims_of(study.preset, rows)
-
-
-def _with_multi(study: GemsStudy) -> GemsStudy:
-    return replace(study, results=with_multi_maml(study.preset, study.trials, study.results))
-
-
 def reproduce(study: GemsStudy) -> pages.Reproduction:
     """Everything that is known, as sections of a page and as a document."""
-    claims, study = judge(study), _with_multi(study)
+    study = replace(study, results=with_multi_maml(study.preset, study.trials, study.results))
     rows = study.all_rows
     tables = [section for part in study.parts for section in _table_sections(study, part)]
     preset, pretrained = study.preset, study.preset.pretrained
+    claims = answers(preset, rows) if pretrained else claims_of(preset, rows)
     made = pages.reproduction(
         study, QUESTIONS_PAGE if pretrained else PAGE, claims, shown=[*tables, *choice_sections(rows)], printed=tables,
         how=_how(study), row_document=partial(_row_document, preset),
@@ -79,7 +69,7 @@ def _how(study: GemsStudy) -> list[Block]:
     theirs = {} if preset.pretrained else _settings(PAPER, PAPER.config)
     return [
         pages.settings_table(ours, theirs, "preset paper"),
-        Table(("distribution", "images", "use"), data), pages.conditions_table(study), *about,
+        Table(("distribution", "images", "use"), data), pages.conditions_table(preset), *about,
     ]  # fmt: skip
 
 

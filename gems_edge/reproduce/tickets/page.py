@@ -7,7 +7,6 @@ from gems_edge.data.specs import specs_text
 from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.report.page import Block, Note
 from gems_edge.reproduce import page as pages
-from gems_edge.reproduce.claims import Claim
 from gems_edge.reproduce.results import COSTS, factor
 from gems_edge.reproduce.tickets import plan, tables
 from gems_edge.reproduce.tickets.claims import RULES, accuracy_claims, cost_claims
@@ -21,15 +20,10 @@ PAGE = pages.PaperPage(SOURCE, RULES, "removed")
 TicketStudy = pages.Study[TicketPreset, TicketSetup]
 
 
-def judge(study: TicketStudy) -> list[Claim]:
-    """The claims that more trainings may decide."""
-    return accuracy_claims(study.all_rows)
-
-
 def reproduce(study: TicketStudy) -> pages.Reproduction:
     """Everything that is known, as sections of a page and as a document."""
     rows = study.all_rows
-    claims = judge(study) + cost_claims(rows, untrained_shares(rows, study.directory))
+    claims = accuracy_claims(rows) + cost_claims(rows, untrained_shares(rows, study.directory))
     accuracies, costs, figures = [], [], []
     for part in study.parts:
         kind, _, number = part.partition(" ")
@@ -66,7 +60,7 @@ def _how(study: TicketStudy) -> list[Block]:
         "PMT can stop after two looks at the earliest, so γ and δ bound what it can save. δ, l, γ's share of the run "
         "and the masks behind the first layer are ours: the paper does not give them."
     )
-    return [*blocks, pages.conditions_table(study, tickets), Note(about)]
+    return [*blocks, pages.conditions_table(study.preset, tickets), Note(about)]
 
 
 def _settings(setup: TicketSetup, config: TrainConfig) -> dict[str, str]:
