@@ -46,8 +46,9 @@ def remaining_ratio(dense: ModelSpec, trained: ModelSpec, ratio: float) -> float
 def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Reports) -> MetaModel:
     """The compact network trained on from its pruned weights, as a run inside the run, which can be evaluated.
 
-    A pretrained body (mode "frozen") is taught the dense one's features, any other network is meta-trained, which
-    resumes. The run keeps which channels stayed. Returns the pruned weights where nothing is to be trained.
+    A pretrained body (mode "frozen") is taught the dense one's features, and then meta-trained half as long, as a run
+    that was trained so long itself; any other network is meta-trained alone. Meta-training resumes. The run keeps which
+    channels stayed. Returns the pruned weights where nothing is to be trained.
     """
     config, frozen = source.config, source.trained.model.spec.normalization == "frozen"
     decides = any(name.startswith(ADAPTER) for name in pruned.weights)
@@ -60,12 +61,12 @@ def recover(source: Source, pruned: Pruned, options: ExportOptions, reports: Rep
     training = replace(
         config,
         widths=pruned.spec.widths,
-        iterations=0 if frozen else iterations,
+        iterations=min(iterations, config.iterations) // 2 if frozen else iterations,
         seed=config.seed + 1,
         init_seed=-1,
         keep=Kept(),
         ticket=TicketConfig(),
-        keep_features=0.0,  # those of pruned weights are none to keep
+        keep_features=config.keep_features if frozen else 0.0,  # those of pruned weights are none to keep
         keep_general=0.0,  # … and no place to be drawn back to
         # Channels went below the run's cut, too, and must learn; but φ decides of the layers above it.
         learn_from=config.learn_from if frozen or decides else WHOLE,

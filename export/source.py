@@ -32,7 +32,7 @@ from gems_edge.progress import Phase, no_display
 @dataclass(frozen=True)
 class ExportOptions:
     ratio: float
-    recover_iterations: int | None  # None: a quarter of the run's
+    recover_iterations: int | None  # None: as recovery.py has it
     round_to: int
     episodes: int  # for the accuracies in the manifest
     seed: int

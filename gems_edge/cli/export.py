@@ -52,7 +52,7 @@ DEFAULT_RATIO, DEFAULT_ROUNDING, DEFAULT_MEMORY = 0.8, 16, "balanced"
     "--recover-iterations",
     type=click.IntRange(0, limits.ITERATIONS),
     help="Meta-training of the compact network; of a pretrained one, iterations that teach it the dense one's "
-    "features.  [default: a quarter of the run's; pretrained: 240]",
+    "features, before half as many of meta-training.  [default: a quarter of the run's; pretrained: 240]",
 )
 @click.option(
     "--round-to",

@@ -15,6 +15,7 @@ from gems_edge.data.tensors import EpisodeTensors
 from gems_edge.export import reconstruct as reconstruction
 from gems_edge.export.distil import distil, lesson
 from gems_edge.export.reconstruct import reconstruct
+from gems_edge.meta.run import Run
 from gems_edge.models.channel_groups import kept_entries
 from gems_edge.models.convolution import Convolution
 from gems_edge.models.fewshot import FewShotModel, body
@@ -154,6 +155,7 @@ def test_export_of_a_pruned_pretrained_run(cli_here, image_sets, tmp_path):
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["ratio"]["reached"] == pytest.approx(0.4, abs=0.02)
     (compact,) = (run / "compact").iterdir()
+    assert Run(compact).config().iterations == 1  # of meta-training, half of the run's own
     kept = load_arrays(compact / "channels.safetensors")
     assert [int(kept[name].sum()) for name in sorted(kept)] == manifest["backbone"]["widths"]
     exported, recovered = (load_file(each / "weights.safetensors") for each in (bundle, compact))
