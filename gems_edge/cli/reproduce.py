@@ -1,8 +1,10 @@
 """gems-edge reproduce: train a paper's tables and figures, and write them beside what the paper says."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +16,15 @@ from gems_edge.errors import UserError
 from gems_edge.places import check_room
 
 if TYPE_CHECKING:
-    from gems_edge.reproduce.page import P, Reproduction, Study
-    from gems_edge.reproduce.protocol import S
+    from gems_edge.report.page import Section
+    from gems_edge.reproduce.grid import Cell
+    from gems_edge.reproduce.job import Document
+    from gems_edge.reproduce.looks import Seeds
+    from gems_edge.reproduce.page import Reproduction, Study
+    from gems_edge.reproduce.protocol import Trial
 
 # Keys of each paper's protocol.PRESETS, repeated so that --help need not import it.
-TICKETS_PRESETS = ("small", "paper", "tiny")
+TICKETS_PRESETS = ("trained", "small", "paper", "tiny")
 GEMS_PRESETS = ("small", "paper", "pretrained", "tiny")
 
 
@@ -39,6 +45,9 @@ class Request:
     ray: str | None
     seeds: int | None
     methods: tuple[str, ...]
+    budget: float | None
+    nice: bool
+    plan: bool
     report_only: bool
     as_json: bool
 
@@ -73,6 +82,14 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
             help="Trainings of each entry.  [default: the preset's]",
         ),
         click.option("--method", "methods", multiple=True, help="Only this method (dense, mwt, maml, bmp, …)."),
+        click.option(
+            "--budget",
+            type=click.FloatRange(0, 1e6, min_open=True),
+            metavar="HOURS",
+            help="Core hours of all cells together; then no more are started.  [default: the preset's]",
+        ),
+        click.option("--nice", is_flag=True, help="Give way to all other programs of this machine."),
+        click.option("--plan", is_flag=True, help="Say how many trainings each claim needs; train nothing."),
         click.option("--report-only", is_flag=True, help="Train nothing; write what is done so far."),
         json_option,
     )
@@ -118,7 +135,8 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
     study = Study(preset, request.output or Path(f"reproduce-{request.preset}"), parts, cells, {})
 
     specs = [spec for setup in preset.setups for spec in setup.config.data]
-    _run(f"Meta winning tickets, preset {preset.name}", study, reproduce, specs, request)
+    wanted = Wanted(f"Meta winning tickets, preset {preset.name}", study, partial(plan.cells, preset), reproduce)
+    _run(wanted, specs, request)
 
 
 @command.command()
@@ -172,7 +190,8 @@ def gems(
         from gems_edge.models.pretrained import KNOWN
 
         KNOWN[preset.config.backbone].find()
-    _run(f"GEMS, preset {preset.name}", study, reproduce, preset.data.values(), request)
+    wanted = Wanted(f"GEMS, preset {preset.name}", study, partial(plan.cells, preset), reproduce)
+    _run(wanted, preset.data.values(), request)
 
 
 def _check_methods(methods: Sequence[str], known: Sequence[str]) -> None:
@@ -193,42 +212,96 @@ def _data(texts: Sequence[str], spec_of: Callable[[str], str] = lambda word: "")
     return data
 
 
-def _run(
-    title: str,
-    study: "Study[P, S]",
-    reproduce: "Callable[[Study[P, S]], Reproduction]",
-    specs: Iterable[str],
-    request: Request,
-) -> None:
-    """Train the cells that are not done and write the page of what is; also when some fail or the user stops."""
+@dataclass(frozen=True)
+class Wanted:
+    """A reproduction that was asked for."""
+
+    title: str
+    study: "Study[Any, Any]"  # with the trainings of all readings
+    cells: "Callable[[Iterable[Trial[Any]]], list[Cell]]"
+    reproduce: "Callable[[Study[Any, Any]], Reproduction]"
+
+    def due(self, seeds: "Seeds", results: "Mapping[str, Document] | None" = None) -> "Study[Any, Any]":
+        """The study cut to what is due with `seeds` of its rows, and what is done of that."""
+        from gems_edge.reproduce.looks import asked
+
+        parts = asked(self.study, seeds)
+        cells = self.cells([trial for trials in parts.values() for trial in trials])
+        return replace(self.study, parts=parts, cells=cells, results=results or {})
+
+
+def _run(wanted: Wanted, specs: Iterable[str], request: Request) -> None:
+    """Train the cells that are not done, reading by reading until the claims are decided, and write the page of what is
+    done; also when some cells fail or the user stops."""
     from gems_edge.reproduce.grid import GridOptions, read_results, run_grid
 
-    directory, cells = study.directory, study.cells
-
-    def write(results: Mapping[str, Mapping[str, Any]]) -> None:
-        _write(title, directory, reproduce(replace(study, results=results)), request.as_json)
-
+    study, directory = wanted.study, wanted.study.directory
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; choose another directory with -o")
+    if request.plan:
+        return _say_plan(wanted, request)
     if request.report_only:
-        results = read_results(directory, cells)
-        say(f"{len(cells)} cells, {len(results)} done")
-        write(results)
-        return
-    done = read_results(directory, cells) if (directory / "cells").is_dir() else {}
-    if len(done) < len(cells) and not request.ray:
+        reached = _reached(wanted, lambda cells: read_results(directory, cells))
+        say(f"{len(reached.cells)} cells, {len(reached.results)} done")
+        return _write(wanted.title, directory, wanted.reproduce(reached), request.as_json)
+    first = wanted.due({})
+    done = read_results(directory, first.cells) if (directory / "cells").is_dir() else {}
+    if len(done) < len(first.cells) and not request.ray:
         _check_data(specs)
     directory.mkdir(parents=True, exist_ok=True)
     check_room(directory)
+    if request.nice:
+        os.nice(19)  # the cells' processes take it over
+    hours = study.preset.hours if request.budget is None else request.budget
+    options = GridOptions(request.jobs, request.processes, request.ray, hours=hours)
     try:
-        results = run_grid(directory, cells, GridOptions(request.jobs, request.processes, request.ray), say)
+        reached = _reached(wanted, lambda cells: run_grid(directory, cells, options, say))
     except UserError:
         raise
     except BaseException:  # cells failed, or the user stops: what is done is worth its page
         if (directory / "cells").is_dir():
-            write(read_results(directory, cells))
+            reached = _reached(wanted, lambda cells: read_results(directory, cells))
+            _write(wanted.title, directory, wanted.reproduce(reached), request.as_json)
         raise
-    write(results)
+    _write(wanted.title, directory, wanted.reproduce(reached), request.as_json)
+
+
+def _reached(wanted: Wanted, results_of: "Callable[[Sequence[Cell]], Mapping[str, Document]]") -> "Study[Any, Any]":
+    """The study as far as it goes: `results_of` gives results of cells that are due, and after each reading of the
+    verdicts more are due, until nothing is open, no reading is left, or some of what is due is missing."""
+    from gems_edge.reproduce.looks import more, progress_line
+
+    preset = wanted.study.preset
+    seeds: Seeds = {}
+    while True:
+        study = wanted.due(seeds)
+        study = replace(study, results=results_of(study.cells))
+        if study.missing or len(preset.readings) == 1:
+            return study
+        claims = wanted.reproduce(study).claims
+        say(progress_line(claims))
+        later = more(preset, claims, seeds)
+        if later == seeds:
+            return study
+        seeds = later
+
+
+def _say_plan(wanted: Wanted, request: Request) -> None:
+    """What the claims need, from what is done, if anything is."""
+    from gems_edge.reproduce.grid import read_results
+    from gems_edge.reproduce.power import needs, needs_section
+
+    study = wanted.due({})
+    if (study.directory / "cells").is_dir():
+        study = _reached(wanted, lambda cells: read_results(study.directory, cells))
+    preset, claims = study.preset, wanted.reproduce(study).claims
+    if request.as_json:
+        cells = {"first": len(wanted.due({}).cells), "most": len(wanted.study.cells)}
+        return emit({"preset": preset.name, "cells": cells, "needs": needs(preset, claims)})
+    if section := needs_section(preset, claims):
+        _echo(section)
+    most = len(wanted.study.cells)
+    click.echo(f"{len(wanted.due({}).cells)} cells up to the first reading of the verdicts, {most} at most")
 
 
 def _check_data(specs: Iterable[str]) -> None:
@@ -245,7 +318,7 @@ def _check_data(specs: Iterable[str]) -> None:
 
 def _write(title: str, directory: Path, reproduction: "Reproduction", as_json: bool) -> None:
     from gems_edge.files import write_atomic
-    from gems_edge.report.page import Table, render_page
+    from gems_edge.report.page import render_page
 
     page = directory / "report.html"
     write_atomic(page, render_page(title, reproduction.sections))
@@ -255,8 +328,15 @@ def _write(title: str, directory: Path, reproduction: "Reproduction", as_json: b
         emit(document)
         return
     for section in reproduction.printed:
-        for block in section.blocks:
-            if isinstance(block, Table):
-                rows = [[str(cell) for cell in row] for row in block.rows]
-                click.echo(f"{section.title}\n{table(rows, list(block.header))}\n")
+        _echo(section)
     click.echo(f"{page}")
+
+
+def _echo(section: "Section") -> None:
+    """A section's tables on the terminal."""
+    from gems_edge.report.page import Table
+
+    for block in section.blocks:
+        if isinstance(block, Table):
+            rows = [[str(cell) for cell in row] for row in block.rows]
+            click.echo(f"{section.title}\n{table(rows, list(block.header))}\n")

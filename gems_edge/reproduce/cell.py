@@ -5,6 +5,7 @@ test; "dense", the cell whose network a ticket is cut from; "test", the image se
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,18 +47,21 @@ def run_task(directory: Path, progress: Progress | None = None) -> dict[str, Any
         return None
     for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # from here on one process works
         os.environ.pop(variable, None)
-    training = {"iterations": config.iterations, "best": best, **run.spent()}
+    training: dict[str, Any] = {"iterations": config.iterations, "best": best, **run.spent()}
+    validations = [line for line in run.metrics() if line["kind"] == "validation"]
+    training["validation"] = [[line["iteration"], line["accuracy"]] for line in validations]
     document = {"name": task["name"], "normalization": config.normalization, "training": training}
-    return document | (test_on_sets(task, run) if "test" in task else test_ticket(task, run))
+    document |= test_on_sets(task, run) if "test" in task else test_ticket(task, run)
+    return document | {"core_seconds": max(time.process_time(), training.get("cpu_seconds", 0.0))}
 
 
 def test_ticket(task: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """accuracy: mode → {accuracy, ci95, episodes}; flops: book → cost; ticket: None of a dense network."""
+    """accuracy: mode → {accuracy, ci95, episodes, shares}; flops: book → cost; ticket: None of a dense network."""
     config = run.config()
-    protocol = EvaluationProtocol(episodes=task["episodes"], seed=task["seed"])
+    protocol = EvaluationProtocol(episodes=task["episodes"], seed=task["seed"], each_episode=True)
     document, ticket = evaluate_run(run.directory, protocol, config.compute), run.ticket(config)
     return {
-        "accuracy": _by_mode(document["table"]),
+        "accuracy": _by_mode(_only_set(document)["table"]),
         "flops": {name: ticket_cost(run, name).as_dict() for name in ("paper", "full")},
         "ticket": None if ticket is None else {
             "method": ticket.method, "unit": ticket.unit, "ratio": ticket.ratio, "kept": ticket.kept,
@@ -69,16 +73,16 @@ def test_ticket(task: Mapping[str, Any], run: Run) -> dict[str, Any]:
 def test_on_sets(task: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """What `evaluate` says of the images in task["test"] (distribution → image set), by the reproduction's names.
 
-    accuracy and untrained (the bar, where there is one): set → mode → {accuracy, ci95, episodes}; by_shots, where it is
-    tested with several numbers of support images a class: number → these two; choices: set → what the update rule
-    decided, a row a step and a column a layer; overlap: "a|b" → per layer the share that two distributions' subnets
-    have in common.
+    accuracy and untrained (the bar, where there is one): set → mode → {accuracy, ci95, episodes}, and in accuracy the
+    shares of every episode; by_shots, where it is tested with several numbers of support images a class: number → these
+    two; choices: set → what the update rule decided, a row a step and a column a layer; overlap: "a|b" → per layer the
+    share that two distributions' subnets have in common.
     """
     config = run.config()
     documents = {}
     for name, spec in task["test"].items():  # one by one: the images of several would be in memory twice
         modes, episodes = (config.normalization,), task["episodes"]
-        protocol = EvaluationProtocol((spec,), episodes=episodes, seed=task["seed"], modes=modes)
+        protocol = EvaluationProtocol((spec,), episodes=episodes, seed=task["seed"], modes=modes, each_episode=True)
         documents[name] = evaluate_run(run.directory, protocol, config.compute)
     entries = {name: _only_set(document) for name, document in documents.items()}
     by_shots: dict[str, dict[str, Any]] = {}
@@ -115,4 +119,5 @@ def _accuracies(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_mode(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mode → accuracy, from the table of `evaluate`."""
-    return {row["normalization"]: {key: row[key] for key in ("accuracy", "ci95", "episodes")} for row in table}
+    kept = ("accuracy", "ci95", "episodes", "shares")
+    return {row["normalization"]: {key: row[key] for key in kept if key in row} for row in table}

@@ -1,12 +1,12 @@
 """Claims of a paper, the findings of rows that they rest on, and in words how a verdict comes about (`rules`)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gems_edge.reproduce import verdicts
-from gems_edge.reproduce.pooling import Difference, Spread
-from gems_edge.reproduce.protocol import S, Setup
+from gems_edge.reproduce.pooling import Difference, Noise, Spread
+from gems_edge.reproduce.protocol import Key, S, Setup
 from gems_edge.reproduce.results import Row, common_seeds, difference, factor
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, INSIDE, MISSING, NONE, ONE, OPEN, SIDES, Bound
 
@@ -35,6 +35,9 @@ class Finding:
     verdict: str
     data: Mapping[str, Any]
     reason: str = ""  # why it is not decided
+    bound: Bound | None = None  # of a difference of accuracies, which more seeds make more exact
+    rows: tuple[Key, ...] = ()  # that it is the difference of
+    noise: Noise | None = None  # found in it
 
 
 def not_done(label: str, text: str = NONE) -> Finding:
@@ -78,11 +81,17 @@ class Claim:
 def rules(alike: str, *of_paper: str) -> tuple[str, ...]:
     """How verdicts are reached. `alike`: what networks of one seed share; `of_paper`: rules of its other claims."""
     return (
-        f"Accuracies: the difference is taken seed by seed (one seed gives both networks {alike}; the test episodes "
-        "are the same for all). Its 95 % interval is the wider of two: that of the episodes, as if both were tested "
-        "on different ones, and Student's over the seeds' differences. A claim holds at a place (a ratio, a "
-        "distribution) if the whole interval is on the claim's side of the bound, does not hold if all of it is on "
-        "the other side, and is not decided otherwise; with one training it never is.",
+        f"Accuracies: the difference is taken seed by seed and episode by episode (one seed gives both networks "
+        f"{alike}; the test episodes are the same for all). The variance of its mean is that of the seeds' mean "
+        "differences by the number of seeds plus that of the episodes' by theirs; its interval is Student's with "
+        "Satterthwaite's degrees of freedom, and never narrower than Student's over the seeds alone. Results of an "
+        "older version, without their episodes, take the wider of Student's over the seeds and the episodes' as if "
+        "both were tested on different ones. A claim holds at a place (a ratio, a distribution) if the whole interval "
+        "is on the claim's side of the bound, does not hold if all of it is on the other side, and is not decided "
+        "otherwise; with one training it never is.",
+        "Its level is 95 %. Where a preset reads verdicts after several numbers of seeds and trains more only for what "
+        "is not decided, the 5 % are divided by the number of readings, so that all readings of a claim together "
+        "decide wrongly in 5 % of cases at most.",
         *of_paper,
         "A claim over several places holds if it holds at each, and does not hold if it fails at one. A place of "
         "which a training is missing is “not done”, and so is the claim unless it has failed elsewhere.",
@@ -105,7 +114,8 @@ def accuracy_finding(
     """
     if row is None or reference is None:
         return None
-    return difference_finding(label, difference(row, reference, sets), bound, row)
+    finding = difference_finding(label, difference(row, reference, sets), bound, row)
+    return replace(finding, bound=bound, rows=(row.key, reference.key))
 
 
 def difference_finding(label: str, gap: Difference | None, bound: Bound, row: Row[S]) -> Finding:
@@ -118,7 +128,7 @@ def difference_finding(label: str, gap: Difference | None, bound: Bound, row: Ro
         reason = INSIDE
     verdict = bound.verdict(gap.mean - gap.half, gap.mean + gap.half) if gap.trainings == len(row.wanted) else MISSING
     data = gap.as_dict() | {"mode": row.mode}
-    return Finding(label, text + verdicts.part(gap.trainings, len(row.wanted)), verdict, data, reason)
+    return Finding(label, text + verdicts.part(gap.trainings, len(row.wanted)), verdict, data, reason, noise=gap.noise)
 
 
 def factor_finding(label: str, reference: Row[S], row: Row[S], cost: str, least: float, note: str = "") -> Finding:

@@ -8,7 +8,7 @@ import graphlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from gems_edge.control_groups import available_cores
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import opened_to_append, read_json, write_atomic
 from gems_edge.reproduce.job import (
+    RESULT,
     CellJob,
     Document,
     Outcome,
@@ -45,6 +46,7 @@ class GridOptions:
     processes: int = 1  # more than 1: each cell is a torchrun job of that many processes
     ray: str | None = None  # a Ray cluster: "auto", "local" (started for this call), "ray://HOST:PORT", "HOST:PORT"
     program: tuple[str, ...] = ("-m", "gems_edge.cli.cell")  # Python's arguments before the cell's directory
+    hours: float = 0.0  # core hours that the cells may take, those done before included; 0: what they need
 
 
 class Executor(Protocol):
@@ -60,6 +62,8 @@ def run_grid(
     directory: Path, cells: Sequence[Cell], options: GridOptions, report: Callable[[str], None]
 ) -> dict[str, Document]:
     """Run the cells that are not done; returns name → the document of its result.json, in the order of `cells`.
+
+    When `options.hours` are spent, no more cells are started: those are missing from what is returned.
 
     A cell is done when its result.json is there, and whole. Cells start in the given order as soon as their needs are
     done. When one fails, those that need it are not started and all others go on. With `options.ray` the directory must
@@ -78,12 +82,15 @@ def run_grid(
     with _lock_of(directory):
         _write_tasks(directory, cells)
         results = _results(directory, cells)
+        for name in [cell.name for cell in cells if cell.name not in results]:
+            if (directory / "cells" / name / RESULT).exists():
+                report(f"{name}: its {RESULT} is damaged or was edited; it is made anew from the run")
         if len(results) < len(cells):
             with own_sigterm(_interrupt), contextlib.closing(_make_executor(options)) as executor:
                 _schedule(directory, cells, options, executor, results, report)
         else:
             report(f"{len(cells)} cells, all done")
-    return {cell.name: results[cell.name] for cell in cells}
+    return {cell.name: results[cell.name] for cell in cells if cell.name in results}
 
 
 def _schedule(
@@ -101,6 +108,8 @@ def _schedule(
         for cell in list(waiting):
             if not lost.isdisjoint(cell.needs):
                 lost.add(cell.name)
+            if spent(options.hours, results.values()):
+                continue
             if len(running) < executor.slots() and all(name in results for name in cell.needs):
                 waiting.remove(cell)
                 running.add(cell.name)
@@ -125,8 +134,19 @@ def _schedule(
             slots = max(1, min(executor.slots(), left))
             text += f", about {clock(sum(seconds) / len(seconds) * left / slots)} left"
         report(f"[{len(results) + len(failed)}/{len(cells)}] {name} {text}")
+    if waiting and spent(options.hours, results.values()):
+        report(f"the budget of {options.hours:g} core hours is spent: {len(waiting)} cells were not started")
     if failed:
         raise MachineError(_failure(directory, failed, len(waiting), len(cells)))
+
+
+def core_hours(results: Iterable[Document]) -> float:
+    """What cells took on their cores, as far as they say so."""
+    return float(sum(result.get("core_seconds", 0.0) for result in results)) / 3600
+
+
+def spent(hours: float, results: Iterable[Document]) -> bool:
+    return bool(hours) and core_hours(results) >= hours
 
 
 def _failure(directory: Path, failed: dict[str, str], unstarted: int, total: int) -> str:

@@ -16,13 +16,16 @@ from gems_edge.meta.settings.run import TrainConfig, read_config
 from gems_edge.models.pretrained import RANDOM
 from gems_edge.report.page import Block, KeyFigure, KeyFigures, Note, Section, Table
 from gems_edge.reproduce.claims import Claim
-from gems_edge.reproduce.grid import Cell
+from gems_edge.reproduce.grid import Cell, core_hours
 from gems_edge.reproduce.job import Document
+from gems_edge.reproduce.power import needs, needs_section
 from gems_edge.reproduce.protocol import RUN, TEST_SEED, Preset, S, Trial
 from gems_edge.reproduce.results import Row, Rows, rows_of
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, MISSING, NONE, OPEN
 
 P = TypeVar("P", bound=Preset)
+# What validation may rise by from one fifth of a training to the next if it is at its end.
+FLAT = 0.01
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Study(Generic[P, S]):
     results: Mapping[str, Document]  # of the trials that are done
 
     def rows(self, part: str) -> Rows[S]:
-        return rows_of(self.parts[part], self.results)
+        return rows_of(self.parts[part], self.results, self.preset.alpha)
 
     @cached_property
     def trials(self) -> list[Trial[S]]:
@@ -44,7 +47,7 @@ class Study(Generic[P, S]):
 
     @cached_property
     def all_rows(self) -> Rows[S]:
-        return rows_of(self.trials, self.results)
+        return rows_of(self.trials, self.results, self.preset.alpha)
 
     @property
     def missing(self) -> list[str]:
@@ -62,6 +65,7 @@ class Reproduction:
     sections: tuple[Section, ...]
     printed: tuple[Section, ...]  # those whose tables a terminal shows
     document: dict[str, Any]
+    claims: tuple[Claim, ...]
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,15 @@ def reproduction(
 ) -> Reproduction:  # fmt: skip
     """`shown`: the paper's tables and figures; `printed`: those of them for a terminal; `how`: what was trained how."""
     sections = [_summary(study, paper, claims), *_claims_sections(claims, paper), *shown]
+    if needed := needs_section(study.preset, claims):
+        sections.append(needed)
     if claims:
         sections.append(_quotes_section(claims, paper))
     sections.append(Section("How it was done", tuple(how)))
     lines = [(claim.setup, claim.text, claim.explained) for claim in claims]
     brief = [Section(paper.title, [Table(("setup", "claim", "here"), lines)])] if claims else []
-    return Reproduction(tuple(sections), (*printed, *brief), _document(study, claims, row_document))
+    document = _document(study, claims, row_document)
+    return Reproduction(tuple(sections), (*printed, *brief), document, tuple(claims))
 
 
 def _document(
@@ -103,7 +110,9 @@ def _document(
         "preset": preset.name, "parts": list(study.parts),
         "cells": {"planned": planned, "done": planned - len(missing), "missing": missing},
         "seeds": preset.seeds, "episodes": preset.episodes,
-        "rows": rows, "claims": [claim.as_dict() for claim in claims],
+        "core_hours": core_hours(study.results.values()), "flatness": flatness(study.results),
+        "readings": list(preset.readings), "level": 1 - preset.alpha, "needs": needs(preset, claims), "rows": rows,
+        "claims": [claim.as_dict() for claim in claims],
     }  # fmt: skip
 
 
@@ -118,11 +127,44 @@ def _summary(study: Study[P, S], paper: PaperPage, claims: Sequence[Claim]) -> S
         KeyFigure("test episodes", str(preset.episodes), "a training, the same for all"),
         KeyFigure(paper.title, f"{counts[HOLDS]} hold, {counts[FAILS]} do not", rest),
     )
-    blocks: list[Block] = [KeyFigures(figures), Note(preset.about)]
+    blocks: list[Block] = [KeyFigures(figures), Note(preset.about), *_flat_note(study.results)]
     if missing:
         text = "Not everything is done: what is missing is shown as “–”. The same command goes on with it."
         blocks.append(Note(text))
     return Section("What was done", tuple(blocks))
+
+
+def flatness(results: Mapping[str, Document]) -> dict[str, Any] | None:
+    """Whether trainings were at their end: by how much validation rose from the last fifth but one to the last fifth.
+
+    None where no training was validated often enough to say.
+    """
+    gains = [gain for result in results.values() if (gain := _late_gain(result["training"])) is not None]
+    if not gains:
+        return None
+    flat = sum(gain < FLAT for gain in gains)
+    return {"mean": sum(gains) / len(gains), "most": max(gains), "flat": flat, "trainings": len(gains)}
+
+
+def _late_gain(training: Mapping[str, Any]) -> float | None:
+    fifth = training.get("iterations", 0) / 5
+    fifths: tuple[list[float], list[float]] = ([], [])
+    for iteration, accuracy in training.get("validation", ()):
+        if iteration > 3 * fifth:
+            fifths[iteration > 4 * fifth].append(accuracy)
+    before, last = (sum(each) / len(each) if each else None for each in fifths)
+    return None if before is None or last is None else last - before
+
+
+def _flat_note(results: Mapping[str, Document]) -> list[Note]:
+    if (found := flatness(results)) is None:
+        return []
+    text = (
+        f"Trained to the end? From the last fifth of the iterations but one to the last, accuracy on validation rose "
+        f"by {100 * found['mean']:.1f} points on average and {100 * found['most']:.1f} at most; in {found['flat']} of "
+        f"{found['trainings']} trainings by less than {100 * FLAT:g}."
+    )
+    return [Note(text)]
 
 
 # --- Claims ---

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
-Entry = Mapping[str, float]  # {accuracy, ci95, episodes} of one training
+# {accuracy, ci95, episodes} of one training, and its "shares" of right queries of every episode where they are stored.
+Entry = Mapping[str, Any]
+
+# How often an interval may miss what it is of.
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -72,39 +76,87 @@ def times_less(pairs: Iterable[tuple[float | None, float | None]]) -> Spread | N
 
 
 @dataclass(frozen=True)
+class Noise:
+    """How far the differences of two rows scatter (standard deviations, in shares)."""
+
+    seeds: float  # of the trainings' mean differences
+    episodes: float  # of the episodes' mean differences, over the trainings
+
+
+@dataclass(frozen=True)
 class Difference:
     """Accuracy of one row less another's, over the seeds that both have done."""
 
     mean: float
-    half: float  # of the 95 % interval; infinite with one training
+    half: float  # of the interval; infinite with one training
     low: float
     high: float
     trainings: int
+    alpha: float = ALPHA  # how often the interval misses at most
+    noise: Noise | None = None  # of which the interval is made, where single episodes are known
 
     def as_dict(self) -> dict[str, Any]:
         half = self.half if math.isfinite(self.half) else None
-        return {"points": self.mean, "ci95": half, "low": self.low, "high": self.high, "trainings": self.trainings}
+        interval = {"points": self.mean, "half": half, "level": 1 - self.alpha}
+        return {**interval, "low": self.low, "high": self.high, "trainings": self.trainings}
 
 
-def paired(pairs: Sequence[tuple[Entry, Entry]]) -> Difference | None:
+def paired(pairs: Sequence[tuple[Entry, Entry]], alpha: float = ALPHA) -> Difference | None:
     """First less second entry, in shares, over pairs of one seed each; None without pairs.
 
-    The interval is the wider of two: that of the episodes, as if the two were tested on different ones, and Student's
-    over the seeds' differences, which knows that trainings differ.
+    Where the entries hold their episodes, which are the same for all, the interval is that of `half_width`: it knows
+    that trainings differ and that episodes do. Else it is the wider of two: that of the episodes, as if the two
+    were tested on different ones, and Student's over the seeds' differences.
     """
     if not pairs:
         return None
     differences = np.array([own["accuracy"] - other["accuracy"] for own, other in pairs])
     low, high, count = float(differences.min()), float(differences.max()), len(differences)
     if count == 1:
-        return Difference(low, math.inf, low, high, 1)
-    episodes = math.hypot(*(pooled(side).ci95 for side in zip(*pairs)))
-    trainings = student(count - 1) * float(differences.std(ddof=1)) / math.sqrt(count)
-    return Difference(float(differences.mean()), max(episodes, trainings), low, high, count)
+        return Difference(low, math.inf, low, high, 1, alpha)
+    mean = float(differences.mean())
+    if (single := _by_episode(pairs)) is not None:
+        noise = Noise(float(differences.std(ddof=1)), float(single.mean(axis=0).std(ddof=1)))
+        return Difference(mean, half_width(noise, count, single.shape[1], alpha), low, high, count, alpha, noise)
+    episodes = math.hypot(*(pooled(side).ci95 for side in zip(*pairs))) * _normal(alpha) / _normal(ALPHA)
+    trainings = student(count - 1, alpha) * float(differences.std(ddof=1)) / math.sqrt(count)
+    return Difference(mean, max(episodes, trainings), low, high, count, alpha)
 
 
-def student(freedom: int) -> float:
-    """97.5 % quantile of Student's t."""
+def half_width(noise: Noise, seeds: int, episodes: int, alpha: float) -> float:
+    """Half the width of the interval of a mean difference over `seeds` trainings on the same `episodes`.
+
+    Seeds and episodes are crossed: the mean's variance is at most that of the seeds' means by their number plus that
+    of the episodes' means by theirs (what a single pair of both varies by is counted twice, never left out). Degrees
+    of freedom are Satterthwaite's; the interval is never narrower than Student's over the seeds alone.
+    """
+    of_seeds, of_episodes = noise.seeds**2 / seeds, noise.episodes**2 / episodes
+    total = of_seeds + of_episodes
+    if not total:
+        return 0.0
+    share = of_seeds / total
+    freedom = 1 / (share**2 / (seeds - 1) + (1 - share) ** 2 / (episodes - 1))
+    alone = student(seeds - 1, alpha) * math.sqrt(of_seeds)
+    return max(alone, student(freedom, alpha) * math.sqrt(total))
+
+
+def _by_episode(pairs: Sequence[tuple[Entry, Entry]]) -> np.ndarray | None:
+    """(seeds, episodes) of differences; None where an entry lacks its episodes, or was tested on another number."""
+    if not all("shares" in entry for pair in pairs for entry in pair):
+        return None
+    if len({len(entry["shares"]) for pair in pairs for entry in pair}) > 1 or len(pairs[0][0]["shares"]) < 2:
+        return None
+    return np.array([np.subtract(own["shares"], other["shares"]) for own, other in pairs])
+
+
+def student(freedom: float, alpha: float = ALPHA) -> float:
+    """What Student's t exceeds in size with the probability `alpha`."""
     from scipy.stats import t
 
-    return float(t.ppf(0.975, freedom))
+    return float(t.ppf(1 - alpha / 2, freedom))
+
+
+def _normal(alpha: float) -> float:
+    from scipy.stats import norm
+
+    return float(norm.ppf(1 - alpha / 2))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from gems_edge.reproduce.job import Document
-from gems_edge.reproduce.pooling import Difference, Entry, Pooled, Spread, paired, pooled, spread, times_less
-from gems_edge.reproduce.protocol import S, Trial
+from gems_edge.reproduce.pooling import ALPHA, Difference, Entry, Pooled, Spread, paired, pooled, spread, times_less
+from gems_edge.reproduce.protocol import Key, S, Trial
 
 # What `cost_of` knows of a cell with a ticket.
 COSTS = ("find.iterations", "find.seconds", "find.cpu_seconds", "train.seconds", "train.cpu_seconds") + tuple(
@@ -26,11 +26,14 @@ def accuracy_of(document: Document, sets: Sequence[str], mode: str) -> Entry:
     entries = [accuracies(document)[name][mode] for name in sets]
     if len(entries) == 1:
         return entries[0]
-    return {
+    mean = {
         "accuracy": sum(entry["accuracy"] for entry in entries) / len(entries),
         "ci95": math.sqrt(sum(entry["ci95"] ** 2 for entry in entries)) / len(entries),
         "episodes": sum(entry["episodes"] for entry in entries),
     }
+    if not all("shares" in entry for entry in entries) or len({len(entry["shares"]) for entry in entries}) > 1:
+        return mean
+    return mean | {"shares": [sum(shares) / len(entries) for shares in zip(*(entry["shares"] for entry in entries))]}
 
 
 def cost_of(document: Document, name: str) -> float | None:
@@ -64,6 +67,11 @@ class Row(Generic[S]):
     variant: str
     wanted: tuple[int, ...]  # seeds
     done: Mapping[int, Document]  # seed → result
+    alpha: float = ALPHA  # of the intervals of its differences
+
+    @property
+    def key(self) -> Key:
+        return self.setup.name, self.method, self.ratio, self.variant
 
     @property
     def mode(self) -> str:
@@ -111,7 +119,7 @@ def difference(row: Row[S], reference: Row[S], sets: Sequence[str] = (), mode: s
     """
     sets, mode, seeds = sets or row.setup.sets, mode or row.mode, common_seeds(row, reference)
     own, others = ([accuracy_of(r.done[seed], sets, mode) for seed in seeds] for r in (row, reference))
-    return paired(list(zip(own, others)))
+    return paired(list(zip(own, others)), row.alpha)
 
 
 class Rows(list[Row[S]]):
@@ -119,7 +127,7 @@ class Rows(list[Row[S]]):
 
     def find(self, setup: S, method: str, ratio: float = 0.0, variant: str = "") -> Row[S] | None:
         key = (setup.name, method, ratio, variant)
-        return next((row for row in self if (row.setup.name, row.method, row.ratio, row.variant) == key), None)
+        return next((row for row in self if row.key == key), None)
 
     @property
     def setups(self) -> list[S]:
@@ -129,7 +137,7 @@ class Rows(list[Row[S]]):
         return Rows(row for row in self if row.setup == setup)
 
 
-def rows_of(trials: Iterable[Trial[S]], results: Mapping[str, Document]) -> Rows[S]:
+def rows_of(trials: Iterable[Trial[S]], results: Mapping[str, Document], alpha: float = ALPHA) -> Rows[S]:
     """The rows of `trials`, in their order, with the seeds that are done. A trial that is asked for twice is one."""
     members: dict[tuple[S, str, float, str], list[Trial[S]]] = {}
     for trial in dict.fromkeys(trials):
@@ -137,5 +145,5 @@ def rows_of(trials: Iterable[Trial[S]], results: Mapping[str, Document]) -> Rows
     rows: Rows[S] = Rows()
     for key, group in members.items():
         done = {trial.seed: results[trial.name] for trial in group if trial.name in results}
-        rows.append(Row(*key, tuple(trial.seed for trial in group), done))
+        rows.append(Row(*key, tuple(trial.seed for trial in group), done, alpha))
     return rows

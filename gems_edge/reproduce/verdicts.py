@@ -29,6 +29,16 @@ class Bound(NamedTuple):
             return HOLDS
         return FAILS if high < self.least or low > self.most else OPEN
 
+    def text(self) -> str:
+        """Of a difference, in points: "≥ −3", "> 0", "< 0", "within ±1"."""
+        if math.isfinite(self.least) and math.isfinite(self.most):
+            return f"within ±{100 * self.most:g}"
+        least, most = round(100 * self.least, 6), round(100 * self.most, 6)
+        open_end = 0 < self.least < 1e-300  # what is strictly above 0
+        return (f"{'>' if open_end else '≥'} {least:g}" if math.isfinite(least) else f"< {most + 0:g}").replace(
+            "-", "−"
+        )
+
 
 def above(bound: float) -> Bound:
     """At or above `bound` (a share)."""

@@ -45,7 +45,7 @@ if not task.get("forget"):
     while len(list(ranks.iterdir())) < int(os.environ.get("WORLD_SIZE", "1")):
         time.sleep(0.01)
     if os.environ.get("RANK", "0") == "0":
-        result = {"answer": task["x"], "ranks": len(list(ranks.iterdir()))}
+        result = {"answer": task["x"], "ranks": len(list(ranks.iterdir())), "core_seconds": 3600 * task.get("hours", 0)}
         result |= {"threads": os.environ.get("OMP_NUM_THREADS"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
         (directory / "result.json.tmp").write_text(json.dumps(result))
         os.replace(directory / "result.json.tmp", directory / "result.json")
@@ -106,9 +106,22 @@ def test_done_cells_are_not_run_again(tmp_path, program):
     # A result that is cut off counts as none; more cells may come into a grid.
     (tmp_path / "grid" / "cells" / "b" / "result.json").write_text('{"answer": ')
     run_grid(tmp_path / "grid", [*cells, Cell("c", {"x": 5}, ("a",))], options, lines.append)
-    assert lines[0] == "3 cells, 1 done, 2 at a time"
+    assert lines[:2] == [
+        "b: its result.json is damaged or was edited; it is made anew from the run", "3 cells, 1 done, 2 at a time",
+    ]  # fmt: skip
     ran = journal(tmp_path / "grid")
     assert sorted(ran) == ["a", "b", "b", "c"]
+
+
+def test_a_budget_ends_a_grid(tmp_path, program):
+    """What is done counts, also that of earlier calls; a larger budget goes on."""
+    cells = [Cell(name, {"x": 1, "hours": 2}) for name in "abcd"]
+    lines = []
+    for hours, done in ((3, 2), (3, 2), (6, 3), (0, 4)):
+        options = GridOptions(jobs=1, program=program, hours=hours)
+        assert len(run_grid(tmp_path / "grid", cells, options, lines.append)) == done
+        assert len(journal(tmp_path / "grid")) == done
+    assert lines.count("the budget of 3 core hours is spent: 2 cells were not started") == 2
 
 
 def test_a_result_says_when_it_is_damaged(tmp_path):

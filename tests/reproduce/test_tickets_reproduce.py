@@ -128,7 +128,7 @@ def test_a_failure_leaves_the_page(cli_here, tmp_path):
 
 
 def test_an_interrupt_leaves_the_page(environment, tmp_path):
-    command = [sys.executable, "-m", "gems_edge", *CUT, "--method", "rm", "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "gems_edge", *CUT, "--method", "rm", "--nice", "-o", str(tmp_path)]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
     )
@@ -136,6 +136,7 @@ def test_an_interrupt_leaves_the_page(environment, tmp_path):
     while not (log := tmp_path / "cells" / "glyphs" / "rm-0.8-s1" / "log.txt").exists():
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.1)
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
     os.kill(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode != 0 and "Traceback" not in stderr, stderr

@@ -28,6 +28,7 @@ class EvaluationProtocol:
     seed: int = 1
     root: Path | None = None
     modes: tuple[str, ...] | None = None  # the normalisation modes to compute; None: all that the run has
+    each_episode: bool = False  # rows of a distribution's table also hold "shares": of every episode
 
     def samplers(self, images: Mixture, ways: int, shots: Shots, queries: int) -> list[MixtureSampler]:
         """One for each number of shots that is tested; the first is that of the headline."""
@@ -59,18 +60,21 @@ def document(
     sampler: MixtureSampler,
     data: Specs,
     untrained: Sequence[Sequence[float]] | None = None,
+    each_episode: bool = False,
 ) -> dict[str, Any]:
     """Headline figure (`mode` after `steps`) and the table of all modes and step counts.
 
     `shares`: of each distribution the share of right queries of every episode, by (mode, inner steps). With several
     distributions the figures are means over them, whose interval is that of their episodes; each distribution's own are
-    under its name. `untrained`: of each distribution the bar's shares on the same episodes (untrained.py).
+    under its name. `untrained`: of each distribution the bar's shares on the same episodes (untrained.py);
+    `each_episode`: see EvaluationProtocol.
     """
     tables = [{key: mean_accuracy(episodes) for key, episodes in each.items()} for each in shares]
     means = {key: mean_over_distributions([table[key] for table in tables]) for key in tables[0]}
     drawn = sampler.samplers[0]
     bars = None if untrained is None else [mean_accuracy(episodes) for episodes in untrained]
-    entries = [table[mode, steps].as_dict() | {"table": _rows(table)} for table in tables]
+    kept = shares if each_episode else [{}] * len(tables)
+    entries = [table[mode, steps].as_dict() | {"table": _rows(table, own)} for table, own in zip(tables, kept)]
     if bars is not None:
         entries = [entry | bar_entry(bar) for entry, bar in zip(entries, bars)]
     return {
@@ -102,5 +106,11 @@ def with_other_shots(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return documents[0] | {"by_shots": [{name: each[name] for name in kept if name in each} for each in documents]}
 
 
-def _rows(table: Mapping[tuple[str, int], Accuracy]) -> list[dict[str, Any]]:
-    return [{"normalization": mode, "steps": steps, **accuracy.as_dict()} for (mode, steps), accuracy in table.items()]
+def _rows(
+    table: Mapping[tuple[str, int], Accuracy], shares: Mapping[tuple[str, int], Sequence[float]] | None = None
+) -> list[dict[str, Any]]:
+    rows = []
+    for (mode, steps), accuracy in table.items():
+        own = {"shares": [round(share, 6) for share in shares[mode, steps]]} if shares else {}
+        rows.append({"normalization": mode, "steps": steps, **accuracy.as_dict(), **own})
+    return rows

@@ -111,7 +111,8 @@ def evaluate_run(
             tested[name] = test.run(own, tasks, counted_from(progress, done))
             done += protocol.episodes
         bars = [bar_test.run([bar], tasks, None).shares[mode, 0] for tasks in sampler.samplers] if bar else None
-        result = document([each.shares for each in tested.values()], mode, steps[-1], sampler, data, bars)
+        shares = [each.shares for each in tested.values()]
+        result = document(shares, mode, steps[-1], sampler, data, bars, protocol.each_episode)
         documents.append(_with_choices(result, tested, set(map(distribution_name, config.data))))
     return with_other_shots(documents)
 

@@ -146,4 +146,6 @@ def together(sets: Sequence[str], documents: Sequence[Document]) -> dict[str, An
 
 
 def _mean(entries: Sequence[Entry]) -> Entry:
+    if len(entries) == 1:
+        return entries[0]
     return {key: sum(e[key] for e in entries) / len(entries) for key in ("accuracy", "ci95", "episodes")}

@@ -156,7 +156,9 @@ def with_data(preset: GemsPreset, given: Mapping[str, str], root: Path | None = 
 def cut(preset: GemsPreset, seeds: int | None, iterations: int | None, episodes: int | None) -> GemsPreset:
     """`preset` with as many seeds, iterations and test episodes as were asked for."""
     config = replace(preset.config, iterations=iterations or preset.config.iterations)
-    return replace(preset, config=config, seeds=seeds or preset.seeds, episodes=episodes or preset.episodes)
+    looks = () if seeds else preset.looks
+    episodes, seeds = episodes or preset.episodes, seeds or preset.seeds
+    return replace(preset, config=config, seeds=seeds, looks=looks, episodes=episodes)
 
 
 def _checked(data: dict[str, str]) -> dict[str, str]:

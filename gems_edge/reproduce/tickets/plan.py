@@ -94,20 +94,24 @@ def table(preset: TicketPreset, number: int) -> list[TicketTrial]:
 def parts(
     preset: TicketPreset, numbers: Sequence[int] = (), figures: Sequence[int] = (), methods: Sequence[str] = ()
 ) -> dict[str, list[TicketTrial]]:
-    """What a reproduction consists of: "table 2", "figure 3", … → its trials; the accuracy table if none is asked for.
+    """What a reproduction consists of: "table 2", "figure 3", … → its trials; the accuracy table, and the preset's own
+    figures, if none is asked for.
 
     That has every method at every ratio, and so Table 2 too. `methods` cuts every part down to those, and to the dense
     networks that they are cut from. UserError for a number that the paper lacks, and for a part that has no data or
     none of the methods.
     """
+    plain = not (numbers or figures)
+    figures = preset.figures if plain and not methods else figures
     wanted = {f"table {number}": table(preset, number) for number in sorted(set(numbers))}
     wanted |= {f"figure {number}": figure(preset, number) for number in sorted(set(figures))}
     for part, trials in wanted.items():
         if not trials:
             raise UserError(f"--{part} needs a backbone or data that preset {preset.name} was not given")
-    if not wanted:
+    if plain:
         setups = preset.of_backbone("conv4")
-        wanted[ACCURACY] = [trial for setup in setups for trial in over(setup, METHODS, preset.ratios, preset.seeds)]
+        answered = [trial for setup in setups for trial in over(setup, METHODS, preset.ratios, preset.seeds)]
+        wanted = {ACCURACY: answered, **wanted}
         if not setups:
             raise UserError(f"preset {preset.name} was given no data for its Conv-4 setups; add --data NAME=SPEC")
     return {part: _only(trials, methods, part) for part, trials in wanted.items()} if methods else wanted
@@ -135,9 +139,12 @@ def start(variant: str) -> str:
 
 
 def cells(preset: TicketPreset, trials: Iterable[TicketTrial]) -> list[Cell]:
-    """The cells of `trials` and the dense ones that they need, each once and before the tickets cut from it."""
+    """The cells of `trials` and the dense ones that they need, each once and before the tickets cut from it.
+
+    Setup by setup and in it seed by seed, so that a grid that ends early has whole comparisons.
+    """
     ordered: dict[str, Cell] = {}
-    for trial in trials:
+    for trial in sorted(trials, key=lambda trial: (preset.setups.index(trial.setup), trial.seed)):
         dense = _cut_from(trial)
         if dense:
             ordered.setdefault(dense.name, _cell(preset, dense, None))
