@@ -101,6 +101,15 @@ def open_image(
         raise UserError(f"{label} is damaged and cannot be decoded ({error}); replace it") from None
 
 
+def is_image(content: bytes) -> bool:
+    """Whether these bytes open as an image file; whether all of it can be decoded is not tried."""
+    try:
+        with open_image(content, ""):
+            return True
+    except UserError:
+        return False
+
+
 class _Quiet:
     """Pillow's warnings are not shown while any thread decodes; those of others are.
 

@@ -20,7 +20,7 @@ from gems_edge.data.archive import check_memory, read_arrays
 from gems_edge.data.imageset import SPLITS, ImageSet, has_bright_border, resize_images
 from gems_edge.errors import UserError
 from gems_edge.files import cache_directory, parse_json, write_atomic
-from gems_edge.images import decode_image, open_image
+from gems_edge.images import decode_image, is_image, open_image
 from gems_edge.refusals import SKIP, check_readable
 
 JPEG_QUALITY = 92
@@ -205,7 +205,7 @@ def _decoded(
 
 def _format(parts: Sequence[bytes], meta: dict[str, Any], asked: int | None, path: Path) -> tuple[int, int]:
     """Size (`asked`, if any) and channels of the file: what meta says, else those of the first image that opens."""
-    number = next((number for number, part in enumerate(parts) if _opens(part)), 0)
+    number = next((number for number, part in enumerate(parts) if is_image(part)), 0)
     with open_image(parts[number], f"{path}: image {number}") as image:
         size, largest = min(image.size), max(image.size)
         channels = 1 if image.mode in ("1", "L", "LA", "I;16") else 3
@@ -217,14 +217,6 @@ def _format(parts: Sequence[bytes], meta: dict[str, Any], asked: int | None, pat
                 f"{path}: meta says {size} pixels, its first image has {largest}; pack it anew, or give --image-size"
             )
     return asked or size, meta["channels"] if meta.get("channels") in (1, 3) else channels
-
-
-def _opens(part: bytes) -> bool:
-    try:
-        with open_image(part, ""):
-            return True
-    except UserError:
-        return False
 
 
 def _group(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray:

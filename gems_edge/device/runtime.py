@@ -1,4 +1,4 @@
-"""The only place that imports onnxruntime: quiet, without telemetry, sized for a small board."""
+"""The only place that imports onnxruntime: quiet, sized for a small board."""
 
 import contextlib
 import ctypes
@@ -8,14 +8,11 @@ import weakref
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnxruntime
 
 from gems_edge.control_groups import available_cores
 from gems_edge.errors import MachineError, UserError
 from gems_edge.files import readable_text
-
-# From 1.29 on the wheels write device ids below $HOME and send usage data unless this is set before the import.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime  # noqa: E402
 
 onnxruntime.set_default_logger_severity(4)  # errors arrive as exceptions; warnings are not the user's
 VERSION: str = onnxruntime.__version__

@@ -12,6 +12,7 @@ from gems_edge.device.answers import check_coverage
 from gems_edge.errors import UserError
 
 MOST_PHOTOS = 64  # of one request
+_MOST_JSON = 65_536  # bytes: lists in lists take 30 times as much in memory
 _LONGEST_CAMERA = 40
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # who sent a bad form is told, and nobody else
 
@@ -37,8 +38,11 @@ async def photos_in(request: Request) -> Photos:
 
 async def fields_in(request: Request) -> dict[str, Any]:
     """The JSON object of a request; {} of an empty one. Raises UserError for anything else."""
+    content = await request.body() or b"{}"
+    if len(content) > _MOST_JSON:
+        raise UserError(f"the request has more than {_MOST_JSON // 1024} kB of JSON")
     try:
-        fields = json.loads(await request.body() or b"{}")
+        fields = json.loads(content)
     except (ValueError, RecursionError):
         raise UserError("the request is not JSON") from None
     if not isinstance(fields, dict):

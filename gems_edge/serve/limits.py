@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_BYTES = 24_000_000  # of one request
+MOST_AT_ONCE = 3 * MOST_BYTES  # of all requests that are under way: a board has 512 MB
 BODY_SECONDS = 20.0  # for all of it
 HEADER_SECONDS = 10.0
 PER_SECOND, AT_ONCE = 200.0, 600.0  # requests from one address
@@ -22,11 +23,19 @@ _CLOSE = {"connection": "close"}  # what is not read of a refused request is not
 
 
 @dataclass
+class Body:
+    """What of a request's body has come, in bytes."""
+
+    came: int = 0
+
+
+@dataclass
 class Limits:
     """Passes to `app` what is not too large, too slow or too often; ASGI."""
 
     app: ASGIApp
     rooms: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)  # requests left, and when
+    held: int = 0  # bytes of requests that are under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,9 +43,24 @@ class Limits:
             return
         refusal = self._refusal(scope)
         if refusal is None:
-            await self.app(scope, _limited(receive), send)
+            own = Body()
+            try:
+                await self.app(scope, self._counted(_limited(receive), own), send)
+            finally:
+                self.held -= own.came
         else:
             await JSONResponse({"error": refusal[1]}, refusal[0], _CLOSE)(scope, receive, send)
+
+    def _counted(self, receive: Receive, own: Body) -> Receive:
+        async def counted() -> Message:
+            message = await receive()
+            came = len(message.get("body", b""))
+            own.came, self.held = own.came + came, self.held + came
+            if self.held > MOST_AT_ONCE:
+                raise HTTPException(503, "too many photos come at once; try again", _CLOSE)
+            return message
+
+        return counted
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         length = Headers(scope=scope).get("content-length", "0")

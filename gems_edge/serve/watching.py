@@ -5,6 +5,7 @@ import threading
 import time
 
 from gems_edge.errors import UserError
+from gems_edge.images import is_image
 from gems_edge.serve.cameras import frames
 from gems_edge.serve.served import Served
 
@@ -23,6 +24,8 @@ def _watch(served: Served, where: str, loop: asyncio.AbstractEventLoop) -> None:
             for picture in frames(where):
                 if served.live.closed:
                     return
+                if not is_image(picture):  # half of one, or a link of the folder to something else
+                    continue
                 served.picture = picture
                 if served.classroom.current().generation:
                     _answer(served, picture, loop)

@@ -35,6 +35,18 @@ def test_nothing_is_written_outside_run_bundle_state_and_cache(cli, tmp_path):
     assert files_below(temporary) == set()
 
 
+@pytest.mark.parametrize("order, warned", [("gems_edge, onnxruntime", False), ("onnxruntime, gems_edge", True)])
+def test_onnxruntime_tells_nobody_or_it_is_said(order, warned, tmp_path, environment):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {order}"],
+        env=environment | {"HOME": str(tmp_path), "XDG_CACHE_HOME": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert ("onnxruntime was imported before gems_edge" in done.stderr) == warned
+    assert warned or files_below(tmp_path) == set()
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; from gems_edge.cli.main import group; group(['--help'], standalone_mode=False)\n"

@@ -109,6 +109,16 @@ def test_a_body_of_a_gigabyte_is_not_read(phone):
     assert b" 413 " in answer and LARGE.encode() in answer and b"connection: close" in answer.lower()
 
 
+def test_bodies_under_way_have_a_limit_together(phone, monkeypatch):
+    """And what was refused or answered counts no more."""
+    monkeypatch.setattr(limits, "MOST_AT_ONCE", len(FILES[0][0]) + 10)
+    refused(phone.ask(FILES[0][0] + bytes(100)), "too many photos come at once", 503)
+    assert [phone.ask(FILES[0][0]).status_code for _ in range(2)] == [200, 200]
+    refused(phone.client.post("/api/forget", content=b"[" + b"[]," * 30_000 + b"[]]"), "", 503)
+    monkeypatch.undo()
+    refused(phone.client.post("/api/forget", content=b"[" + b"[]," * 30_000 + b"[]]"), "more than 64 kB of JSON")
+
+
 def test_a_body_that_does_not_say_its_length_is_read_up_to_the_limit(phone):
     def parts():
         for _ in range(1000):

@@ -114,7 +114,11 @@ def test_a_folder_that_a_camera_writes_to(tmp_path):
         writing.start()
         assert wait_for(phone, lambda event: event["event"] == "answer")["class"] == "b"
         writing.join()
+        (tmp_path / "secret").write_text("no picture")
+        (folder / "link.png").symlink_to(tmp_path / "secret")
         (folder / "half.png").write_bytes(FILES[0][3][:50])
+        time.sleep(3 * cameras.PAUSE)
+        assert phone.client.get("/api/camera.jpg").content == FILES[1][3]
         (folder / "other.png").write_bytes(FILES[0][3])
         assert wait_for(phone, lambda event: event["event"] == "answer")["class"] == "a"
 
