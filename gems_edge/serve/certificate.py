@@ -2,29 +2,44 @@
 
 import ipaddress
 import shutil
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from gems_edge.errors import MachineError, UserError
-from gems_edge.files import write_atomic
+from gems_edge.files import read_plain, write_atomic
 from gems_edge.serve.addresses import own_names, own_numbers
 
 _DAYS = 825  # the longest that phones take
+_MOST_BYTES = 100_000
 
 
 def certificate_for(state: Path, host: str) -> Path:
     """The certificate and its key, in one file beside the state: made at the first start and when it has ended.
 
-    Phones that were told to trust it do so after a restart. Raises UserError where openssl is not installed.
+    Phones that were told to trust it do so after a restart. Raises UserError where openssl is not installed, and for a
+    file that holds no certificate with its key.
     """
     file = state.with_name(f"{state.name}.pem")
     if not shutil.which("openssl"):
         raise UserError("--tls makes its certificate with openssl, which is not installed here; apt install openssl")
-    if not (file.exists() and _openssl("x509", "-checkend", "86400", "-noout", "-in", str(file)).returncode == 0):
+    if not _is_valid(file):
         write_atomic(file, _made(dict.fromkeys((host, *own_names(), *own_numbers(), "127.0.0.1"))), rights=0o600)
     return file
+
+
+def _is_valid(file: Path) -> bool:
+    """Whether it is there and lasts; UserError for what this machine has not made."""
+    try:
+        read_plain(file, _MOST_BYTES)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(file)
+    except FileNotFoundError:
+        return False
+    except ssl.SSLError:
+        raise UserError(f"{file} holds no certificate with its key; remove it, and a new one is made") from None
+    return _openssl("x509", "-checkend", "86400", "-noout", "-in", str(file)).returncode == 0
 
 
 def _made(names: Sequence[str] | dict[str, None]) -> bytes:

@@ -157,6 +157,9 @@ def serve(tmp_path, monkeypatch, capsys):
     return call
 
 
+NEW = "remove it, and a new one is made"
+
+
 def test_what_cannot_be_served(serve, tmp_path, monkeypatch):
     other = handmade.write_bundle(tmp_path / "other.gems", seed=1, **BUNDLE)
     learner = Learner.load(bundle_in(tmp_path))
@@ -170,6 +173,11 @@ def test_what_cannot_be_served(serve, tmp_path, monkeypatch):
         (serve("--precision", "int8"), "no quantised graph"),
     ]:
         assert code == 2 and words in line, line
+    if shutil.which("openssl"):
+        (certificate := tmp_path / "s.state.pem").write_text("no certificate")
+        assert serve("--tls") == (2, f"gems-edge: {certificate} holds no certificate with its key; {NEW}")
+        certificate.unlink(), os.mkfifo(certificate)
+        assert "is not a plain file, but a FIFO" in serve("--tls")[1]
     monkeypatch.setenv("PATH", str(tmp_path))
     code, line = serve("--tls")
     assert code == 2 and "openssl, which is not installed here" in line
