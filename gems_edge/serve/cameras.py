@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -21,6 +22,7 @@ from gems_edge.files import read_file
 PAUSE = 0.1  # seconds between two looks at a folder or at an address that gives one picture
 _PATIENCE = 10.0  # seconds for an address to answer
 _MOST_BYTES = 24_000_000  # of a frame
+T = TypeVar("T", bytes, bytearray)
 _ADVICE = "--camera takes a number (V4L2), an address (http://…) or a folder that a camera writes to"
 
 
@@ -122,14 +124,18 @@ def _boundary(headers: email.message.Message) -> bytes:
 
 def _parts(stream: HTTPResponse, boundary: bytes) -> Iterator[bytes]:
     """The pictures of an MJPEG stream; of several that have come, the newest."""
-    came = b""
+    came = bytearray()
     while more := stream.read1(65536):
-        *parts, came = _checked(came + more).split(boundary)
+        came += more
+        _checked(came)
+        if boundary not in came[-len(more) - len(boundary) :]:  # what came before has been searched
+            continue
+        *parts, came = came.split(boundary)
         pictures = [picture for part in parts if (picture := part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n"))]
-        yield from pictures[-1:]
+        yield from map(bytes, pictures[-1:])
 
 
-def _checked(content: bytes) -> bytes:
+def _checked(content: T) -> T:
     if len(content) > _MOST_BYTES:
         raise OSError(f"the camera's picture has more than {_MOST_BYTES / 1e6:.0f} MB")
     return content
