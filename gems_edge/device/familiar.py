@@ -156,9 +156,10 @@ def _temperature(fields: Fields, cells: Sequence[Cell]) -> float | None:
     if not fields.has("unknown.temperature"):
         return None
     value = fields.get("unknown.temperature", int | float, "a number")
-    measured = [bool(cell.left_best) for cell in cells if cell.photos > 1]
+    several = [cell for cell in cells if cell.photos > 1]
+    measured = bool(several) and [cell for cell in cells if cell.left_best] == several
     trunk = trunk_of(fields)
-    if not 0 < value < 1e9 or not measured or not all(measured) or trunk is None or len(trunk.features) != 1:
+    if not 0 < value < 1e9 or not measured or trunk is None or len(trunk.features) != 1:
         raise fields.error("unknown.temperature", "above 0, of features before the head, with left_best and left_own")
     return float(value)
 
