@@ -49,6 +49,7 @@ class Request:
     nice: bool
     plan: bool
     report_only: bool
+    publish: Path | None
     as_json: bool
 
 
@@ -91,6 +92,9 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
         click.option("--nice", is_flag=True, help="Give way to all other programs of this machine."),
         click.option("--plan", is_flag=True, help="Say how many trainings each claim needs; train nothing."),
         click.option("--report-only", is_flag=True, help="Train nothing; write what is done so far."),
+        click.option(
+            "--publish", type=PATH, help="Also keep the results and a page of them: DIR/NAME.json, DIR/NAME.md."
+        ),
         json_option,
     )
 
@@ -135,7 +139,9 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
     study = Study(preset, request.output or Path(f"reproduce-{request.preset}"), parts, cells, {})
 
     specs = [spec for setup in preset.setups for spec in setup.config.data]
-    wanted = Wanted(f"Meta winning tickets, preset {preset.name}", study, partial(plan.cells, preset), reproduce)
+    wanted = Wanted(
+        "tickets", f"Meta winning tickets, preset {preset.name}", study, partial(plan.cells, preset), reproduce
+    )
     _run(wanted, specs, request)
 
 
@@ -190,7 +196,8 @@ def gems(
         from gems_edge.models.pretrained import KNOWN
 
         KNOWN[preset.config.backbone].find()
-    wanted = Wanted(f"GEMS, preset {preset.name}", study, partial(plan.cells, preset), reproduce)
+    name, title = "pretrained" if preset.pretrained else "gems", f"GEMS, preset {preset.name}"
+    wanted = Wanted(name, title, study, partial(plan.cells, preset), reproduce)
     _run(wanted, preset.data.values(), request)
 
 
@@ -212,10 +219,28 @@ def _data(texts: Sequence[str], spec_of: Callable[[str], str] = lambda word: "")
     return data
 
 
+@command.command()
+@click.argument("directory", type=PATH)
+def results(directory: Path) -> None:
+    """Make the pages of published results (--publish) anew from the JSON beside them.
+
+    \b
+    Example:
+      gems-edge reproduce results docs/results
+    """
+    from gems_edge.reproduce.published import write_pages
+
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no directory; name the one that --publish was given")
+    for page in write_pages(directory):
+        click.echo(page)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A reproduction that was asked for."""
 
+    name: str  # of what is published
     title: str
     study: "Study[Any, Any]"  # with the trainings of all readings
     cells: "Callable[[Iterable[Trial[Any]]], list[Cell]]"
@@ -243,7 +268,7 @@ def _run(wanted: Wanted, specs: Iterable[str], request: Request) -> None:
     if request.report_only:
         reached = _reached(wanted, lambda cells: read_results(directory, cells))
         say(f"{len(reached.cells)} cells, {len(reached.results)} done")
-        return _write(wanted.title, directory, wanted.reproduce(reached), request.as_json)
+        return _write(wanted, reached, request)
     first = wanted.due({})
     done = read_results(directory, first.cells) if (directory / "cells").is_dir() else {}
     if len(done) < len(first.cells) and not request.ray:
@@ -261,9 +286,9 @@ def _run(wanted: Wanted, specs: Iterable[str], request: Request) -> None:
     except BaseException:  # cells failed, or the user stops: what is done is worth its page
         if (directory / "cells").is_dir():
             reached = _reached(wanted, lambda cells: read_results(directory, cells))
-            _write(wanted.title, directory, wanted.reproduce(reached), request.as_json)
+            _write(wanted, reached, request)
         raise
-    _write(wanted.title, directory, wanted.reproduce(reached), request.as_json)
+    _write(wanted, reached, request)
 
 
 def _reached(wanted: Wanted, results_of: "Callable[[Sequence[Cell]], Mapping[str, Document]]") -> "Study[Any, Any]":
@@ -316,15 +341,22 @@ def _check_data(specs: Iterable[str]) -> None:
             load_images(spec)
 
 
-def _write(title: str, directory: Path, reproduction: "Reproduction", as_json: bool) -> None:
+def _write(wanted: Wanted, reached: "Study[Any, Any]", request: Request) -> None:
+    from gems_edge import __version__
     from gems_edge.files import write_atomic
     from gems_edge.report.page import render_page
+    from gems_edge.reproduce.published import publish
 
+    reproduction, directory = wanted.reproduce(reached), wanted.study.directory
     page = directory / "report.html"
-    write_atomic(page, render_page(title, reproduction.sections))
+    write_atomic(page, render_page(wanted.title, reproduction.sections))
     document = reproduction.document | {"report": str(page)}
     write_atomic(directory / "results.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    if as_json:
+    if request.publish:
+        paper = "tickets" if wanted.name == "tickets" else "gems"
+        made = {"command": f"gems-edge reproduce {paper} --preset {wanted.study.preset.name}", "version": __version__}
+        publish(request.publish, wanted.name, {**reproduction.document, **made, "title": wanted.title})
+    if request.as_json:
         emit(document)
         return
     for section in reproduction.printed:

@@ -74,7 +74,7 @@ class Claim:
         return {
             "claim": self.key, "text": self.text, "setup": self.setup, "verdict": self.verdict,
             "explained": self.explained, "paper": {"words": self.quote.words, "where": self.quote.where},
-            "figures": [{"at": f.label, "verdict": f.verdict, **f.data} for f in self.findings],
+            "figures": [{"at": f.label, "here": f.text, "verdict": f.verdict, **f.data} for f in self.findings],
         }  # fmt: skip
 
 

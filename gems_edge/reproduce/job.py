@@ -25,7 +25,7 @@ from gems_edge.torchrun import torchrun
 GRACE, TORCHRUN_GRACE = 10.0, 40.0
 # In a cell's directory: what its program printed, and what came of it.
 LOG, RESULT = "log.txt", "result.json"
-_SUM, _MOST_BYTES = "sha256", 64 << 20
+SUM, _MOST_BYTES = "sha256", 64 << 20
 
 Document = Mapping[str, Any]  # a result.json
 
@@ -132,7 +132,7 @@ def _reason(log: Path, begin: int, code: int | None) -> str:
 
 def write_result(directory: Path, document: Document) -> None:
     """The result.json of a done cell, with its own SHA-256."""
-    write_atomic(directory / RESULT, json.dumps({**document, _SUM: _checksum(document)}, indent=1))
+    write_atomic(directory / RESULT, json.dumps({**document, SUM: checksum(document)}, indent=1))
 
 
 def cell_result(directory: Path) -> Document | None:
@@ -151,10 +151,10 @@ def cell_result(directory: Path) -> Document | None:
         return None
     if not isinstance(document, dict):
         return None
-    return document if document.pop(_SUM, None) in (None, _checksum(document)) else None
+    return document if document.pop(SUM, None) in (None, checksum(document)) else None
 
 
-def _checksum(document: Document) -> str:
+def checksum(document: Document) -> str:
     return sha256_bytes(json.dumps(document, sort_keys=True).encode())
 
 

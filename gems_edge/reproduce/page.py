@@ -6,7 +6,7 @@ Each paper gives the sections that are its own.
 import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -76,6 +76,8 @@ class PaperPage:
     rules: Sequence[str]  # how a verdict comes about
     at: str  # heading of what tells a claim's findings apart
     title: str = "The paper's claims"
+    notes: Sequence[str] = ()  # where the paper is damaged, contradicts itself or is read wrongly
+    advice: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # claim → verdict → what it means in practice
 
 
 def reproduction(
@@ -91,12 +93,12 @@ def reproduction(
     sections.append(Section("How it was done", tuple(how)))
     lines = [(claim.setup, claim.text, claim.explained) for claim in claims]
     brief = [Section(paper.title, [Table(("setup", "claim", "here"), lines)])] if claims else []
-    document = _document(study, claims, row_document)
+    document = _document(study, paper, claims, row_document)
     return Reproduction(tuple(sections), (*printed, *brief), document, tuple(claims))
 
 
 def _document(
-    study: Study[P, S], claims: Sequence[Claim], row_document: Callable[[Row[S]], Mapping[str, Any]]
+    study: Study[P, S], paper: PaperPage, claims: Sequence[Claim], row_document: Callable[[Row[S]], Mapping[str, Any]]
 ) -> dict[str, Any]:
     rows = [
         {
@@ -107,7 +109,9 @@ def _document(
     ]  # fmt: skip
     preset, planned, missing = study.preset, len(study.cells), study.missing
     return {
-        "preset": preset.name, "parts": list(study.parts),
+        "preset": preset.name, "about": preset.about, "parts": list(study.parts), "source": paper.source,
+        "claims_title": paper.title, "at": paper.at, "rules": list(paper.rules), "notes": list(paper.notes),
+        "advice": {key: dict(words) for key, words in paper.advice.items()}, "margin": preset.margin,
         "cells": {"planned": planned, "done": planned - len(missing), "missing": missing},
         "seeds": preset.seeds, "episodes": preset.episodes,
         "core_hours": core_hours(study.results.values()), "flatness": flatness(study.results),

@@ -39,7 +39,7 @@ def narrow_preset():
 def grid(cli_here, tmp_path_factory) -> tuple[Path, str, str]:
     """A finished grid, and what the command that made it printed."""
     directory = tmp_path_factory.mktemp("reproduce") / "tiny"
-    result = cli_here(*CUT, *METHODS, "-o", directory)
+    result = cli_here(*CUT, *METHODS, "-o", directory, "--publish", directory / "published")
     return directory, result.stdout, result.stderr
 
 
@@ -61,6 +61,8 @@ def test_trains_and_writes(grid):
     watched = rows["pmt"]["cost"]["find.iterations"]["mean"]
     assert rows["pmt"]["times_less_than_mwt"]["paper.find"]["mean"] == pytest.approx(16 / watched)
     assert rows["pmt"]["times_less_than_mwt"]["full.find"]["mean"] == pytest.approx(16 / watched)
+    published = (directory / "published" / "tickets.md").read_text()
+    assert "Of " in published and f"{100 * rows['dense']['accuracy']['transductive']['accuracy']:.1f} ±" in published
     page = (directory / "report.html").read_text()
     assert page.count("<svg ") >= 2 and "transductive, %" in page
     # One training each decides no claim about accuracies.

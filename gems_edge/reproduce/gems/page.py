@@ -11,7 +11,7 @@ from gems_edge.reproduce import page as pages
 from gems_edge.reproduce.gems.bar import UNTRAINED, at_shots, bar_row
 from gems_edge.reproduce.gems.choices import choice_sections
 from gems_edge.reproduce.gems.claims import RULES, claims_of
-from gems_edge.reproduce.gems.paper import training_on
+from gems_edge.reproduce.gems.paper import ADVICE, READINGS, training_on
 from gems_edge.reproduce.gems.plan import TIMES, GemsRow, GemsRows, trainings, with_multi_maml
 from gems_edge.reproduce.gems.protocol import MULTI, PAPER, GemsPreset
 from gems_edge.reproduce.gems.questions import answers
@@ -20,7 +20,7 @@ from gems_edge.reproduce.job import Document
 from gems_edge.reproduce.protocol import Setup
 
 SOURCE = "Pimpalkhute et al., GEMS: Generating Efficient Meta-Subnets, WACV 2023."
-PAGE = pages.PaperPage(SOURCE, RULES, "of")
+PAGE = pages.PaperPage(SOURCE, RULES, "of", notes=READINGS, advice=ADVICE)
 QUESTIONS_PAGE = replace(PAGE, title="Questions to a pretrained network")
 
 ABOUT = (

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gems_edge.reproduce.claims import quotes_of
+from gems_edge.reproduce.verdicts import FAILS, HOLDS
 
 CUB, VGG, FUNGI, AIRCRAFT = "cub200", "vgg102", "fungi", "aircraft"
 # The columns of Tables 1 and 2.
@@ -134,6 +135,37 @@ steps | section 4.3, table 5 | performance of BMP improves as adaptation steps d
 steps-maml | section 4.3, table 5 | regardless of the number of adaptation steps, both BMP and MMSUP outperform the
     accuracy of MAML algorithm trained on 5 adaptation steps
 """)
+
+# Where the tables are damaged, contradict themselves, or are easily read wrongly.
+READINGS = tuple(f"Table {table}: {note}" for table, notes in NOTES.items() for note in notes)
+
+# Claim → verdict → what it means for someone who has several kinds of images.
+ADVICE: Mapping[str, Mapping[str, str]] = {
+    "bmp-maml": {
+        HOLDS: "BMP is never worse than MAML on images that it was trained on.",
+        FAILS: "On some kind of images BMP is worse than MAML: measure before you choose it.",
+    },
+    "mmsup-between": {
+        HOLDS: "MMSUP lies between one MAML for all and a MAML for each kind of images.",
+        FAILS: "MMSUP does not lie between one MAML for all and a MAML for each kind of images.",
+    },
+    "cross": {
+        HOLDS: "On kinds of images that were not trained, BMP and MMSUP are better than MAML.",
+        FAILS: "On kinds of images that were not trained, BMP and MMSUP are not both better than MAML.",
+    },
+    "time": {
+        HOLDS: "One model for all kinds of images takes half the training time of one for each, or less.",
+        FAILS: "One model for all kinds of images does not take half the training time of one for each.",
+    },
+    "steps": {
+        HOLDS: "BMP needs no more than one inner step: fewer steps cost at most a point.",
+        FAILS: "BMP with fewer inner steps loses more than a point.",
+    },
+    "sparsity-learned": {
+        HOLDS: "Let MMSUP choose how much of a layer adapts: it is above every fixed share.",
+        FAILS: "A fixed share of adapted weights is as good as MMSUP's own, or better.",
+    },
+}
 
 
 def training_on(sets: Sequence[str]) -> Trained | None:

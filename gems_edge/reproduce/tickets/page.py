@@ -8,14 +8,14 @@ from gems_edge.meta.settings.run import TrainConfig
 from gems_edge.report.page import Block, Note
 from gems_edge.reproduce import page as pages
 from gems_edge.reproduce.results import COSTS, factor
-from gems_edge.reproduce.tickets import plan, tables
+from gems_edge.reproduce.tickets import paper, plan, tables
 from gems_edge.reproduce.tickets.claims import RULES, accuracy_claims, cost_claims
 from gems_edge.reproduce.tickets.masks import mask_sections, untrained_shares
 from gems_edge.reproduce.tickets.plan import TicketRow, TicketRows
 from gems_edge.reproduce.tickets.protocol import ONE_START, PAPER, TicketPreset, TicketSetup
 
 SOURCE = "Gao et al., Finding Meta Winning Ticket to Train Your MAML, KDD 2022."
-PAGE = pages.PaperPage(SOURCE, RULES, "removed")
+PAGE = pages.PaperPage(SOURCE, RULES, "removed", notes=paper.READINGS, advice=paper.ADVICE)
 
 TicketStudy = pages.Study[TicketPreset, TicketSetup]
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from gems_edge.reproduce.claims import quotes_of
+from gems_edge.reproduce.verdicts import FAILS, HOLDS
 
 RATIOS = (0.6, 0.8, 0.9)
 
@@ -112,4 +113,52 @@ ACCURACY: Mapping[str, str] = {
     "pmt": "within 1 point of MWT (ResNet-12: 2)",
     "omt": "like SR",
     "pm": "above SR",
+}
+
+# What the paper is easily read as, and is not; then where its tables contradict themselves.
+READINGS = (
+    "The totals of Tables 2 and 3 are no cost of training: they are iterations × inner steps × 20 images × forward "
+    "multiplications of the backbone, without back-propagation, queries and second-order terms, and a "
+    "multiplication with its addition counts once (80,000 × 5 × 20 × 97 million is the printed 0.78 · 10¹⁵).",
+    "A factor of 2 in FLOPs is none in seconds: a mask of single weights is multiplied all the same on every common "
+    "processor.",
+    "“Over 90 % of the primary mask within 4 to 9 % of the run” says something only beside the mask of the untrained "
+    "weights, from which all tickets of one start begin.",
+    *(f"Table {table}: {note}" for table, notes in NOTES.items() for note in notes),
+)
+
+# Claim → verdict → what it means for someone who trains a network for a device.
+ADVICE: Mapping[str, Mapping[str, str]] = {
+    "mwt-dense": {
+        HOLDS: "Four fifths of the weights can go for 3 points or less, if the ticket is cut from a trained network.",
+        FAILS: "Do not expect 80 % of the weights to go for 3 points: here it cost more.",
+    },
+    "pmt-mwt": {
+        HOLDS: "The early ticket (PMT) costs at most a point over the full search: use it.",
+        FAILS: "The early ticket (PMT) is clearly worse than the full search (MWT): pay for MWT where accuracy counts.",
+    },
+    "rr-mwt": {
+        HOLDS: "A ticket's start weights matter: rewind, do not draw anew.",
+        FAILS: "Start weights do not matter: a ticket's mask works as well from fresh weights.",
+    },
+    "rm-mwt": {
+        HOLDS: "Which weights stay matters: random masks of the same size are worse.",
+        FAILS: "Which weights stay does not matter: random masks are as good.",
+    },
+    "global": {
+        HOLDS: "Rank weights over the whole network, not inside layers.",
+        FAILS: "Ranking inside layers is as good as over the whole network, or better.",
+    },
+    "iterative": {
+        HOLDS: "Prune at once: rounds of pruning bring nothing and cost a training each.",
+        FAILS: "Rounds of pruning and pruning at once differ by more than a point.",
+    },
+    "rewind": {
+        HOLDS: "Rewind to the start, not to a late iteration.",
+        FAILS: "Late rewinding does no harm.",
+    },
+    "pm-sr": {
+        HOLDS: "A trained first layer's mask is worth having, even with random masks behind it.",
+        FAILS: "The first layer's mask is worth no more than a random one of smart ratios.",
+    },
 }
