@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Keys of each paper's protocol.PRESETS, repeated so that --help need not import it.
 TICKETS_PRESETS = ("trained", "small", "paper", "tiny")
-GEMS_PRESETS = ("small", "paper", "pretrained", "tiny")
+GEMS_PRESETS = ("trained", "small", "paper", "pretrained", "tiny")
 
 
 @click.group()
@@ -146,7 +146,13 @@ def tickets(numbers: Sequence[int], figures: Sequence[int], ratios: Sequence[flo
 
 
 @command.command()
-@click.option("--table", "numbers", type=int, multiple=True, help="Table 1 to 5; more than once.  [default: 1 and 2]")
+@click.option(
+    "--table",
+    "numbers",
+    type=int,
+    multiple=True,
+    help="Table 1 to 5; more than once.  [default: the preset's]",
+)
 @click.option(
     "--data-root", type=PATH, help="Where the preset's sets are: DIR/NAME.npz or folder DIR/NAME."
 )  # fmt: skip

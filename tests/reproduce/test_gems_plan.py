@@ -9,9 +9,11 @@ from gems_edge.errors import UserError
 from gems_edge.meta.settings.base import from_table
 from gems_edge.meta.settings.pretrained import default_config
 from gems_edge.meta.settings.run import TrainConfig
-from gems_edge.reproduce.gems import paper, plan
+from gems_edge.reproduce.gems import paper, plan, protocol
+from gems_edge.reproduce.gems.claims import claims_of
 from gems_edge.reproduce.gems.protocol import METHODS, ON_PRETRAINED, PAPER, SMALL, TINY, cut, in_root, with_data
 from gems_edge.reproduce.grid import Cell
+from gems_edge.reproduce.results import rows_of
 
 
 def tasks(*numbers: int) -> dict[str, dict]:
@@ -151,3 +153,13 @@ def test_pretrained_cells_are_what_train_does_by_itself():
         plan.parts(preset, (), ("boil",))
     with pytest.raises(UserError, match=r"add --data gtsrb=packed:FILE\.npz --data caltech101="):
         with_data(ON_PRETRAINED, {"grocery": "packed:a.npz"})
+
+
+def test_the_trained_preset_asks_for_what_its_claims_need():
+    names = protocol.TRAINED.distributions
+    preset = protocol.with_data(protocol.TRAINED, {name: f"packed:{name}.npz" for name in names})
+    parts = plan.parts(preset)
+    assert list(parts) == ["table 1", "table 2", "table 3", "table 5"]
+    rows = rows_of([trial for trials in parts.values() for trial in trials], {}, preset.alpha)
+    claims = {claim.key for claim in claims_of(preset, rows)}
+    assert claims >= {"bmp-maml", "mmsup-between", "cross", "time", "steps", "sparsity-learned", "sparsity-falls"}

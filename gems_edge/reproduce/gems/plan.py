@@ -17,7 +17,6 @@ from gems_edge.reproduce.results import Row, Rows
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "bmp-rates": {"method": "bmp", "adapter.rate": "layer"}, PROTOTYPES: {"method": "maml", "steps": 0},
 }  # fmt: skip
-DEFAULT_TABLES = (1, 2)
 # Layers of Conv-4, for Table 4: four blocks and the head.
 LAYERS = 5
 
@@ -34,7 +33,7 @@ def trainings(preset: GemsPreset, trial: GemsTrial) -> list[GemsTrial]:
 
 
 def parts(preset: GemsPreset, numbers: Sequence[int] = (), methods: Sequence[str] = ()) -> dict[str, list[GemsTrial]]:
-    """ "table 1", … → its trials; Tables 1 and 2 if none is asked for. `methods` cuts them down to those.
+    """ "table 1", … → its trials; the preset's plain ones if none is asked for. `methods` cuts them down to those.
 
     UserError for a table that the preset does not have, one that these data cannot give, and methods that no table has.
     """
@@ -42,13 +41,13 @@ def parts(preset: GemsPreset, numbers: Sequence[int] = (), methods: Sequence[str
         if number not in preset.tables:
             known = f"{preset.tables[0]} to {preset.tables[-1]}"
             raise UserError(f"--table {number}: the preset {preset.name} has tables {known}")
-    wanted = {number: table(preset, number) for number in sorted(set(numbers)) or DEFAULT_TABLES}
+    wanted = {number: table(preset, number) for number in sorted(set(numbers)) or preset.plain}
     if 2 in numbers and not wanted[2]:
         raise UserError("--table 2 tests on distributions that were not trained; give one more set of images")
     if methods:
         wanted = {n: [trial for trial in trials if trial.method in methods] for n, trials in wanted.items()}
         if not any(wanted.values()):
-            tables = ", ".join(map(str, sorted(set(numbers)) or DEFAULT_TABLES))
+            tables = ", ".join(map(str, sorted(set(numbers)) or preset.plain))
             raise UserError(f"--method {', '.join(methods)}: table {tables} has none of these")
     return {f"table {number}": trials for number, trials in wanted.items() if trials}
 
