@@ -1,13 +1,18 @@
 """What a training refuses to start from, in one line and before anything is computed or written."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from small_photos import write_kinds
 from small_settings import SMALL
 
+from gems_edge.errors import UserError
 from gems_edge.meta import train
 from gems_edge.meta.run import Run
+from gems_edge.meta.settings.run import TrainConfig
+from gems_edge.meta.start import resolve
 
 OPTIONS = (*SMALL, "--widths", "8", "--iterations", "2", "--normalization", "group")
 
@@ -73,3 +78,16 @@ def test_a_search_takes_what_a_dense_run_was_trained_to(cli_here, tmp_path):
         assert mask.any() and weights[torch.from_numpy(~mask)].max() <= weights[torch.from_numpy(mask)].min(), name
     cli_here("train", *options, "--ticket", "mwt", "--ratio", "0.5", "-o", tmp_path / "both")
     assert not Run(tmp_path / "both" / "search").config().keep_general
+
+
+def test_unreadable_images_are_left_out_where_the_run_says_so(tmp_path):
+    """And its images are found again as they were: the config has the choice."""
+    write_kinds(tmp_path / "photos", 9, 3)
+    bad = sorted((tmp_path / "photos").rglob("*.*"))[4]
+    bad.write_bytes(b"no image")
+    config = TrainConfig(data=(f"folder:{tmp_path / 'photos'}",), widths=(8,), image_size=28)
+    with pytest.raises(UserError, match=f"{bad.name} is not an image.*--skip-bad"):
+        resolve(config)
+    with pytest.warns(UserWarning, match=f"left out: .*{bad.name}"):
+        resolved, images = resolve(replace(config, skip_bad=True))
+    assert len(images.images) == 26 and resolved.skip_bad
