@@ -28,7 +28,7 @@ UNITS = ("weight", "channel")
 
 @dataclass(frozen=True)
 class Ticket:
-    method: str  # mwt, rr, rm, sr, snip, omt, pm, pmt
+    method: str  # mwt, rr, rm, sr, snip, untrained, omt, pm, pmt
     unit: str  # weight or channel
     ratio: float  # asked: share of weights to remove
     masks: Masks

@@ -45,6 +45,11 @@ def snip(search: Search) -> Masks:
     return search.largest(search.sensitivity(search.rewound(0)))
 
 
+def untrained(search: Search) -> Masks:
+    """The largest weights of θ0: what a ticket is worth that no training has moved (a control, not in the paper)."""
+    return search.largest(search.magnitudes(search.rewound(0)))
+
+
 def omt(search: Search) -> Masks:
     """MWT's masks behind a first layer that keeps as many weights, at random (section 4.2)."""
     masks, first = mwt(search), search.names[0]

@@ -293,6 +293,23 @@ def test_page_of_tables():
     json.dumps(made.document, allow_nan=False)
 
 
+def test_controls_are_as_large_as_the_tickets_and_stand_beside_them():
+    preset = protocol.with_data(protocol.TRAINED, {"omniglot": "omniglot"})
+    parts = plan.parts(preset)
+    cells = plan.cells(preset, [trial for trials in parts.values() for trial in trials])
+    tasks = {cell.name: cell.task["config"] for cell in cells}
+    assert tasks["omniglot/dense-0.8-narrow-s1"]["widths"] == [14]
+    assert tasks["omniglot/dense-0.9-short-s8"]["iterations"] == 160
+    assert tasks["omniglot/mwt-0.8-channel-s1"]["ticket"]["unit"] == "channel"
+    results = {name: document for name, document in made_up(parts).items() if name.endswith(("s1", "s2", "s3"))}
+    made = reproduce(Study(preset, Path("nowhere"), {plan.CONTROLS: parts[plan.CONTROLS]}, cells, results))
+    controls = [claim for claim in made.document["claims"] if claim["claim"] == "control"]
+    assert len(controls) == 4 and all(len(claim["figures"]) == 2 for claim in controls)
+    assert {"dense, narrower", "dense, trained for less", "MWT, channels", "UNTRAINED"} <= set(
+        tables_of(made.sections).split("\n")
+    )
+
+
 def test_page_of_what_is_not_done():
     made = reproduce(study_of(results={}))
     assert made.document["cells"] == {"planned": 57, "done": 0, "missing": [cell.name for cell in study_of().cells]}

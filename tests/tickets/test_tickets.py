@@ -76,6 +76,13 @@ def test_mwt_keeps_the_largest_weights_of_the_dense_run(trained):
     assert kept.min() >= gone.max()
 
 
+def test_untrained_keeps_the_largest_weights_of_the_start(trained):
+    start, masks = trained("dense").kept(0), ticket_of(trained("untrained")).masks
+    kept = torch.cat([start[layer][torch.from_numpy(mask)].abs() for layer, mask in masks.items()])
+    gone = torch.cat([start[layer][torch.from_numpy(~mask)].abs() for layer, mask in masks.items()])
+    assert kept.min() >= gone.max()
+
+
 def test_layerwise_mwt_removes_the_same_share_of_every_layer(trained):
     weights, masks = load_file(trained("dense").weights_path), ticket_of(trained("layer")).masks
     assert counts(masks) == equal_counts(SIZES, RATIO)

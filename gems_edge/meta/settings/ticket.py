@@ -25,6 +25,7 @@ TICKETS = {
     "rm": TicketMethod(),
     "sr": TicketMethod(smart_ratios=True),
     "snip": TicketMethod(ranked=True),
+    "untrained": TicketMethod(ranked=True),
     "omt": TicketMethod(from_trained=True, ranked=True),
     "pm": TicketMethod(from_trained=True, ranked=True),
     "pmt": TicketMethod(settles=True, smart_ratios=True, units=UNITS),

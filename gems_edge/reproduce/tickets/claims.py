@@ -58,6 +58,15 @@ def _checks(backbone: str) -> tuple[Check, ...]:
         Check("global", "Global pruning is above layer-wise", "mwt", "mwt", ABOVE_ZERO, reference_variant="layer"),
         Check("rewind", "The largest rewind k is below k = 0", "mwt", "mwt", below(0), variant="k"),
         Check("pm-sr", "PM is above SR from 60 % on", "pm", "sr", ABOVE_ZERO, 0.6),
+        Check("control", "MWT is above the mask of the untrained weights", "mwt", "untrained", ABOVE_ZERO, 0.8),
+        *(
+            Check("control", f"MWT is above {what}", "mwt", method, ABOVE_ZERO, 0.8, reference_variant=variant)
+            for what, method, variant in (
+                ("a dense network of as many weights", "dense", "narrow"),
+                ("a dense network trained for so many iterations less", "dense", "short"),
+                ("channels removed as a whole", "mwt", "channel"),
+            )
+        ),
         Check("omt-sr", "OMT is within 1 point of SR from 60 % on", "omt", "sr", within(0.01), 0.6),
     )
 

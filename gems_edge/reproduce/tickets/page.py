@@ -28,7 +28,9 @@ def reproduce(study: TicketStudy) -> pages.Reproduction:
     for part in study.parts:
         kind, _, number = part.partition(" ")
         part_rows = study.rows(part)
-        if kind != "figure":
+        if part == plan.CONTROLS:
+            figures += tables.control_sections(part_rows)
+        elif kind != "figure":
             accuracies += [tables.accuracy_section(part_rows, setup) for setup in part_rows.setups]
             own_totals = study.preset.name == PAPER.name
             costs += [tables.cost_section(part_rows, setup, own_totals) for setup in part_rows.setups]

@@ -94,6 +94,7 @@ rewind | section 3.2, figure 5 | an overly large rewind k tends to induce notabl
     ratios
 pm-sr | section 4.2, figure 8 | PM outperforms SR, which implies the importance of primary masks
 omt-sr | section 4.2, figure 8 | OMT achieves similar performance with the random ticket SR
+control | – | not in the paper: a control of ours
 layer-ratios | section 4.2, figure 6 | given a global pruning ratio, the per-layer pruning ratios of meta winning
     tickets are almost the same
 overlap | section 4.2, figures 7 and 15 | when PR ≥ 60%, the overlapped mask locations drop to zero in the layers

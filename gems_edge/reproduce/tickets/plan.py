@@ -1,5 +1,6 @@
 """From the paper's tables and figures to cells of a grid. A cell that several of them want is one cell."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ METHODS = ("dense", "mwt", "rr", "rm", "sr", "snip", "pmt")
 # The methods whose costs Tables 2 and 3 compare, and the backbone of each table.
 COSTED = ("dense", "mwt", "pmt")
 BACKBONES = {2: "conv4", 3: "resnet12"}
+CONTROLS = "controls"  # what shows what a result of MWT is worth, see `controls`
 ACCURACY = "accuracy"  # the part of a reproduction that is neither a table nor a figure of the paper
 
 # The methods in each figure of accuracy over the share removed.
@@ -83,6 +85,27 @@ def _variants(preset: TicketPreset, setup: TicketSetup, variants: Mapping[str, M
     return trials
 
 
+def controls(preset: TicketPreset, setup: TicketSetup) -> list[TicketTrial]:
+    """MWT, and what it has to be better than to be worth its search: the mask of the untrained weights, whole channels
+    as the unit, a dense network of as many weights (narrower), and one trained for so many iterations less.
+
+    A mask from another start is RR: its weights are drawn anew.
+    """
+    trials = over(setup, ("dense", "mwt", "untrained"), preset.ratios, preset.seeds)
+    channel = (("unit", "channel"), ("round_to", 2))
+    trials += over(setup, ("mwt",), preset.ratios, preset.seeds, variant="channel", settings=channel)
+    for ratio in preset.ratios:
+        widths = tuple(max(1, round(width * math.sqrt(1 - ratio))) for width in setup.config.widths)
+        iterations = round(setup.config.iterations * (1 - ratio))
+        less = {"narrow": (("widths", widths),), "short": (("iterations", iterations),)}
+        trials += [
+            Trial(setup, "dense", seed, ratio, variant, settings)
+            for variant, settings in less.items()
+            for seed in range(1, preset.seeds + 1)
+        ]
+    return trials
+
+
 def table(preset: TicketPreset, number: int) -> list[TicketTrial]:
     """The trials of Table 2 or 3; UserError for another number."""
     if number not in BACKBONES:
@@ -110,10 +133,12 @@ def parts(
             raise UserError(f"--{part} needs a backbone or data that preset {preset.name} was not given")
     if plain:
         setups = preset.of_backbone("conv4")
-        answered = [trial for setup in setups for trial in over(setup, METHODS, preset.ratios, preset.seeds)]
-        wanted = {ACCURACY: answered, **wanted}
         if not setups:
             raise UserError(f"preset {preset.name} was given no data for its Conv-4 setups; add --data NAME=SPEC")
+        answered = [trial for setup in setups for trial in over(setup, METHODS, preset.ratios, preset.seeds)]
+        wanted = {ACCURACY: answered, **wanted}
+        if preset.controls and not methods:
+            wanted[CONTROLS] = controls(preset, setups[0])
     return {part: _only(trials, methods, part) for part, trials in wanted.items()} if methods else wanted
 
 
@@ -157,7 +182,7 @@ def _cell(preset: TicketPreset, trial: TicketTrial, dense: TicketTrial | None) -
     config = replace(setup.config, seed=trial.seed, init_seed=START_SEED if trial.variant == ONE_START else -1)
     if trial.method == "dense":
         rewinds = Kept(tuple(k for k in preset.rewinds if k))
-        config = replace(config, keep=setup.looks if trial.variant == ONE_START else rewinds)
+        config = replace(config, keep=setup.looks if trial.variant == ONE_START else rewinds, **dict(trial.settings))
     else:
         settings = {**dict(trial.settings), "method": trial.method, "ratio": trial.ratio}
         config = replace(config, ticket=replace(setup.ticket, **settings))

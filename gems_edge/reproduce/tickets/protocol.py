@@ -34,6 +34,7 @@ class TicketPreset(Preset):
     rewinds: tuple[int, ...]  # figure 5
     rounds: int  # iterative pruning, figure 1
     figures: tuple[int, ...] = ()  # that come beside the tables without being asked for
+    controls: bool = False  # whether these do
 
     @property
     def not_repeated(self) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ TRAINED = TicketPreset(
         ),
     ),
     ratios=(0.8, 0.9), curve_ratios=(0.8, 0.9), seeds=8, tickets=4, rewinds=(0, 800), rounds=3, episodes=600,
-    figures=(1, 2, 5, 6, 7, 8, 9), looks=(3, 5, 8), hours=20.0,
+    figures=(1, 2, 5, 6, 7, 8, 9), controls=True, looks=(3, 5, 8), hours=20.0,
 )  # fmt: skip
 
 # glyphs alone, and little of it: every command of the paper's reproduction in minutes, to see that it works.

@@ -217,6 +217,25 @@ def curve_sections(number: int, rows: TicketRows) -> list[Section]:
     return sections
 
 
+CONTROL_NAMES = {"narrow": "dense, narrower", "short": "dense, trained for less", "channel": "MWT, channels"}
+
+
+def control_sections(rows: TicketRows) -> list[Section]:
+    """MWT beside what it has to be better than."""
+
+    def label(row: TicketRow) -> str:
+        return CONTROL_NAMES.get(row.variant) or method_name(row)
+
+    note = (
+        "Narrower: as many weights as the ticket keeps. Trained for less: as many iterations less as the ticket has "
+        "weights less. Channels: MWT that removes whole channels. A mask from another start is RR, above."
+    )
+    return [
+        Section(f"Controls: {title_of(setup)}", [accuracy_table(rows.of(setup), setup, label), Note(note)])
+        for setup in rows.setups
+    ]
+
+
 def curve_label(number: int, row: TicketRow) -> str:
     if row.method == "dense":
         return "dense"
