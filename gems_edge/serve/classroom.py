@@ -14,7 +14,7 @@ from gems_edge.device import Explanation, Learner
 from gems_edge.device.album import Album, check_name
 from gems_edge.device.answers import Answer
 from gems_edge.device.changing import saved_change
-from gems_edge.device.state import SLOTS, check_destination
+from gems_edge.device.state import SLOTS, Overtaken, check_destination
 from gems_edge.errors import UserError
 from gems_edge.predict.room import check_room
 from gems_edge.serve.waiting import MOST, Waiting, read_waiting, write_waiting
@@ -224,7 +224,8 @@ def _explained(learner: Learner) -> Explanation | None:
 
 
 def _warm(learner: Learner) -> None:
-    """Load the graph now, so that no answer waits for it."""
+    """Load the graph and compare the taught photos now, so that no answer waits for it."""
     bundle = learner.bundle
     size = bundle.image_size
-    learner.predict(np.zeros((1, size, size, bundle.channels), np.uint8))
+    with contextlib.suppress(Overtaken):  # then the next answer reads what another process taught
+        learner.answers(np.zeros((1, size, size, bundle.channels), np.uint8))
