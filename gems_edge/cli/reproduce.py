@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gems_edge.cli.common import PATH, emit, json_option, say, table
+from gems_edge.cli.common import PATH, FiniteRange, emit, json_option, say, table
 from gems_edge.data import limits
 from gems_edge.errors import UserError
 from gems_edge.places import check_room
@@ -85,7 +85,7 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
         click.option("--method", "methods", multiple=True, help="Only this method (dense, mwt, maml, bmp, …)."),
         click.option(
             "--budget",
-            type=click.FloatRange(0, 1e6, min_open=True),
+            type=FiniteRange(0, 1e6, min_open=True),
             metavar="HOURS",
             help="Core hours of all cells together; then no more are started.  [default: the preset's]",
         ),
