@@ -161,5 +161,8 @@ def test_the_trained_preset_asks_for_what_its_claims_need():
     parts = plan.parts(preset)
     assert list(parts) == ["table 1", "table 2", "table 3", "table 5"]
     rows = rows_of([trial for trials in parts.values() for trial in trials], {}, preset.alpha)
-    claims = {claim.key for claim in claims_of(preset, rows)}
-    assert claims >= {"bmp-maml", "mmsup-between", "cross", "time", "steps", "sparsity-learned", "sparsity-falls"}
+    wanted = {"bmp-maml", "mmsup-between", "cross", "time", "steps", "sparsity-learned", "sparsity-falls", "control"}
+    assert {claim.key for claim in claims_of(preset, rows)} >= wanted
+    configs = {cell.name: cell.task["config"] for cell in plan.cells(preset, parts["table 1"])}
+    adapter = configs["grocery+omniglot/rates-on-s1"]["adapter"]
+    assert (adapter["rate"], adapter["mask_logit"]) == ("layer", 1000.0)

@@ -17,6 +17,7 @@ from gems_edge.reproduce.claims import (
 from gems_edge.reproduce.gems.paper import QUOTES
 from gems_edge.reproduce.gems.plan import GemsRow, GemsRows, steps_of
 from gems_edge.reproduce.gems.protocol import MULTI, GemsPreset
+from gems_edge.reproduce.gems.tables import NAMES
 from gems_edge.reproduce.protocol import Setup
 from gems_edge.reproduce.results import difference
 from gems_edge.reproduce.verdicts import ABOVE_ZERO, FAILS, HOLDS, MISSING, OPEN, above, below
@@ -62,6 +63,9 @@ def _same_distribution(rows: GemsRows, setup: Setup) -> Iterator[Claim]:
         accuracy_finding("MMSUP − MAML", mmsup, maml, above(0)),
         accuracy_finding("Multi-MAML − MMSUP", multi, mmsup, above(0)),
     ]
+    controls = [(NAMES[method], rows.find(setup, method)) for method in ("bmp-on", "rates-on")]
+    findings = [accuracy_finding(label, bmp, row, ABOVE_ZERO) for label, row in controls]
+    yield _claim("control", "BMP is above what learns its rates alone (mean over the distributions)", setup, findings)
     text = "MMSUP lies between MAML and Multi-MAML (means over the distributions)"
     yield _claim("mmsup-between", text, setup, between)
 

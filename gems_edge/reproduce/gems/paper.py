@@ -125,6 +125,7 @@ QUOTES = quotes_of("""
 bmp-maml | section 4.1, table 1 | BMP and MMSUP outperform base-MAML in terms of accuracy, or achieve a comparable
     accuracy
 bmp-five | table 1 | [CUB200 + VGG102: CUB200 0.506 → 0.563, VGG102 0.703 → 0.751]
+control | – | not in the paper: a control of ours
 mmsup-between | section 1 | MAML (Acc.) ≤ GEMS (Acc.) ≤ MULTI-MAML (Acc.)
 time | abstract | a speed-up of ∼ 2× to 4× in the training time
 cross | section 4.1, table 2 | Both BMP and MMSUP achieve a better accuracy than MAML

@@ -16,6 +16,9 @@ from gems_edge.reproduce.results import Row, Rows
 # Settings of what is a variant of a method; those of the config's adapter begin with "adapter.", in trials too.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "bmp-rates": {"method": "bmp", "adapter.rate": "layer"}, PROTOTYPES: {"method": "maml", "steps": 0},
+    # Controls: no training moves such a logit below 0, so that the masks stay on and the rates alone are learned.
+    "bmp-on": {"method": "bmp", "adapter.mask_logit": 1e3},
+    "rates-on": {"method": "bmp", "adapter.rate": "layer", "adapter.mask_logit": 1e3},
 }  # fmt: skip
 # Layers of Conv-4, for Table 4: four blocks and the head.
 LAYERS = 5

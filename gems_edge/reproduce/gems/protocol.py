@@ -95,7 +95,8 @@ TRAINED = GemsPreset(
         ("grocery", "omniglot"), ("grocery", "omniglot", "gtsrb"), ("grocery", "omniglot", "gtsrb", "caltech101"),
     ),
     held_out=("tinyimagenet32",), seeds=8, episodes=600, data={"omniglot": "omniglot"}, looks=(3, 5, 8), hours=20.0,
-    rows=("maml", MULTI, "bmp", "mmsup", "anil"), sparsities=(0.3, 0.9), steps=(1, 2, 5), plain=(1, 2, 3, 5),
+    rows=("maml", MULTI, "bmp", "mmsup", "anil", "bmp-on", "rates-on"), sparsities=(0.3, 0.9), steps=(1, 2, 5),
+    plain=(1, 2, 3, 5),
 )  # fmt: skip
 
 # Our decision: 60,000 iterations as MAML's own experiments, else as in KDD'22 (Table 1); BOIL's rate is from its code.

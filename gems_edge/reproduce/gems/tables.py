@@ -16,6 +16,7 @@ from gems_edge.wording import percent_text
 NAMES = {
     UNTRAINED: "untrained", PROTOTYPES: "prototypes alone", "maml": "MAML", MULTI: "Multi-MAML", "bmp": "BMP",
     "mmsup": "MMSUP", "anil": "ANIL", "boil": "BOIL", "bmp-rates": "BMP, rate per layer",
+    "bmp-on": "BMP, all masks on", "rates-on": "rate per layer, all masks on",
 }  # fmt: skip
 ACCURACIES = f"{tables.ACCURACY_NOTE} The mean counts every distribution alike."
 SECONDS = "Seconds of training, validations included, tests not; means over the seeds."
