@@ -8,13 +8,11 @@ relative (differences of logarithms), with Student's t weights (8 degrees of fre
 maximum of the posterior is found by Gauss-Newton steps with Levenberg's damping.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
 import numpy as np
-
-from gems_edge.predict.work import MEASURED_TERMS
 
 # Cycles per unit on a small core, one thread, as the priors' middle: a dense kernel does about 3 MACs a cycle,
 # Winograd's spares some, memory gives an element in a few cycles. Each may be e times more or less.
@@ -83,25 +81,28 @@ class Problem:
     networks: tuple[str, ...]
 
 
-def problem_of(rows: Sequence[Row], works: dict[str, dict[str, float]]) -> Problem:
-    """`works`: network → amounts by term, as `work` in GRAPHCOST."""
+def problem_of(
+    rows: Sequence[Row], works: Mapping[str, Mapping[str, float]], middle_of: Mapping[str, float] = MIDDLE
+) -> Problem:
+    """`works`: network → amounts by term, as `work` in GRAPHCOST; `middle_of`: the terms, with cycles per unit."""
+    terms = tuple(middle_of)
     settings = {row.setting: row for row in rows}
     places = {setting: index for index, setting in enumerate(settings)}
     names: dict[tuple, int] = {}
     entries = []
     for s, row in enumerate(settings.values()):
         for effect, factor, by_term in effects_of(row):
-            for t, term in enumerate(MEASURED_TERMS):
+            for t, term in enumerate(terms):
                 name = (*effect, term) if by_term else effect
                 entries.append((s, t, names.setdefault(name, len(names)), factor))
-    design = np.zeros((len(settings), len(MEASURED_TERMS), len(names)))
+    design = np.zeros((len(settings), len(terms), len(names)))
     for s, t, p, factor in entries:
         design[s, t, p] = factor
     middle, spread = np.zeros(len(names)), np.zeros(len(names))
     for name, p in names.items():
         spread[p] = SPREAD[name[0]]
         if name[0] == "term":
-            middle[p] = log(MIDDLE[name[1]])
+            middle[p] = log(middle_of[name[1]])
         elif name[:2] == ("precision·term", "fp16"):
             middle[p], spread[p] = HALF * (name[2] != "ops"), HALF_SPREAD
         elif name == ("precision", "fp16"):
@@ -110,7 +111,7 @@ def problem_of(rows: Sequence[Row], works: dict[str, dict[str, float]]) -> Probl
     return Problem(
         names, design, middle, spread,
         np.array([row.clock for row in settings.values()]),
-        np.array([[works[network].get(term, 0) for term in MEASURED_TERMS] for network in networks]),
+        np.array([[works[network].get(term, 0) for term in terms] for network in networks]),
         np.array([places[row.setting] for row in rows]),
         np.array([networks.index(row.network) for row in rows]),
         np.log([row.ms for row in rows]),

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from boards import BOARDS
 from count_instructions import Counts, marks_of
-from count_ops import by_op, count_ops
+from count_ops import Node, count_ops
 from counted_ncnn import RUN
 from debian import Unavailable, unpacked
 from marking import EMPTY
@@ -42,7 +42,7 @@ NETWORKS = (
 )  # fmt: skip
 CPUS = ("cortex-a72", "cortex-a53")
 RUNTIMES = ("ncnn", "onnxruntime")
-Kept = dict[str, dict[str, dict[str, dict[str, int]]]]  # network → runtime → cpu → op or "whole" → counts
+Kept = dict[str, dict[str, dict[str, dict[str, int]]]]  # network → runtime → cpu → kind of node or "whole" → counts
 
 
 def graph_of(network: str) -> onnx.ModelProto:
@@ -85,12 +85,26 @@ def _fetch(directory: Path) -> None:
 
 
 def count_onnxruntime(root: Path, cpu: str, model: onnx.ModelProto, caches: bool) -> dict[str, Counts]:
-    """By op, and of the whole call. Raises as count_ncnn."""
+    """By kind of node, and of the whole call. Raises as count_ncnn."""
     with tempfile.TemporaryDirectory(prefix="gems-edge-network-") as place:
         path = Path(place) / "network.onnx"
         path.write_bytes(with_weights(model).SerializeToString())
         call = count_ops(root, cpu, path, (), caches)
-    return {"whole": call.whole} | {op: counts for op, (_, counts) in by_op(call.nodes).items()}
+    found = {"whole": call.whole}
+    for node in call.nodes:
+        kind = kind_of(node)
+        found[kind] = found[kind] + node.counts if kind in found else node.counts
+    return found
+
+
+def kind_of(node: Node) -> str:
+    """An op, of convolutions also what decides which kernel runs: "depthwise 3x3", "grouped 3x3", "dense 1x1 by 2"."""
+    if "Conv" not in node.op or len(node.inputs) < 2 or len(node.inputs[1]) != 4:
+        return node.op
+    (_, channels, height, _), (_, of_group, side, _) = node.inputs[0], node.inputs[1]
+    shape = "dense" if of_group == channels else "depthwise" if of_group == 1 else "grouped"
+    stride = round(height / node.outputs[0][2])
+    return f"{shape} {side}x{side}" + (f" by {stride}" if stride > 1 else "")
 
 
 def count(root: Path, runtime: str, cpu: str, network: str, caches: bool) -> dict[str, Counts]:

@@ -19,8 +19,8 @@ _FUSED = {
 # Gelu stands for HardSwish in these graphs (published_layers.ONE_PASS).
 _ALONE = {
     "Relu": "ReLU", "Clip": "Clip 0=0.0 1=6.0", "Sigmoid": "Sigmoid", "Gelu": "HardSwish 0=0.16666667 1=0.5",
-    "HardSigmoid": "HardSigmoid 0=0.16666667 1=0.5", "Add": "BinaryOp 0=0", "Mul": "BinaryOp 0=2", "Concat": "Concat 0=0",
-    "GlobalAveragePool": "Pooling 0=1 4=1", "Softmax": "Softmax",
+    "HardSigmoid": "HardSigmoid 0=0.16666667 1=0.5", "Add": "BinaryOp 0=0", "Mul": "BinaryOp 0=2",
+    "Concat": "Concat 0=0", "GlobalAveragePool": "Pooling 0=1 4=1",
 }  # fmt: skip
 _WEIGHED = ("Conv", "Gemm")
 
@@ -77,7 +77,9 @@ def _layers(model: onnx.ModelProto) -> list[_Layer]:
         elif node.op_type == "Reshape":  # the first of a shuffle's three
             groups = int(numpy_helper.to_array(weights[node.input[1]])[1])
             layers.append(_Layer(f"ShuffleChannel 0={groups}", [first], [output]))
-        elif node.op_type in _FUSED and source is not None and source.op_type in _WEIGHED and readers[node.input[0]] == 1:
+        elif (
+            node.op_type in _FUSED and source is not None and source.op_type in _WEIGHED and readers[node.input[0]] == 1
+        ):
             assert before is not None
             before.constants += " " + _FUSED[node.op_type]
             renamed[output] = first
@@ -104,7 +106,9 @@ def _renames(node: onnx.NodeProto, nodes: list[onnx.NodeProto], place: int) -> b
 def _gates(sigmoid: onnx.NodeProto, following: list[onnx.NodeProto]) -> bool:
     """Whether the next node multiplies the sigmoid by what it was taken of."""
     return any(
-        sigmoid.op_type == "Sigmoid" and node.op_type == "Mul" and {*node.input} == {sigmoid.input[0], sigmoid.output[0]}
+        sigmoid.op_type == "Sigmoid"
+        and node.op_type == "Mul"
+        and {*node.input} == {sigmoid.input[0], sigmoid.output[0]}
         for node in following
     )
 
