@@ -19,9 +19,9 @@ from latency_regression import Problem, Row, effect, fit, held_out, problem_of, 
 from published_rows import PROFILES, Published, read, works
 
 from gems_edge.files import write_atomic
-from gems_edge.predict.latency import RUNTIMES, latency
+from gems_edge.predict.latency import PRECISIONS, RUNTIMES, latency
 from gems_edge.predict.profiles import DeviceProfile, Fact, list_profiles, load_profile
-from gems_edge.predict.rates import constants
+from gems_edge.predict.rates import constants, suffix_of
 from gems_edge.predict.work import MEASURED_TERMS
 
 TABLE = Path("../shared/devices/published_latencies.csv")
@@ -110,7 +110,8 @@ def spreads(rows: list[Row], problem: Problem, by_network: np.ndarray, by_board:
     unseen = np.hypot(np.abs(np.log(by_board) - problem.observed), seen)
     found = {}
     for case, errors in (("board", seen), ("core", unseen)):
-        for suffix, chosen in (("", kinds != "int8"), ("_int8", kinds == "int8")):
+        for kind in PRECISIONS:
+            suffix, chosen = suffix_of(kind), kinds == kind
             found[case + suffix] = round(float(np.quantile(errors[chosen], COVERED + 0.02)), 3)
             inside = [
                 (errors[chosen & (networks == n)] <= np.quantile(errors[chosen & (networks != n)], COVERED + 0.02))
@@ -119,7 +120,7 @@ def spreads(rows: list[Row], problem: Problem, by_network: np.ndarray, by_board:
             ]
             print(f"interval, {case + suffix}: ×/÷ {np.exp(found[case + suffix]):.2f}; holds "
                   f"{np.concatenate(inside).mean():.1%} of rows of networks that it was not set on")  # fmt: skip
-    return found | {"no": round(1.5 * found["core"], 3), "no_int8": round(1.5 * found["core_int8"], 3)}
+    return found | {f"no{end}": round(1.5 * found[f"core{end}"], 3) for end in map(suffix_of, PRECISIONS)}
 
 
 def document(problem: Problem, parameters: np.ndarray, rows: list[Row], spread: dict, table: Path) -> dict:

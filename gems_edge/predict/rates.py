@@ -121,7 +121,7 @@ def published_rates(
         ns[term] = cycles * math.exp(exponent * log_threads) / clock
     by_board, by_core = precision in board_fit.get("precisions", ()), name in cores
     left_out = "board" if by_board else "core" if by_core else "no"
-    spread = fitted["spread"][f"{left_out}_int8" if precision == "int8" else left_out]
+    spread = fitted["spread"][left_out + suffix_of(precision)]
     if by_board:
         source = f"fitted to {board_fit['rows']} published ncnn rows of this board ({fitted['provenance']['date']})"
     elif board_fit:
@@ -134,6 +134,11 @@ def published_rates(
     else:
         source = f"not calibrated: no published row of a {core}; the average of {', '.join(cores)} at {clock:g} GHz"
     return Rates(ns, spread, source)
+
+
+def suffix_of(precision: str) -> str:
+    """What the file adds to the names of spreads of rows at this precision."""
+    return "" if precision == "fp32" else f"_{precision}"
 
 
 def _mean(cores: dict[str, dict[str, float]], term: str) -> float:
