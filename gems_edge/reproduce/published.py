@@ -56,6 +56,10 @@ def write_pages(directory: Path) -> list[Path]:
 
 
 def page(document: Stored) -> str:
+    """Of a reproduction, or of a campaign on a GPU (tools/gpu_campaign.py), which has pieces."""
+    if "pieces" in document:
+        parts = [f"# {document['title']}", *_campaign(document)]
+        return "\n\n".join(map(_wrapped, parts)) + "\n"
     parts = [f"# {document['title']}", *_about(document), *_advice(document), *_claims(document), *_rows(document)]
     parts += ["## When a claim holds", *document["rules"], *_needs(document), *_notes(document)]
     return "\n\n".join(map(_wrapped, parts)) + "\n"
@@ -72,6 +76,19 @@ def _wrapped(part: str) -> str:
         )
         for line in lines
     )
+
+
+def _campaign(document: Stored) -> Iterator[str]:
+    pieces = document["pieces"]
+    waiting = [piece["name"] for piece in pieces if piece["status"] != "done"]
+    yield f"Made by `{document['command']}`, gems-edge {document['version']}, on {document['compute']}."
+    yield f"Still waiting for a GPU: {', '.join(waiting)}." if waiting else "Every figure is there."
+    body = [(each["name"], each["about"], each["status"], f"{each['seconds']:.0f}") for each in pieces]
+    yield markdown_table(("piece", "what", "status", "seconds"), body)
+    for rows in [piece["result"]["rows"] for piece in pieces if piece["name"] == "equality" and "result" in piece]:
+        lines = [(row["network"], row["method"], row["precision"], f"{row['error']:.1e}") for row in rows]
+        yield "## Meta-gradients against float64"
+        yield markdown_table(("network", "method", "precision", "greatest error"), lines)
 
 
 def _about(document: Stored) -> Iterator[str]:
