@@ -45,6 +45,20 @@ def test_the_interval_covers():
     assert missed / grids <= 0.1
 
 
+def test_all_readings_together_decide_wrongly_in_5_percent_at_most():
+    """Where the truth is the bound itself, every decision is wrong; a grid decides at the first reading that can."""
+    random, wrong, grids = np.random.default_rng(0), 0, 600
+    for _ in range(grids):
+        single = 0.02 * random.normal(size=(6, 1)) + 0.05 * random.normal(size=(1, 60)) + random.normal(0, 0.1, (6, 60))
+        for reading in PRESET.readings:
+            seen = single[:reading]
+            noise = Noise(seen.mean(1).std(ddof=1), seen.mean(0).std(ddof=1))
+            if abs(seen.mean()) > half_width(noise, reading, 60, PRESET.alpha):
+                wrong += 1
+                break
+    assert 0 < wrong / grids <= 0.05
+
+
 def entry(shares: np.ndarray) -> dict:
     ci95 = 1.96 * shares.std(ddof=1) / math.sqrt(len(shares))
     return {"accuracy": shares.mean(), "ci95": ci95, "episodes": len(shares), "shares": shares.tolist()}
