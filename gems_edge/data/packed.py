@@ -50,7 +50,7 @@ def read_packed(
         size, channels = image_size or min(images.shape[1:3]), channels or images.shape[3]
         images, good = resize_images(images, size, channels), np.arange(len(label))
     elif "data" in arrays and "offset" in arrays:
-        images, good = _decoded(arrays, [classes[i] for i in label], image_size, channels, path, skip_bad)
+        images, good = _decoded(arrays, classes, label, image_size, channels, path, skip_bad)
     else:
         raise UserError(
             f"{path} holds no images (neither images nor data and offset); pack it with gems-edge data pack"
@@ -174,7 +174,8 @@ def _stored_pixels(images: np.ndarray, count: int, path: Path) -> np.ndarray:
 
 def _decoded(
     arrays: dict[str, np.ndarray],
-    class_names: list[str],
+    classes: Sequence[str],
+    label: np.ndarray,
     image_size: int | None,
     channels: int | None,
     path: Path,
@@ -182,7 +183,7 @@ def _decoded(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images that can be read, uint8 [n, S, S, C], and their numbers, int64 [n]."""
     data, offset = arrays["data"], arrays["offset"]
-    count = len(class_names)
+    count = len(label)
     sound = data.dtype == np.uint8 and data.ndim == 1 and offset.dtype.kind in "iu" and offset.shape == (count + 1,)
     if not sound or offset[0] != 0 or offset[-1] > len(data) or (np.diff(offset.astype(np.int64)) <= 0).any():
         raise UserError(f"{path}: data and offset do not hold {count} images; the file is inconsistent, pack it anew")
@@ -195,7 +196,9 @@ def _decoded(
     good, problems = [], []
     for i, part in enumerate(parts):
         try:
-            images[i] = decode_image(part, image_size, channels, name=f"{path}: image {i} (class {class_names[i]!r})")
+            images[i] = decode_image(
+                part, image_size, channels, name=f"{path}: image {i} (class {classes[label[i]]!r})"
+            )
             good.append(i)
         except UserError as error:
             problems.append(str(error))
