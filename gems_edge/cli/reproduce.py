@@ -83,6 +83,21 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
             help="Trainings of each entry.  [default: the preset's]",
         ),
         click.option("--method", "methods", multiple=True, help="Only this method (dense, mwt, maml, bmp, …)."),
+        *_run_options(),
+        json_option,
+    )
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+def _run_options() -> tuple[Callable[..., Any], ...]:
+    """How far it is trained, and what is left of it."""
+    return (
         click.option(
             "--budget",
             type=FiniteRange(0, 1e6, min_open=True),
@@ -95,15 +110,7 @@ def _request_options(presets: Sequence[str]) -> Callable[[Callable[..., None]], 
         click.option(
             "--publish", type=PATH, help="Also keep the results and a page of them: DIR/NAME.json, DIR/NAME.md."
         ),
-        json_option,
     )
-
-    def add(function: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
 
 
 @command.command()

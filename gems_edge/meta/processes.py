@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ class Processes:
     local: int  # rank on its machine
     count: int
     device: torch.device
+    sent: list[Any] = field(default_factory=list, compare=False, repr=False)  # the last message
 
     @property
     def first(self) -> bool:
@@ -36,7 +37,10 @@ class Processes:
         if self.count == 1 or not parts:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in parts])
-        dist.all_reduce(flat)
+        # Whoever drops a message last frees it. A thread of gloo that does so while Python ends ends the process.
+        work = dist.all_reduce(flat, async_op=True)
+        work.wait()
+        self.sent[:] = [work]
         for tensor, part in zip(parts, torch.split(flat, [tensor.numel() for tensor in parts])):
             tensor.copy_(part.view_as(tensor))
 
@@ -54,6 +58,7 @@ class Processes:
     def leave(self) -> None:
         if self.count > 1:
             dist.destroy_process_group()
+            self.sent.clear()
 
 
 def alone(device: torch.device) -> Processes:
