@@ -48,9 +48,8 @@ def test_a_photo_that_is_eps_starts_no_program(gems_edge, ghostscript, tmp_path,
     label, split = np.arange(6), ["train", "val", "test"] * 2
     np.savez(tmp_path / "eps.npz", classes=classes, label=label, split=split, data=data, offset=offset)
     result = gems_edge(*arguments)
-    *several, last = result.err.splitlines()
-    told = several[0] if several else last  # of several bad images each has a line of its own
-    assert result.code == 2 and result.out == "" and named in told and ", ".join(FORMATS) in told, result.err
+    told = next(line for line in result.err.splitlines() if named in line)  # of several bad images each has its line
+    assert result.code == 2 and result.out == "" and ", ".join(FORMATS) in told, result.err
     assert not ghostscript.exists()
 
 
