@@ -1,6 +1,7 @@
 """gems-edge predict: classify images with a bundle and what it learned."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def command(
     check_coverage(coverage)
     files = _expand(images)
     count = min(_CHUNK, len(files))
-    has_room = lambda cost: check_room(cost, count, "predict")  # noqa: E731
+    has_room = partial(check_room, images=count, what="predict")
     learner = Learner.load(bundle, threads, precision, may_read=has_room, check_all=False)  # the first answer waits
     if state is None:
         say(f"{bundle} has been taught nothing yet, so its answers mean nothing; use gems-edge adapt and give --state")

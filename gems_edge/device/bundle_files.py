@@ -1,13 +1,15 @@
 """A bundle's files: each is read once, whole, and is what the manifest says, or it is not used."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gems_edge.device.int8 import INT8_FILE, TRUNK_INT8_FILE
 from gems_edge.device.manifest import Fields
 from gems_edge.errors import UserError
 from gems_edge.files import parse_json, plain_sha256, plain_size, read_plain, sha256_bytes
+
+T = TypeVar("T")
 
 FORMAT = "gems-edge-bundle"
 # Version 2: adapt.onnx hands tensors from step to step (tensors.carried). Version 3: adapt.onnx is fed with what
@@ -85,29 +87,19 @@ def listed_files(path: Path, fields: Fields) -> dict[str, Any]:
 
 def file_content(path: Path, file: str, entry: Mapping[str, Any]) -> bytes:
     """The bytes of a file, which are those of its entry in the manifest."""
-    try:
-        content = read_plain(path / file, entry["bytes"])
-    except FileNotFoundError:
-        raise _missing(path, file) from None
+    content = _found(path, file, read_plain, entry["bytes"])
     _check_sum(path, file, sha256_bytes(content), entry)
     return content
 
 
 def check_content(path: Path, file: str, entry: Mapping[str, Any]) -> None:
     """As file_content, of a file whose bytes are not wanted yet."""
-    try:
-        found = plain_sha256(path / file, entry["bytes"])
-    except FileNotFoundError:
-        raise _missing(path, file) from None
-    _check_sum(path, file, found, entry)
+    _check_sum(path, file, _found(path, file, plain_sha256, entry["bytes"]), entry)
 
 
 def check_presence(path: Path, file: str, entry: Mapping[str, Any]) -> None:
     """It is a plain file of the size that the manifest says."""
-    try:
-        size = plain_size(path / file)
-    except FileNotFoundError:
-        raise _missing(path, file) from None
+    size = _found(path, file, plain_size)
     if size != entry["bytes"]:
         raise UserError(
             f"{path / file} was altered: it has {size:,} bytes, not the manifest's {entry['bytes']:,}; copy or export "
@@ -122,5 +114,9 @@ def _check_sum(path: Path, file: str, found: str, entry: Mapping[str, Any]) -> N
         )
 
 
-def _missing(path: Path, file: str) -> UserError:
-    return UserError(f"{path} is incomplete: {file} is missing; copy the bundle again")
+def _found(path: Path, file: str, look: Callable[..., T], *most: int) -> T:
+    """What `look` gives of the bundle's file, which must be there."""
+    try:
+        return look(path / file, *most)
+    except FileNotFoundError:
+        raise UserError(f"{path} is incomplete: {file} is missing; copy the bundle again") from None

@@ -7,7 +7,7 @@ from typing import Any
 from gems_edge.reproduce import verdicts
 from gems_edge.reproduce.pooling import Difference, Noise, Spread
 from gems_edge.reproduce.protocol import Key, S, Setup
-from gems_edge.reproduce.results import Row, common_seeds, difference, factor
+from gems_edge.reproduce.results import Row, common_seeds, difference, factor, wanted_seeds
 from gems_edge.reproduce.verdicts import FAILS, HOLDS, INSIDE, MISSING, NONE, ONE, OPEN, SIDES, Bound
 
 
@@ -114,26 +114,28 @@ def accuracy_finding(
     """
     if row is None or reference is None:
         return None
-    finding = difference_finding(label, difference(row, reference, sets), bound, row)
+    finding = difference_finding(label, difference(row, reference, sets), bound, row, reference)
     return replace(finding, bound=bound, rows=(row.key, reference.key))
 
 
-def difference_finding(label: str, gap: Difference | None, bound: Bound, row: Row[S]) -> Finding:
+def difference_finding(
+    label: str, gap: Difference | None, bound: Bound, row: Row[S], reference: Row[S]
+) -> Finding:  # fmt: skip
     if gap is None:
         return not_done(label)
-    text, reason = f"{verdicts.points(gap.mean)} points", ONE
+    text, reason, wanted = f"{verdicts.points(gap.mean)} points", ONE, len(wanted_seeds(row, reference))
     if gap.trainings > 1:
         seeds = f"{verdicts.points(gap.low)} … {verdicts.points(gap.high)}"
         text = f"{verdicts.points(gap.mean, gap.half)} points (seeds {seeds})"
         reason = INSIDE
-    verdict = bound.verdict(gap.mean - gap.half, gap.mean + gap.half) if gap.trainings == len(row.wanted) else MISSING
+    verdict = bound.verdict(gap.mean - gap.half, gap.mean + gap.half) if gap.trainings == wanted else MISSING
     data = gap.as_dict() | {"mode": row.mode}
-    return Finding(label, text + verdicts.part(gap.trainings, len(row.wanted)), verdict, data, reason, noise=gap.noise)
+    return Finding(label, text + verdicts.part(gap.trainings, wanted), verdict, data, reason, noise=gap.noise)
 
 
 def factor_finding(label: str, reference: Row[S], row: Row[S], cost: str, least: float, note: str = "") -> Finding:
     """How many times less `row` costs than `reference`, at least `least` times where it holds."""
-    seeds = len(common_seeds(row, reference)), len(row.wanted)
+    seeds = len(common_seeds(row, reference)), len(wanted_seeds(row, reference))
     return spread_finding(label, factor(reference, row, cost), Bound(least), "{:.2f}×", seeds, note)
 
 

@@ -104,6 +104,11 @@ def common_seeds(row: Row[S], reference: Row[S]) -> list[int]:
     return [seed for seed in row.done if seed in reference.done]
 
 
+def wanted_seeds(row: Row[S], reference: Row[S]) -> list[int]:
+    """The seeds that both are to have: another claim may ask for more of one of them."""
+    return [seed for seed in row.wanted if seed in reference.wanted]
+
+
 def factor(reference: Row[S] | None, row: Row[S], name: str) -> Spread | None:
     """How many times less `row` costs than `reference` (see `cost_of`), over the seeds that both have done."""
     if reference is None:

@@ -143,6 +143,12 @@ def test_only_what_is_not_decided_is_trained_further():
     verdicts = {claim.key: claim.verdict for claim in claims}
     assert verdicts == {"better": HOLDS, "worse": FAILS, "alike": OPEN}
     assert {key[1] for key in seeds} == {"plain", "alike"}
+    # Nor is a difference forgotten that was decided, where its row goes on for another one.
+    [one] = [claim for claim in claims_at(due, results) if claim.key == "alike"]
+    reference = rows_of(due, results, PRESET.alpha).find(SETUP, "worse")
+    row = rows_of(due, results, PRESET.alpha).find(SETUP, "alike")
+    assert one.findings[0].rows == (row.key, ("setup", "plain", 0.0, "")) and len(row.wanted) > len(reference.wanted)
+    assert accuracy_finding("alike − worse", row, reference, above(0)).verdict == HOLDS
 
 
 def test_a_claim_that_fails_somewhere_needs_no_more():

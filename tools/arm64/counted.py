@@ -4,7 +4,7 @@ import gc
 import sys
 
 import numpy as np
-from marking import WARM_UP, mark, mark_nothing
+from marking import WARM_UP, mark, mark_nothing, mark_warm
 
 from gems_edge.device import Learner
 
@@ -21,11 +21,7 @@ def main(path: str) -> None:
     gc.disable()
     mark_nothing()
     learner.adapt(pixels, labels, WARM_UP + 1, lambda step, loss, seconds: mark(STEP + step - WARM_UP))
-    for _ in range(WARM_UP):
-        learner.predict(pixels[:1])
-    mark(PREDICT)
-    learner.predict(pixels[:1])
-    mark(PREDICT + 1)
+    mark_warm(lambda: learner.predict(pixels[:1]), PREDICT)
 
 
 if __name__ == "__main__":

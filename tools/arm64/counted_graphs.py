@@ -4,7 +4,7 @@ graph on one image."""
 import gc
 import sys
 
-from marking import WARM_UP, mark, mark_nothing
+from marking import mark_nothing, mark_warm
 
 from gems_edge.device.bundle import read_bundle
 from gems_edge.device.int8 import PRECISIONS
@@ -25,11 +25,7 @@ def main(path: str) -> None:
         if (precision == "int8" and bundle.quantisation is None) or (graph == "trunk" and bundle.trunk is None):
             continue
         call = (predict_call if graph == "predict" else trunk_call)(bundle, 1, precision)
-        for _ in range(WARM_UP):
-            call()
-        mark(number)
-        call()
-        mark(number + 1)
+        mark_warm(call, number)
 
 
 if __name__ == "__main__":

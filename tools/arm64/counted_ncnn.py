@@ -5,7 +5,7 @@ import gc
 import sys
 
 import numpy as np
-from marking import WARM_UP, mark, mark_nothing
+from marking import mark_nothing, mark_warm
 
 RUN = 20
 
@@ -29,11 +29,7 @@ def main(path: str, side: str) -> None:
 
     gc.disable()
     mark_nothing()
-    for _ in range(WARM_UP):
-        call()
-    mark(RUN)
-    call()
-    mark(RUN + 1)
+    mark_warm(call, RUN)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import sys
 
 import numpy as np
-from marking import WARM_UP, mark, mark_nothing
+from marking import mark, mark_nothing, mark_warm
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime  # noqa: E402
@@ -40,11 +40,7 @@ def main(path: str, *sizes: str) -> None:
     fed = feeds(session, {name: int(size) for name, _, size in (text.partition("=") for text in sizes)})
     gc.disable()
     mark_nothing()
-    for _ in range(WARM_UP):
-        session.run(None, fed)
-    mark(RUN)
-    session.run(None, fed)
-    mark(RUN + 1)
+    mark_warm(lambda: session.run(None, fed), RUN)
     os.replace(session.end_profiling(), "profile.json")
 
 

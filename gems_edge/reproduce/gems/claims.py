@@ -77,7 +77,7 @@ def _greatest(row: GemsRow | None, reference: GemsRow | None, bound: float) -> F
     gaps = {name: gap for name in row.setup.sets if (gap := difference(row, reference, (name,)))}
     if len(gaps) < len(row.setup.sets):
         return not_done(MEAN)
-    findings = {name: difference_finding(name, gap, above(bound), row) for name, gap in gaps.items()}
+    findings = {name: difference_finding(name, gap, above(bound), row, reference) for name, gap in gaps.items()}
     words = [finding.verdict for finding in findings.values()]
     verdict = next((word for word in (MISSING, HOLDS, OPEN) if word in words), FAILS)
     best = max(gaps, key=lambda name: gaps[name].mean)

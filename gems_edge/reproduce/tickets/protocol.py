@@ -101,7 +101,8 @@ SMALL = TicketPreset(
     rounds=3, episodes=300,
 )  # fmt: skip
 
-# Trained to the end: validation is flat over the last fifth of the run. γ is as large a share of it as the paper's.
+# Meant to be trained to the end; the page says whether validation was flat over the last fifth. γ is as large a share
+# of the run as the paper's.
 _TRAINED = replace(
     _SMALL, steps=1, inner_lr=0.4, lr=0.003, iterations=1600, validate_every=80, validation_episodes=100,
     checkpoint_every=200,
